@@ -1,0 +1,348 @@
+"""The contract between runnerd and whatever rents out instances.
+
+A provisioner translates; it does not decide.  It keeps no state that it could not read back from its provider, never
+repeats a create call by itself, and says of every failure what may be concluded from it.  The promises that callers
+rely on are stated at each method; ``tests/contract`` proves them for every provisioner, and a third party can run
+the same suite against its own.
+
+Units: times are unix seconds, durations seconds, money US dollars.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+#: Tag names that every instance and side resource carries from the moment it exists.
+TAG_CONTROLLER = "runnerd-controller"
+TAG_INSTANCE = "runnerd-instance"
+TAG_POOL = "runnerd-pool"
+TAG_ATTEMPT = "runnerd-attempt"
+TAG_DEADLINE = "runnerd-deadline"
+TAG_PRICE = "runnerd-price"
+
+#: Stands in a sealed user-data text where the instance's one-time token goes at sending time.
+TOKEN_PLACEHOLDER = "@@runnerd-token@@"  # noqa: S105  # a placeholder, the opposite of a secret
+
+
+class Market(enum.StrEnum):
+    """How an instance is bought."""
+
+    #: At the list price, until ended.
+    ON_DEMAND = "on-demand"
+    #: At a lower price, until the provider wants it back.
+    SPOT = "spot"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a pool needs."""
+
+    #: Catalogue name of the GPU model (``t4``, ``a100-40``), empty for none.
+    gpu: str = ""
+    gpu_count: int = 0
+    #: At least that many vCPUs and bytes of memory; 0 for any.
+    cpus: int = 0
+    memory: int = 0
+    arch: str = "x86_64"
+    #: Exact machine types; empty for any that fits.
+    types: tuple[str, ...] = ()
+    markets: tuple[Market, ...] = (Market.ON_DEMAND,)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A machine type in a place, in a market, at a price."""
+
+    #: The name the operator gave the provider.
+    provider: str
+    account: str
+    region: str
+    zone: str
+    machine_type: str
+    market: Market
+    #: Dollars per hour at launch.
+    price: float
+    gpus: int = 0
+
+    @property
+    def key(self) -> str:
+        """``provider/account/region/zone/type/market``: what blocks match."""
+        return "/".join(
+            (self.provider, self.account, self.region, self.zone, self.machine_type, self.market.value)
+        )
+
+    @property
+    def scope(self) -> str:
+        """The listing scope that an instance of this offer shows up in."""
+        return f"{self.provider}/{self.account}/{self.region}/{self.zone}"
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """Everything a create call is made of.  The same request sent twice yields at most one instance."""
+
+    #: The idempotency token: unique per attempt, at most 36 characters of ``[a-z0-9-]``.
+    key: str
+    #: The instance's name, at most 48 characters of ``[a-z0-9-]``.
+    name: str
+    offer: Offer
+    #: A script for the instance's first boot, starting with ``#!``.
+    user_data: str
+    #: Complete tags, the ``runnerd-`` ones included.
+    tags: Mapping[str, str]
+    #: The provider, or the instance itself, ends it then where it can.
+    deadline: float
+    #: Boot disk in bytes; 0 for the provider's default.
+    disk: int = 0
+    #: Options from the pool for this provider, as the operator wrote them.
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class InstanceStatus(enum.StrEnum):
+    """What the provider says of an instance."""
+
+    #: Accepted, not running yet.
+    PENDING = "pending"
+    #: Running.
+    RUNNING = "running"
+    #: On its way out.
+    ENDING = "ending"
+    #: Exists, does not run, may still cost money: runnerd deletes it.
+    STOPPED = "stopped"
+    #: Ended; the provider still remembers it.
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceView:
+    """An instance as the provider sees it."""
+
+    #: The provider's handle; :meth:`Provisioner.describe` and ``delete`` take it.
+    ref: str
+    #: Its ``runnerd-instance`` tag.
+    name: str
+    scope: str
+    status: InstanceStatus
+    tags: Mapping[str, str]
+    #: When it started to exist, and, where the provider tells, to run.
+    created_at: float
+    #: Its market, region and so on as ``provider/account/region/zone/type/market``; empty where not told.
+    offer: str = ""
+    address: str = ""
+    #: False when the provider's own health probe says the machine is dead; None when there is no probe or no verdict.
+    healthy: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Residue:
+    """A side resource (disk, interface, address, spot request) without an instance."""
+
+    kind: str
+    ref: str
+    scope: str
+    tags: Mapping[str, str]
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a provider has of ours.  Absence means something only inside ``complete_scopes``."""
+
+    views: tuple[InstanceView, ...]
+    complete_scopes: frozenset[str]
+    residues: tuple[Residue, ...] = ()
+    #: Scope -> what went wrong there, in plain words.
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    def covers(self, scope: str) -> bool:
+        """True when every instance of that scope is in ``views``."""
+        return scope in self.complete_scopes
+
+
+class EndKind(enum.StrEnum):
+    """Who ended an instance, as the provider proves it."""
+
+    #: The provider took it back.
+    PREEMPTED = "preempted"
+    #: A call of ours.
+    ENDED_BY_US = "ended-by-us"
+    #: It shut itself down.
+    SELF_ENDED = "self-ended"
+    #: It broke.
+    FAILED = "failed"
+    #: The provider does not say.
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class EndReason:
+    """Why an instance is not there any more.  Absence alone proves nothing."""
+
+    kind: EndKind
+    detail: str = ""
+
+
+class Kind(enum.StrEnum):
+    """What a failed call means for what is tried next."""
+
+    #: Nothing free here now; elsewhere there may be.
+    CAPACITY = "capacity"
+    #: Our limit at the provider is reached.
+    QUOTA = "quota"
+    #: The price asked is above what we pay.
+    PRICE = "price"
+    #: Too many calls; pause this API, the offer is not to blame.
+    THROTTLED = "throttled"
+    #: The credential is missing, expired or refused.
+    AUTH = "auth"
+    #: The request cannot work as configured (image, subnet, type).
+    CONFIG = "config"
+    #: The provider stumbled; the same call may pass.
+    TRANSIENT = "transient"
+    #: There is nothing under that handle.
+    NOT_FOUND = "not-found"
+
+
+class ProvisionError(Exception):
+    """A provider call failed.
+
+    ``scope`` is the widest place the failure speaks for, as an offer pattern with ``*`` (empty: only this offer).
+    ``maybe_created`` is True unless it is certain that no instance came of the call; an unknown outcome must be
+    resolved by listing or by sending the same request again, never by a new one.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        message: str,
+        *,
+        scope: str = "",
+        code: str = "",
+        maybe_created: bool = False,
+        retry_after: float = 0.0,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.scope = scope
+        self.code = code
+        self.maybe_created = maybe_created
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a provider guarantees, in numbers."""
+
+    #: Seconds after the first send in which the same request is surely recognised as the same.
+    replay_window: float
+    #: Seconds until a created instance surely shows in listings; absence before that proves nothing.
+    visibility_grace: float
+    #: True when an instance ends (and stops costing) by itself at its deadline without the daemon.
+    self_end: bool
+    #: True when :meth:`Provisioner.create` with the same key returns the instance that exists already.
+    idempotent_create: bool
+    #: Creates per second in the long run, and how many at once; the caller paces itself.
+    create_rate: float = 10.0
+    create_burst: int = 50
+    #: Plain words on what can be left behind if the daemon never comes back; ``check`` prints them.
+    residue: str = ""
+
+
+class Level(enum.StrEnum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of ``runnerd check``."""
+
+    level: Level
+    #: What it is about: ``providers.aws``, ``pools.gpu-t4``.
+    place: str
+    message: str
+    #: What to do; empty when nothing is to be done.
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What runnerd hands a provisioner: everything it may depend on from outside."""
+
+    #: The operator's name for this provider.
+    name: str
+    #: The controller whose instances are ours.
+    controller: str
+    #: A directory of its own that survives restarts.
+    directory: str
+    #: Unix seconds.
+    now: Callable[[], float]
+    #: ``await sleep(seconds)``.
+    sleep: Callable[[float], Any]
+
+
+@runtime_checkable
+class Provisioner(Protocol):
+    """A source of instances.  Every method may raise :class:`ProvisionError`."""
+
+    @classmethod
+    def validate(cls, options: Mapping[str, Any]) -> list[str]:
+        """Problems of a provider's options as ``"dotted.key: what is wrong"``; empty when usable.  No I/O."""
+        ...
+
+    @property
+    def traits(self) -> Traits: ...
+
+    def scopes(self) -> frozenset[str]:
+        """Every scope that the configuration names."""
+        ...
+
+    async def start(self) -> None:
+        """Open what is needed; called once before any other coroutine."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections.  Instances live on."""
+        ...
+
+    async def offers(self, shape: Shape) -> list[Offer]:
+        """What could be bought for that shape, in the operator's order.  Availability is not promised."""
+        ...
+
+    async def create(self, request: CreateRequest) -> InstanceView:
+        """Buy one instance.  Sends at most one request and never repeats it."""
+        ...
+
+    async def describe(self, ref: str) -> InstanceView | None:
+        """The instance now, or None when the provider has nothing under that handle."""
+        ...
+
+    async def delete(self, ref: str) -> None:
+        """Ask for its end, side resources included.  Idempotent; not found is success."""
+        ...
+
+    async def delete_residue(self, residue: Residue) -> None:
+        """Remove a side resource.  Idempotent."""
+        ...
+
+    async def list_owned(self) -> Listing:
+        """Everything that carries our controller tag, in configured scopes and any other that is known."""
+        ...
+
+    async def end_reason(self, ref: str) -> EndReason:
+        """Who ended it, as far as the provider proves."""
+        ...
+
+    async def console_log(self, ref: str) -> str | None:
+        """The last console output, None where there is none."""
+        ...
+
+    async def check(self) -> list[Finding]:
+        """Try credentials, permissions, quota, image and network without buying anything."""
+        ...

@@ -1,0 +1,130 @@
+"""The one way HTTP leaves the daemon: a request goes in, a response or :class:`errors.TransportError` comes out.
+
+A transport is a single method, so the simulation can answer in process and tests can lose an answer on purpose.
+Retries, limits and meaning belong to the clients above; nothing here repeats a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import json as jsonlib
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol
+
+import aiohttp
+
+from runnerd import errors
+
+#: Bytes of an answer that are read at most; a forge never sends that much on purpose.
+MAX_BODY = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request, complete."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    #: Seconds for the whole exchange.
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One HTTP answer, complete.  Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Decode the body, with or without a byte order mark (the Actions service sends one, see actions/scaleset).
+
+        Raises :class:`errors.ForgeUnavailable` when the body is not JSON, for example a proxy's HTML page.
+        """
+        text = self.body.removeprefix(codecs.BOM_UTF8)
+        try:
+            return jsonlib.loads(text)
+        except ValueError as error:
+            kind = self.headers.get("content-type", "no content type")
+            raise errors.ForgeUnavailable(
+                f"expected JSON, got {len(text)} bytes of {kind}", status=self.status, maybe_created=True
+            ) from error
+
+    def date(self) -> float | None:
+        """The server's own clock in unix seconds, from the Date header."""
+        value = self.headers.get("date")
+        if not value:
+            return None
+        try:
+            return parsedate_to_datetime(value).timestamp()
+        except ValueError:
+            return None
+
+
+class Transport(Protocol):
+    """Sends requests.  Raises :class:`errors.TransportError` when no answer came."""
+
+    async def send(self, request: Request) -> Response: ...
+
+    async def close(self) -> None: ...
+
+
+class AiohttpTransport:
+    """The real network.  One connection pool per forge, so that a hanging forge cannot exhaust another's."""
+
+    def __init__(self, *, ca_file: str | None = None, user_agent: str = "runnerd") -> None:
+        self._ca_file = ca_file
+        self._user_agent = user_agent
+        self._session: aiohttp.ClientSession | None = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            context = ssl.create_default_context()
+            if self._ca_file:
+                context.load_verify_locations(self._ca_file)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=context, limit=200),
+                headers={"User-Agent": self._user_agent},
+                auto_decompress=True,
+                trust_env=True,
+            )
+        return self._session
+
+    async def send(self, request: Request) -> Response:
+        timeout = aiohttp.ClientTimeout(total=request.timeout, sock_connect=10)
+        try:
+            async with self._open().request(
+                request.method,
+                # The URL is sent as given: GitLab project paths carry %2F, which must survive.
+                aiohttp.client.URL(request.url, encoded=True),
+                headers=request.headers,
+                data=request.body,
+                timeout=timeout,
+                allow_redirects=False,
+            ) as answer:
+                body = await answer.content.read(MAX_BODY) if answer.content_length != 0 else b""
+                while len(body) < MAX_BODY and not answer.content.at_eof():
+                    body += await answer.content.read(MAX_BODY - len(body))
+                headers = {name.lower(): value for name, value in answer.headers.items()}
+                return Response(answer.status, headers, body)
+        except aiohttp.ClientConnectorError as error:
+            raise errors.TransportError(f"cannot connect: {error}", maybe_applied=False) from error
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            what = str(error) or type(error).__name__
+            raise errors.TransportError(f"no answer from {_host(request.url)}: {what}") from error
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+def _host(url: str) -> str:
+    return url.split("//", 1)[-1].split("/", 1)[0]

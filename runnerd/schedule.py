@@ -1,0 +1,333 @@
+"""How many warm instances a pool keeps, by the clock on some wall.
+
+`warm` is a number, or a map whose keys are periods (`Mon-Fri 08:00-19:00 Europe/Berlin`) or cron expressions with an
+optional time zone (`0 8 * * mon-fri Europe/Berlin`). A period's count holds from its start to its end; a cron entry's
+count holds from the minute it fires until any cron entry fires next. Where several hold, the largest counts.
+Everything here is a pure function of the entries and a time in unix seconds; nobody's clock is read.
+"""
+
+from __future__ import annotations
+
+import bisect
+import datetime
+import difflib
+import functools
+import re
+import zoneinfo
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from apscheduler.triggers.cron import CronTrigger
+
+#: More warm instances than this is a slip of the keyboard.
+MOST = 10_000
+
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_HOURS = re.compile(r"(\d{1,2}):(\d{2})-(\d{1,2}):(\d{2})\Z")
+_DAY_MINUTES = 24 * 60
+#: How far ahead boundaries are sought: a week and both ends of it, so that every period shows.
+_AHEAD = 9
+#: How far back the last firing of a cron entry is sought: past the rarest, a 29 February over a century's end.
+_BACK = 9 * 366 * 86400.0
+#: How many boundaries are looked through for one at which the count changes.
+_MOST_STEPS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A stretch of some days of the week, in a time zone. An overnight one belongs to the day it starts on."""
+
+    #: 0 is Monday.
+    days: frozenset[int]
+    #: Minutes since midnight; `end` may be past 24:00 for an overnight period.
+    start: int
+    end: int
+    zone: zoneinfo.ZoneInfo
+
+    def span(self, day: datetime.date) -> tuple[float, float] | None:
+        """Start and end of the stretch that starts on that day, in unix seconds; None when there is none."""
+        if day.weekday() not in self.days:
+            return None
+        start = _instant(day, self.start, self.zone, last=False)
+        end = _instant(day, self.end, self.zone, last=True)
+        return (start, end) if start < end else None
+
+    def around(self, now: float, *, ahead: int) -> list[tuple[float, float]]:
+        """Stretches from the day before yesterday until so many days ahead."""
+        today = datetime.datetime.fromtimestamp(now, self.zone).date()
+        spans = (self.span(today + datetime.timedelta(days=offset)) for offset in range(-2, ahead + 1))
+        return [span for span in spans if span is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Cron:
+    """A cron expression: the union of its triggers (two when both day fields are restricted, as cron has it)."""
+
+    triggers: tuple[CronTrigger, ...]
+    zone: zoneinfo.ZoneInfo
+
+    def after(self, now: float) -> float | None:
+        """The first firing later than `now`."""
+        # The next whole minute, so that a firing at `now` itself is not found again.
+        moment = datetime.datetime.fromtimestamp((now // 60 + 1) * 60, datetime.UTC)
+        found = [trigger.get_next_fire_time(None, moment) for trigger in self.triggers]
+        return min((time.timestamp() for time in found if time is not None), default=None)
+
+    def before(self, now: float) -> float | None:
+        """The last firing not later than `now`."""
+        back = 3600.0
+        while (first := self.after(now - back)) is None or first > now:
+            if back >= _BACK:
+                return None
+            back = min(back * 4, _BACK)
+        # `first` fires; halve the stretch behind it until no other firing is left in it.
+        low, high = first, now
+        while high - low >= 60:
+            middle = low + (high - low) / 2
+            found = self.after(middle)
+            if found is not None and found <= now:
+                low = found
+            else:
+                following = self.after(low)
+                if following is None or following > now:
+                    break
+                high = middle
+        return low
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A `warm` map, read."""
+
+    periods: tuple[tuple[Period, int], ...]
+    crons: tuple[tuple[Cron, int], ...]
+
+    def target(self, now: float) -> int:
+        """The count that holds at that time."""
+        counts = [
+            count
+            for period, count in self.periods
+            if any(start <= now < end for start, end in period.around(now, ahead=0))
+        ]
+        fired = [(time, count) for cron, count in self.crons if (time := cron.before(now)) is not None]
+        if fired:
+            counts.append(max(fired)[1])
+        return max(counts, default=0)
+
+    def next_change(self, now: float) -> float | None:
+        """The first time later than `now` at which the count is another one; None when there is none in sight."""
+        present = self.target(now)
+        edges = sorted(
+            {
+                edge
+                for period, _ in self.periods
+                for span in period.around(now, ahead=_AHEAD)
+                for edge in span
+                if edge > now
+            }
+        )
+        steps = 0
+        moment = now
+        while steps < _MOST_STEPS:
+            steps += 1
+            position = bisect.bisect_right(edges, moment)
+            times = [time for cron, _ in self.crons if (time := cron.after(moment)) is not None]
+            times += edges[position : position + 1]
+            if not times:
+                return None
+            moment = min(times)
+            if self.target(moment) != present:
+                return moment
+        # A busy expression whose count never differs, as far as was looked: look again from there.
+        return moment
+
+
+def target(warm: int | Mapping[str, int], now: float) -> int:
+    """The number of warm instances to keep at that time (unix seconds)."""
+    return warm if isinstance(warm, int) else _read(tuple(warm.items())).target(now)
+
+
+def next_change(warm: int | Mapping[str, int], now: float) -> float | None:
+    """When the number changes next (unix seconds), None when no change is in sight.
+
+    For an expression that fires very often with one count, a time at which to ask again.
+    """
+    return None if isinstance(warm, int) else _read(tuple(warm.items())).next_change(now)
+
+
+def check(value: object) -> None:
+    """Refuse what is not a `warm` value. Raises ValueError with what to write instead."""
+    if isinstance(value, Mapping):
+        for key, count in value.items():
+            _check_count(count)
+            read_entry(str(key))
+        if not value:
+            raise ValueError("the map is empty; write 0 for no warm instance")
+    else:
+        _check_count(value)
+
+
+def read_entry(text: str) -> Period | Cron:
+    """Read a key of a `warm` map. Raises ValueError with what to write instead."""
+    words = text.split()
+    if any(_HOURS.match(word) for word in words):
+        return _read_period(text, words)
+    if len(words) in (5, 6):
+        return _read_cron(text, words)
+    raise ValueError(
+        f'"{text}" is neither a period such as "Mon-Fri 08:00-19:00 Europe/Berlin" '
+        'nor a cron expression such as "0 8 * * mon-fri Europe/Berlin"'
+    )
+
+
+def _check_count(count: object) -> None:
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise ValueError("expected a whole number of instances, or a map from periods to numbers")
+    if not 0 <= count <= MOST:
+        raise ValueError(f"{count} is not within 0 to {MOST}")
+
+
+@functools.lru_cache(maxsize=1024)
+def _read(entries: tuple[tuple[str, int], ...]) -> Schedule:
+    read = [(read_entry(text), count) for text, count in entries]
+    return Schedule(
+        periods=tuple((entry, count) for entry, count in read if isinstance(entry, Period)),
+        crons=tuple((entry, count) for entry, count in read if isinstance(entry, Cron)),
+    )
+
+
+def _read_period(text: str, words: list[str]) -> Period:
+    at = next(index for index, word in enumerate(words) if _HOURS.match(word))
+    if at > 1 or len(words) > at + 2:
+        raise ValueError(f'"{text}": write days, hours and a time zone, such as "Mon-Fri 08:00-19:00 Europe/Berlin"')
+    days = _read_days(words[0]) if at else frozenset(range(7))
+    found = _HOURS.match(words[at])
+    assert found is not None  # noqa: S101  # `at` was chosen by this very match
+    hours = [int(number) for number in found.groups()]
+    start, end = hours[0] * 60 + hours[1], hours[2] * 60 + hours[3]
+    if hours[1] > 59 or hours[3] > 59 or start >= _DAY_MINUTES or end > _DAY_MINUTES:
+        raise ValueError(f'"{words[at]}" is not a time of day; hours go from 00:00 to 24:00')
+    if start == end:
+        raise ValueError(f'"{words[at]}" is empty; for a whole day write 00:00-24:00')
+    zone = _read_zone(words[at + 1] if len(words) > at + 1 else "UTC")
+    return Period(days=days, start=start, end=end if end > start else end + _DAY_MINUTES, zone=zone)
+
+
+def _read_days(text: str) -> frozenset[int]:
+    days: set[int] = set()
+    for part in text.lower().split(","):
+        first, dash, last = part.partition("-")
+        start = _read_day(first)
+        end = _read_day(last) if dash else start
+        # Fri-Mon wraps over the end of the week.
+        days.update((start + offset) % 7 for offset in range((end - start) % 7 + 1))
+    return frozenset(days)
+
+
+def _read_day(text: str) -> int:
+    if text in DAYS:
+        return DAYS.index(text)
+    long = [day for day in DAYS if len(text) > 3 and text.startswith(day)]
+    hint = f'; write {long[0].title()}' if long else "; write Mon, Tue, Wed, Thu, Fri, Sat or Sun"
+    raise ValueError(f'"{text}" is not a day{hint}')
+
+
+@functools.lru_cache(maxsize=1)
+def _zones() -> tuple[str, ...]:
+    return tuple(sorted(zoneinfo.available_timezones()))
+
+
+def _read_zone(text: str) -> zoneinfo.ZoneInfo:
+    try:
+        return zoneinfo.ZoneInfo(text)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        alike = difflib.get_close_matches(text, _zones(), n=1, cutoff=0.5)
+        hint = f'; did you mean "{alike[0]}"?' if alike else "; write one such as Europe/Berlin or UTC"
+        raise ValueError(f'"{text}" is not a time zone{hint}') from None
+
+
+def _instant(day: datetime.date, minutes: int, zone: zoneinfo.ZoneInfo, *, last: bool) -> float:
+    """When a wall in that zone shows that time. Of an hour that comes twice, the first showing or the last; for a
+    time that the wall skips, the moment of the skip."""
+    wall = datetime.datetime.combine(day, datetime.time(), zone) + datetime.timedelta(minutes=minutes)
+    early, late = wall.replace(fold=0).timestamp(), wall.replace(fold=1).timestamp()
+    if early <= late:
+        return late if last else early
+    # Skipped: between `late` and `early` the offset changes; find where.
+    low, high = late, early
+    offset = datetime.datetime.fromtimestamp(low, zone).utcoffset()
+    while high - low > 1:
+        middle = (low + high) // 2
+        if datetime.datetime.fromtimestamp(middle, zone).utcoffset() == offset:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+#: Field of a cron expression: name in APScheduler, lowest and highest number, words for numbers.
+_FIELDS: tuple[tuple[str, str, int, int, tuple[str, ...]], ...] = (
+    ("minute", "minute", 0, 59, ()),
+    ("hour", "hour", 0, 23, ()),
+    ("day", "day of the month", 1, 31, ()),
+    ("month", "month", 1, 12, _MONTHS),
+    # cron counts from Sunday, APScheduler from Monday: numbers become words here.
+    ("day_of_week", "day of the week", 0, 7, ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")),
+)
+
+
+def _read_cron(text: str, words: list[str]) -> Cron:
+    zone = _read_zone(words[5] if len(words) == 6 else "UTC")
+    fields: dict[str, str] = {}
+    for word, (key, title, low, high, names) in zip(words, _FIELDS, strict=False):
+        numbers = _read_field(text, word.lower(), title=title, low=low, high=high, names=names)
+        if key == "day_of_week":
+            fields[key] = ",".join(sorted({names[number] for number in numbers}))
+        else:
+            fields[key] = ",".join(str(number) for number in sorted(numbers))
+    variants = [fields]
+    if not words[2].startswith("*") and not words[4].startswith("*"):
+        # Both day fields restricted: cron fires when either fits, APScheduler when both do.
+        variants = [{**fields, "day_of_week": "*"}, {**fields, "day": "*"}]
+    triggers = tuple(CronTrigger(timezone=zone, second="0", **variant) for variant in variants)
+    cron = Cron(triggers=triggers, zone=zone)
+    if all(
+        trigger.get_next_fire_time(None, datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)) is None
+        for trigger in triggers
+    ):
+        raise ValueError(f'"{text}" never fires')
+    return cron
+
+
+def _read_field(text: str, word: str, *, title: str, low: int, high: int, names: tuple[str, ...]) -> set[int]:
+    numbers: set[int] = set()
+    for part in word.split(","):
+        stretch, slash, step_text = part.partition("/")
+        step = int(step_text) if step_text.isascii() and step_text.isdigit() else 0
+        if slash and step < 1:
+            raise ValueError(f'"{text}": "{part}" has no usable step in the field {title}')
+        first_text, dash, last_text = stretch.partition("-")
+        if stretch == "*":
+            first, last = low, 6 if high == 7 else high
+        else:
+            first = _read_number(text, first_text, title=title, low=low, names=names)
+            last = _read_number(text, last_text, title=title, low=low, names=names) if dash else first
+            if slash and not dash:
+                last = high
+            if high == 7 and last == 0 and dash:
+                last = 7
+        if not low <= first <= last <= high:
+            raise ValueError(f'"{text}": "{part}" is not within {low} to {high} in the field {title}')
+        numbers.update(range(first, last + 1, step or 1))
+    return numbers
+
+
+def _read_number(text: str, word: str, *, title: str, low: int, names: Iterable[str]) -> int:
+    if word.isascii() and word.isdigit() and len(word) <= 4:
+        return int(word)
+    # Months count from 1, days of the week from 0: both as their lists begin.
+    known = {name: number for number, name in reversed(list(enumerate(names, start=low)))}
+    if word in known:
+        return known[word]
+    raise ValueError(f'"{text}": "{word}" is not a {title}')

@@ -1,0 +1,517 @@
+"""Jobs of the simulated GitLab: their life, the queue's index, and who may take which.
+
+Jobs are indexed by project and status, pending ones also by (tags, protected), so that thousands of them cost a runner
+one look per kind of job. This module knows no HTTP. It refuses nothing by itself: rules of the API are with the handlers.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from runnerd.simulator import world
+from runnerd.simulator.gitlab import settings
+
+FORGE = "gitlab"
+STATUSES = (
+    "canceled canceling created failed manual pending preparing running scheduled skipped success waiting_for_callback"
+    " waiting_for_resource"
+).split()
+FINAL = frozenset({"success", "failed", "canceled", "skipped"})
+ACTIVE = frozenset({"pending", "running", "canceling"})
+_COMMON = {"running": "in_progress", "canceling": "in_progress", **dict.fromkeys(FINAL, "completed")}
+_CONCLUSION = {"success": "success", "failed": "failure", "canceled": "cancelled", "skipped": "skipped"}
+#: Reasons that are never retried by themselves (lib/gitlab/ci/build/auto_retry.rb).
+NEVER_RETRIED = frozenset(
+    {"ci_quota_exceeded", "no_matching_runner", "missing_dependency_failure", "forward_deployment_failure"}
+)
+_REASONS_ALWAYS = (
+    "unknown_failure script_failure api_failure stuck_or_timeout_failure runner_system_failure missing_dependency_failure"
+    " runner_unsupported stale_schedule job_execution_timeout archived_failure unmet_prerequisites scheduler_failure"
+    " data_integrity_failure forward_deployment_failure user_blocked project_deleted ci_quota_exceeded"
+    " pipeline_loop_detected no_matching_runner builds_disabled environment_creation_failure deployment_rejected job_canceled"
+).split()
+_REASONS_19_0 = (
+    "stuck_pending_with_matching_runners stuck_pending_no_matching_runners no_updates_running no_updates_canceling"
+    " server_timeout_running server_timeout_canceling"
+).split()
+_REASONS_19_1 = "runner_configuration_error runner_external_dependency_failure runner_interrupted".split()
+
+
+def failure_reasons(config: settings.Settings) -> list[str]:
+    """The reasons that a server of this version knows and declares to runners."""
+    reasons = list(_REASONS_ALWAYS)
+    if config.version_numbers >= (19, 0):
+        reasons += _REASONS_19_0
+    if config.version_numbers >= (19, 1):
+        reasons += _REASONS_19_1
+    return reasons
+
+
+@dataclasses.dataclass(slots=True)
+class Pipeline:
+    """What one push or merge request event queued."""
+
+    id: int
+    iid: int
+    repo: str
+    ref: str
+    sha: str
+    source: str
+    created_at: float
+    pull_number: int | None = None
+    jobs: list[int] = dataclasses.field(default_factory=list)
+    updated_at: float = 0.0
+
+
+@dataclasses.dataclass(slots=True)
+class Build(world.Job):
+    """A job with what only GitLab knows of it; `state` is GitLab's word, `status` the common one."""
+
+    state: str = "created"
+    project_id: int = 0
+    #: CI_JOB_TOKEN of the current assignment; a new one for each
+    token: str = ""
+    updated_at: float = 0.0
+    failure_reason: str | None = None
+    exit_code: int | None = None
+    system_id: str | None = None
+    #: assigned to a runner that has not acknowledged yet
+    waiting: bool = False
+    ack: world.Timer | None = None
+    #: what the runner declared, for cancelling gracefully
+    features: frozenset[str] = frozenset()
+    protected: bool = False
+    variables: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    retry: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    retried: bool = False
+    retries: int = 0
+    timeout: int = 3600
+    #: bytes of the log received; the kept log may be shorter
+    trace_size: int = 0
+    #: when a final update was first held back for the rest of the log
+    held_since: float | None = None
+
+    @property
+    def kind(self) -> tuple[frozenset[str], bool]:
+        return frozenset(self.labels), self.protected
+
+
+@dataclasses.dataclass(slots=True)
+class Manager:
+    """One machine that uses a runner's token, told apart by its system_id."""
+
+    id: int
+    system_id: str
+    created_at: float
+    contacted_at: float
+    info: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(slots=True)
+class RunnerRecord(world.Runner):
+    """A registered runner; `scope` is the path of its group or project, empty for the instance."""
+
+    kind: str = "project_type"
+    token: str = ""
+    description: str = ""
+    maintenance_note: str | None = None
+    run_untagged: bool = True
+    locked: bool = False
+    access_level: str = "not_protected"
+    maximum_timeout: int | None = None
+    paused: bool = False
+    created_by: str = ""
+    contacted_at: float | None = None
+    managers: dict[str, Manager] = dataclasses.field(default_factory=dict)
+    #: every job it ever got, ascending
+    jobs: list[int] = dataclasses.field(default_factory=list)
+    #: changes when the runner itself was edited, which also wakes its long poll
+    edition: int = 0
+
+    def serves(self, repo: str) -> bool:
+        if self.kind == "instance_type":
+            return True
+        return repo == self.scope or (self.kind == "group_type" and repo.startswith(self.scope + "/"))
+
+    def takes(self, tags: frozenset[str], *, protected: bool) -> bool:
+        """Job tags must be a subset of the runner's; untagged jobs need `run_untagged`, `ref_protected` a protected ref."""
+        if self.access_level == "ref_protected" and not protected:
+            return False
+        return tags <= set(self.labels) if tags else self.run_untagged
+
+    @property
+    def profile(self) -> tuple[str, str, frozenset[str], bool, str]:
+        """Runners that see exactly the same queue share one profile."""
+        return self.kind, self.scope, frozenset(self.labels), self.run_untagged, self.access_level
+
+
+@dataclasses.dataclass(slots=True)
+class _QueueValue:
+    text: str
+    set_at: float
+
+
+class Builds:
+    """All jobs, runners and pipelines, and every change of a job's state."""
+
+    def __init__(self, state: world.World, config: settings.Settings) -> None:
+        self.world = state
+        self.settings = config
+        self.runners: dict[int, RunnerRecord] = {}
+        self.runner_by_token: dict[str, RunnerRecord] = {}
+        self.pipelines: dict[int, Pipeline] = {}
+        #: called after each change of a job's state
+        self.listeners: list[Callable[[Build], None]] = []
+        self._by_state: dict[tuple[int, str], list[int]] = {}
+        self._by_project: dict[int, list[int]] = {}
+        #: repo -> (tags, protected) -> ids that wait for a runner
+        self._queue: dict[str, dict[tuple[frozenset[str], bool], list[int]]] = {}
+        self._values: dict[tuple[str, str, frozenset[str], bool, str], _QueueValue] = {}
+        self._profiles: dict[tuple[str, str, frozenset[str], bool, str], set[int]] = {}
+        self._sweep: world.Timer | None = None
+
+    # Jobs --------------------------------------------------------------------------------------------------------
+
+    def get(self, id: int) -> Build | None:
+        found = self.world.jobs.get(id)
+        return found if isinstance(found, Build) else None
+
+    def ids(self, project_id: int, states: Iterable[str] | None = None) -> list[int]:
+        """Ids of a project's jobs in these states (None = all), ascending."""
+        if states is None:
+            return self._by_project.get(project_id, [])
+        lists = [found for state in dict.fromkeys(states) if (found := self._by_state.get((project_id, state)))]
+        return lists[0] if len(lists) == 1 else sorted(id for found in lists for id in found)
+
+    def add(self, build: Build) -> None:
+        """Take a new job in, in state `created`."""
+        self.world.jobs[build.id] = build
+        self._by_project.setdefault(build.project_id, []).append(build.id)
+        bisect.insort(self._by_state.setdefault((build.project_id, build.state), []), build.id)
+        pipeline = self.pipelines[build.run_id]
+        pipeline.jobs.append(build.id)
+
+    def enter(self, build: Build, state: str, *, reason: str | None = None) -> None:
+        """Move a job to a state, with everything that follows: times, index, queue, waiting runners, hooks, retry."""
+        now = self.world.now()
+        old = build.state
+        self._unlist(build)
+        build.state = state
+        build.updated_at = now
+        build.status = _COMMON.get(state, "queued")
+        bisect.insort(self._by_state.setdefault((build.project_id, state), []), build.id)
+        if state == "running":
+            build.started_at = now
+            build.starts += 1
+            build.history.append({"at": now, "event": "started", "runner": build.runner})
+        if state in FINAL:
+            build.finished_at = now
+            build.conclusion = _CONCLUSION[state]
+            build.failure_reason = (reason or "unknown_failure") if state == "failed" else None
+            build.history.append({"at": now, "event": build.state, "runner": build.runner, "reason": reason})
+        if state != "pending":
+            self._stop_waiting(build)
+        self._settle(build)
+        if state == "pending":
+            self._offer(build)
+        pipeline = self.pipelines[build.run_id]
+        pipeline.updated_at = now
+        for listener in self.listeners:
+            listener(build)
+        if state == "failed" and old != "failed":
+            self._auto_retry(build)
+        self.plan_sweep()
+        self.world.changed("jobs", ("job", build.id))
+
+    def retry(self, build: Build) -> Build:
+        """A new attempt of a finished job: same work, new id; the old one is no longer the latest."""
+        build.retried = True
+        clone = Build(
+            id=self.next_id(),
+            forge=FORGE,
+            repo=build.repo,
+            name=build.name,
+            labels=list(build.labels),
+            queued_at=self.world.now(),
+            run_id=build.run_id,
+            sha=build.sha,
+            ref=build.ref,
+            pull_number=build.pull_number,
+            run_attempt=build.run_attempt + 1,
+            script=list(build.script),
+            duration=build.duration,
+            project_id=build.project_id,
+            protected=build.protected,
+            variables=list(build.variables),
+            retry=build.retry,
+            retries=build.retries + 1,
+            timeout=build.timeout,
+            extra=dict(build.extra),
+        )
+        self.add(clone)
+        self.enter(clone, "pending")
+        return clone
+
+    def cancel(self, build: Build, *, force: bool = False) -> None:
+        """Cancel as a person does; a running job whose runner can do it gracefully is `canceling` until it says it is done."""
+        if build.state in FINAL:
+            return
+        if build.state == "running" and "cancel_gracefully" in build.features and not force:
+            self.enter(build, "canceling")
+        elif build.state != "canceling" or force:
+            self.enter(build, "canceled")
+
+    def next_id(self) -> int:
+        return self.world.next_id("gitlab-job", 7_000_000_001)
+
+    # Assignment --------------------------------------------------------------------------------------------------
+
+    def pick(self, runner: RunnerRecord) -> Build | None:
+        """The oldest job that waits and that this runner may take."""
+        best: int | None = None
+        for repo, kinds in self._queue.items():
+            if not runner.serves(repo):
+                continue
+            for (tags, protected), ids in kinds.items():
+                if ids and (best is None or ids[0] < best) and runner.takes(tags, protected=protected):
+                    best = ids[0]
+        return self.get(best) if best is not None else None
+
+    def assign(self, build: Build, runner: RunnerRecord, *, system_id: str, features: frozenset[str]) -> None:
+        """Give a pending job to a runner: running at once, or pending until acknowledged (two-phase commit)."""
+        now = self.world.now()
+        self._unqueue(build)
+        build.runner, build.runner_id, build.system_id = runner.name, runner.id, system_id
+        build.token = "glcbt-" + self.world.secret(26)
+        build.features = features
+        build.history.append({"at": now, "event": "assigned", "runner": runner.name, "system_id": system_id})
+        if build.id not in runner.jobs:
+            bisect.insort(runner.jobs, build.id)
+        if self.settings.two_phase_commit and "two_phase_job_commit" in features:
+            build.waiting = True
+            self.keep_waiting(build)
+            self._settle(build)
+            self.world.changed("jobs", ("job", build.id))
+        else:
+            self.enter(build, "running")
+
+    def keep_waiting(self, build: Build) -> None:
+        """Start the two minutes of the acknowledgement again."""
+        if build.ack is not None:
+            build.ack.cancel()
+        build.ack = self.world.call_later(self.settings.acknowledge_within, lambda: self._lapse(build))
+
+    def _lapse(self, build: Build) -> None:
+        """Nobody acknowledged: back to the queue, the assignment and its token void (RetryStuckWaitingJobWorker)."""
+        if not build.waiting:
+            return
+        self._stop_waiting(build)
+        build.history.append({"at": self.world.now(), "event": "lapsed", "runner": build.runner})
+        former = self.runners.get(build.runner_id or 0)
+        if former is not None and build.id in former.jobs:
+            former.jobs.remove(build.id)
+        build.runner = build.runner_id = build.system_id = None
+        build.token = ""
+        if former is not None:
+            self.refresh(former)
+        self._offer(build)
+        self.world.changed("jobs", ("job", build.id))
+
+    def _stop_waiting(self, build: Build) -> None:
+        build.waiting = False
+        if build.ack is not None:
+            build.ack.cancel()
+            build.ack = None
+
+    def _settle(self, build: Build) -> None:
+        runner = self.runners.get(build.runner_id or 0)
+        if runner is not None:
+            self.refresh(runner)
+
+    # Runners -----------------------------------------------------------------------------------------------------
+
+    def add_runner(self, runner: RunnerRecord) -> None:
+        self.runners[runner.id] = self.world.runners[FORGE, runner.id] = runner  # type: ignore[assignment]
+        self.runner_by_token[runner.token] = runner
+        self._profiles.setdefault(runner.profile, set()).add(runner.id)
+        self.world.changed("runners")
+
+    def remove_runner(self, runner: RunnerRecord) -> None:
+        """Forget a runner and its managers. A job that it runs goes on by its own token; one it never took lapses."""
+        self.runners.pop(runner.id, None)
+        self.world.runners.pop((FORGE, runner.id), None)
+        self.runner_by_token.pop(runner.token, None)
+        self._leave(runner, runner.profile)
+        self.world.changed("runners", ("queue", runner.profile))
+
+    def edit_runner(self, runner: RunnerRecord, changes: Mapping[str, Any]) -> None:
+        """Change attributes; its queue value changes, so that a runner in its long poll asks again."""
+        before = runner.profile
+        for name, value in changes.items():
+            setattr(runner, name, value)
+        self._leave(runner, before)
+        self._profiles.setdefault(runner.profile, set()).add(runner.id)
+        runner.edition += 1
+        self.world.changed("runners", ("queue", before), ("queue", runner.profile))
+
+    def rotate(self, runner: RunnerRecord) -> str:
+        """Give a runner a new token; the old one is void at once."""
+        self.runner_by_token.pop(runner.token, None)
+        runner.token = "glrt-t3_" + self.world.secret(20)
+        self.runner_by_token[runner.token] = runner
+        self.world.changed("runners", ("queue", runner.profile))
+        return runner.token
+
+    def contact(self, runner: RunnerRecord, system_id: str | None, info: Mapping[str, Any] | None = None) -> None:
+        """Note that a machine used the token; a new system_id makes a new manager."""
+        now = self.world.now()
+        runner.contacted_at = now
+        self.refresh(runner)
+        if not system_id:
+            return
+        manager = runner.managers.get(system_id)
+        if manager is None:
+            number = self.world.next_id("gitlab-runner-manager", 8001)
+            manager = runner.managers[system_id] = Manager(number, system_id, now, now)
+            self.world.changed("runners")
+        manager.contacted_at = now
+        if info:
+            manager.info = dict(info)
+
+    def liveness(self, contacted_at: float | None, created_at: float) -> str:
+        """online below 2 h, stale from 7 days on; a runner never seen is `never_contacted` and stale after 7 days."""
+        age = self.world.now() - (created_at if contacted_at is None else contacted_at)
+        if age >= self.settings.stale_after:
+            return "stale"
+        if contacted_at is None:
+            return "never_contacted"
+        return "online" if age < self.settings.online_within else "offline"
+
+    def refresh(self, runner: RunnerRecord) -> None:
+        """Bring the common fields (status, busy, job) in line."""
+        runner.status = self.liveness(runner.contacted_at, runner.created_at)
+        held = [id for id in runner.jobs[-20:] if (job := self.get(id)) and job.runner_id == runner.id and _held(job)]
+        runner.busy = bool(held)
+        runner.job_id = held[-1] if held else None
+
+    def matching_online(self, build: Build) -> bool:
+        """Whether an active runner contacted within 2 h could take the job, the rule of the one-hour drop."""
+        tags, protected = build.kind
+        return any(
+            not runner.paused
+            and self.liveness(runner.contacted_at, runner.created_at) == "online"
+            and runner.serves(build.repo)
+            and runner.takes(tags, protected=protected)
+            for runner in self.runners.values()
+        )
+
+    def _leave(self, runner: RunnerRecord, profile: tuple[str, str, frozenset[str], bool, str]) -> None:
+        members = self._profiles.get(profile)
+        if members is not None:
+            members.discard(runner.id)
+            if not members:
+                del self._profiles[profile]
+                self._values.pop(profile, None)
+
+    # The queue value that long polls watch ------------------------------------------------------------------------
+
+    def queue_value(self, runner: RunnerRecord) -> str:
+        """What `X-GitLab-Last-Update` carries: the same until a job comes that the runner could take."""
+        value = self._values.get(runner.profile)
+        if value is None or self.world.now() - value.set_at > self.settings.queue_value_ttl:
+            value = self._values[runner.profile] = _QueueValue(self.world.hex(32), self.world.now())
+        return f"{value.text}{runner.id:x}{runner.edition:x}"
+
+    def _offer(self, build: Build) -> None:
+        tags, protected = build.kind
+        bisect.insort(self._queue.setdefault(build.repo, {}).setdefault((tags, protected), []), build.id)
+        for profile, members in self._profiles.items():
+            runner = self.runners[next(iter(members))]
+            if runner.serves(build.repo) and runner.takes(tags, protected=protected):
+                self._values[profile] = _QueueValue(self.world.hex(32), self.world.now())
+                self.world.changed(("queue", profile))
+
+    def _unqueue(self, build: Build) -> None:
+        kinds = self._queue.get(build.repo, {})
+        waiting = kinds.get(build.kind, [])
+        position = bisect.bisect_left(waiting, build.id)
+        if position < len(waiting) and waiting[position] == build.id:
+            del waiting[position]
+            if not waiting:
+                del kinds[build.kind]
+
+    def _unlist(self, build: Build) -> None:
+        listed = self._by_state[(build.project_id, build.state)]
+        position = bisect.bisect_left(listed, build.id)
+        del listed[position]
+        if build.state == "pending":
+            self._unqueue(build)
+
+    # Time --------------------------------------------------------------------------------------------------------
+
+    def plan_sweep(self) -> None:
+        """Keep the sweep's timer while there is something to sweep, at full periods of world time like a cron."""
+        if self._sweep is not None or not self._active():
+            return
+        period = self.settings.sweep_every
+        self._sweep = self.world.call_at((self.world.now() // period + 1) * period, self._swept)
+
+    def _active(self) -> bool:
+        return any(ids and state in ACTIVE for (_, state), ids in self._by_state.items())
+
+    def _swept(self) -> None:
+        self._sweep = None
+        self.sweep()
+        self.plan_sweep()
+
+    def sweep(self) -> None:
+        """Drop stuck jobs, with the thresholds and reasons of GitLab 19 (Ci::StuckBuilds)."""
+        now = self.world.now()
+        modern = self.settings.version_numbers >= (19, 0)
+        for (_, state), ids in list(self._by_state.items()):
+            if state not in ACTIVE:
+                continue
+            for id in list(ids):
+                build = self.get(id)
+                reason = self._stuck(build, now) if build is not None else None
+                if build is not None and reason is not None:
+                    old = "job_execution_timeout" if reason.startswith("server_timeout") else "stuck_or_timeout_failure"
+                    self.enter(build, "failed", reason=reason if modern else old)
+
+    def _stuck(self, build: Build, now: float) -> str | None:
+        if build.state == "pending":
+            age = now - build.queued_at
+            if build.waiting:
+                return None
+            if age >= self.settings.pending_with_runner:
+                return "stuck_pending_with_matching_runners"
+            if age >= self.settings.pending_without_runner and not self.matching_online(build):
+                return "stuck_pending_no_matching_runners"
+            return None
+        if now - build.updated_at >= self.settings.running_without_update:
+            return "no_updates_running" if build.state == "running" else "no_updates_canceling"
+        if now - (build.started_at or now) >= build.timeout + self.settings.beyond_timeout:
+            return "server_timeout_running" if build.state == "running" else "server_timeout_canceling"
+        return None
+
+    def _auto_retry(self, build: Build) -> None:
+        """The `retry:` keyword, and two silent retries for scheduler failures."""
+        reason = build.failure_reason or "unknown_failure"
+        if reason in NEVER_RETRIED:
+            return
+        when = build.retry.get("when", ["always"])
+        chosen = {when} if isinstance(when, str) else set(when)
+        if "stuck_or_timeout_failure" in chosen:
+            chosen |= {name for name in _REASONS_19_0 if name.startswith(("stuck_", "no_updates_"))}
+        limit = int(build.retry.get("max", 0)) if chosen & {"always", reason} else 0
+        if build.exit_code is not None and build.exit_code in build.retry.get("exit_codes", ()):
+            limit = int(build.retry.get("max", 0))
+        if build.retries < max(limit, 2 if reason == "scheduler_failure" else 0):
+            self.retry(build)
+
+
+def _held(build: Build) -> bool:
+    return build.waiting or build.state in ("running", "canceling")
