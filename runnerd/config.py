@@ -1,144 +1,130 @@
 """The whole configuration as typed models.
 
-One YAML file becomes one frozen `Config`; everything else in runnerd reads that and nothing of the environment. Each
-field states its unit and why its default is what it is. `defaults` is the only inheritance: pools are merged with it
-before they are read, so a `Pool` here is complete. This module knows no cloud: a provider's own options pass as a
-mapping to the provisioner that understands them.
+One YAML file becomes one frozen `Config`; everything else in runnerd reads that and nothing of the
+environment. Each field states its unit and why its default is what it is. `defaults` is the only
+inheritance: pools are merged with it before they are read, so a `Pool` here is complete. This module knows
+no cloud: a provider's own options pass as a mapping to the provisioner that understands them.
 """
 
 from __future__ import annotations
 
-import datetime
+import contextlib
+import copy
+import dataclasses
 import enum
-import fnmatch
-import urllib.parse
+import importlib
+import importlib.metadata
+import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pydantic
+import yaml
 from pydantic import Field
 
 from provisioners import base
-from runnerd import configtypes, secrets
+from runnerd import configchecks, configdocs, configproblems, configtypes, errors, secrets, yamlfile
+from runnerd.configforges import (
+    Acquire,
+    AnyForge,
+    Audit,
+    Forge,
+    GitHubApp,
+    GitHubForge,
+    GitLabForge,
+    Mode,
+    Retry,
+    RunnerRecords,
+)
+from runnerd.configpools import (
+    Allow,
+    Bootstrap,
+    Defaults,
+    Limits,
+    MarketChoice,
+    OnReached,
+    Order,
+    Overlap,
+    Pool,
+    Provider,
+    Runner,
+    RunnerCommand,
+    Team,
+    matches,
+)
 from runnerd.configtypes import (
-    Command,
     Database,
-    Dollars,
     Duration,
-    Environment,
     FilePath,
-    Flag,
-    ForgeUrl,
-    Gpu,
     Listening,
-    MachineTypes,
     Model,
-    Named,
     SecretRef,
-    Share,
     Size,
     Span,
     Tags,
-    Texts,
-    Warm,
     WebUrl,
 )
 
-#: Counts of things; the ceiling is far above any fleet and catches a slip of the keyboard.
-Count = Annotated[int, *configtypes.whole(0, 100_000)]
+__all__ = [
+    "Acquire",
+    "Allow",
+    "AnyForge",
+    "Assets",
+    "AssetsTo",
+    "Audit",
+    "Bootstrap",
+    "Config",
+    "ConfigChange",
+    "Defaults",
+    "Difference",
+    "Forge",
+    "GitHubApp",
+    "GitHubForge",
+    "GitLabForge",
+    "Limits",
+    "Listen",
+    "Log",
+    "LogFormat",
+    "LogLevel",
+    "MarketChoice",
+    "Mode",
+    "OnReached",
+    "Order",
+    "Overlap",
+    "Pool",
+    "Provider",
+    "Provisioners",
+    "Reconcile",
+    "Retry",
+    "Runner",
+    "RunnerCommand",
+    "RunnerRecords",
+    "Start",
+    "Team",
+    "compare",
+    "dump",
+    "from_mapping",
+    "json_schema",
+    "load",
+    "matches",
+    "provisioner_class",
+    "provisioner_types",
+    "reference",
+    "show",
+]
 
+#: Provisioners that ship with runnerd, for a checkout whose entry points are not installed.
+BUILT_IN = {"fake": "provisioners.fake:Fake", "local": "provisioners.local:Local"}
+ENTRY_POINTS = "runnerd.provisioners"
+
+#: How the runners are started where the file says nothing.
 GITHUB_COMMAND = ("/opt/actions-runner/bin/Runner.Listener", "run")
 GITLAB_COMMAND = ("/usr/bin/gitlab-runner", "run-single")
 
-
-class MarketChoice(enum.StrEnum):
-    """Which markets a pool buys in."""
-
-    #: Only at the list price.
-    ON_DEMAND = "on-demand"
-    #: Only spot; jobs wait when there is none.
-    SPOT = "spot"
-    #: Spot first, the list price when no spot offer is left to try.
-    SPOT_THEN_ON_DEMAND = "spot-then-on-demand"
-
-    @property
-    def markets(self) -> tuple[base.Market, ...]:
-        """The markets in the order they are tried."""
-        return {
-            MarketChoice.ON_DEMAND: (base.Market.ON_DEMAND,),
-            MarketChoice.SPOT: (base.Market.SPOT,),
-            MarketChoice.SPOT_THEN_ON_DEMAND: (base.Market.SPOT, base.Market.ON_DEMAND),
-        }[self]
-
-
-class Order(enum.StrEnum):
-    """How offers are ranked."""
-
-    #: In the order of `from`.
-    LISTED = "listed"
-    #: By price over all of `from`.
-    CHEAPEST = "cheapest"
-
-
-class OnReached(enum.StrEnum):
-    """What happens when a limit in dollars is reached."""
-
-    #: No new instance; those with jobs go on.
-    STOP = "stop"
-    #: New instances only from the spot market.
-    SPOT_ONLY = "spot-only"
-    #: An alarm and nothing else.
-    ALERT = "alert"
-
-
-class Bootstrap(enum.StrEnum):
-    """How an instance gets its agent and its runner configuration."""
-
-    #: It fetches both from the daemon with a one-time token.
-    FETCH = "fetch"
-    #: Both are in the user-data, for instances without a path to the daemon.
-    EMBEDDED = "embedded"
-
-
-class Overlap(enum.StrEnum):
-    """Whether another pool may match the same jobs."""
-
-    #: The configuration is refused.
-    REFUSED = "refused"
-    #: The operator knows; needed on both pools.
-    ALLOWED = "allowed"
-
-
-class Mode(enum.StrEnum):
-    """How GitHub tells runnerd about jobs."""
-
-    #: One runner scale set per queue; GitHub counts and pushes.
-    SCALE_SET = "scale-set"
-    #: REST with just-in-time runners, for hosts without scale sets.
-    REST = "rest"
-
-
-class Acquire(enum.StrEnum):
-    """Whether messages of a scale set must be answered by acquiring the job."""
-
-    #: As the host asks: GitHub Enterprise Server does, github.com does not.
-    AUTO = "auto"
-    #: Always.
-    ALWAYS = "always"
-    #: Never.
-    NEVER = "never"
-
-
-class RunnerRecords(enum.StrEnum):
-    """How many runner records GitLab gets."""
-
-    #: One per instance.
-    INSTANCE = "instance"
-    #: One per pool, with one manager per instance.
-    FLAVOUR = "flavour"
-    #: Per instance until `runner_cap` comes near, then per pool.
-    AUTO = "auto"
+#: Keys of the top that a running daemon cannot change: they are where it lives.
+AT_START_ONLY = ("controller", "state", "database", "secret", "listen")
 
 
 class AssetsTo(enum.StrEnum):
@@ -174,428 +160,6 @@ class LogLevel(enum.StrEnum):
     ERROR = "error"
 
 
-class Limits(Model):
-    """Ceilings. One block, valid for the whole, a provider, a pool and a team; all that apply hold at once."""
-
-    instances: Count | None = None
-    """Instances that exist or are asked for at one time. Required at the top, so that no slip is unbounded."""
-
-    gpus: Count | None = None
-    """GPUs in those instances; none counted when absent."""
-
-    dollars_per_hour: Dollars | None = None
-    """US dollars per hour that all instances together may cost at launch prices."""
-
-    dollars_per_day: Dollars | None = None
-    """US dollars per calendar day, UTC. Counted as accrued plus what live instances may still run."""
-
-    dollars_per_month: Dollars | None = None
-    """US dollars per calendar month, UTC; counted like the day's."""
-
-    dollars_total: Dollars | None = None
-    """US dollars in all, until the day named by `until`."""
-
-    until: datetime.date | None = None
-    """The last day (UTC) of `dollars_total`, as YYYY-MM-DD; without it the total never starts afresh."""
-
-    on_reached: OnReached = OnReached.STOP
-    """What a reached limit in dollars does: `stop` (new instances), `spot-only` or `alert`. Instances with jobs are
-    never ended for money. `stop`, because a budget that does not act is a wish."""
-
-    @property
-    def empty(self) -> bool:
-        """True when nothing is limited."""
-        names = ("instances", "gpus", "dollars_per_hour", "dollars_per_day", "dollars_per_month", "dollars_total")
-        return all(getattr(self, name) is None for name in names)
-
-
-class RunnerCommand(Model):
-    """How the forge's runner is started on an instance."""
-
-    command: Command
-    """The program and its arguments, one entry each; no shell reads them."""
-
-    work: str | None = None
-    """The directory for the jobs' checkouts on the instance; the runner's own default when absent."""
-
-
-class Runner(Model):
-    """How runners are started. May stand in `defaults`, at a provider and at a pool; the nearest to the pool wins."""
-
-    github: RunnerCommand | None = None
-    """GitHub's runner; by default `/opt/actions-runner/bin/Runner.Listener run`, where our images have it."""
-
-    gitlab: RunnerCommand | None = None
-    """GitLab's runner; by default `/usr/bin/gitlab-runner run-single`, where its packages put it."""
-
-    env: Environment = {}
-    """Variables that the runner, and so every job, sees. Merged key by key; never for secrets."""
-
-
-class Allow(Model):
-    """Who may use a pool, beyond what the forge and its runner groups already decide."""
-
-    repos: Texts = ()
-    """Repositories or projects as globs (`acme/nlp-*`), compared without regard to case; empty means every one that
-    the forge shows. `*` also crosses a slash."""
-
-    protected_only: Flag = False
-    """Only jobs of protected branches and tags (GitLab's protected runners)."""
-
-    public: Flag = False
-    """Public repositories too. Off, because strangers could run code on the instance."""
-
-    forks: Flag = False
-    """Pull requests from forks too. Off for the same reason."""
-
-    def repository(self, name: str) -> bool:
-        """True when a repository or project of that full name may use the pool."""
-        return not self.repos or matches(name, self.repos)
-
-
-def matches(name: str, globs: tuple[str, ...]) -> bool:
-    """True when the name fits one of the globs, without regard to case."""
-    return any(fnmatch.fnmatchcase(name.lower(), glob.lower()) for glob in globs)
-
-
-class Defaults(Model):
-    """What pools inherit. Every key may also stand at a pool; maps are merged key by key, lists are replaced."""
-
-    market: MarketChoice = MarketChoice.ON_DEMAND
-    """`on-demand`, `spot` or `spot-then-on-demand`. On demand, because a job must know that it may be interrupted."""
-
-    order: Order = Order.LISTED
-    """`listed` (the order of `from`) or `cheapest`. Listed, so that the file says what happens."""
-
-    max_job: Span = 12 * 3600.0
-    """The longest a job may run; then its instance is ended. 12 hours: longer than most, short of a lost weekend."""
-
-    idle: Duration = 600.0
-    """How long an instance waits for its first job before it is given back. 10 minutes: a re-run finds it warm."""
-
-    max_idle_age: Span = 24 * 3600.0
-    """The age at which an idle instance is replaced, warm ones too. A day: images and drivers grow stale."""
-
-    boot: Span = 600.0
-    """How long an instance may take until its agent reports. 10 minutes: GPU drivers load slowly."""
-
-    disk: Size | None = None
-    """Size of the boot disk; the image's own when absent."""
-
-    runner: Runner = Runner()
-    """How runners are started."""
-
-    user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "runner"
-    """The Unix user that runs jobs on an instance; never root."""
-
-    bootstrap: Bootstrap = Bootstrap.FETCH
-    """`fetch` (from the daemon, with a one-time token) or `embedded` (in user-data; weaker, see the guide)."""
-
-    spill_after: Duration = 0.0
-    """How long a job waits for the first provider of `from` before the next is tried; 0 tries at once. For one's own
-    boxes in front of a cloud."""
-
-    allow: Allow = Allow()
-    """Who may use the pool."""
-
-
-class Pool(Named, Defaults):
-    """One kind of machine and the labels that ask for it. Keys of `defaults` that it does not set are inherited."""
-
-    gpu: Gpu = None
-    """The GPU model, with a count for several: `t4`, `"a100-40 x 4"`; none when absent."""
-
-    cpu: Annotated[int, *configtypes.whole(1, 1024)] | None = None
-    """The least number of vCPUs."""
-
-    memory: Size | None = None
-    """The least main memory, for example `64GiB`."""
-
-    types: MachineTypes = None
-    """Exact machine types instead of a shape: a list, or a map from provider to list."""
-
-    arch: Literal["x86_64", "arm64"] = "x86_64"
-    """The processor: `x86_64` or `arm64`."""
-
-    from_: Texts = Field(default=(), alias="from")
-    """Providers in the order they are tried; all of them in the order of the file when absent."""
-
-    labels: Texts = ()
-    """The labels (GitHub) or tags (GitLab) of the runners: a job matches when all that it asks for are here. The name
-    of the pool when absent, the same word on both forges."""
-
-    warm: Warm = 0
-    """Instances kept ready without a job: a number, or a map from periods or cron expressions to numbers. 0, because
-    a warm machine costs money."""
-
-    limits: Limits = Limits()
-    """Ceilings of this pool."""
-
-    tags: Tags = {}
-    """Tags on the pool's instances, beside those of the top, the provider and the team."""
-
-    forges: Texts = ()
-    """Forges whose jobs it serves; all when absent."""
-
-    overlap: Overlap = Overlap.REFUSED
-    """`allowed` when another pool may match the same jobs; both pools must say so. Refused, because the forge then
-    decides which machine a job gets."""
-
-    untagged: Flag = False
-    """Take GitLab jobs without tags too. Off, because most of them need no GPU."""
-
-    options: dict[str, dict[str, Any]] = {}
-    """Options for single providers (a map from provider to its own keys), passed on as they are."""
-
-    @property
-    def gpu_model(self) -> str:
-        """The GPU's catalogue name, empty for none."""
-        return (self.gpu or "").partition(" x ")[0]
-
-    @property
-    def gpu_count(self) -> int:
-        """GPUs per instance."""
-        if not self.gpu:
-            return 0
-        return int(self.gpu.partition(" x ")[2] or 1)
-
-    def types_for(self, provider: str) -> tuple[str, ...]:
-        """The exact machine types to buy from a provider; empty for any that fits."""
-        if isinstance(self.types, dict):
-            return self.types.get(provider, ())
-        return self.types or ()
-
-    def shape(self, provider: str) -> base.Shape:
-        """What to ask a provider for."""
-        return base.Shape(
-            gpu=self.gpu_model,
-            gpu_count=self.gpu_count,
-            cpus=self.cpu or 0,
-            memory=self.memory or 0,
-            arch=self.arch,
-            types=self.types_for(provider),
-            markets=self.market.markets,
-        )
-
-
-class Provider(Named):
-    """A source of instances. Keys that are not listed here belong to the provisioner of that `type`."""
-
-    type: Annotated[str, Field(min_length=1)]
-    """Which provisioner: `fake` and `local` are built in; others register themselves under the entry point group
-    `runnerd.provisioners`."""
-
-    limits: Limits = Limits()
-    """Ceilings of this provider."""
-
-    tags: Tags = {}
-    """Tags on its instances."""
-
-    runner: Runner = Runner()
-    """How runners are started on its instances."""
-
-    agent_url: WebUrl | None = None
-    """Where its instances reach the daemon; the top's `agent_url` when absent."""
-
-    options: dict[str, Any] = {}
-    """Every other key, unread here; the provisioner's `validate` judges them."""
-
-
-class Team(Named):
-    """Some repositories that share ceilings and tags."""
-
-    repos: Texts
-    """Repositories or projects as globs. A repository belongs to the first team of the file that names it."""
-
-    limits: Limits = Limits()
-    """Ceilings of the team over all pools."""
-
-    tags: Tags = {}
-    """Tags on instances bought for the team's jobs."""
-
-
-class GitHubApp(Model):
-    """A GitHub App installed for the organisation or repository."""
-
-    id: Annotated[int, Field(strict=True, gt=0)] | Annotated[str, Field(min_length=1)]
-    """The App's number, or its client id."""
-
-    key: SecretRef
-    """Its private key (PEM)."""
-
-    installation: Annotated[int, Field(strict=True, gt=0)] | None = None
-    """The installation's number; looked up when absent."""
-
-
-class Audit(Model):
-    """The search for jobs that no message announced."""
-
-    interval: Span = 600.0
-    """How often. 10 minutes: a stranded job is rare and a search costs requests."""
-
-    share: Share = 0.1
-    """The part of the hourly request quota it may use. A tenth leaves the rest to work."""
-
-
-class Retry(Model):
-    """Re-running of jobs that a cloud interrupted."""
-
-    preempted: Annotated[int, *configtypes.whole(0, 3)] = 0
-    """How often an interrupted job is re-run, 0 to 3. 0, because a re-run may publish twice."""
-
-
-class Forge(Named):
-    """What both kinds of forge have."""
-
-    ca: FilePath | None = None
-    """A file of certificate authorities to trust beside the system's."""
-
-    retry: Retry = Retry()
-    """Re-running of interrupted jobs."""
-
-
-class GitHubForge(Forge):
-    """An organisation, a repository or an enterprise on GitHub or GitHub Enterprise Server."""
-
-    type: Literal["github"]
-    """`github`."""
-
-    url: ForgeUrl
-    """`https://github.com/acme`, `…/acme/repo`, `…/enterprises/x`, or the same on one's own host."""
-
-    app: GitHubApp | None = None
-    """A GitHub App: preferred, its tokens live an hour. Not possible for an enterprise."""
-
-    token: SecretRef | None = None
-    """A personal access token instead of an App."""
-
-    webhook_secret: SecretRef | None = None
-    """The secret of the webhook; without it webhooks are refused and runnerd relies on asking."""
-
-    runner_group: Annotated[str, Field(min_length=1)] = "Default"
-    """The runner group that its runners join. GitHub's own default group."""
-
-    mode: Mode = Mode.SCALE_SET
-    """`scale-set` or `rest`. Scale sets, because GitHub then counts the jobs itself."""
-
-    repos: Texts = ()
-    """Repositories (`acme/ml`) to ask in `rest` mode and to audit first; those seen at work are added."""
-
-    poll: Span = 30.0
-    """How often jobs are asked for in `rest` mode. 30 seconds stay within the quota for dozens of repositories."""
-
-    audit: Audit = Audit()
-    """The search for stranded jobs."""
-
-    public_repositories: Flag = False
-    """Whether the runner group may serve public repositories. Off: strangers could run code."""
-
-    acquire: Acquire = Acquire.AUTO
-    """`auto`, `always` or `never`: whether scale set messages are answered by acquiring jobs."""
-
-    @property
-    def host(self) -> str:
-        """The host and port, for example `github.com`."""
-        return urllib.parse.urlsplit(self.url).netloc
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The path of the URL, taken apart."""
-        return tuple(part for part in urllib.parse.urlsplit(self.url).path.split("/") if part)
-
-    @property
-    def scope(self) -> str:
-        """What the URL names: `acme`, `acme/ml` or `enterprises/x`."""
-        return "/".join(self.parts)
-
-    @property
-    def kind(self) -> Literal["organization", "repository", "enterprise"]:
-        """What sort of scope that is."""
-        if len(self.parts) == 1:
-            return "organization"
-        return "enterprise" if self.parts[0].lower() == "enterprises" else "repository"
-
-    @property
-    def hosted(self) -> bool:
-        """True for github.com and GitHub's own other hosts, False for an Enterprise Server."""
-        name = urllib.parse.urlsplit(self.url).hostname or ""
-        return name in ("github.com", "www.github.com") or name.endswith(".ghe.com")
-
-    @property
-    def api_url(self) -> str:
-        """The root of the REST API."""
-        parts = urllib.parse.urlsplit(self.url)
-        if self.hosted:
-            return f"https://api.{(parts.hostname or '').removeprefix('www.')}"
-        return f"{parts.scheme}://{parts.netloc}/api/v3"
-
-    @pydantic.field_validator("url")
-    @classmethod
-    def _names_a_scope(cls, url: str) -> str:
-        parts = [part for part in urllib.parse.urlsplit(url).path.split("/") if part]
-        if not parts:
-            raise ValueError("the URL names no organisation; write https://github.com/acme or …/acme/repo")
-        if len(parts) > 2 or (len(parts) == 1 and parts[0].lower() == "enterprises"):
-            raise ValueError("write …/acme for an organisation, …/acme/repo or …/enterprises/acme")
-        return url.removesuffix(".git")
-
-    @pydantic.model_validator(mode="after")
-    def _one_credential(self) -> GitHubForge:
-        if self.app is not None and self.token is not None:
-            raise ValueError("has both app and token; keep one, the app if you can")
-        if self.app is None and self.token is None:
-            raise ValueError("has no credential; add app: {id: …, key: file:…} or token: file:…")
-        if self.app is not None and self.kind == "enterprise":
-            raise ValueError("GitHub refuses Apps for an enterprise; use a token with manage_runners:enterprise")
-        return self
-
-
-class GitLabForge(Forge):
-    """Groups and projects on gitlab.com or one's own GitLab."""
-
-    type: Literal["gitlab"]
-    """`gitlab`."""
-
-    url: ForgeUrl = "https://gitlab.com"
-    """The address of the GitLab, without the group."""
-
-    token: SecretRef
-    """An access token with `api` and `create_runner`, of an owner or maintainer of all that is listed."""
-
-    groups: Texts = ()
-    """Groups by full path; their subgroups belong to them."""
-
-    projects: Texts = ()
-    """Single projects by full path."""
-
-    webhook_token: SecretRef | None = None
-    """The webhook's secret token (`X-Gitlab-Token`)."""
-
-    signing_token: SecretRef | None = None
-    """The webhook's signing token (`whsec_…`), where the GitLab has signed webhooks."""
-
-    poll: Span = 15.0
-    """How often a project with recent jobs is asked. 15 seconds, because GitLab has no push for all cases."""
-
-    idle_poll: Span = 60.0
-    """How often a quiet project is asked."""
-
-    requests_per_minute: Annotated[int, *configtypes.whole(1, 100_000)] = 300
-    """The ceiling of requests per minute. 300: half of the tightest limit documented for gitlab.com."""
-
-    registration: RunnerRecords = RunnerRecords.AUTO
-    """`instance`, `flavour` or `auto`."""
-
-    runner_cap: Annotated[int, *configtypes.whole(1, 100_000)] = 50
-    """How many runners the plan allows. 50: the limit of the free plan for active runners of a group."""
-
-    @pydantic.model_validator(mode="after")
-    def _names_something(self) -> GitLabForge:
-        if not self.groups and not self.projects:
-            raise ValueError("watches nothing; add groups: [ml] or projects: [ml/train]")
-        return self
-
-
 class Listen(Model):
     """Where the daemon listens."""
 
@@ -624,7 +188,13 @@ class Assets(Model):
     retention: Span = 90 * 86400.0
     """How long an image is kept. 90 days: as long as GitHub keeps logs."""
 
-    types: tuple[Literal["png", "jpeg", "gif", "webp", "svg", "pdf"], ...] = ("png", "jpeg", "gif", "webp", "svg")
+    types: tuple[Literal["png", "jpeg", "gif", "webp", "svg", "pdf"], ...] = (
+        "png",
+        "jpeg",
+        "gif",
+        "webp",
+        "svg",
+    )
     """Which kinds are taken, judged by content. SVG is served so that no script in it can run."""
 
 
@@ -632,7 +202,8 @@ class Reconcile(Model):
     """The rhythm of the control loop."""
 
     interval: Span = 15.0
-    """How often everything is derived anew although no event came. 15 seconds bound what a lost event costs."""
+    """How often everything is derived anew although no event came. 15 seconds bound what a lost event
+    costs."""
 
     list_interval: Span = 30.0
     """How often each provider is asked for its instances."""
@@ -654,15 +225,12 @@ class Log(Model):
     """`text` or `json`."""
 
 
-AnyForge = Annotated[GitHubForge | GitLabForge, Field(discriminator="type")]
-
-
 class Config(Model):
     """The configuration of one daemon."""
 
     controller: str
-    """The name in the tags of everything this daemon makes; at most 40 of a-z, 0-9 and -. Explicit and constant, so
-    that a lost database loses no machine."""
+    """The name in the tags of everything this daemon makes; at most 40 of a-z, 0-9 and -. Explicit and
+    constant, so that a lost database loses no machine."""
 
     public_url: WebUrl | None = None
     """The address under which the public listener is reached from outside."""
@@ -674,10 +242,12 @@ class Config(Model):
     """The directory of everything durable."""
 
     database: Database = None
-    """A SQLAlchemy URL (PostgreSQL) without password, or a reference to a whole URL; SQLite in `state` when absent."""
+    """A SQLAlchemy URL (PostgreSQL) without password, or a reference to a whole URL; SQLite in `state`
+    when absent."""
 
     secret: SecretRef | None = None
-    """The key that instance tokens are derived from; made in `state/secret.key` at the first start when absent."""
+    """The key that instance tokens are derived from; made in `state/secret.key` at the first start when
+    absent."""
 
     listen: Listen = Listen()
     """Where the daemon listens."""
@@ -716,5 +286,450 @@ class Config(Model):
     @classmethod
     def _controller_is_a_host_label(cls, value: str) -> str:
         if not configtypes.DNS_LABEL.match(value):
-            raise ValueError("a controller's name has 1 to 40 of a-z, 0-9 and -, and neither begins nor ends with -")
+            raise ValueError(
+                "a controller's name has 1 to 40 of a-z, 0-9 and -, and neither begins nor ends with -"
+            )
         return value
+
+    @property
+    def database_url(self) -> str:
+        """The SQLAlchemy URL of the state; reads the secret when it is one.
+
+        Raises errors.SecretMissing.
+        """
+        if self.database is None:
+            return f"sqlite:///{self.state / 'runnerd.db'}"
+        return self.database.reveal() if isinstance(self.database, secrets.Secret) else self.database
+
+    def agent_address(self, provider: str) -> str:
+        """The address under which instances of a provider reach the daemon; empty when there is none."""
+        entry = self.providers.get(provider)
+        listening = f"http://{self.listen.public}" if self.listen.public else ""
+        return (entry and entry.agent_url) or self.agent_url or self.public_url or listening
+
+    def start(self, pool: str, *, provider: str, forge: str) -> Start:
+        """How the runner of a forge is started on an instance of a provider: pool before provider before
+        defaults."""
+        kind = self.forges[forge].type
+        levels = [self.defaults.runner, self.providers[provider].runner, self.pools[pool].runner]
+        found = [command for level in levels if (command := getattr(level, kind)) is not None]
+        command = found[-1].command if found else (GITHUB_COMMAND if kind == "github" else GITLAB_COMMAND)
+        works = [one.work for one in found if one.work is not None]
+        env: dict[str, str] = {}
+        for level in levels:
+            env |= level.env
+        return Start(command=command, work=works[-1] if works else None, env=env)
+
+    def team_of(self, repo: str) -> Team | None:
+        """The first team of the file that names a repository; None for none."""
+        return next((team for team in self.teams.values() if matches(repo, team.repos)), None)
+
+    def tags_for(self, pool: str, *, provider: str, repo: str = "") -> dict[str, str]:
+        """The operator's tags of an instance: top, provider, team, pool; the later wins."""
+        team = self.team_of(repo) if repo else None
+        return {
+            **self.tags,
+            **self.providers[provider].tags,
+            **(team.tags if team else {}),
+            **self.pools[pool].tags,
+        }
+
+    def secrets(self) -> Iterator[tuple[yamlfile.Place, secrets.Secret]]:
+        """Every secret of the configuration with its key path."""
+        yield from _secrets(self, ())
+
+    def warnings(self) -> list[base.Finding]:
+        """What works but deserves a second look; `check` prints it. Looks at the modes of secret files."""
+        return configchecks.findings(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a runner is started."""
+
+    command: tuple[str, ...]
+    #: Where its jobs' checkouts go; None for the runner's own default.
+    work: str | None
+    env: Mapping[str, str]
+
+
+#: Provisioner classes by type, for callers that bring their own.
+Provisioners = Mapping[str, type[base.Provisioner]]
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    environ: Mapping[str, str] | None = None,
+    reveal: bool = True,
+    provisioners: Provisioners | None = None,
+) -> Config:
+    """Read a configuration file.
+
+    Relative paths in it start at its directory. With `reveal`, each secret is read once to prove that it
+    is there. `provisioners` are known beside (and before) the installed ones. Raises errors.ConfigInvalid
+    with every problem found, each with file, line and key.
+    """
+    file = Path(path)
+    document = yamlfile.read(file)
+    return _build(
+        document,
+        folder=file.resolve().parent,
+        environ=environ,
+        reveal=reveal,
+        provisioners=provisioners or {},
+    )
+
+
+def from_mapping(
+    data: Mapping[str, Any],
+    *,
+    folder: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    reveal: bool = False,
+    provisioners: Provisioners | None = None,
+) -> Config:
+    """The same from data in memory; relative paths start at `folder`. Raises errors.ConfigInvalid, without
+    lines."""
+    document = yamlfile.Document("configuration", copy.deepcopy(dict(data)))
+    return _build(
+        document, folder=folder or Path.cwd(), environ=environ, reveal=reveal, provisioners=provisioners or {}
+    )
+
+
+def _build(
+    document: yamlfile.Document,
+    *,
+    folder: Path,
+    environ: Mapping[str, str] | None,
+    reveal: bool,
+    provisioners: Provisioners,
+) -> Config:
+    context = {"base": folder, "environ": os.environ if environ is None else environ}
+    data = _prepared(document.data)
+    problems = [*_named(document), *_options(document, data, provisioners)]
+    settings: Config | None = None
+    try:
+        settings = Config.model_validate(data, context=context)
+    except pydantic.ValidationError as error:
+        problems += configproblems.translate(error, Config, document)
+    problems += [
+        document.problem(one.place, one.message, nearest=one.nearest)
+        for one in configchecks.complaints(_names(document.data), **_readable(data, context))
+    ]
+    if settings is not None:
+        settings = _with_places(settings, document)
+        if reveal:
+            problems += _unreadable(settings, document)
+    if problems or settings is None:
+        seen: dict[tuple[str, str], errors.Problem] = {}
+        for problem in sorted(problems, key=lambda problem: (problem.line, problem.column)):
+            seen.setdefault((problem.path, problem.message), problem)
+        raise errors.ConfigInvalid(list(seen.values()))
+    return settings
+
+
+def _prepared(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's data as the models read it: named entries, pools merged with defaults, providers' options
+    apart."""
+    ready: dict[str, Any] = copy.deepcopy(dict(data))
+    for section in ("forges", "providers", "pools", "teams"):
+        entries = ready.get(section)
+        if not isinstance(entries, dict):
+            continue
+        for name, entry in entries.items():
+            if entry is None and section == "pools":
+                entries[name] = entry = {}
+            if isinstance(entry, dict):
+                entry.pop("name", None)
+                entry["name"] = name
+    shared = ready.get("defaults")
+    # Runner commands are merged when one is asked for: the provider stands between defaults and pool.
+    shared = (
+        {key: value for key, value in shared.items() if key != "runner"} if isinstance(shared, dict) else {}
+    )
+    inherited = {field.alias or name for name, field in Defaults.model_fields.items()}
+    for name, pool in (ready.get("pools") or {}).items() if isinstance(ready.get("pools"), dict) else ():
+        if isinstance(pool, dict):
+            merged = _merged({key: value for key, value in shared.items() if key in inherited}, pool)
+            merged.setdefault("labels", [name])
+            for key, section in (("from", "providers"), ("forges", "forges")):
+                merged.setdefault(key, list(ready[section]) if isinstance(ready.get(section), dict) else [])
+            ready["pools"][name] = merged
+    if isinstance(ready.get("providers"), dict):
+        for name, provider in ready["providers"].items():
+            if isinstance(provider, dict):
+                own = {
+                    key: value
+                    for key, value in provider.items()
+                    if key in Provider.model_fields and key != "options"
+                }
+                options = {key: value for key, value in provider.items() if key not in own}
+                ready["providers"][name] = {**own, "options": options}
+    return ready
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Maps key by key, everything else replaced."""
+    result = copy.deepcopy(dict(below))
+    for key, value in above.items():
+        under = result.get(key)
+        result[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _names(data: Mapping[str, Any]) -> configchecks.Names:
+    def keys(section: str) -> tuple[str, ...]:
+        entries = data.get(section)
+        return tuple(entries) if isinstance(entries, Mapping) else ()
+
+    return configchecks.Names(keys("forges"), keys("providers"), keys("pools"), keys("teams"))
+
+
+def _named(document: yamlfile.Document) -> Iterator[errors.Problem]:
+    """Entries that say their name again: the key is the name."""
+    for section in ("forges", "providers", "pools", "teams"):
+        entries = document.data.get(section)
+        for name, entry in entries.items() if isinstance(entries, Mapping) else ():
+            if isinstance(entry, Mapping) and "name" in entry:
+                yield document.problem((section, name, "name"), f'unknown key; the name is "{name}" already')
+
+
+def _readable(data: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts that can be read although others cannot, so that all problems show at once."""
+
+    def entries(section: str, kind: Any) -> dict[str, Any]:
+        adapter = pydantic.TypeAdapter[Any](kind)
+        found = {}
+        section_data = data.get(section)
+        for name, entry in section_data.items() if isinstance(section_data, Mapping) else ():
+            try:
+                found[name] = adapter.validate_python(entry, context=dict(context))
+            except pydantic.ValidationError:
+                continue
+        return found
+
+    limits: Limits | None = None
+    with contextlib.suppress(pydantic.ValidationError):
+        limits = Limits.model_validate(data.get("limits"))
+    return {
+        "limits": limits,
+        "forges": entries("forges", AnyForge),
+        "providers": entries("providers", Provider),
+        "pools": entries("pools", Pool),
+        "teams": entries("teams", Team),
+    }
+
+
+def provisioner_types() -> dict[str, str]:
+    """Every provider type that this installation knows, with the `module:Class` behind it. Imports none of
+    them."""
+    found = {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    return {**BUILT_IN, **found}
+
+
+def provisioner_class(kind: str) -> type[base.Provisioner]:
+    """The class behind a provider type.
+
+    Raises KeyError for an unknown type, ImportError or AttributeError when its package is missing or
+    another one.
+    """
+    module, _, name = provisioner_types()[kind].partition(":")
+    found: type[base.Provisioner] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _provider_entries(data: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    entries = data.get("providers")
+    if not isinstance(entries, Mapping):
+        return []
+    return [(name, entry) for name, entry in entries.items() if isinstance(entry, Mapping)]
+
+
+def _options(
+    document: yamlfile.Document, data: Mapping[str, Any], provisioners: Provisioners
+) -> Iterator[errors.Problem]:
+    """Unknown provider types, and what each provisioner says of its own options."""
+    known = sorted({*provisioner_types(), *provisioners})
+    for name, entry in _provider_entries(data):
+        kind = entry.get("type")
+        if not isinstance(kind, str) or not kind:
+            continue  # told by the model
+        place: yamlfile.Place = ("providers", name, "type")
+        if kind not in known:
+            near = configproblems.nearest(kind, known)
+            hint = "" if near else f"; there are {', '.join(known)}, and more come as packages"
+            yield document.problem(place, f'there is no provider type "{kind}"{hint}', nearest=near)
+            continue
+        try:
+            found = provisioners[kind] if kind in provisioners else provisioner_class(kind)
+        except (ImportError, AttributeError) as error:
+            yield document.problem(
+                place, f"the package behind the provider type {kind} cannot be used: {error}"
+            )
+            continue
+        for text in found.validate(entry.get("options") or {}):
+            key, colon, message = text.partition(": ")
+            where = ("providers", name, *(_option_place(key) if colon else ()))
+            yield document.problem(where, message if colon else text)
+
+
+def _option_place(key: str) -> yamlfile.Place:
+    parts: list[str | int] = []
+    for part in key.replace("[", ".[").split("."):
+        if part.startswith("[") and part.endswith("]") and part[1:-1].isdigit():
+            parts.append(int(part[1:-1]))
+        elif part:
+            parts.append(part)
+    return tuple(parts)
+
+
+def _secrets(value: Any, place: yamlfile.Place) -> Iterator[tuple[yamlfile.Place, secrets.Secret]]:
+    if isinstance(value, secrets.Secret):
+        yield place, value
+    elif isinstance(value, pydantic.BaseModel):
+        for name, field in type(value).model_fields.items():
+            yield from _secrets(getattr(value, name), (*place, field.alias or name))
+    elif isinstance(value, Mapping) and not (place and place[-1] == "options"):
+        for key, item in value.items():
+            yield from _secrets(item, (*place, key))
+
+
+def _with_places(value: Any, document: yamlfile.Document, place: yamlfile.Place = ()) -> Any:
+    """The same configuration, each secret knowing the line that names it."""
+    if isinstance(value, secrets.Secret):
+        at = document.position(place)
+        line = f"{document.file}:{at.line}" if document.keys else document.file
+        return value.at(f"{line}: {yamlfile.dotted(place)}")
+    if isinstance(value, pydantic.BaseModel):
+        changed = {}
+        for name, field in type(value).model_fields.items():
+            old = getattr(value, name)
+            new = _with_places(old, document, (*place, field.alias or name))
+            if new is not old:
+                changed[name] = new
+        return value.model_copy(update=changed) if changed else value
+    if isinstance(value, dict) and any(isinstance(item, pydantic.BaseModel) for item in value.values()):
+        new_items = {key: _with_places(item, document, (*place, key)) for key, item in value.items()}
+        return new_items if any(new_items[key] is not value[key] for key in value) else value
+    return value
+
+
+def _unreadable(settings: Config, document: yamlfile.Document) -> Iterator[errors.Problem]:
+    for place, secret in settings.secrets():
+        try:
+            secret.reveal()
+        except errors.SecretMissing as error:
+            yield document.problem(place, str(error).removeprefix(f"{secret.place}: "))
+
+
+def dump(settings: Config, pool: str | None = None) -> dict[str, Any]:
+    """The configuration as plain data in the shape of the file, defaults resolved, secrets as references.
+
+    With `pool`, that pool alone. Raises KeyError for an unknown pool.
+    """
+    if pool is not None:
+        return _plain(settings.pools[pool])
+    data = _plain(settings)
+    data["providers"] = {name: _flat(entry) for name, entry in data["providers"].items()}
+    return data
+
+
+def _plain(model: pydantic.BaseModel) -> dict[str, Any]:
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _flat(provider: Mapping[str, Any]) -> dict[str, Any]:
+    own = {key: value for key, value in provider.items() if key != "options"}
+    return {**own, **provider.get("options", {})}
+
+
+def show(settings: Config, pool: str | None = None) -> str:
+    """`dump` as YAML for people; at each key of a pool stands whether it came from `defaults` or is built
+    in."""
+    data = dump(settings, pool)
+    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
+    if pool is None:
+        return text
+    lines = []
+    for line in text.splitlines():
+        key = line.partition(":")[0]
+        origin = _origin(settings, pool, key) if key and not key.startswith((" ", "-")) else ""
+        lines.append(f"{line}  # {origin}" if origin else line)
+    return "\n".join(lines) + "\n"
+
+
+def _origin(settings: Config, pool: str, key: str) -> str:
+    name = "from_" if key == "from" else key
+    if name not in settings.pools[pool].model_fields_set:
+        return "built in"
+    if name in Defaults.model_fields and name in settings.defaults.model_fields_set:
+        same = getattr(settings.defaults, name) == getattr(settings.pools[pool], name)
+        return "as in defaults" if same else ""
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Which entries of a map came, went or changed."""
+
+    added: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
+    changed: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChange:
+    """What a reload brings, by value."""
+
+    forges: Difference
+    providers: Difference
+    pools: Difference
+    teams: Difference
+    #: Keys of the top, beside the maps, whose value is another one.
+    top: frozenset[str]
+
+    @property
+    def needs_restart(self) -> frozenset[str]:
+        """Changed keys that a running daemon cannot take over; it keeps the old value and says so."""
+        return self.top & frozenset(AT_START_ONLY)
+
+    def __bool__(self) -> bool:
+        return any(bool(getattr(self, field.name)) for field in dataclasses.fields(self))
+
+
+def compare(old: Config, new: Config) -> ConfigChange:
+    """What differs between two configurations, by value; what is the same needs no touch."""
+    maps = ("forges", "providers", "pools", "teams")
+    runner_changed = old.defaults.runner != new.defaults.runner
+    differences = {}
+    for section in maps:
+        before, after = getattr(old, section), getattr(new, section)
+        changed = {
+            name
+            for name in before.keys() & after.keys()
+            # The default runner command is not merged into pools, and still theirs.
+            if before[name] != after[name] or (section == "pools" and runner_changed)
+        }
+        differences[section] = Difference(
+            frozenset(after.keys() - before.keys()),
+            frozenset(before.keys() - after.keys()),
+            frozenset(changed),
+        )
+    top = frozenset(
+        name for name in Config.model_fields if name not in maps and getattr(old, name) != getattr(new, name)
+    )
+    return ConfigChange(**differences, top=top)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the file, for editors."""
+    return configdocs.schema(Config, open_blocks=(Provider,), title="runnerd configuration")
+
+
+def reference() -> str:
+    """docs/configuration.md, written from the models."""
+    return configdocs.reference(Config)

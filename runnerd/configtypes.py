@@ -1,7 +1,8 @@
 """The base model and the field types that the configuration is made of.
 
-Here is what a single value may look like; `runnerd.config` says which values there are. Types are strict: `"4"` is
-not a number and `yes` is not true, because a value that YAML guessed wrong should be seen, not carried on.
+Here is what a single value may look like; `runnerd.config` says which values there are. Types are strict:
+`"4"` is not a number and `yes` is not true, because a value that YAML guessed wrong should be seen, not
+carried on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pydantic import BeforeValidator, ConfigDict, PlainSerializer, Strict, WithJ
 
 from runnerd import schedule, secrets, units
 
-#: Names of pools, forges, providers and teams become tags, metric labels and parts of machine names everywhere.
+#: Names of pools, forges, providers and teams become tags, metric labels and parts of machine names
+#: everywhere.
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,38}[a-z0-9])?\Z")
 #: The controller's name becomes part of host names.
 DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?\Z")
@@ -33,7 +35,11 @@ class Model(pydantic.BaseModel):
     """The base of every block: frozen, and closed to keys that nobody reads."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True, arbitrary_types_allowed=True
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        populate_by_name=True,
+        arbitrary_types_allowed=True,
     )
 
 
@@ -96,7 +102,9 @@ def _yaml(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"{value}" if isinstance(value, int | float) else f"a {'list' if isinstance(value, list) else 'map'}"
+    return (
+        f"{value}" if isinstance(value, int | float) else f"a {'list' if isinstance(value, list) else 'map'}"
+    )
 
 
 def _command(value: object) -> tuple[str, ...]:
@@ -114,6 +122,18 @@ def _types(value: object) -> tuple[str, ...] | dict[str, tuple[str, ...]] | None
     if isinstance(value, Mapping):
         return {str(key): _texts(item) for key, item in value.items()}
     return _texts(value)
+
+
+def _app_id(value: object) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "" or value == 0:
+        raise ValueError("expected the number of the App, or its client id")
+    return value
+
+
+def _number(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError("expected a number greater than 0")
+    return value
 
 
 def _gpu(value: object) -> str | None:
@@ -190,15 +210,19 @@ def _database(value: object, info: pydantic.ValidationInfo) -> str | secrets.Sec
     if value is None or isinstance(value, secrets.Secret):
         return value
     if not isinstance(value, str) or not value:
-        raise ValueError("expected a database URL such as postgresql+psycopg://host/runnerd, or file:/path to one")
+        raise ValueError(
+            "expected a database URL such as postgresql+psycopg://host/runnerd, or file:/path to one"
+        )
     if value.startswith(("file:", "env:", "credential:")):
         return _secret(value, info)
     if "://" not in value:
-        raise ValueError("expected a database URL such as postgresql+psycopg://host/runnerd, or file:/path to one")
+        raise ValueError(
+            "expected a database URL such as postgresql+psycopg://host/runnerd, or file:/path to one"
+        )
     parts = urllib.parse.urlsplit(value)
     if parts.password is not None or "password=" in parts.query.lower():
         raise ValueError(
-            "a secret in the file; put the whole URL in a file and write file:/path, env:NAME or credential:NAME"
+            "a secret in the file; put the URL elsewhere and write file:/path, env:NAME or credential:NAME"
         )
     return value
 
@@ -212,7 +236,9 @@ def _tags(value: object) -> dict[str, str]:
         if str(key).lower().startswith("runnerd-"):
             raise ValueError(f"{key}: tags that begin with runnerd- are runnerd's own")
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", str(key)):
-            raise ValueError(f"{key}: a tag's name has 1 to 63 of a-z, 0-9, _ and -, and begins with a letter")
+            raise ValueError(
+                f"{key}: a tag's name has 1 to 63 of a-z, 0-9, _ and -, and begins with a letter"
+            )
         if len(text) > 63:
             raise ValueError(f"{key}: a tag's value has at most 63 characters")
     return {str(key): text for key, text in value.items()}
@@ -227,7 +253,9 @@ def _env(value: object) -> dict[str, str]:
         if not isinstance(text, str):
             raise ValueError(f"the value of {key} is not a text; quote it")
         if secrets.redact(text) != text:
-            raise ValueError(f"a secret in the file: every job would see {key}; give it to the job through its forge")
+            raise ValueError(
+                f"a secret in the file: every job would see {key}; give it to the job through its forge"
+            )
     return {str(key): text for key, text in value.items()}
 
 
@@ -302,7 +330,9 @@ FilePath = Annotated[
     WithJsonSchema({"type": "string", "minLength": 1}),
 ]
 Flag = Annotated[bool, Strict()]
-Share = Annotated[float, BeforeValidator(_share), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})]
+Share = Annotated[
+    float, BeforeValidator(_share), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})
+]
 _TEXTS_SCHEMA = {"type": "array", "items": {"type": "string", "minLength": 1}}
 Texts = Annotated[tuple[str, ...], BeforeValidator(_texts), WithJsonSchema(_TEXTS_SCHEMA)]
 Command = Annotated[
@@ -312,11 +342,19 @@ MachineTypes = Annotated[
     tuple[str, ...] | dict[str, tuple[str, ...]] | None,
     pydantic.PlainValidator(_types),
     WithJsonSchema(
-        {"anyOf": [_TEXTS_SCHEMA, {"type": "object", "additionalProperties": _TEXTS_SCHEMA}, {"type": "null"}]}
+        {
+            "anyOf": [
+                _TEXTS_SCHEMA,
+                {"type": "object", "additionalProperties": _TEXTS_SCHEMA},
+                {"type": "null"},
+            ]
+        }
     ),
 ]
 Gpu = Annotated[
-    str | None, pydantic.PlainValidator(_gpu), WithJsonSchema({"type": ["string", "null"], "examples": ["t4"]})
+    str | None,
+    pydantic.PlainValidator(_gpu),
+    WithJsonSchema({"type": ["string", "null"], "examples": ["t4"]}),
 ]
 Warm = Annotated[
     int | dict[str, int],
@@ -330,6 +368,12 @@ Warm = Annotated[
         }
     ),
 ]
+AppId = Annotated[
+    int | str,
+    pydantic.PlainValidator(_app_id),
+    WithJsonSchema({"type": ["integer", "string"], "minLength": 1}),
+]
+Number = Annotated[int, BeforeValidator(_number), WithJsonSchema({"type": "integer", "minimum": 1})]
 Listening = Annotated[str, BeforeValidator(_listen)]
 WebUrl = Annotated[str, BeforeValidator(_web_url), WithJsonSchema({"type": "string", "format": "uri"})]
 ForgeUrl = Annotated[str, BeforeValidator(_forge_url), WithJsonSchema({"type": "string", "format": "uri"})]
@@ -340,4 +384,31 @@ Environment = Annotated[dict[str, str], BeforeValidator(_env), WithJsonSchema(_T
 
 def whole(low: int, high: int) -> tuple[BeforeValidator, WithJsonSchema]:
     """What to annotate an int with that lies within two bounds, both included."""
-    return BeforeValidator(_whole(low, high)), WithJsonSchema({"type": "integer", "minimum": low, "maximum": high})
+    return BeforeValidator(_whole(low, high)), WithJsonSchema(
+        {"type": "integer", "minimum": low, "maximum": high}
+    )
+
+
+#: What the reference calls a value, by the function that reads it.
+WORDS: Mapping[Any, str] = {
+    units.duration: "duration",
+    _longer_than_nothing: "duration",
+    units.size: "size",
+    units.dollars: "dollars",
+    _secret: "secret",
+    _path: "path",
+    _share: "share",
+    _texts: "list",
+    _command: "list",
+    _types: "list or map",
+    _gpu: "GPU",
+    _warm: "number or map",
+    _listen: "host:port",
+    _web_url: "URL",
+    _forge_url: "URL",
+    _database: "URL or secret",
+    _tags: "map of texts",
+    _env: "map of texts",
+    _app_id: "number or text",
+    _number: "number",
+}

@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 import aiohttp
+import yarl
 
 from runnerd import errors
 
@@ -103,7 +104,7 @@ class AiohttpTransport:
             async with self._open().request(
                 request.method,
                 # The URL is sent as given: GitLab project paths carry %2F, which must survive.
-                aiohttp.client.URL(request.url, encoded=True),
+                yarl.URL(request.url, encoded=True),
                 headers=request.headers,
                 data=request.body,
                 timeout=timeout,

@@ -154,7 +154,8 @@ INSTANCE_TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = Mapping
         _S.REQUESTING: frozenset({_S.BOOTING, _S.UNKNOWN, _S.PLANNED, _S.FAILED}),
         # Requesting again is the replay of the same attempt, byte for byte.
         _S.UNKNOWN: frozenset({_S.BOOTING, _S.REQUESTING, _S.PLANNED, _S.FAILED}),
-        _S.BOOTING: frozenset({_S.READY, _S.DRAINING, _S.ENDING, _S.GONE}),
+        # Straight to registered or busy: adopted after the database was lost, then a witness told how far it is.
+        _S.BOOTING: frozenset({_S.READY, _S.REGISTERED, _S.BUSY, _S.DRAINING, _S.ENDING, _S.GONE}),
         _S.READY: frozenset({_S.REGISTERING, _S.DRAINING, _S.ENDING, _S.GONE}),
         # Back to ready: the forge refused; the instance waits and is not bought again.
         _S.REGISTERING: frozenset({_S.REGISTERED, _S.READY, _S.BUSY, _S.DRAINING, _S.ENDING, _S.GONE}),

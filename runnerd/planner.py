@@ -103,6 +103,16 @@ class PoolView:
 
 
 @dataclass(frozen=True, slots=True)
+class TeamView:
+    """The ceilings of some repositories together."""
+
+    max_instances: int | None = None
+    max_gpus: int | None = None
+    #: Plain words when its budget is used up; empty otherwise.
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything a plan depends on."""
 
@@ -114,6 +124,9 @@ class Snapshot:
     max_instances: int | None = None
     max_gpus: int | None = None
     dollars: float | None = None
+    #: Team name -> ceilings, and repository -> team name for repositories that belong to one.
+    teams: Mapping[str, TeamView] = field(default_factory=lambda: MappingProxyType({}))
+    team_of: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     #: Wall and steady clock disagree: nothing is ended for its age.
     hold: bool = False
     #: Launches in one pass at most.
@@ -277,6 +290,32 @@ class _Room:
                 _left(pool.max_gpus, sum(instance.gpus for instance in fleet)),
             )
             self._pool_dollars[pool.name] = pool.dollars
+        self._team_of = snapshot.team_of
+        self._teams = dict(snapshot.teams)
+        self._team_counts: dict[str, tuple[int, int]] = {}
+        if self._teams:
+            for fleet in members.values():
+                for instance in fleet:
+                    self._count_team(instance.repo, instance.gpus)
+
+    def _count_team(self, repo: str, gpus: int) -> None:
+        team = self._team_of.get(repo)
+        if team is not None:
+            held, held_gpus = self._team_counts.get(team, (0, 0))
+            self._team_counts[team] = (held + 1, held_gpus + gpus)
+
+    def team_refusal(self, repo: str, gpus: int) -> str:
+        """Why the repository's team may not have one more instance; empty when it may."""
+        name = self._team_of.get(repo)
+        if name is None:
+            return ""
+        team = self._teams[name]
+        held, held_gpus = self._team_counts.get(name, (0, 0))
+        if team.max_instances is not None and held >= team.max_instances:
+            return f"team {name} is at its limit of {team.max_instances} instances"
+        if team.max_gpus is not None and held_gpus + gpus > team.max_gpus:
+            return f"team {name} is at its limit of {team.max_gpus} GPUs"
+        return team.refusal
 
     def refusal(self, pool: PoolView) -> str:
         """Why one more instance of the pool is not allowed; empty when it is."""
@@ -302,8 +341,9 @@ class _Room:
             )
         return ""
 
-    def take(self, pool: PoolView) -> None:
+    def take(self, pool: PoolView, repo: str) -> None:
         """Count one launch."""
+        self._count_team(repo, pool.gpus)
         count, gpus = self._pools[pool.name]
         self._pools[pool.name] = (_less(count, 1), _less(gpus, pool.gpus))
         self._instances = _less(self._instances, 1)
@@ -357,7 +397,12 @@ def _launch(
             notes[want.pool.name].append(refusal)
             want.count = 0
             continue
-        room.take(want.pool)
+        refusal = room.team_refusal(repo, want.pool.gpus)
+        if refusal:
+            notes[want.pool.name].append(refusal)
+            want.repos[repo] = 0
+            continue
+        room.take(want.pool, repo)
         launches.append(Launch(want.pool.name, repo))
         want.count -= 1
         want.repos[repo] -= 1

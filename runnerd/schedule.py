@@ -1,17 +1,18 @@
 """How many warm instances a pool keeps, by the clock on some wall.
 
-`warm` is a number, or a map whose keys are periods (`Mon-Fri 08:00-19:00 Europe/Berlin`) or cron expressions with an
-optional time zone (`0 8 * * mon-fri Europe/Berlin`). A period's count holds from its start to its end; a cron entry's
-count holds from the minute it fires until any cron entry fires next. Where several hold, the largest counts.
-Everything here is a pure function of the entries and a time in unix seconds; nobody's clock is read.
+`warm` is a number, or a map whose keys are periods (`Mon-Fri 08:00-19:00 Europe/Berlin`) or cron
+expressions with an optional time zone (`0 8 * * mon-fri Europe/Berlin`). A period's count holds from its
+start to its end; a cron entry's count holds from the minute it fires until any cron entry fires next.
+Where several hold, the largest counts. Everything here is a pure function of the entries and a time in
+unix seconds; nobody's clock is read.
 """
 
 from __future__ import annotations
 
-import bisect
 import datetime
 import difflib
 import functools
+import math
 import re
 import zoneinfo
 from collections.abc import Iterable, Mapping
@@ -28,15 +29,18 @@ _HOURS = re.compile(r"(\d{1,2}):(\d{2})-(\d{1,2}):(\d{2})\Z")
 _DAY_MINUTES = 24 * 60
 #: How far ahead boundaries are sought: a week and both ends of it, so that every period shows.
 _AHEAD = 9
-#: How far back the last firing of a cron entry is sought: past the rarest, a 29 February over a century's end.
+#: How far back the last firing of a cron entry is sought: past the rarest, a 29 February over a century's
+#: end.
 _BACK = 9 * 366 * 86400.0
-#: How many boundaries are looked through for one at which the count changes.
-_MOST_STEPS = 200
+#: How many boundaries are looked through for one at which the count changes, and how far ahead; seconds.
+_MOST_STEPS = 100
+_SIGHT = 400 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """A stretch of some days of the week, in a time zone. An overnight one belongs to the day it starts on."""
+    """A stretch of some days of the week, in a time zone. An overnight one belongs to the day it starts
+    on."""
 
     #: 0 is Monday.
     days: frozenset[int]
@@ -62,7 +66,8 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """A cron expression: the union of its triggers (two when both day fields are restricted, as cron has it)."""
+    """A cron expression: the union of its triggers (two when both day fields are restricted, as cron has
+    it)."""
 
     triggers: tuple[CronTrigger, ...]
     zone: zoneinfo.ZoneInfo
@@ -96,51 +101,64 @@ class Cron:
         return low
 
 
-@dataclass(frozen=True, slots=True)
 class Schedule:
-    """A `warm` map, read."""
+    """A `warm` map, read. Remembers its last answer and how long it holds: the planner asks far more often
+    than the answer changes."""
 
-    periods: tuple[tuple[Period, int], ...]
-    crons: tuple[tuple[Cron, int], ...]
+    __slots__ = ("_answer", "_crons", "_periods")
+
+    def __init__(self, *, periods: Iterable[tuple[Period, int]], crons: Iterable[tuple[Cron, int]]) -> None:
+        self._periods = tuple(periods)
+        self._crons = tuple(crons)
+        #: From, until (excluded), count.
+        self._answer = (0.0, 0.0, 0)
 
     def target(self, now: float) -> int:
         """The count that holds at that time."""
-        counts = [
-            count
-            for period, count in self.periods
-            if any(start <= now < end for start, end in period.around(now, ahead=0))
-        ]
-        fired = [(time, count) for cron, count in self.crons if (time := cron.before(now)) is not None]
-        if fired:
-            counts.append(max(fired)[1])
-        return max(counts, default=0)
+        start, end, count = self._answer
+        if start <= now < end:
+            return count
+        count = max(self._by_period(now), self._by_cron(now))
+        edge = self._next_edge(now)
+        self._answer = (now, math.inf if edge is None else edge, count)
+        return count
 
     def next_change(self, now: float) -> float | None:
-        """The first time later than `now` at which the count is another one; None when there is none in sight."""
-        present = self.target(now)
-        edges = sorted(
-            {
-                edge
-                for period, _ in self.periods
-                for span in period.around(now, ahead=_AHEAD)
-                for edge in span
-                if edge > now
-            }
-        )
-        steps = 0
+        """The first time later than `now` at which the count is another one; None when there is none in
+        sight."""
+        by_cron = self._by_cron(now)
+        present = max(self._by_period(now), by_cron)
         moment = now
-        while steps < _MOST_STEPS:
-            steps += 1
-            position = bisect.bisect_right(edges, moment)
-            times = [time for cron, _ in self.crons if (time := cron.after(moment)) is not None]
-            times += edges[position : position + 1]
-            if not times:
+        for _ in range(_MOST_STEPS):
+            edge = self._next_edge(moment)
+            if edge is None or edge > now + _SIGHT:
                 return None
-            moment = min(times)
-            if self.target(moment) != present:
+            fired = [count for cron, count in self._crons if cron.after(moment) == edge]
+            by_cron = max(fired) if fired else by_cron
+            moment = edge
+            if max(self._by_period(moment), by_cron) != present:
                 return moment
         # A busy expression whose count never differs, as far as was looked: look again from there.
         return moment
+
+    def _by_period(self, now: float) -> int:
+        counts = (
+            count
+            for period, count in self._periods
+            if any(start <= now < end for start, end in period.around(now, ahead=0))
+        )
+        return max(counts, default=0)
+
+    def _by_cron(self, now: float) -> int:
+        fired = [(time, count) for cron, count in self._crons if (time := cron.before(now)) is not None]
+        return max(fired)[1] if fired else 0
+
+    def _next_edge(self, now: float) -> float | None:
+        times = [time for cron, _ in self._crons if (time := cron.after(now)) is not None]
+        for period, _ in self._periods:
+            spans = period.around(now, ahead=_AHEAD)
+            times.extend(edge for span in spans for edge in span if edge > now)
+        return min(times, default=None)
 
 
 def target(warm: int | Mapping[str, int], now: float) -> int:
@@ -200,10 +218,12 @@ def _read(entries: tuple[tuple[str, int], ...]) -> Schedule:
 def _read_period(text: str, words: list[str]) -> Period:
     at = next(index for index, word in enumerate(words) if _HOURS.match(word))
     if at > 1 or len(words) > at + 2:
-        raise ValueError(f'"{text}": write days, hours and a time zone, such as "Mon-Fri 08:00-19:00 Europe/Berlin"')
+        raise ValueError(
+            f'"{text}": write days, hours and a time zone, such as "Mon-Fri 08:00-19:00 Europe/Berlin"'
+        )
     days = _read_days(words[0]) if at else frozenset(range(7))
     found = _HOURS.match(words[at])
-    assert found is not None  # noqa: S101  # `at` was chosen by this very match
+    assert found is not None  # `at` was chosen by this very match
     hours = [int(number) for number in found.groups()]
     start, end = hours[0] * 60 + hours[1], hours[2] * 60 + hours[3]
     if hours[1] > 59 or hours[3] > 59 or start >= _DAY_MINUTES or end > _DAY_MINUTES:
@@ -216,7 +236,7 @@ def _read_period(text: str, words: list[str]) -> Period:
 
 def _read_days(text: str) -> frozenset[int]:
     days: set[int] = set()
-    for part in text.lower().split(","):
+    for part in text.split(","):
         first, dash, last = part.partition("-")
         start = _read_day(first)
         end = _read_day(last) if dash else start
@@ -226,10 +246,11 @@ def _read_days(text: str) -> frozenset[int]:
 
 
 def _read_day(text: str) -> int:
-    if text in DAYS:
-        return DAYS.index(text)
-    long = [day for day in DAYS if len(text) > 3 and text.startswith(day)]
-    hint = f'; write {long[0].title()}' if long else "; write Mon, Tue, Wed, Thu, Fri, Sat or Sun"
+    word = text.lower()
+    if word in DAYS:
+        return DAYS.index(word)
+    long = [day for day in DAYS if len(word) > 3 and word.startswith(day)]
+    hint = f"; write {long[0].title()}" if long else "; write Mon, Tue, Wed, Thu, Fri, Sat or Sun"
     raise ValueError(f'"{text}" is not a day{hint}')
 
 
@@ -248,8 +269,8 @@ def _read_zone(text: str) -> zoneinfo.ZoneInfo:
 
 
 def _instant(day: datetime.date, minutes: int, zone: zoneinfo.ZoneInfo, *, last: bool) -> float:
-    """When a wall in that zone shows that time. Of an hour that comes twice, the first showing or the last; for a
-    time that the wall skips, the moment of the skip."""
+    """When a wall in that zone shows that time. Of an hour that comes twice, the first showing or the
+    last; for a time that the wall skips, the moment of the skip."""
     wall = datetime.datetime.combine(day, datetime.time(), zone) + datetime.timedelta(minutes=minutes)
     early, late = wall.replace(fold=0).timestamp(), wall.replace(fold=1).timestamp()
     if early <= late:

@@ -1,8 +1,8 @@
 """Secrets by reference, and the mask that keeps them out of what people read.
 
-The configuration holds where a secret is (`file:`, `env:`, `credential:`), never what it is. A value is read when it
-is used, so that a rotated file takes effect without a restart, and is told to the mask at that moment. A `Secret`
-refuses to be printed, copied into a pickle or written as JSON with its value.
+The configuration holds where a secret is (`file:`, `env:`, `credential:`), never what it is. A value is
+read when it is used, so that a rotated file takes effect without a restart, and is told to the mask at
+that moment. A `Secret` refuses to be printed, copied into a pickle or written as JSON with its value.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Source(enum.Enum):
 class Secret:
     """A reference to a secret. Equal references are equal secrets; the value takes no part.
 
-    `base` is the directory that a relative `file:` path starts from, `environ` the environment to read, `place` the
-    spot in the configuration that names the reference (for messages).
+    `base` is the directory that a relative `file:` path starts from, `environ` the environment to read,
+    `place` the spot in the configuration that names the reference (for messages).
     """
 
     __slots__ = ("_base", "_environ", "_name", "_place", "_source")
@@ -72,7 +72,8 @@ class Secret:
         environ: Mapping[str, str] | None = None,
         place: str = "",
     ) -> None:
-        """Take a reference. Raises ValueError, without echoing the text, when it is a value and not a reference."""
+        """Take a reference. Raises ValueError, without echoing the text, when it is a value and not a
+        reference."""
         source, name = split_reference(reference)
         self._source = source
         self._name = name
@@ -112,7 +113,8 @@ class Secret:
     def reveal(self) -> str:
         """Read the value now, without its final newline, and tell it to the mask.
 
-        Raises errors.SecretMissing, naming reference, place and remedy, when it is absent, unreadable or empty.
+        Raises errors.SecretMissing, naming reference, place and remedy, when it is absent, unreadable or
+        empty.
         """
         value = self._read()
         value = value.removesuffix("\n").removesuffix("\r")
@@ -155,7 +157,9 @@ class Secret:
             remedy = f"let the user of the daemon read {path}"
             self._missing(error.strerror or type(error).__name__, remedy, cause=error)
         if len(data) > LARGEST_FILE:
-            self._missing(f"the file is larger than {LARGEST_FILE} bytes", "point to the file of the secret alone")
+            self._missing(
+                f"the file is larger than {LARGEST_FILE} bytes", "point to the file of the secret alone"
+            )
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError:
@@ -192,7 +196,8 @@ class Secret:
 
 
 def split_reference(text: object) -> tuple[Source, str]:
-    """Take a reference apart. Raises ValueError with what to write instead; the text itself is never echoed."""
+    """Take a reference apart. Raises ValueError with what to write instead; the text itself is never
+    echoed."""
     if not isinstance(text, str):
         raise ValueError(f"expected a reference to a secret; {_WRITE}")
     prefix, colon, name = text.partition(":")
@@ -231,7 +236,7 @@ _SHAPES = re.compile(
 #: Headers and parameters whose value is a credential whatever it looks like. The name stays readable.
 _HEADERS = re.compile(
     r"""(?ix)
-    ( (?:["']?)\b(?:authorization|proxy-authorization|x-gitlab-token|private-token|job-token|runner-token)\b(?:["']?)
+    ( (?:["']?)\b(?:(?:proxy-)?authorization|x-gitlab-token|(?:private|job|runner)-token)\b(?:["']?)
       \s*[:=]\s* (?:b?["'])? (?:(?:bearer|basic|token|remoteauth)\s+)? )
     [^\s"',;}\]]{1,4096}
     """
@@ -273,7 +278,8 @@ class Mask:
 
 
 def _forms(value: str) -> set[str]:
-    """The value and the ways it looks when quoted: percent-encoded, with escaped line breaks, line by line."""
+    """The value and the ways it looks when quoted: percent-encoded, with escaped line breaks, line by
+    line."""
     forms = {value, urllib.parse.quote(value, safe=""), value.replace("\n", "\\n")}
     if "\n" in value:
         forms.update(line for line in value.splitlines() if len(line) >= 16)
@@ -298,8 +304,8 @@ _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", 
 
 
 class RedactingFilter(logging.Filter):
-    """Masks message, extra fields and traceback of a record. Belongs on handlers: a logger's own filter does not
-    see the records of the loggers below it."""
+    """Masks message, extra fields and traceback of a record. Belongs on handlers: a logger's own filter
+    does not see the records of the loggers below it."""
 
     _formatter = logging.Formatter()
 

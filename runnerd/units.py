@@ -1,8 +1,8 @@
 """Durations, sizes and dollars as people write them in the configuration.
 
-A bare number is refused where a unit is possible: `idle: 10` was meant as minutes by one reader and as seconds by
-the next. Values leave this module as plain numbers: seconds (float), bytes (int), US dollars (float).
-Every refusal is a `ValueError` whose text tells what to write instead.
+A bare number is refused where a unit is possible: `idle: 10` was meant as minutes by one reader and as
+seconds by the next. Values leave this module as plain numbers: seconds (float), bytes (int), US dollars
+(float). Every refusal is a `ValueError` whose text tells what to write instead.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _DOLLARS = re.compile(r"\$? ?" + _NUMBER + r"\Z")
 def duration(value: object) -> float:
     """Read a duration such as `10m`, `12h`, `1h30m` or `0`; seconds.
 
-    Raises ValueError for a number without unit (other than 0), a unit out of order or repeated, a negative or an
-    absurdly long value.
+    Raises ValueError for a number without unit (other than 0), a unit out of order or repeated, a negative
+    or an absurdly long value.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("expected a duration such as 30s, 10m or 1h30m")
@@ -97,8 +97,10 @@ def size(value: object) -> int:
         raise ValueError(f'"{text}" is not a size; write 500MB or 16GiB')
     number, unit = found.groups()
     if unit not in SIZE_UNITS:
-        alike = next((name for name in SIZE_UNITS if name.lower() in (unit.lower(), unit.lower() + "b")), None)
-        hint = f'write {number}{alike}' if alike else "units are " + ", ".join(SIZE_UNITS)
+        alike = next(
+            (name for name in SIZE_UNITS if name.lower() in (unit.lower(), unit.lower() + "b")), None
+        )
+        hint = f"write {number}{alike}" if alike else "units are " + ", ".join(SIZE_UNITS)
         raise ValueError(f'"{unit}" is not a unit of size; {hint}')
     total = round(float(number) * SIZE_UNITS[unit])
     if total > LARGEST:

@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 from typing import Any, Protocol
 
-from runnerd.simulator import control, faults, http, page, world
+from runnerd.simulator import control, faults, github, gitlab, http, page, world
 
 
 class Half(Protocol):
@@ -21,9 +21,12 @@ class Half(Protocol):
     """
 
     #: "github" or "gitlab"
-    forge: str
+    @property
+    def forge(self) -> str: ...
+
     #: path prefixes whose unknown paths this half answers
-    prefixes: tuple[str, ...]
+    @property
+    def prefixes(self) -> tuple[str, ...]: ...
 
     def routes(self) -> list[http.Route]:
         """All routes; each carries the half's name in `forge`."""
@@ -53,12 +56,21 @@ class Half(Protocol):
 class App:
     """Dispatches requests to the halves, the control endpoints and the page."""
 
-    def __init__(self, state: world.World, *, halves: list[Half] | None = None) -> None:
+    def __init__(
+        self,
+        state: world.World,
+        *,
+        github_half: github.Github | None = None,
+        gitlab_half: gitlab.Gitlab | None = None,
+    ) -> None:
         self.world = state
+        self.github = github_half or github.Github(state)
+        self.gitlab = gitlab_half or gitlab.Gitlab(state)
         self.faults = faults.Faults(state)
         self.router = http.Router()
         self.halves: dict[str, Half] = {}
-        for half in _default_halves(state) if halves is None else halves:
+        halves: list[Half] = [self.github, self.gitlab]
+        for half in halves:
             self.halves[half.forge] = half
             for route in half.routes():
                 self.router.add(route)
@@ -130,16 +142,3 @@ def _normalised(request: http.Request) -> http.Request:
 
 async def _for_ever() -> None:
     await asyncio.get_running_loop().create_future()
-
-
-def _default_halves(state: world.World) -> list[Half]:
-    # Function-level, because each half imports this package's modules while this one is being imported.
-    import importlib
-    import importlib.util
-
-    from runnerd.simulator import github
-
-    halves: list[Half] = [github.Github(state)]
-    if importlib.util.find_spec("runnerd.simulator.gitlab") is not None:
-        halves.append(importlib.import_module("runnerd.simulator.gitlab").Gitlab(state))
-    return halves

@@ -51,9 +51,7 @@ def job_spec(data: Any) -> world.JobSpec:
     if name is not None and not isinstance(name, str):
         raise BadInput(f"name must be text, not {name!r}")
     duration = data.get("duration")
-    if duration is not None and (
-        isinstance(duration, bool) or not isinstance(duration, int | float) or duration < 0
-    ):
+    if duration is not None and (isinstance(duration, bool) or not isinstance(duration, int | float) or duration < 0):
         raise BadInput(f"duration must be seconds, 0 or more, not {duration!r}")
     pull = data.get("pull_number")
     if pull is not None and (isinstance(pull, bool) or not isinstance(pull, int) or pull < 1):
@@ -235,9 +233,7 @@ class Control:
         try:
             return self._world.jobs[int(request.params["id"])]
         except (KeyError, ValueError):
-            raise http.Refusal(
-                http.json_response({"error": f"no job {request.params['id']}"}, 404)
-            ) from None
+            raise http.Refusal(http.json_response({"error": f"no job {request.params['id']}"}, 404)) from None
 
 
 def add_hook(state: world.World, *, forge: str, url: str, data: Mapping[str, Any] | None = None) -> world.Hook:
@@ -290,5 +286,3 @@ def _json(request: http.Request) -> Any:
         return request.json()
     except ValueError as error:
         raise BadInput(f"the body is not JSON: {error}") from None
-
-

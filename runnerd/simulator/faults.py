@@ -170,7 +170,9 @@ def answer(fault: Fault) -> http.Response | None:
         if isinstance(fault.body, str):
             response = http.text_response(fault.body, fault.status)
         else:
-            response = http.json_response({"message": "scripted fault"} if fault.body is None else fault.body, fault.status)
+            response = http.json_response(
+                {"message": "scripted fault"} if fault.body is None else fault.body, fault.status
+            )
     else:
         return None
     return response.with_headers(fault.headers)

@@ -38,8 +38,9 @@ VERSION = "19.4.0"
 #: Statuses that the real client tries again by itself, up to five times (runner 19.x, network/retry_requester.go).
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 FEATURES = (
-    "variables image services artifacts cache fallback_cache_keys shared upload_multiple_artifacts upload_raw_artifacts session"
-    " terminal refspecs masking proxy raw_variables artifacts_exclude multi_build_steps trace_reset trace_checksum trace_size"
+    "variables image services artifacts cache fallback_cache_keys shared upload_multiple_artifacts"
+    " upload_raw_artifacts session terminal refspecs masking proxy raw_variables artifacts_exclude multi_build_steps"
+    " trace_reset trace_checksum trace_size"
     " vault_secrets cancelable return_exit_code service_variables service_multiple_aliases image_executor_opts"
     " service_executor_opts cancel_gracefully native_steps_integration two_phase_job_commit job_inputs"
 )
@@ -102,13 +103,13 @@ class Api:
         raise AssertionError("unreachable: the last attempt always returns")
 
     def _once(self, method: str, path: str, body: bytes | None, *, headers: Mapping[str, str]) -> Answer:
-        request = urllib.request.Request(self.url + "/api/v4" + path, data=body, method=method)
+        request = urllib.request.Request(self.url + "/api/v4" + path, data=body, method=method)  # noqa: S310 - main() admits http(s) only
         request.add_header("User-Agent", f"gitlab-runner {VERSION} (simulated; python)")
         request.add_header("X-Request-Id", secrets.token_hex(16))
         for name, value in headers.items():
             request.add_header(name, value)
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout, context=self.context) as response:
+            with urllib.request.urlopen(request, timeout=self.timeout, context=self.context) as response:  # noqa: S310
                 return Answer(response.status, _lower(response.headers), response.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -120,7 +121,9 @@ class Api:
         """Send an object as JSON."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         body = json.dumps(data).encode()
-        return self.call(method, path, body, headers={"Content-Type": "application/json", "Accept": "application/json", **named})
+        return self.call(
+            method, path, body, headers={"Content-Type": "application/json", "Accept": "application/json", **named}
+        )
 
 
 def _lower(headers: Any) -> dict[str, str]:
@@ -180,7 +183,7 @@ class Build:
         self._last_update = time.monotonic()
         self._interval = float(options.trace_interval)
 
-    # The server's side -------------------------------------------------------------------------------------------
+    # The server's side
 
     def _headers(self) -> dict[str, str]:
         return {"JOB_TOKEN": self.token}
@@ -262,7 +265,7 @@ class Build:
         declared = (self.payload.get("features") or {}).get("failure_reasons") or []
         return reason if reason in declared else "unknown_failure"
 
-    # The machine's side ------------------------------------------------------------------------------------------
+    # The machine's side
 
     def run(self) -> Ended:
         """Run every step of the job; the script's failure wins over what comes after it."""
@@ -272,7 +275,10 @@ class Build:
         try:
             environment = self._environment(where, project)
             project.mkdir(parents=True, exist_ok=True)
-            self.trace.write(f"Running with gitlab-runner {VERSION} (simulated)\n  on {self.options.name}, system ID: {system_id()}\n")
+            self.trace.write(
+                f"Running with gitlab-runner {VERSION} (simulated)\n"
+                f"  on {self.options.name}, system ID: {self.options.system_id or system_id()}\n"
+            )
             self._sources(names, project)
         except (OSError, tarfile.TarError, ValueError) as error:
             self.trace.write(f"ERROR: Job failed (system failure): {error}\n")
@@ -288,7 +294,9 @@ class Build:
             if got.state == "failed" and ended.state == "success" and not step.get("allow_failure"):
                 ended = got
         ended = self._verdict(ended)
-        colour, text = ("32", "Job succeeded") if ended.state == "success" else ("31", f"ERROR: Job failed: {ended.error}")
+        colour, text = (
+            ("32", "Job succeeded") if ended.state == "success" else ("31", f"ERROR: Job failed: {ended.error}")
+        )
         self.trace.write(f"\x1b[{colour};1m{text}\x1b[0;m\n")
         return ended
 
@@ -310,7 +318,11 @@ class Build:
                 (files / key).write_text(value)
                 value = str(files / key)
             elif not variable.get("raw"):
-                value = re.sub(r"\$\{?(\w+)\}?", lambda m: environment.get(m.group(1), ""), value) if "$" in value else value
+                value = (
+                    re.sub(r"\$\{?(\w+)\}?", lambda m: environment.get(m.group(1), ""), value)
+                    if "$" in value
+                    else value
+                )
             environment[key] = value
         environment.update(CI_BUILDS_DIR=str(builds), CI_PROJECT_DIR=str(project), CI_RUNNER_VERSION=VERSION)
         environment.setdefault("CI", "true")
@@ -318,7 +330,7 @@ class Build:
         return environment
 
     def _sources(self, names: Mapping[str, str], project: Path) -> None:
-        """Unpack the archive that the simulator offers in place of a Git server; without one there is nothing to get."""
+        """Unpack the archive that the simulator offers in place of a Git server, if it offers one."""
         url = names.get("SIMULATED_ARCHIVE_PATH", "")
         if not url:
             self.trace.write("Skipping Git repository setup\n")
@@ -332,7 +344,10 @@ class Build:
                 if project.resolve() not in [target, *target.parents] or not (member.isfile() or member.isdir()):
                     raise ValueError(f"the archive holds an unwelcome member: {member.name}")
                 archive.extract(member, project, set_attrs=True)
-        self.trace.write(f"Checking out {names.get('CI_COMMIT_SHA', '')[:8]} as detached HEAD (ref is {names.get('CI_COMMIT_REF_NAME', '')})...\n")
+        self.trace.write(
+            f"Checking out {names.get('CI_COMMIT_SHA', '')[:8]} as detached HEAD"
+            f" (ref is {names.get('CI_COMMIT_REF_NAME', '')})...\n"
+        )
 
     def _step(self, step: Mapping[str, Any], environment: Mapping[str, str], project: Path, *, limit: float) -> Ended:
         lines = [str(line) for line in step.get("script") or []]
@@ -441,7 +456,11 @@ class Single:
     def on_quit(self, signum: int, frame: FrameType | None) -> None:
         """Take no more work; the running job goes on."""
         self.finished = True
-        self.log.line("warning", "Starting graceful shutdown, waiting for builds to finish", StopSignal=signal.Signals(signum).name)
+        self.log.line(
+            "warning",
+            "Starting graceful shutdown, waiting for builds to finish",
+            StopSignal=signal.Signals(signum).name,
+        )
 
     def on_term(self, signum: int, frame: FrameType | None) -> None:
         """End now: an idle runner is gone at once, a busy one reports first, a second signal forces."""
@@ -476,7 +495,9 @@ class Single:
                 self.log.line("info", "This runner has processed its build limit, so now exiting")
                 break
             if self.options.wait_timeout > 0 and time.monotonic() - last_build > self.options.wait_timeout:
-                self.log.line("info", f"This runner has not received a job in {self.options.wait_timeout} seconds, so now exiting")
+                self.log.line(
+                    "info", f"This runner has not received a job in {self.options.wait_timeout} seconds, so now exiting"
+                )
                 break
         return 0
 
@@ -495,7 +516,9 @@ class Single:
             if "id" in payload and "token" in payload:
                 repository = (payload.get("git_info") or {}).get("repo_url", "")
                 shown = re.sub(r"//[^@/]*@", "//", str(repository))
-                self.log.line("info", "Checking for jobs... received", job=payload["id"], repo_url=shown, runner=self.short)
+                self.log.line(
+                    "info", "Checking for jobs... received", job=payload["id"], repo_url=shown, runner=self.short
+                )
                 return payload, True
             self.log.line("error", "Checking for jobs... error", runner=self.short, status="malformed body")
             return None, False
@@ -505,7 +528,9 @@ class Single:
             self.log.line("error", "Checking for jobs... forbidden", runner=self.short, status="403 Forbidden")
             return None, False
         if answer.status == 0:
-            self.log.line("error", "Checking for jobs... error", runner=self.short, status=answer.body.decode("utf-8", "replace"))
+            self.log.line(
+                "error", "Checking for jobs... error", runner=self.short, status=answer.body.decode("utf-8", "replace")
+            )
             return None, False
         self.log.line("warning", "Checking for jobs... failed", runner=self.short, status=str(answer.status))
         return None, True
@@ -518,16 +543,22 @@ class Single:
         try:
             if build.update("running").status == 409:
                 # The assignment lapsed before we accepted it: somebody else has the job.
-                self.log.line("warning", "Appending trace to coordinator... job failed", job=build.id, runner=self.short)
+                self.log.line(
+                    "warning", "Appending trace to coordinator... job failed", job=build.id, runner=self.short
+                )
                 return
             ended = build.run()
             if build.finish(ended):
-                self.log.line("info", "Updating job... ok" if ended.state else "", job=build.id, runner=self.short)
+                self.log.line("info", "Updating job... ok", job=build.id, runner=self.short)
             elif build.told != "forbidden":
                 self.log.line("error", "Updating job... failed", job=build.id, runner=self.short)
         finally:
             self.build = None
-        fields: dict[str, Any] = {"duration_s": round(time.monotonic() - started, 6), "job": build.id, "project": project}
+        fields: dict[str, Any] = {
+            "duration_s": round(time.monotonic() - started, 6),
+            "job": build.id,
+            "project": project,
+        }
         if ended.state == "success":
             self.log.line("info", "Job succeeded", runner=self.short, **fields)
         else:
@@ -560,7 +591,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--unhealthy-interval", type=float, default=300.0)
     parser.add_argument("--request-timeout", type=float, default=120.0)
     parser.add_argument("--system-id", default=env("SIMULATED_SYSTEM_ID", ""))
-    parser.add_argument("--before-19-1", action="store_true", help="report TERM as runner_system_failure, as runners up to 19.0")
+    parser.add_argument(
+        "--before-19-1", action="store_true", help="report TERM as runner_system_failure, as runners up to 19.0"
+    )
     return parser
 
 
@@ -571,6 +604,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for flag, value in (("URL", options.url), ("Token", options.token), ("Executor", options.executor)):
         if not value:
             _fatal(log, f"Missing {flag}")
+    if not options.url.startswith(("http://", "https://")):
+        _fatal(log, f"the URL must begin with http:// or https://, not {options.url!r}")
     single = Single(options, log)
     signal.signal(signal.SIGQUIT, single.on_quit)
     signal.signal(signal.SIGTERM, single.on_term)

@@ -1,7 +1,8 @@
 """What a comment needs from a forge, and how a job's repository, token and forge are found.
 
-The order of the sources is upstream's. Two things are added: where there is no git checkout (containers without git), the
-repository is taken from the job's own variables, and a repository may be given as ``owner/name``.
+The order of the sources is upstream's. Two things are added: where there is no git checkout (containers
+without git), the repository is taken from the job's own variables, and a repository may be given as
+``owner/name``.
 """
 
 from __future__ import annotations

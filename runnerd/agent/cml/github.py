@@ -1,7 +1,8 @@
 """Comments on GitHub and GitHub Enterprise Server, by the requests that upstream sends.
 
-Paths, bodies, media types and the ``token`` scheme are those recorded from CML 0.20.6. Telemetry is never sent; the question
-about the acting user that upstream asks for it is, so that the sequence of requests stays the same.
+Paths, bodies, media types and the ``token`` scheme are those recorded from CML 0.20.6. Telemetry is never
+sent; the question about the acting user that upstream asks for it is, so that the sequence of requests stays
+the same.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Github:
         if len(path) < 2:
             raise failures.Failure(f"{repo} is no repository", "give https://HOST/OWNER/NAME with --repo")
         self._repo = f"/repos/{_quoted(path[0])}/{_quoted(path[1])}"
-        # GITHUB_API_URL is not looked at, as upstream does not; --repo decides. Plain http only if --repo says so.
+        # GITHUB_API_URL is not looked at, as upstream does not; --repo decides. Plain http only if --repo
+        # says so.
         if parts.hostname == "github.com":
             self._base = "https://api.github.com"
         else:
@@ -96,7 +98,8 @@ class Github:
         found = [first]
         links = _links(first)
         if "last" in links:
-            # The oldest come first, so the newest are looked at from the end; upstream sees the first page only.
+            # The oldest come first, so the newest are looked at from the end; upstream sees the first page
+            # only.
             pages = _pages_backwards(links["last"])
             found = []
             for url in pages:
@@ -155,7 +158,7 @@ class Github:
             headers["Content-Type"] = "application/json; charset=utf-8"
         url = path if "://" in path else self._base + path
         if not url.startswith(self._base + "/"):
-            raise failures.Failure(f"{self._base} points to another server for more comments: {transport.host(url)}")
+            raise failures.Failure(f"{self._base} points to another server for more: {transport.host(url)}")
         answer = self._http.send(method, url, headers=headers, body=data)
         if answer.status >= 400:
             raise _refused(method, answer)
@@ -184,14 +187,11 @@ def _pages_backwards(last: str) -> list[str]:
     if not number.isdigit():
         return [last]
     pages = range(int(number), max(1, int(number) - _MOST_PAGES), -1)
-    return [
-        urllib.parse.urlunsplit(
-            parts._replace(
-                query=urllib.parse.urlencode([(name, page if name == "page" else value) for name, value in query])
-            )
-        )
-        for page in pages
-    ]
+    urls = []
+    for page in pages:
+        changed = [(name, str(page) if name == "page" else value) for name, value in query]
+        urls.append(urllib.parse.urlunsplit(parts._replace(query=urllib.parse.urlencode(changed))))
+    return urls
 
 
 def _quoted(text: str) -> str:
@@ -203,8 +203,8 @@ def _refused(method: str, answer: transport.Answer) -> failures.Refused:
     what = f"{method} {transport.place(answer.url)} was answered with {answer.status}: {said or 'nothing'}"
     remedy = {
         401: "the token is wrong or has expired: check REPO_TOKEN",
-        403: "the token may not do this: give the workflow `permissions: {contents: write, pull-requests: write}`, "
-        "or use a personal access token",
+        403: "the token may not do this: give the workflow "
+        "`permissions: {contents: write, pull-requests: write}`, or use a personal access token",
         404: "check --repo and --target; a token that may not see the repository gets the same answer",
         410: "issues or comments are switched off for this repository, or locked",
         422: "GitHub refuses the text or the target: a comment has at most 65536 characters, "

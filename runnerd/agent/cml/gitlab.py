@@ -1,7 +1,8 @@
 """Notes on GitLab, by the requests that upstream sends.
 
-Paths, form bodies and the probing of the API's address are those recorded from CML 0.20.6. ``CI_API_V4_URL`` is not looked
-at, as upstream does not: the address is whichever prefix of the repository's path answers, so sub-path installs work.
+Paths, form bodies and the probing of the API's address are those recorded from CML 0.20.6. ``CI_API_V4_URL``
+is not looked at, as upstream does not: the address is whichever prefix of the repository's path answers, so
+sub-path installs work.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class Gitlab:
         ]
 
     def newest(self, target: driver.Target, wanted: typing.Callable[[str], bool]) -> str | None:
-        """See :meth:`driver.Driver.newest`; GitLab sends the newest notes first, commit comments the oldest."""
+        """See :meth:`driver.Driver.newest`; GitLab sends the newest notes first, commit comments the
+        oldest."""
         path = self._notes(target)
         text = "note" if target.kind == "commit" else "body"
         best: str | None = None

@@ -1,8 +1,9 @@
 """Finds the links, images and reference definitions of a report, and rewrites where they point.
 
-Only destinations are replaced; everything else of the text stays byte for byte as its author wrote it (upstream prints
-the whole document anew from its syntax tree). Code, comments and HTML are not looked into: an ``<img>`` is left alone, as
-upstream does. This is the part of CommonMark 0.31 that reports need, not a renderer.
+Only destinations are replaced; everything else of the text stays byte for byte as its author wrote it
+(upstream prints the whole document anew from its syntax tree). Code, comments and HTML are not looked into:
+an ``<img>`` is left alone, as upstream does. This is the part of CommonMark 0.31 that reports need, not a
+renderer.
 """
 
 from __future__ import annotations
@@ -45,38 +46,39 @@ _ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
 _TICKS = re.compile(r"`+")
 _HTML_RAW = re.compile(r" {0,3}<(script|pre|style|textarea)(?=[\s>]|$)", re.IGNORECASE)
 _HTML_BLOCK = re.compile(
-    r" {0,3}</?(?:address|article|aside|base|basefont|blockquote|body|caption|center|col|colgroup|dd|details|dialog|dir|"
-    r"div|dl|dt|fieldset|figcaption|figure|footer|form|frame|frameset|h[1-6]|head|header|hr|html|iframe|legend|li|link|"
-    r"main|menu|menuitem|nav|noframes|ol|optgroup|option|p|param|search|section|summary|table|tbody|td|tfoot|th|thead|"
+    r" {0,3}</?(?:address|article|aside|base|basefont|blockquote|body|caption|center|col|colgroup|dd|details|dialog|"
+    r"dir|div|dl|dt|fieldset|figcaption|figure|footer|form|frame|frameset|h[1-6]|head|header|hr|html|iframe|legend|li|"
+    r"link|main|menu|menuitem|nav|noframes|ol|optgroup|option|p|param|search|section|summary|table|tbody|td|tfoot|th|thead|"
     r"title|tr|track|ul)(?=[\s/>]|$)",
     re.IGNORECASE,
 )
 _DEFINITION = re.compile(r"(?:\s{0,3}>)*[ ]{0,3}\[(?!\^)(?:[^\[\]\\]|\\.)+\]:[ \t]*\n?[ \t]*")
-_SPACE = " \t\n"
+_SPACE = " \t\r\n"
 
 
 def references(text: str) -> list[Reference]:
     """List what points somewhere, in the order of the document."""
     found: list[Reference] = []
     for start, end in _prose(text):
-        found.extend(_definitions(text, start, end))
-        taken = [(reference.start, reference.end) for reference in found]
-        found.extend(
-            reference
-            for reference in _inlines(text, start, end)
-            if not any(first <= reference.start < last for first, last in taken)
-        )
+        definitions = list(_definitions(text, start, end))
+        # What is inside of a definition is no link of its own.
+        taken = {definition.start for definition in definitions}
+        found.extend(definitions)
+        found.extend(inline for inline in _inlines(text, start, end) if inline.start not in taken)
     return sorted(found, key=lambda reference: reference.start)
 
 
 def rewrite(text: str, replacements: typing.Mapping[Reference, str]) -> str:
     """Return the text with the destination of each given reference replaced."""
-    for reference in sorted(replacements, key=lambda reference: reference.start, reverse=True):
+    pieces = []
+    position = 0
+    for reference in sorted(replacements, key=lambda reference: reference.start):
         url = replacements[reference]
         if any(letter in url for letter in " ()<>"):
             url = "<" + url.replace("<", "%3C").replace(">", "%3E") + ">"
-        text = text[: reference.start] + url + text[reference.end :]
-    return text
+        pieces += [text[position : reference.start], url]
+        position = reference.end
+    return "".join(pieces) + text[position:]
 
 
 def _prose(text: str) -> typing.Iterator[tuple[int, int]]:
@@ -106,11 +108,10 @@ def _prose(text: str) -> typing.Iterator[tuple[int, int]]:
             html_end = _unless_closed(line, "-->")
         elif _HTML_BLOCK.match(line):
             html_end = re.compile(r"^\s*$")
-        elif blank:
-            pass
-        elif begin is None and after_blank and not in_list and re.match(r" {4}| {0,3}\t", line):
-            pass
-        else:
+        elif not blank and not (
+            # Indented code; inside of a list, an indented line continues the item.
+            begin is None and after_blank and not in_list and re.match(r" {4}| {0,3}\t", line)
+        ):
             prose = True
             if _LIST_ITEM.match(line):
                 in_list = True
@@ -197,7 +198,8 @@ def _closing_ticks(text: str, start: int, end: int, length: int) -> int | None:
 
 
 def _inside(text: str, position: int, end: int) -> tuple[str, str, int, int, int] | None:
-    """Parse ``(destination "title")`` and return url, title, the range of the destination, and where it ends."""
+    """Parse ``(destination "title")`` and return url, title, the range of the destination, and where it
+    ends."""
     if not text.startswith("(", position):
         return None
     parsed = _destination(text, _skip_space(text, position + 1, end), end)

@@ -1,7 +1,8 @@
 """The command line and the environment of ``cml``, read the way upstream's option parser reads them.
 
-Options stand anywhere, ``--publishUrl`` is ``--publish-url``, ``--no-publish`` is ``--publish=false``, the last of a repeated
-option counts, and each option has an environment variable (``CML_COMMENT_PUBLISH_URL``). argparse does none of these.
+Options stand anywhere, ``--publishUrl`` is ``--publish-url``, ``--no-publish`` is ``--publish=false``, the
+last of a repeated option counts, and each option has an environment variable (``CML_COMMENT_PUBLISH_URL``).
+argparse does none of these.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Command:
 #: Options of every command.
 GLOBAL = (
     Option("log", "how much to say: error, warn, info, debug", choices=("error", "warn", "info", "debug")),
-    Option("driver", "the forge: github or gitlab (default: by the repository's host, then by the environment)"),
+    Option("driver", "the forge: github or gitlab (default: by host, then by environment)"),
     Option("repo", "URL of the repository (default: git remote origin)"),
     Option("driver-token", "token for the forge (default: REPO_TOKEN, GITHUB_TOKEN, ...)", aliases=("token",)),
     Option("help", "show this help", flag=True),
@@ -59,7 +60,10 @@ GLOBAL = (
 )
 
 COMMENT = (
-    Option("target", "commit, pr, auto, commit/SHA, pr/N or issue/N (default: auto: the pull request, else the commit)"),
+    Option(
+        "target",
+        "commit, pr, auto, commit/SHA, pr/N or issue/N (default: auto, a pull request or else the commit)",
+    ),
     Option("pr", "old form of --target=pr", flag=True, hidden=True),
     Option("commit-sha", "old form of --target=commit/SHA", aliases=("head-sha",), hidden=True),
     Option("watch", "stay, and update the comment whenever the report or its files change", flag=True),
@@ -146,7 +150,7 @@ def parse(arguments: typing.Sequence[str], env: typing.Mapping[str, str]) -> Par
         chosen = known.get(name)
         if chosen is None:
             nearest = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {_dashed(nearest[0])}?" if nearest else "see --help for the options there are"
+            hint = f"did you mean {_dashed(nearest[0])}?" if nearest else "see --help"
             raise failures.Failure(f"unknown option {_dashed(name)}", hint)
         _put(parsed, chosen, value, _dashed(name))
     _conflicts(parsed)
@@ -230,9 +234,7 @@ def _is_option(token: str) -> bool:
     return token.startswith("-") and token != "-"  # noqa: S105
 
 
-def _environment(
-    command: Command, env: typing.Mapping[str, str]
-) -> typing.Iterator[tuple[Option, str, str]]:
+def _environment(command: Command, env: typing.Mapping[str, str]) -> typing.Iterator[tuple[Option, str, str]]:
     for option in (*command.options, *GLOBAL):
         if option.name in ("help", "version"):
             continue
@@ -259,9 +261,7 @@ def _conflicts(parsed: Parsed) -> None:
     given = [name for name in ("target", "commit-sha") if parsed.text(name)]
     given += ["pr"] if parsed.flag("pr") else []
     if len(given) > 1:
-        raise failures.Failure(
-            f"{' and '.join(_dashed(name) for name in given)} exclude each other", "keep --target"
-        )
+        raise failures.Failure(f"{' and '.join(_dashed(name) for name in given)} exclude each other", "keep --target")
     if parsed.text("watermark-title") and parsed.flag("rm-watermark"):
         raise failures.Failure("--watermark-title and --rm-watermark exclude each other", "drop one of them")
 

@@ -1,6 +1,7 @@
 """HTTP for the forges and the asset store, by the standard library: bounded in time, size and tries.
 
-Refuses to carry a token to another host by a redirect, and to send a request twice when the first may have been done.
+Refuses to carry a token to another host by a redirect, and to send a request twice when the first may have
+been done.
 """
 
 from __future__ import annotations
@@ -56,13 +57,14 @@ class Answer:
             return json.loads(self.text)
         except ValueError:
             raise failures.Failure(
-                f"{place(self.url)} answered {self.status} with something that is not JSON: {excerpt(self.text)!r}",
-                "check that --repo is the address of the repository as a browser shows it, and that no proxy answers instead",
+                f"{place(self.url)} answered {self.status}, not with JSON: {excerpt(self.text)!r}",
+                "check that --repo is the address as a browser shows it, and that no proxy answers instead",
             ) from None
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Hands redirects back as answers: the default keeps the Authorization header on its way to another host."""
+    """Hands redirects back as answers: the default keeps the Authorization header on its way to another
+    host."""
 
     def redirect_request(self, *_: typing.Any, **__: typing.Any) -> None:
         return None
@@ -74,7 +76,8 @@ class Transport:
     def __init__(self, context: contexts.Context) -> None:
         self._context = context
         self._waited = 0.0
-        # A CA bundle that is named twice is read once; a bundle that cannot be read costs a warning, not the report.
+        # A CA bundle that is named twice is read once; a bundle that cannot be read costs a warning, not the
+        # report.
         trust = ssl.create_default_context()
         for name in ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"):
             path = context.env.get(name)
@@ -111,7 +114,9 @@ class Transport:
                 answer = self._once(method, url, headers, body, timeout)
             except (OSError, http.client.HTTPException) as error:
                 cause = _cause(error)
-                if once or failed >= len(_DELAYS) or (method != "GET" and not isinstance(cause, _UNSENT)):
+                repeatable = method == "GET" or isinstance(cause, _UNSENT)
+                hopeless = isinstance(cause, ssl.SSLCertVerificationError)
+                if once or hopeless or not repeatable or failed >= len(_DELAYS):
                     raise _unreachable(method, where, cause) from error
                 self._context.debug(f"{method} {where}: {cause}; again in {_DELAYS[failed]:g} s")
                 self._context.sleep(_DELAYS[failed])
@@ -160,7 +165,8 @@ class Transport:
         if answer.status == 429:
             spent = True
         elif answer.status == 403:
-            # GitHub: a primary limit has nothing remaining, a secondary one says how long or says so in words.
+            # GitHub: a primary limit has nothing remaining, a secondary one says how long or says so in
+            # words.
             spent = told is not None or headers.get("x-ratelimit-remaining") == "0"
             spent = spent or "secondary rate limit" in answer.text.lower()
         else:
@@ -204,7 +210,7 @@ def _cause(error: BaseException) -> BaseException:
 
 def _unreachable(method: str, where: str, cause: BaseException) -> failures.Failure:
     if isinstance(cause, ssl.SSLError):
-        remedy = "if the server has a certificate of your own authority, set SSL_CERT_FILE or NODE_EXTRA_CA_CERTS to its PEM file"
+        remedy = "for an authority of your own, set SSL_CERT_FILE or NODE_EXTRA_CA_CERTS to its PEM file"
     elif isinstance(cause, socket.gaierror):
         remedy = "check the host name, and the proxy variables if this machine needs a proxy"
     elif method != "GET" and not isinstance(cause, _UNSENT):

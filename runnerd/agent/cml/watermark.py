@@ -1,6 +1,7 @@
 """The mark at the end of a report by which ``cml comment update`` finds it again.
 
-Byte-compatible with upstream v0.20.6 (``src/watermark.js``), so that reports posted by either are updated by both.
+Byte-compatible with upstream v0.20.6 (``src/watermark.js``), so that reports posted by either are updated by
+both.
 """
 
 from __future__ import annotations

@@ -284,7 +284,8 @@ class Dispatch:
         job.request_id = job.request_id or self._world.next_id("github-request", 101)
         scale_set.offered[job.id] = None
         self._to_pool(job)
-        self.tell(scale_set, "JobAvailable", job, acquireJobUrl=job.extra.get("acquire_url", ""))
+        if job.stage == "offered":
+            self.tell(scale_set, "JobAvailable", job, acquireJobUrl=job.extra.get("acquire_url", ""))
 
     def _assign(self, job: entities.GithubJob, scale_set: entities.ScaleSet) -> None:
         self._leave(job)
@@ -339,6 +340,9 @@ class Dispatch:
             job.set_id = None
         job.stage, job.runner_id, job.runner = "handed", runner.id, runner.name
         job.handed_at = self._world.now()
+        group = self._state.group(runner.scope, runner.group_id)
+        job.extra["runner_group_id"] = runner.group_id
+        job.extra["runner_group_name"] = group.name if group else None
         job.history.append({"at": job.handed_at, "event": "handed", "runner": runner.name})
         runner.busy, runner.job_id = True, job.id
         runner.lease_until = math.inf if runner.attached else 0.0
@@ -414,9 +418,7 @@ class Dispatch:
             self._give(self._state.job(min(heads)), runner)
 
     def _may_take(self, runner: entities.GithubRunner, repo: str) -> bool:
-        return self._state.serves(runner.scope, repo) and self._state.group_admits(
-            runner.scope, runner.group_id, repo
-        )
+        return self._state.serves(runner.scope, repo) and self._state.group_admits(runner.scope, runner.group_id, repo)
 
     def _matches(self, scale_set: entities.ScaleSet, job: entities.GithubJob) -> bool:
         return (
@@ -458,9 +460,7 @@ class Dispatch:
                 return verdict
         return "success"
 
-    def _set_timer(
-        self, job: entities.GithubJob, delay: float | None, callback: Callable[[], None] | None
-    ) -> None:
+    def _set_timer(self, job: entities.GithubJob, delay: float | None, callback: Callable[[], None] | None) -> None:
         if job.timer is not None:
             job.timer.cancel()
         job.timer = None

@@ -136,6 +136,4 @@ class State:
         self.set_run_status(run, run.status)
 
     def to_json(self, item: Any) -> dict[str, Any]:
-        return {
-            field.name: getattr(item, field.name) for field in dataclasses.fields(item)
-        }
+        return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}

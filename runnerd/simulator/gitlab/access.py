@@ -96,7 +96,10 @@ class Access:
             raise parameters.refuse("401 Unauthorized", 401)
         ended = "revoked" if token.revoked else "expired" if self._expired(token) else ""
         if ended:
-            text = f"Token {'was revoked. You have to re-authorize from the user.' if ended == 'revoked' else 'is expired.'}"
+            text = {
+                "revoked": "Token was revoked. You have to re-authorize from the user.",
+                "expired": "Token is expired. You can either do re-authorization or token refresh.",
+            }[ended]
             body = {"error": "invalid_token", "error_description": text}
             raise http.Refusal(http.json_response(body, 401))
         accepted = ("api", *(("read_api",) if request.method in ("GET", "HEAD") else ()), *scopes)

@@ -1,7 +1,8 @@
 """Jobs of the simulated GitLab: their life, the queue's index, and who may take which.
 
 Jobs are indexed by project and status, pending ones also by (tags, protected), so that thousands of them cost a runner
-one look per kind of job. This module knows no HTTP. It refuses nothing by itself: rules of the API are with the handlers.
+one look per kind of job. This module knows no HTTP. It refuses nothing by itself: the
+rules of the API are with the handlers.
 """
 
 from __future__ import annotations
@@ -15,10 +16,21 @@ from runnerd.simulator import world
 from runnerd.simulator.gitlab import settings
 
 FORGE = "gitlab"
-STATUSES = (
-    "canceled canceling created failed manual pending preparing running scheduled skipped success waiting_for_callback"
-    " waiting_for_resource"
-).split()
+STATUSES = [
+    "canceled",
+    "canceling",
+    "created",
+    "failed",
+    "manual",
+    "pending",
+    "preparing",
+    "running",
+    "scheduled",
+    "skipped",
+    "success",
+    "waiting_for_callback",
+    "waiting_for_resource",
+]
 FINAL = frozenset({"success", "failed", "canceled", "skipped"})
 ACTIVE = frozenset({"pending", "running", "canceling"})
 _COMMON = {"running": "in_progress", "canceling": "in_progress", **dict.fromkeys(FINAL, "completed")}
@@ -27,17 +39,40 @@ _CONCLUSION = {"success": "success", "failed": "failure", "canceled": "cancelled
 NEVER_RETRIED = frozenset(
     {"ci_quota_exceeded", "no_matching_runner", "missing_dependency_failure", "forward_deployment_failure"}
 )
-_REASONS_ALWAYS = (
-    "unknown_failure script_failure api_failure stuck_or_timeout_failure runner_system_failure missing_dependency_failure"
-    " runner_unsupported stale_schedule job_execution_timeout archived_failure unmet_prerequisites scheduler_failure"
-    " data_integrity_failure forward_deployment_failure user_blocked project_deleted ci_quota_exceeded"
-    " pipeline_loop_detected no_matching_runner builds_disabled environment_creation_failure deployment_rejected job_canceled"
-).split()
-_REASONS_19_0 = (
-    "stuck_pending_with_matching_runners stuck_pending_no_matching_runners no_updates_running no_updates_canceling"
-    " server_timeout_running server_timeout_canceling"
-).split()
-_REASONS_19_1 = "runner_configuration_error runner_external_dependency_failure runner_interrupted".split()
+_REASONS_ALWAYS = [
+    "unknown_failure",
+    "script_failure",
+    "api_failure",
+    "stuck_or_timeout_failure",
+    "runner_system_failure",
+    "missing_dependency_failure",
+    "runner_unsupported",
+    "stale_schedule",
+    "job_execution_timeout",
+    "archived_failure",
+    "unmet_prerequisites",
+    "scheduler_failure",
+    "data_integrity_failure",
+    "forward_deployment_failure",
+    "user_blocked",
+    "project_deleted",
+    "ci_quota_exceeded",
+    "pipeline_loop_detected",
+    "no_matching_runner",
+    "builds_disabled",
+    "environment_creation_failure",
+    "deployment_rejected",
+    "job_canceled",
+]
+_REASONS_19_0 = [
+    "stuck_pending_with_matching_runners",
+    "stuck_pending_no_matching_runners",
+    "no_updates_running",
+    "no_updates_canceling",
+    "server_timeout_running",
+    "server_timeout_canceling",
+]
+_REASONS_19_1 = ["runner_configuration_error", "runner_external_dependency_failure", "runner_interrupted"]
 
 
 def failure_reasons(config: settings.Settings) -> list[str]:
@@ -128,6 +163,10 @@ class RunnerRecord(world.Runner):
     managers: dict[str, Manager] = dataclasses.field(default_factory=dict)
     #: every job it ever got, ascending
     jobs: list[int] = dataclasses.field(default_factory=list)
+    #: jobs it holds now: running, canceling, or assigned and not yet acknowledged
+    held: set[int] = dataclasses.field(default_factory=set)
+    #: when its status will be looked at again
+    aging: world.Timer | None = None
     #: changes when the runner itself was edited, which also wakes its long poll
     edition: int = 0
 
@@ -137,7 +176,7 @@ class RunnerRecord(world.Runner):
         return repo == self.scope or (self.kind == "group_type" and repo.startswith(self.scope + "/"))
 
     def takes(self, tags: frozenset[str], *, protected: bool) -> bool:
-        """Job tags must be a subset of the runner's; untagged jobs need `run_untagged`, `ref_protected` a protected ref."""
+        """Job tags must be among the runner's; untagged jobs need `run_untagged`, `ref_protected` a protected ref."""
         if self.access_level == "ref_protected" and not protected:
             return False
         return tags <= set(self.labels) if tags else self.run_untagged
@@ -173,7 +212,7 @@ class Builds:
         self._profiles: dict[tuple[str, str, frozenset[str], bool, str], set[int]] = {}
         self._sweep: world.Timer | None = None
 
-    # Jobs --------------------------------------------------------------------------------------------------------
+    # Jobs
 
     def get(self, id: int) -> Build | None:
         found = self.world.jobs.get(id)
@@ -256,7 +295,7 @@ class Builds:
         return clone
 
     def cancel(self, build: Build, *, force: bool = False) -> None:
-        """Cancel as a person does; a running job whose runner can do it gracefully is `canceling` until it says it is done."""
+        """Cancel as a person does; a running job whose runner can do it gracefully is `canceling` until that ends."""
         if build.state in FINAL:
             return
         if build.state == "running" and "cancel_gracefully" in build.features and not force:
@@ -267,7 +306,7 @@ class Builds:
     def next_id(self) -> int:
         return self.world.next_id("gitlab-job", 7_000_000_001)
 
-    # Assignment --------------------------------------------------------------------------------------------------
+    # Assignment
 
     def pick(self, runner: RunnerRecord) -> Build | None:
         """The oldest job that waits and that this runner may take."""
@@ -316,6 +355,7 @@ class Builds:
         build.runner = build.runner_id = build.system_id = None
         build.token = ""
         if former is not None:
+            former.held.discard(build.id)
             self.refresh(former)
         self._offer(build)
         self.world.changed("jobs", ("job", build.id))
@@ -329,12 +369,13 @@ class Builds:
     def _settle(self, build: Build) -> None:
         runner = self.runners.get(build.runner_id or 0)
         if runner is not None:
+            (runner.held.add if _held(build) else runner.held.discard)(build.id)
             self.refresh(runner)
 
-    # Runners -----------------------------------------------------------------------------------------------------
+    # Runners
 
     def add_runner(self, runner: RunnerRecord) -> None:
-        self.runners[runner.id] = self.world.runners[FORGE, runner.id] = runner  # type: ignore[assignment]
+        self.runners[runner.id] = self.world.runners[FORGE, runner.id] = runner
         self.runner_by_token[runner.token] = runner
         self._profiles.setdefault(runner.profile, set()).add(runner.id)
         self.world.changed("runners")
@@ -345,6 +386,8 @@ class Builds:
         self.world.runners.pop((FORGE, runner.id), None)
         self.runner_by_token.pop(runner.token, None)
         self._leave(runner, runner.profile)
+        if runner.aging is not None:
+            runner.aging.cancel()
         self.world.changed("runners", ("queue", runner.profile))
 
     def edit_runner(self, runner: RunnerRecord, changes: Mapping[str, Any]) -> None:
@@ -370,6 +413,8 @@ class Builds:
         now = self.world.now()
         runner.contacted_at = now
         self.refresh(runner)
+        if runner.aging is None:
+            self._plan_aging(runner, self.settings.online_within)
         if not system_id:
             return
         manager = runner.managers.get(system_id)
@@ -380,6 +425,16 @@ class Builds:
         manager.contacted_at = now
         if info:
             manager.info = dict(info)
+
+    def _plan_aging(self, runner: RunnerRecord, delay: float) -> None:
+        def look() -> None:
+            runner.aging = None
+            self.refresh(runner)
+            if runner.status == "online" and runner.contacted_at is not None:
+                age = self.world.now() - runner.contacted_at
+                self._plan_aging(runner, max(1.0, self.settings.online_within - age))
+
+        runner.aging = self.world.call_later(delay, look)
 
     def liveness(self, contacted_at: float | None, created_at: float) -> str:
         """online below 2 h, stale from 7 days on; a runner never seen is `never_contacted` and stale after 7 days."""
@@ -393,9 +448,8 @@ class Builds:
     def refresh(self, runner: RunnerRecord) -> None:
         """Bring the common fields (status, busy, job) in line."""
         runner.status = self.liveness(runner.contacted_at, runner.created_at)
-        held = [id for id in runner.jobs[-20:] if (job := self.get(id)) and job.runner_id == runner.id and _held(job)]
-        runner.busy = bool(held)
-        runner.job_id = held[-1] if held else None
+        runner.busy = bool(runner.held)
+        runner.job_id = max(runner.held, default=None)
 
     def matching_online(self, build: Build) -> bool:
         """Whether an active runner contacted within 2 h could take the job, the rule of the one-hour drop."""
@@ -416,7 +470,7 @@ class Builds:
                 del self._profiles[profile]
                 self._values.pop(profile, None)
 
-    # The queue value that long polls watch ------------------------------------------------------------------------
+    # The queue value that long polls watch
 
     def queue_value(self, runner: RunnerRecord) -> str:
         """What `X-GitLab-Last-Update` carries: the same until a job comes that the runner could take."""
@@ -450,7 +504,7 @@ class Builds:
         if build.state == "pending":
             self._unqueue(build)
 
-    # Time --------------------------------------------------------------------------------------------------------
+    # Time
 
     def plan_sweep(self) -> None:
         """Keep the sweep's timer while there is something to sweep, at full periods of world time like a cron."""

@@ -1,0 +1,241 @@
+"""Reads a provider's options and collects every complaint, each with its dotted key.
+
+A provisioner's ``validate`` and its constructor read the same way, so that what was found good is what is used.
+Reading never raises: a bad value is noted and its default is used, so one run shows all that is wrong.  A key that
+nobody asked for is a complaint too, with the nearest key that exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {
+    "B": 1,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
+_DURATION = re.compile(r"(?:\d{1,12}(?:\.\d{1,9})?(?:ms|[smhd]))+\Z")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,9})?) ?([A-Za-z]+)\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A duration that lies between two bounds, in seconds."""
+
+    low: float
+    high: float
+
+    def at(self, share: float) -> float:
+        """The duration at ``share`` (0 to 1) of the way."""
+        return self.low + (self.high - self.low) * share
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint such as `` (nearest: "zones")``, or nothing when no known word is near."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f'; did you mean "{close[0]}"?'
+    return f"; known: {', '.join(names)}" if names else ""
+
+
+class Reader:
+    """One mapping of options, read key by key."""
+
+    def __init__(self, options: Any, *, path: str = "", problems: list[str] | None = None) -> None:
+        self.problems: list[str] = [] if problems is None else problems
+        self._path = path
+        self._seen: set[str] = set()
+        self._options: Mapping[str, Any] = {}
+        if isinstance(options, Mapping):
+            self._options = options
+        elif options is not None:
+            self.complain("", f"expected a map, not {_named(options)}")
+
+    def _place(self, key: str) -> str:
+        return ".".join(part for part in (self._path, key) if part) or "options"
+
+    def complain(self, key: str, message: str) -> None:
+        """Note that the value under ``key`` is wrong."""
+        self.problems.append(f"{self._place(key)}: {message}")
+
+    def has(self, key: str) -> bool:
+        """True when the key is written and not null."""
+        return self._options.get(key) is not None
+
+    def raw(self, key: str) -> Any:
+        """The value as written, marked as read."""
+        self._seen.add(key)
+        return self._options.get(key)
+
+    def text(self, key: str, default: str = "", *, choices: Iterable[str] = ()) -> str:
+        """A text, one of ``choices`` where given."""
+        value = self.raw(key)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            self.complain(key, f"expected a text, not {_named(value)}")
+            return default
+        known = tuple(choices)
+        if known and value not in known:
+            self.complain(key, f'"{value}" is not known{nearest(value, known)}')
+            return default
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false."""
+        value = self.raw(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self.complain(key, f"expected true or false, not {_named(value)}")
+            return default
+        return value
+
+    def whole(self, key: str, default: int, *, low: int = 0, high: int = 10**9) -> int:
+        """A whole number within the bounds."""
+        found = self.whole_or_none(key, low=low, high=high)
+        return default if found is None else found
+
+    def whole_or_none(self, key: str, *, low: int = 0, high: int = 10**9) -> int | None:
+        """A whole number within the bounds, None when not written."""
+        value = self.raw(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.complain(key, f"expected a whole number, not {_named(value)}")
+            return None
+        if not low <= value <= high:
+            self.complain(key, f"{value} is not within {low} to {high}")
+            return None
+        return value
+
+    def number(self, key: str, default: float, *, low: float = 0.0, high: float = 1e9) -> float:
+        """A number within the bounds."""
+        value = self.raw(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            self.complain(key, f"expected a number, not {_named(value)}")
+            return default
+        if not low <= value <= high:
+            self.complain(key, f"{value} is not within {low:g} to {high:g}")
+            return default
+        return float(value)
+
+    def seconds(self, key: str, default: float) -> float:
+        """A duration: a number of seconds, or a text such as ``90s`` or ``1h30m``."""
+        value = self.raw(key)
+        if value is None:
+            return default
+        found = self._duration(key, value)
+        return default if found is None else found
+
+    def span(self, key: str, default: Span) -> Span:
+        """A duration, or two of them as bounds."""
+        value = self.raw(key)
+        if value is None:
+            return default
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            if len(value) != 2:
+                self.complain(key, "expected a duration or [shortest, longest]")
+                return default
+            low, high = (self._duration(key, part) for part in value)
+            if low is None or high is None:
+                return default
+            if low > high:
+                self.complain(key, "the shortest is longer than the longest")
+                return default
+            return Span(low, high)
+        found = self._duration(key, value)
+        return default if found is None else Span(found, found)
+
+    def _duration(self, key: str, value: Any) -> float | None:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if math.isfinite(value) and 0 <= value <= 10 * 365 * 86400:
+                return float(value)
+        elif isinstance(value, str) and _DURATION.match(value):
+            return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(value))
+        self.complain(key, f"expected a duration such as 30s, 10m or 1h30m, not {_named(value)}")
+        return None
+
+    def size(self, key: str, default: int) -> int:
+        """A size in bytes: a whole number, or a text such as ``16GiB``."""
+        value = self.raw(key)
+        if value is None:
+            return default
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+        match = _SIZE.match(value) if isinstance(value, str) else None
+        if match is not None and match[2] in _BYTES:
+            return int(float(match[1]) * _BYTES[match[2]])
+        self.complain(key, f"expected a size such as 16GiB, not {_named(value)}")
+        return default
+
+    def texts(self, key: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """A list of texts without repetition."""
+        value = self.raw(key)
+        if value is None:
+            return default
+        if not isinstance(value, list | tuple) or not all(isinstance(part, str) and part for part in value):
+            self.complain(key, "expected a list of names")
+            return default
+        if len(set(value)) != len(value):
+            self.complain(key, "a name is listed twice")
+        return tuple(dict.fromkeys(value))
+
+    def inner(self, key: str) -> Reader:
+        """The map under that key (empty when not written)."""
+        return Reader(self.raw(key), path=self._place(key), problems=self.problems)
+
+    def named(self, key: str) -> Iterator[tuple[str, Reader]]:
+        """The entries of a map of maps, in the operator's order."""
+        value = self.raw(key)
+        if value is None:
+            return
+        if not isinstance(value, Mapping):
+            self.complain(key, f"expected a map of names, not {_named(value)}")
+            return
+        for name, entry in value.items():
+            if not isinstance(name, str) or not name:
+                self.complain(key, f"{name!r} is not a name")
+                continue
+            yield name, Reader(entry, path=f"{self._place(key)}.{name}", problems=self.problems)
+
+    def listed(self, key: str) -> Iterator[Reader]:
+        """The entries of a list of maps."""
+        value = self.raw(key)
+        if value is None:
+            return
+        if not isinstance(value, list | tuple):
+            self.complain(key, f"expected a list, not {_named(value)}")
+            return
+        for position, entry in enumerate(value):
+            yield Reader(entry, path=f"{self._place(key)}.{position}", problems=self.problems)
+
+    def done(self) -> None:
+        """Complain about every key that was not read."""
+        for key in self._options:
+            if key not in self._seen:
+                self.complain(str(key), f"no such key{nearest(str(key), self._seen)}")
+
+
+def _named(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "a map"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return f'"{value}"'

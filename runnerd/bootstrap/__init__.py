@@ -1,0 +1,33 @@
+"""What an instance boots with: a small script that fetches the agent by its hash and becomes it.
+
+The script carries one token, valid for one exchange, and nothing else that is secret; while it is stored, the token
+is a placeholder.  Nothing from third parties is fetched: only the agent, from the daemon, checked by its hash.
+"""
+
+from __future__ import annotations
+
+import json
+
+import jinja2
+
+from provisioners.base import TOKEN_PLACEHOLDER
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("runnerd.bootstrap"),
+    undefined=jinja2.StrictUndefined,
+    keep_trailing_newline=True,
+    autoescape=False,  # noqa: S701  # a shell script, not HTML; every value is JSON or a checked word
+)
+
+
+def render(*, url: str, instance: str, bundle: str, python: str = "python3") -> str:
+    """The first-boot script with a placeholder for the token.
+
+    ``url`` is where instances reach the daemon, ``bundle`` the agent archive's SHA-256 in hex.
+    """
+    settings = json.dumps({"url": url, "token": TOKEN_PLACEHOLDER, "instance": instance}, indent=1)
+    if "\nRUNNERD_END\n" in settings or "'" in python:
+        raise ValueError("a value would break out of the script")
+    return _TEMPLATES.get_template("fetch.sh.j2").render(
+        url=json.dumps(url), bundle=bundle, settings=settings, python=python
+    )

@@ -1,0 +1,99 @@
+"""Dollars: what is accrued, what is committed, and what one more instance may still cost.  Pure.
+
+Admission is on committed dollars: what was spent inside the window, plus what every instance that lives or is being
+requested may still cost until its deadline inside the window, at the price fixed at its launch.  A busy instance is
+never ended for money, so what is promised must be counted before it is spent.
+"""
+
+from __future__ import annotations
+
+import calendar
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from runnerd import model
+
+HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A span of civil time with a limit in dollars."""
+
+    name: str
+    start: float
+    end: float
+    dollars: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spell:
+    """A closed stretch of paid time."""
+
+    pool: str
+    provider: str
+    repo: str
+    start: float
+    end: float
+    price: float
+    market: str = ""
+
+
+def windows(
+    *,
+    wall: float,
+    per_day: float | None = None,
+    per_month: float | None = None,
+    total: float | None = None,
+    until: float | None = None,
+) -> list[Window]:
+    """The windows that hold now; days and months are those of UTC, as cloud bills count them."""
+    found = []
+    if per_day is not None:
+        start = wall - wall % (24 * HOUR)
+        found.append(Window("day", start, start + 24 * HOUR, per_day))
+    if per_month is not None:
+        now = time.gmtime(wall)
+        start = float(calendar.timegm((now.tm_year, now.tm_mon, 1, 0, 0, 0)))
+        year, month = (now.tm_year, now.tm_mon + 1) if now.tm_mon < 12 else (now.tm_year + 1, 1)
+        found.append(Window("month", start, float(calendar.timegm((year, month, 1, 0, 0, 0))), per_month))
+    if total is not None:
+        found.append(Window("total", 0.0, until if until is not None else float("inf"), total))
+    return found
+
+
+def cost(start: float, end: float, price: float, window: Window) -> float:
+    """Dollars of a stretch that fall into a window."""
+    overlap = min(end, window.end) - max(start, window.start)
+    return max(0.0, overlap) / HOUR * price
+
+
+def commitment(instance: model.Instance, now: float, window: Window) -> float:
+    """What an instance has cost and may still cost inside the window."""
+    if instance.state in model.CLOSED or instance.price <= 0:
+        return 0.0
+    start = instance.running_at or now
+    end = max(instance.deadline, now)
+    return cost(start, end, instance.price, window)
+
+
+def committed(
+    instances: Iterable[model.Instance], spells: Iterable[Spell], now: float, window: Window
+) -> float:
+    """Dollars of the window that are spent or promised."""
+    promised = sum(commitment(instance, now, window) for instance in instances)
+    return promised + sum(cost(spell.start, spell.end, spell.price, window) for spell in spells)
+
+
+def next_commitment(price: float, lifetime: float, now: float, window: Window) -> float:
+    """What one more instance would commit inside the window, launched now with that lifetime."""
+    return cost(now, now + lifetime, price, window)
+
+
+def accrued(instance: model.Instance, now: float) -> float:
+    """Dollars from running to gone, or to now."""
+    if instance.running_at <= 0:
+        return 0.0
+    end = instance.gone_at or now
+    return max(0.0, end - instance.running_at) / HOUR * instance.price

@@ -1,0 +1,121 @@
+"""From an answer that says no to an error that a person can act on.
+
+Every message names the forge, what was asked, the status, GitHub's own words, the ids that its support asks for, and
+what to do.  Bodies are shortened and masked: a server may echo what it was sent.
+"""
+
+from __future__ import annotations
+
+import codecs
+import http as status_names
+import json
+from typing import Any
+
+from runnerd import errors, http, secrets
+
+#: Characters of a server's own words that are repeated.
+QUOTED = 300
+
+
+def words(response: http.Response) -> tuple[str, str]:
+    """The exception type (Actions service) and the message of an error body; either may be empty."""
+    text = response.body.removeprefix(codecs.BOM_UTF8).strip()
+    if not text:
+        return "", ""
+    if text[:1] == b"<":
+        return "", "an HTML page"
+    try:
+        body = json.loads(text)
+    except ValueError:
+        return "", _short(text.decode("utf-8", "replace"))
+    if not isinstance(body, dict):
+        return "", _short(str(body))
+    kind = str(body.get("typeName") or "")
+    message = str(body.get("message") or "")
+    details = body.get("errors")
+    if isinstance(details, list) and details:
+        message += " " + "; ".join(
+            str(item.get("message", item)) if isinstance(item, dict) else str(item) for item in details[:3]
+        )
+    return kind, _short(message)
+
+
+def says(response: http.Response, *names: str) -> bool:
+    """True when the error's type or message contains one of the names; case does not count."""
+    said = " ".join(words(response)).lower()
+    return any(name.lower() in said for name in names)
+
+
+def refusal(
+    forge: str, what: str, response: http.Response, *, remedy: str = "", retry_after: float | None = None
+) -> errors.ForgeError:
+    """The error for an answer that is not a success."""
+    status = response.status
+    kind, message = words(response)
+    try:
+        phrase = f"{status} {status_names.HTTPStatus(status).phrase}"
+    except ValueError:
+        phrase = str(status)
+    said = ": ".join(part for part in (kind.split(",", 1)[0].rsplit(".", 1)[-1], message) if part)
+    text = f"{forge}: could not {what}: {phrase}"
+    if said:
+        text += f": {said}"
+    ids = [
+        f"{name} {response.headers[name.lower()]}"
+        for name in ("ActivityId", "X-GitHub-Request-Id")
+        if response.headers.get(name.lower())
+    ]
+    if ids:
+        text += f" ({', '.join(ids)})"
+    if remedy:
+        text += f"; {remedy}"
+    text = secrets.redact(text)
+    if retry_after is not None or status == 429:
+        wait = retry_after if retry_after is not None else seconds(response.headers.get("retry-after"), 60.0)
+        return errors.ForgeThrottled(text, status=status, retry_after=wait)
+    if status == 401:
+        return errors.ForgeAuthFailed(text, status=status)
+    if status == 403:
+        return errors.ForgeForbidden(text, status=status)
+    if status == 404:
+        return errors.ForgeNotFound(text, status=status)
+    if status == 409:
+        return errors.ForgeConflict(text, status=status)
+    if status >= 500:
+        # A gateway may answer for a server that did the work all the same.
+        return errors.ForgeUnavailable(text, status=status, maybe_created=True)
+    if status < 400:
+        return errors.ForgeUnavailable(text, status=status, maybe_created=True)
+    return errors.ForgeError(text, status=status)
+
+
+def decode(forge: str, what: str, response: http.Response) -> dict[str, Any]:
+    """The JSON object of a success.  Raises :class:`errors.ForgeUnavailable` for HTML, an empty body, or no object."""
+    try:
+        body = response.json()
+    except errors.ForgeUnavailable as error:
+        raise errors.ForgeUnavailable(
+            f"{forge}: could not {what}: {error}; a proxy or an outage may stand between",
+            status=response.status,
+            maybe_created=True,
+        ) from error
+    if not isinstance(body, dict):
+        raise errors.ForgeUnavailable(
+            f"{forge}: could not {what}: expected a JSON object, got {type(body).__name__}",
+            status=response.status,
+            maybe_created=True,
+        )
+    return body
+
+
+def seconds(header: str | None, default: float) -> float:
+    """A ``Retry-After`` in seconds."""
+    try:
+        return max(0.0, float(header or ""))
+    except ValueError:
+        return default
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= QUOTED else line[: QUOTED - 1] + "…"

@@ -1,0 +1,197 @@
+"""What a scale set's queue says, decoded once and without trust.
+
+A message is JSON in JSON: the body is a string that holds an array of job messages.  Whatever of it can be
+understood is; the rest becomes a list of problems for an alarm, never an exception, because a message that cannot be
+acknowledged blocks everything behind it (GARM PR #812 was such an outage).
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runnerd import model
+from runnerd.forges import base
+from runnerd.forges.github.auth import timestamp
+
+#: The only kind of message that the queue is known to carry.
+JOB_MESSAGES = "RunnerScaleSetJobMessages"
+
+
+class Kind(enum.StrEnum):
+    """What a job message says."""
+
+    #: A job is offered; it must be acquired (GitHub Enterprise Server).
+    AVAILABLE = "JobAvailable"
+    #: A job is committed to the set.
+    ASSIGNED = "JobAssigned"
+    #: A runner took it.
+    STARTED = "JobStarted"
+    #: It ended, or its assignment did.
+    COMPLETED = "JobCompleted"
+
+
+#: Results of ``JobCompleted`` in our words; others pass in lower case.
+CONCLUSIONS: Mapping[str, str] = {
+    "succeeded": "success",
+    "success": "success",
+    "succeededwithissues": "success",
+    "failed": "failure",
+    "failure": "failure",
+    "abandoned": "failure",
+    "canceled": "cancelled",
+    "cancelled": "cancelled",
+    "skipped": "skipped",
+    "timedout": "timed_out",
+    "timed_out": "timed_out",
+}
+
+_EVENTS = {
+    Kind.AVAILABLE: base.JobEvent.QUEUED,
+    Kind.ASSIGNED: base.JobEvent.QUEUED,
+    Kind.STARTED: base.JobEvent.STARTED,
+    Kind.COMPLETED: base.JobEvent.COMPLETED,
+}
+_KINDS = {kind.value: kind for kind in Kind}
+_TIMES = {
+    Kind.AVAILABLE: "queueTime",
+    Kind.ASSIGNED: "queueTime",
+    Kind.STARTED: "runnerAssignTime",
+    Kind.COMPLETED: "finishTime",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The counts that come with every message; demand is read from these, never from the messages' number."""
+
+    available: int = 0
+    acquired: int = 0
+    #: Jobs that wait or run.
+    assigned: int = 0
+    running: int = 0
+    registered: int = 0
+    busy: int = 0
+    idle: int = 0
+
+    @classmethod
+    def read(cls, value: Any) -> Statistics | None:
+        """The counts of an answer; None when it holds none."""
+        if not isinstance(value, Mapping) or not isinstance(value.get("totalAssignedJobs"), int):
+            return None
+        return cls(
+            _count(value, "totalAvailableJobs"),
+            _count(value, "totalAcquiredJobs"),
+            _count(value, "totalAssignedJobs"),
+            _count(value, "totalRunningJobs"),
+            _count(value, "totalRegisteredRunners"),
+            _count(value, "totalBusyRunners"),
+            _count(value, "totalIdleRunners"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class JobMessage:
+    """One job message; ``update`` is the fact it tells."""
+
+    kind: Kind
+    update: base.JobUpdate
+    #: What acquirejobs wants; 0 on github.com where nothing is acquired.
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of the queue."""
+
+    id: int
+    statistics: Statistics | None
+    jobs: tuple[JobMessage, ...]
+    #: What could not be understood, in words for a person.
+    problems: tuple[str, ...]
+
+
+def decode(queue: model.Queue, value: Mapping[str, Any], *, web: str) -> Message | None:
+    """Read a message; None when it has no id, so that it cannot even be acknowledged."""
+    id = value.get("messageId")
+    if not isinstance(id, int) or isinstance(id, bool):
+        return None
+    problems: list[str] = []
+    jobs: list[JobMessage] = []
+    kind = value.get("messageType")
+    if kind != JOB_MESSAGES:
+        problems.append(f"message {id} is of the unknown type {str(kind)[:60]!r}")
+    else:
+        for entry in _body(id, value.get("body"), problems):
+            job = read_job(queue, entry, problems, web=web)
+            if job is not None:
+                jobs.append(job)
+    return Message(id, Statistics.read(value.get("statistics")), tuple(jobs), tuple(problems))
+
+
+def _body(id: int, body: Any, problems: list[str]) -> list[Any]:
+    if body is None or body == "":
+        return []
+    if isinstance(body, str):
+        try:
+            body = json.loads(body)
+        except (ValueError, RecursionError):
+            problems.append(f"the body of message {id} is not JSON")
+            return []
+    if not isinstance(body, list):
+        problems.append(f"the body of message {id} is no list")
+        return []
+    return body
+
+
+def read_job(queue: model.Queue, entry: Any, problems: list[str], *, web: str) -> JobMessage | None:
+    """Read one inner message.  Unknown kinds are passed over in silence, damaged ones are told in ``problems``."""
+    if not isinstance(entry, dict):
+        problems.append("a job message is no object")
+        return None
+    kind = _KINDS.get(str(entry.get("messageType")))
+    if kind is None:
+        return None
+    owner, repository, run = entry.get("ownerName"), entry.get("repositoryName"), entry.get("workflowRunId")
+    name = entry.get("jobDisplayName")
+    if not (isinstance(owner, str) and isinstance(repository, str) and isinstance(run, int)):
+        problems.append(f"a {kind.value} message names no repository or run")
+        return None
+    # Seen as a full name too, in older tenants.
+    repo = repository if "/" in repository else f"{owner}/{repository}"
+    request = entry.get("runnerRequestId")
+    labels = entry.get("requestLabels")
+    runner = entry.get("runnerName")
+    runner = runner if isinstance(runner, str) else ""
+    alias = entry.get("jobId")
+    event = _EVENTS[kind]
+    conclusion = ""
+    if kind is Kind.COMPLETED:
+        result = str(entry.get("result") or "").lower()
+        conclusion = CONCLUSIONS.get(result, result)
+        if conclusion == "cancelled" and not runner:
+            # GitHub takes an assignment back that no runner picked up and assigns the job anew; a person's cancel
+            # looks the same, so only the run can tell (runpool's measurements).
+            event = base.JobEvent.LAPSED
+    update = base.JobUpdate(
+        event=event,
+        queue=queue,
+        repo=repo,
+        run=str(run),
+        name=name if isinstance(name, str) else "",
+        alias=str(alias) if alias is not None else "",
+        labels=tuple(label for label in labels if isinstance(label, str)) if isinstance(labels, list) else (),
+        runner_name=runner,
+        conclusion=conclusion,
+        at=timestamp(entry.get(_TIMES[kind])),
+        url=f"{web}/{repo}/actions/runs/{run}",
+    )
+    return JobMessage(kind, update, request if isinstance(request, int) else 0)
+
+
+def _count(value: Mapping[str, Any], name: str) -> int:
+    found = value.get(name)
+    return max(0, found) if isinstance(found, int) else 0

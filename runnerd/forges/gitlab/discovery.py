@@ -1,0 +1,205 @@
+"""Which projects a scope holds, and what they protect.
+
+A listing replaces the former one only when all its pages came: a project that is merely missing from half an answer
+must not lose its jobs.  Nothing here looks at jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runnerd import clock as clocks
+from runnerd import errors
+from runnerd.forges.gitlab import jobs, matching, pace, rest
+
+#: How long the protected refs of a project are believed, seconds.
+PROTECTION_AGE = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A project whose jobs are watched."""
+
+    id: int
+    #: Full path.
+    path: str
+    #: The scope whose runners serve it.
+    scope: str
+    public: bool = False
+    #: When something last happened in it; 0 when not told.
+    active_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A group or a project that the configuration names."""
+
+    path: str
+    group: bool
+
+    @property
+    def kind(self) -> str:
+        """GitLab's word for the runners of such a scope."""
+        return "group_type" if self.group else "project_type"
+
+    @property
+    def runners(self) -> str:
+        """The endpoint that lists its runners."""
+        return f"/{'groups' if self.group else 'projects'}/{{id}}/runners"
+
+
+class Directory:
+    """What is known of the scopes and their projects."""
+
+    def __init__(
+        self, client: rest.Rest, *, groups: Sequence[str], projects: Sequence[str], clock: clocks.Clock
+    ) -> None:
+        self._rest = client
+        self._clock = clock
+        self._scopes = {path: Scope(path, True) for path in groups}
+        self._scopes.update({path: Scope(path, False) for path in projects})
+        self._ids: dict[str, int] = {}
+        self._projects: dict[str, dict[int, Project]] = {}
+        self._protection: dict[int, tuple[matching.Protection, float]] = {}
+        self._keyset = True
+
+    @property
+    def scopes(self) -> Sequence[Scope]:
+        return tuple(self._scopes.values())
+
+    def scope(self, path: str) -> Scope:
+        """The scope of that path; one that left the configuration is remembered as a group."""
+        return self._scopes.get(path) or Scope(path, True)
+
+    def known(self, path: str) -> bool:
+        """Whether the scope was ever listed in full."""
+        return path in self._projects
+
+    def projects(self, path: str) -> Sequence[Project]:
+        return tuple(self._projects.get(path, {}).values())
+
+    def project(self, id: int) -> Project | None:
+        for listed in self._projects.values():
+            if id in listed:
+                return listed[id]
+        return None
+
+    def by_path(self, path: str) -> Project | None:
+        for listed in self._projects.values():
+            for project in listed.values():
+                if project.path == path:
+                    return project
+        return None
+
+    def covers(self, path: str) -> bool:
+        """Whether a project of that path belongs to a scope, known or new."""
+        return self.owner(path) is not None
+
+    def owner(self, path: str) -> str | None:
+        """The one scope that a project belongs to: itself, else the innermost group, so that no job counts twice."""
+        best = None
+        for scope in self._scopes.values():
+            inside = path.startswith(scope.path + "/") if scope.group else path == scope.path
+            if inside and (best is None or len(scope.path) > len(best)):
+                best = scope.path
+        return best
+
+    async def id_of(self, scope: Scope) -> int:
+        """GitLab's number of the scope, asked once.  Raises :class:`errors.ForgeError`."""
+        if scope.path not in self._ids:
+            found = await self._lookup(scope, pace.Urgency.FOREGROUND)
+            self._ids[scope.path] = jobs.number(found.get("id"))
+            if not self._ids[scope.path]:
+                del self._ids[scope.path]
+                raise errors.ForgeUnavailable(f"{self._rest.name}: GitLab gave {scope.path} no number")
+        return self._ids[scope.path]
+
+    async def _lookup(self, scope: Scope, urgency: pace.Urgency) -> Mapping[str, Any]:
+        if scope.group:
+            return await self._rest.get(
+                "/groups/{id}",
+                what=f"look up the group {scope.path}",
+                path={"id": scope.path},
+                query=(("with_projects", "false"),),
+                urgency=urgency,
+            )
+        return await self._rest.get(
+            "/projects/{id}",
+            what=f"look up the project {scope.path}",
+            path={"id": scope.path},
+            urgency=urgency,
+        )
+
+    async def refresh(self, scope: Scope) -> None:
+        """List the scope anew.  Raises :class:`errors.ForgeError` and keeps the former list then."""
+        if scope.group:
+            rows = await self._group_rows(scope)
+        else:
+            rows = [await self._lookup(scope, pace.Urgency.BACKGROUND)]
+            if (number := jobs.number(rows[0].get("id"))) > 0:
+                self._ids[scope.path] = number
+        listed: dict[int, Project] = {}
+        for row in rows:
+            project = self._read(row, scope)
+            if project is not None:
+                listed[project.id] = project
+        self._projects[scope.path] = listed
+
+    async def _group_rows(self, scope: Scope) -> list[Mapping[str, Any]]:
+        number = await self.id_of(scope)
+        wanted = (("include_subgroups", "true"), ("archived", "false"), ("with_shared", "false"))
+        for _ in range(2):
+            try:
+                return await self._rest.rows(
+                    "/groups/{id}/projects",
+                    what=f"list the projects of {scope.path}",
+                    path={"id": number},
+                    query=(*wanted, *(rest.KEYSET if self._keyset else (("per_page", "100"),))),
+                    urgency=pace.Urgency.BACKGROUND,
+                )
+            except errors.ForgeNotFound:
+                # The group may have been deleted and made anew under its path.
+                self._ids.pop(scope.path, None)
+                raise
+            except errors.ForgeError as error:
+                if error.status not in (400, 405) or not self._keyset:
+                    raise
+                # Versions without keyset paging for this list say 405; Link headers are followed all the same.
+                self._keyset = False
+        raise AssertionError("the second round has no keyset to give up")  # pragma: no cover
+
+    def _read(self, row: Mapping[str, Any], scope: Scope) -> Project | None:
+        id_, path = row.get("id"), row.get("path_with_namespace")
+        if not isinstance(id_, int) or not isinstance(path, str):
+            return None
+        if row.get("archived") is True or row.get("builds_access_level") == "disabled":
+            return None
+        if scope.group and self.owner(path) != scope.path:
+            return None
+        return Project(
+            id=id_,
+            path=path,
+            scope=scope.path,
+            public=row.get("visibility") == "public",
+            active_at=jobs.moment(row.get("last_activity_at")),
+        )
+
+    async def protection(self, project: Project) -> matching.Protection:
+        """The protected refs of a project, cached.  Raises :class:`errors.ForgeError`."""
+        now = self._clock.now()
+        cached = self._protection.get(project.id)
+        if cached is not None and now - cached[1] < PROTECTION_AGE:
+            return cached[0]
+        patterns = []
+        for kind in ("branches", "tags"):
+            rows = await self._rest.rows(
+                f"/projects/{{id}}/protected_{kind}",
+                what=f"read the protected {kind} of {project.path}",
+                path={"id": project.id},
+            )
+            patterns.append(tuple(str(row["name"]) for row in rows if isinstance(row.get("name"), str)))
+        found = matching.Protection(branches=patterns[0], tags=patterns[1])
+        self._protection[project.id] = (found, now)
+        return found

@@ -1,0 +1,137 @@
+"""The record that keeps jobs waiting: GitLab drops a job after an hour if no online runner could take it.
+
+A pool that scales to zero has no runner, so each queue keeps one record of its tags that is in contact through
+``POST /runners/verify`` and never asks for a job, so it never takes one.  Whether that counts as contact is not
+documented, so it is looked at each time, and a person is told when it does not.  Tokens live in memory only: after a
+restart the record's token is reset.
+"""
+
+from __future__ import annotations
+
+from runnerd import clock as clocks
+from runnerd import errors, model
+from runnerd.forges import base
+from runnerd.forges.gitlab import discovery, jobs, rest, runners
+
+#: Seconds between two contacts.  The drop comes after 1 h without a contact in the last 2 h.
+EVERY = 1500.0
+#: Seconds until a failed contact is tried again.
+AGAIN = (10.0, 30.0, 60.0)
+#: The alarm's reason.
+REASON = "heartbeat"
+
+
+class Heartbeats:
+    """The heartbeat records of one forge."""
+
+    def __init__(
+        self,
+        client: rest.Rest,
+        records: runners.Runners,
+        directory: discovery.Directory,
+        *,
+        clock: clocks.Clock,
+        controller: str,
+    ) -> None:
+        self._rest = client
+        self._records = records
+        self._directory = directory
+        self._clock = clock
+        self._controller = controller
+        self._tokens: dict[model.Queue, tuple[str, str]] = {}
+
+    @property
+    def mark(self) -> str:
+        return f"{runners.MARK}heartbeat {self._controller}".rstrip()
+
+    def description(self, queue: model.Queue) -> str:
+        return f"{self.mark} {queue}"
+
+    async def beat(self, spec: base.QueueSpec) -> str:
+        """Keep the queue's record in contact.  Returns what is wrong with it in plain words, empty for nothing.
+
+        Raises :class:`errors.ForgeError` when GitLab would not do a step; the caller tries again.
+        """
+        id_, token = self._tokens.get(spec.queue) or await self._take(spec)
+        self._tokens[spec.queue] = (id_, token)
+        try:
+            await self._rest.call(
+                "POST",
+                "/runners/verify",
+                what=f"keep the heartbeat record {id_} in contact",
+                body={"token": token, "system_id": runners.system_id(self.description(spec.queue))},
+                anonymous=True,
+            )
+        except (errors.ForgeForbidden, errors.ForgeNotFound, errors.ForgeAuthFailed):
+            # Deleted, or its token was reset by somebody: the next round takes a fresh one.
+            del self._tokens[spec.queue]
+            raise
+        return self._judge(id_, await self._records.show(id_), spec)
+
+    def _judge(self, id: str, record: object, spec: base.QueueSpec) -> str:
+        if not isinstance(record, dict):
+            del self._tokens[spec.queue]
+            return f"the heartbeat record {id} is gone; it is made anew"
+        risk = "a waiting job may be dropped by GitLab after an hour"
+        if record.get("paused") is True:
+            return f"the heartbeat record {id} is paused, so it counts for nothing: {risk}. Resume it in GitLab."
+        if record.get("status") != "online":
+            return (
+                f"the heartbeat record {id} is {record.get('status')!r} although it was verified: {risk}."
+                " Keep one instance warm, or a small permanent runner with the same tags."
+            )
+        tags = record.get("tag_list")
+        if isinstance(tags, list) and set(tags) != set(spec.labels):
+            return f"the heartbeat record {id} has the tags {sorted(map(str, tags))}: {risk}. Delete it; it is made anew."
+        return ""
+
+    async def _take(self, spec: base.QueueSpec) -> tuple[str, str]:
+        """The queue's record with a token that we know: the one there is, else a new one."""
+        scope = self._directory.scope(spec.queue.scope)
+        description = self.description(spec.queue)
+        found = await self._records.named(description, scope)
+        for extra in found[1:]:
+            # Left by a create call whose answer was lost.
+            await self._records.delete(str(extra["id"]), scope.path)
+        if found:
+            id_ = str(found[0]["id"])
+            if await self._fits(id_, spec):
+                token = await self._reset(id_)
+                if token:
+                    return id_, token
+            await self._records.delete(id_, scope.path)
+        return await self._records.create(
+            spec,
+            description=description,
+            note=self._records.note("keeps waiting jobs from being dropped while no instance runs; takes none"),
+        )
+
+    async def _fits(self, id: str, spec: base.QueueSpec) -> bool:
+        record = await self._records.show(id)
+        if record is None or record.get("paused") is True:
+            return False
+        tags = record.get("tag_list")
+        return isinstance(tags, list) and set(tags) == set(spec.labels)
+
+    async def _reset(self, id: str) -> str:
+        """A new token for a record; empty when GitLab does not do that."""
+        what = f"reset the token of the heartbeat record {id}"
+        try:
+            answer = await self._rest.call(
+                "POST", "/runners/{id}/reset_authentication_token", what=what, path={"id": id}
+            )
+        except (errors.ForgeNotFound, errors.ForgeForbidden):
+            return ""
+        token = self._rest.object(answer, what).get("token")
+        return token if isinstance(token, str) else ""
+
+    async def retire(self, keep: set[model.Queue], scope: discovery.Scope) -> None:
+        """Delete the scope's heartbeat records of queues that left the configuration."""
+        wanted = {self.description(queue) for queue in keep}
+        # Without a controller's name the mark could be another daemon's: then nothing is deleted.
+        if not self._controller:
+            return
+        for row in await self._records.rows(scope):
+            description = str(row.get("description"))
+            if description.startswith(self.mark + " ") and description not in wanted and jobs.number(row.get("id")):
+                await self._records.delete(str(row["id"]), scope.path)

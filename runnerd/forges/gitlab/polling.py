@@ -1,0 +1,130 @@
+"""When which project is asked: those with work often, quiet ones seldom, failing ones less and less.
+
+Decides only; sends nothing.  When the requests of a minute do not suffice, every project is asked more seldom in
+proportion, so that a busy one is still asked more often than a quiet one and none is forgotten.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from runnerd.forges.gitlab import discovery, pace
+
+#: How long a project counts as active after work was last seen in it, seconds.
+ACTIVE_FOR = 600.0
+#: Pauses of a project that fails, seconds.
+DELAYS = (2.0, 5.0, 10.0, 20.0, 40.0, 60.0)
+#: So many failures in a row and a project that never answered is left out of "all were asked".
+HOPELESS_AFTER = 3
+#: More jobs than this hinted at in one project, and it is cheaper to ask for its list.
+MOST_HINTS = 2
+#: Seconds added to a project's interval for each page beyond the first that its list has.
+PER_PAGE = 2.0
+
+
+@dataclass(slots=True)
+class Slot:
+    """One project in the round."""
+
+    project: discovery.Project
+    #: When it last answered in full; 0 for never.
+    polled_at: float = 0.0
+    due: float = 0.0
+    active_until: float = 0.0
+    failures: int = 0
+    #: Somebody works on it.
+    held: bool = False
+    #: Jobs that a webhook told of.
+    hints: set[int] = field(default_factory=set)
+    pages: int = 1
+
+    @property
+    def asked(self) -> bool:
+        """Whether it answered, or has failed so often that the others do not wait for it."""
+        return self.polled_at > 0 or self.failures >= HOPELESS_AFTER
+
+
+class Schedule:
+    """The round of projects."""
+
+    def __init__(self, *, poll: float, idle_poll: float, rng: random.Random) -> None:
+        self._poll = poll
+        self._idle = max(poll, idle_poll)
+        self._rng = rng
+        self._slots: dict[int, Slot] = {}
+
+    def slots(self) -> Sequence[Slot]:
+        return tuple(self._slots.values())
+
+    def slot(self, project: int) -> Slot | None:
+        return self._slots.get(project)
+
+    def set_projects(self, projects: Iterable[discovery.Project], now: float) -> list[int]:
+        """Take the present projects; new ones are due at once.  Returns the ids of those that went."""
+        present = {project.id: project for project in projects}
+        gone = [id_ for id_ in self._slots if id_ not in present]
+        for id_ in gone:
+            del self._slots[id_]
+        for id_, project in present.items():
+            slot = self._slots.get(id_)
+            if slot is None:
+                self._slots[id_] = Slot(project, due=now, active_until=project.active_at + ACTIVE_FOR)
+            else:
+                slot.project = project
+        return gone
+
+    def interval(self, slot: Slot, now: float) -> float:
+        base = self._poll if slot.active_until > now else self._idle
+        return base + (slot.pages - 1) * PER_PAGE
+
+    def take(self, now: float) -> tuple[Slot | None, float]:
+        """The project that is most overdue by its own interval, now held; else None and the seconds until one is due."""
+        best: Slot | None = None
+        best_rank = (0, 0.0)
+        soonest = self._idle
+        for slot in self._slots.values():
+            if slot.held:
+                continue
+            if not slot.hints and slot.due > now:
+                soonest = min(soonest, slot.due - now)
+                continue
+            # Hints first: a person or a machine waits for that answer.
+            rank = (1 if slot.hints else 0, (now - slot.due) / self.interval(slot, now) + 1.0)
+            if best is None or rank > best_rank:
+                best, best_rank = slot, rank
+        if best is not None:
+            best.held = True
+            return best, 0.0
+        return None, soonest
+
+    def hint(self, project: int, job: int, now: float) -> bool:
+        """A job of the project may have changed.  False when the project is not in the round."""
+        slot = self._slots.get(project)
+        if slot is None:
+            return False
+        slot.active_until = now + ACTIVE_FOR
+        slot.hints.add(job)
+        return True
+
+    def answered(self, slot: Slot, now: float, *, busy: bool, pages: int) -> None:
+        """The project's list came in full, asked for at ``now``."""
+        slot.held = False
+        slot.failures = 0
+        slot.polled_at = now
+        slot.pages = max(1, pages)
+        if busy:
+            slot.active_until = now + ACTIVE_FOR
+        # Spread by a tenth, so that a thousand projects do not come in step for ever; only ever earlier.
+        slot.due = now + self.interval(slot, now) * self._rng.uniform(0.9, 1.0)
+
+    def failed(self, slot: Slot, now: float) -> None:
+        """The project did not answer."""
+        slot.held = False
+        slot.failures += 1
+        slot.due = now + pace.backoff(DELAYS, slot.failures, self._rng)
+
+    def looked(self, slot: Slot) -> None:
+        """Only its hinted jobs were looked at; its turn in the round stands."""
+        slot.held = False

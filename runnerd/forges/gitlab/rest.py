@@ -1,0 +1,294 @@
+"""GitLab's REST API, one request at a time: pace, pages, and errors in words that help.
+
+A request is sent once.  Whoever asks is level-triggered and asks again; a repeated POST would make a second runner.
+The token goes to the configured address only, whatever a ``Link`` header says.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import string
+import urllib.parse
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+from runnerd import clock as clocks
+from runnerd import errors, http
+from runnerd.forges.gitlab import pace
+
+Query = Sequence[tuple[str, str]]
+#: Keyset paging (doc/api/rest): "strongly recommended" for jobs, and stable while rows come and go.
+KEYSET: Query = (("pagination", "keyset"), ("per_page", "100"), ("order_by", "id"), ("sort", "asc"))
+#: A listing of more pages is a server that goes in circles.
+MOST_PAGES = 2000
+#: How long a token that was read is used before its file is read again, seconds.
+TOKEN_AGE = 60.0
+
+_SECRET = re.compile(r"\b(?:gl[a-z]{2,8}-|whsec_)[A-Za-z0-9_.\-+/=]{6,}")
+_REMEDIES: Mapping[int, str] = {
+    400: "",
+    401: "Check that the token exists, is not expired and not revoked.",
+    403: "Give the token the scopes api and create_runner, and its user the role Owner (groups) or Maintainer"
+    " (projects).",
+    404: "Check the path, and that the token's user may see it; GitLab hides what one may not see.",
+    429: "Lower requests_per_minute, or raise the limit in GitLab.",
+}
+
+
+class Rest:
+    """Requests to one GitLab."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        token: Callable[[], str],
+        *,
+        clock: clocks.Clock,
+        transport: http.Transport,
+        rng: random.Random,
+        per_minute: int,
+        on_request: Callable[[str, int], None] | None = None,
+    ) -> None:
+        self._name = name
+        self._base = url.rstrip("/") + "/api/v4"
+        self._read_token = token
+        self._token: tuple[str, float] | None = None
+        self._clock = clock
+        self._transport = transport
+        self._on_request = on_request
+        self.pace = pace.Pace(name, per_minute, clock=clock, rng=rng)
+        #: GitLab's clock and our steady time when it was read.
+        self.server_date: tuple[float, float] | None = None
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def call(
+        self,
+        method: str,
+        template: str,
+        *,
+        what: str,
+        path: Mapping[str, str | int] | None = None,
+        query: Query = (),
+        body: Mapping[str, Any] | None = None,
+        urgency: pace.Urgency = pace.Urgency.FOREGROUND,
+        anonymous: bool = False,
+    ) -> http.Response:
+        """Send one request and return its answer below 400.
+
+        ``template`` is the path with ``{names}``, which also names the endpoint in metrics; ``what`` says in plain
+        words what was wanted; ``anonymous`` leaves the token out, where the body carries a runner's own.
+        Raises :class:`errors.ForgeError` in its kinds; ``maybe_created`` when a POST may have been applied.
+        """
+        return await self._send(
+            method,
+            self._base + _fill(template, path or {}) + _query(query),
+            template,
+            what=what,
+            body=body,
+            urgency=urgency,
+            anonymous=anonymous,
+        )
+
+    async def get(
+        self,
+        template: str,
+        *,
+        what: str,
+        path: Mapping[str, str | int] | None = None,
+        query: Query = (),
+        urgency: pace.Urgency = pace.Urgency.FOREGROUND,
+    ) -> Mapping[str, Any]:
+        """GET one object.  Raises :class:`errors.ForgeError`, also when the answer is no object."""
+        answer = await self.call("GET", template, what=what, path=path, query=query, urgency=urgency)
+        return self.object(answer, what)
+
+    def object(self, answer: http.Response, what: str) -> Mapping[str, Any]:
+        """The JSON object of an answer."""
+        data = self._json(answer, what)
+        if not isinstance(data, dict):
+            raise errors.ForgeUnavailable(
+                f"{self._name}: {what}: GitLab answered no object", status=answer.status, maybe_created=True
+            )
+        return data
+
+    async def pages(
+        self,
+        template: str,
+        *,
+        what: str,
+        path: Mapping[str, str | int] | None = None,
+        query: Query = (),
+        urgency: pace.Urgency = pace.Urgency.FOREGROUND,
+    ) -> AsyncIterator[list[Mapping[str, Any]]]:
+        """GET a list page by page, following ``Link: rel="next"`` as it is.
+
+        Ends normally only after the last page: a failure in the middle raises, so no part is taken for the whole.
+        """
+        url = self._base + _fill(template, path or {}) + _query(query)
+        visited: set[str] = set()
+        while url:
+            if url in visited or len(visited) >= MOST_PAGES:
+                raise errors.ForgeUnavailable(f"{self._name}: {what}: the pages of the answer go in circles")
+            visited.add(url)
+            answer = await self._send("GET", url, template, what=what, body=None, urgency=urgency)
+            rows = self._json(answer, what)
+            if not isinstance(rows, list):
+                raise errors.ForgeUnavailable(
+                    f"{self._name}: {what}: GitLab answered no list", status=answer.status
+                )
+            yield [row for row in rows if isinstance(row, dict)]
+            url = self._next(answer)
+
+    async def rows(
+        self,
+        template: str,
+        *,
+        what: str,
+        path: Mapping[str, str | int] | None = None,
+        query: Query = (("per_page", "100"),),
+        urgency: pace.Urgency = pace.Urgency.FOREGROUND,
+    ) -> list[Mapping[str, Any]]:
+        """All rows of a list."""
+        pages = self.pages(template, what=what, path=path, query=query, urgency=urgency)
+        return [row async for page in pages for row in page]
+
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        template: str,
+        *,
+        what: str,
+        body: Mapping[str, Any] | None,
+        urgency: pace.Urgency,
+        anonymous: bool = False,
+    ) -> http.Response:
+        await self.pace.turn(urgency)
+        headers = {"Accept": "application/json"}
+        if not anonymous:
+            headers["PRIVATE-TOKEN"] = self._secret()
+        data = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            data = json.dumps(body, separators=(",", ":")).encode()
+        asked = self._clock.now()
+        try:
+            answer = await self._transport.send(http.Request(method, url, headers, data))
+        except errors.TransportError as error:
+            self.pace.ill()
+            self._count(method, template, 0)
+            raise errors.ForgeUnavailable(
+                f"{self._name}: {what}: {self._masked(str(error))}",
+                maybe_created=method == "POST" and error.maybe_applied,
+            ) from error
+        self._count(method, template, answer.status)
+        date = answer.date()
+        if date is not None:
+            # Half way between question and answer is when the server most likely looked at its clock.
+            self.server_date = (date, (asked + self._clock.now()) / 2)
+        if answer.status < 300:
+            self.pace.well(answer.headers, date)
+            return answer
+        raise self._refusal(method, answer, what, date)
+
+    def _refusal(self, method: str, answer: http.Response, what: str, date: float | None) -> errors.ForgeError:
+        status = answer.status
+        request = answer.headers.get("x-request-id", "")
+        said = self._masked(_said(answer))
+        place = f" (request {request})" if request else ""
+        remedy = _REMEDIES.get(status, "It is asked again." if status >= 500 else "")
+        if 300 <= status < 400:
+            remedy = "It moved: write its present path, and the address of GitLab as it calls itself."
+        message = f"{self._name}: {what}: GitLab answered {status}{said}{place}. {remedy}".rstrip()
+        if status == 429:
+            seconds = pace.wanted_pause(answer.headers, date, self._clock.wall())
+            self.pace.hold(seconds)
+            return errors.ForgeThrottled(message, retry_after=seconds)
+        if status == 408 or status >= 500:
+            self.pace.ill()
+            return errors.ForgeUnavailable(message, status=status, maybe_created=method == "POST")
+        self.pace.well(answer.headers, date)
+        if status == 401:
+            self._token = None
+            return errors.ForgeAuthFailed(message, status=status)
+        if status == 403:
+            return errors.ForgeForbidden(message, status=status)
+        if status in (404, 410):
+            return errors.ForgeNotFound(message, status=status)
+        if status == 409:
+            return errors.ForgeConflict(message, status=status)
+        return errors.ForgeError(message, status=status)
+
+    def _json(self, answer: http.Response, what: str) -> Any:
+        try:
+            return answer.json()
+        except errors.ForgeError as error:
+            self.pace.ill()
+            raise errors.ForgeUnavailable(
+                f"{self._name}: {what}: {error}. Is there a proxy or a log-in page in front of GitLab?",
+                status=answer.status,
+                maybe_created=True,
+            ) from error
+
+    def _next(self, answer: http.Response) -> str:
+        """The address of the next page, empty after the last."""
+        for part in answer.headers.get("link", "").split(","):
+            address, _, attributes = part.strip().partition(">")
+            if 'rel="next"' in attributes and address.startswith("<"):
+                address = address[1:]
+                ours, theirs = urllib.parse.urlsplit(self._base), urllib.parse.urlsplit(address)
+                if (ours.scheme, ours.netloc) == (theirs.scheme, theirs.netloc):
+                    return address
+                # Another host never gets the token; a GitLab that does not know its own address still pages.
+                return urllib.parse.urlunsplit((ours.scheme, ours.netloc, theirs.path, theirs.query, ""))
+        return ""
+
+    def _secret(self) -> str:
+        now = self._clock.now()
+        if self._token is None or now - self._token[1] > TOKEN_AGE:
+            try:
+                self._token = (self._read_token(), now)
+            except errors.SecretMissing as error:
+                raise errors.ForgeAuthFailed(f"{self._name}: {error}") from error
+        return self._token[0]
+
+    def _masked(self, text: str) -> str:
+        if self._token and self._token[0]:
+            text = text.replace(self._token[0], "***")
+        return _SECRET.sub("***", text)
+
+    def _count(self, method: str, template: str, status: int) -> None:
+        if self._on_request:
+            self._on_request(f"{method} {template}", status)
+
+
+def _fill(template: str, path: Mapping[str, str | int]) -> str:
+    names = [name for _, name, _, _ in string.Formatter().parse(template) if name]
+    return template.format(**{name: urllib.parse.quote(str(path[name]), safe="") for name in names})
+
+
+def _query(query: Query) -> str:
+    return "?" + urllib.parse.urlencode(list(query), safe="[]") if query else ""
+
+
+def _said(answer: http.Response) -> str:
+    """What the server said about its refusal, short, on one line."""
+    try:
+        data = answer.json()
+    except errors.ForgeError:
+        return "" if answer.body.lstrip().startswith(b"<") else _short(answer.body.decode("utf-8", "replace"))
+    if isinstance(data, dict):
+        return _short(data.get("message") or data.get("error_description") or data.get("error") or "")
+    return _short(data)
+
+
+def _short(words: Any) -> str:
+    text = words if isinstance(words, str) else json.dumps(words)
+    text = " ".join(text.split())[:200].rstrip(".")
+    return f": {text}" if text and text not in ("null", '""') else ""

@@ -1,0 +1,276 @@
+"""Runner records: made once, found by name, and removed only when no job can be on them.
+
+GitLab has no "delete unless busy".  Removal is therefore paced over several calls and derived anew in each from what
+GitLab shows, so that a restart of the daemon in the middle costs a wait and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runnerd import clock as clocks
+from runnerd import errors, model
+from runnerd.forges import base
+from runnerd.forges.gitlab import discovery, jobs, rest
+
+#: GitLab refuses a shorter ``maximum_timeout``, seconds (lib/api/user_runners.rb).
+SHORTEST_TIMEOUT = 600
+#: Longest description and maintenance note.
+LONGEST_TEXT = 1024
+#: What every record that is not an instance's own begins with.
+MARK = "runnerd "
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """The waits of a removal, seconds."""
+
+    #: A request of the runner that GitLab was already working on when the runner was paused.
+    request: float = 30.0
+    #: An assigned job that its runner has not acknowledged goes back after this (RUNNER_ACK_QUEUE_EXPIRY_TIME).
+    acknowledge: float = 120.0
+    #: A runner that GitLab says was never in contact: only a first request on its way matters.
+    never_contacted: float = 10.0
+    #: A create call without an answer may still be applied for so long.
+    lost_create: float = 120.0
+    #: A runner process in Workhorse's long poll asks again after at most 50 s, and then shows up as a manager.
+    manager: float = 60.0
+
+    @property
+    def contacted(self) -> float:
+        return self.request + self.acknowledge
+
+
+def system_id(name: str) -> str:
+    """A ``system_id`` in the shape that gitlab-runner accepts, derived from a name so that we know whose it is."""
+    return "r_rd" + hashlib.sha256(name.encode()).hexdigest()[:10]
+
+
+def creation(
+    spec: base.QueueSpec, scope: discovery.Scope, number: int, *, description: str, note: str
+) -> dict[str, Any]:
+    """The body of ``POST /user/runners``."""
+    return {
+        "runner_type": scope.kind,
+        ("group_id" if scope.group else "project_id"): number,
+        "description": description[:LONGEST_TEXT],
+        "maintenance_note": note[:LONGEST_TEXT],
+        "tag_list": list(spec.labels),
+        "run_untagged": spec.untagged,
+        # Not to be lent to other projects by their maintainers.
+        "locked": True,
+        "access_level": "ref_protected" if spec.protected_only else "not_protected",
+        "maximum_timeout": max(SHORTEST_TIMEOUT, int(spec.max_job)),
+        "paused": False,
+    }
+
+
+class Runners:
+    """The runner records of one forge, one per instance."""
+
+    def __init__(
+        self,
+        client: rest.Rest,
+        directory: discovery.Directory,
+        *,
+        clock: clocks.Clock,
+        windows: Windows,
+        controller: str,
+    ) -> None:
+        self._rest = client
+        self._directory = directory
+        self._clock = clock
+        self._windows = windows
+        self._controller = controller
+        self._paused: dict[str, float] = {}
+        self._lost: dict[str, float] = {}
+        #: Records of a scope, by our last complete listing and what we did since.
+        self._counts: dict[str, int] = {}
+        #: Ids of records that this process made or was told of.
+        self.ours: set[int] = set()
+
+    def count(self, scope: str) -> int | None:
+        """How many records the scope holds; None while unknown."""
+        return self._counts.get(scope)
+
+    def note(self, note: str) -> str:
+        return MARK + " ".join(part for part in (self._controller, note) if part)
+
+    async def create(
+        self, spec: base.QueueSpec, *, description: str, note: str
+    ) -> tuple[str, str]:
+        """Make a record; returns its id and its token.  One POST, never repeated.
+
+        Raises :class:`errors.ForgeError`, with ``maybe_created`` when the record may exist all the same.
+        """
+        scope = self._directory.scope(spec.queue.scope)
+        try:
+            number = await self._directory.id_of(scope)
+        except errors.ForgeError as error:
+            # Looking up the scope made no runner, whatever became of it.
+            error.maybe_created = False
+            raise
+        what = f"create the runner {description} for {scope.path}"
+        body = creation(spec, scope, number, description=description, note=note)
+        try:
+            answer = await self._rest.call("POST", "/user/runners", what=what, body=body)
+            data = self._rest.object(answer, what)
+            id_, token = data.get("id"), data.get("token")
+            if not isinstance(id_, int) or not isinstance(token, str) or not token:
+                raise errors.ForgeUnavailable(
+                    f"{self._rest.name}: {what}: GitLab answered without an id or token", maybe_created=True
+                )
+        except errors.ForgeError as error:
+            if error.maybe_created:
+                self._lost[description] = self._clock.now()
+            raise
+        self._counts[scope.path] = self._counts.get(scope.path, 0) + 1
+        self.ours.add(id_)
+        return str(id_), token
+
+    async def rows(self, scope: discovery.Scope) -> list[Mapping[str, Any]]:
+        """All records of the scope itself, in full.  Raises :class:`errors.ForgeError` if any page is missing."""
+        rows = await self._rest.rows(
+            scope.runners,
+            what=f"list the runners of {scope.path}",
+            path={"id": scope.path},
+            query=(("type", scope.kind), ("per_page", "100")),
+        )
+        self._counts[scope.path] = len(rows)
+        return rows
+
+    async def named(self, description: str, scope: discovery.Scope) -> list[Mapping[str, Any]]:
+        """The records with that description, oldest first."""
+        found = [row for row in await self.rows(scope) if row.get("description") == description]
+        return sorted(found, key=lambda row: jobs.number(row.get("id")))
+
+    async def show(self, id: str) -> Mapping[str, Any] | None:
+        """One record in full, None when GitLab does not have it."""
+        try:
+            return await self._rest.get("/runners/{id}", what=f"look at runner {id}", path={"id": id})
+        except errors.ForgeNotFound:
+            return None
+
+    async def open_jobs(self, id: str) -> list[jobs.JobView] | None:
+        """The jobs that the runner has and that have not ended, assigned ones included; None when it is gone."""
+        history = await self.history(id)
+        return None if history is None else [job for job in history if job.status not in jobs.FINAL]
+
+    async def history(self, id: str) -> list[jobs.JobView] | None:
+        """The newest jobs of a runner, whatever their state; None when it is gone.
+
+        The list is not filtered by ``status=running``, because a job that is assigned but not acknowledged is pending.
+        """
+        try:
+            answer = await self._rest.call(
+                "GET",
+                "/runners/{id}/jobs",
+                what=f"list the jobs of runner {id}",
+                path={"id": id},
+                query=(("order_by", "id"), ("sort", "desc"), ("per_page", "100")),
+            )
+        except errors.ForgeNotFound:
+            return None
+        rows = self._rest._json(answer, f"list the jobs of runner {id}")
+        if not isinstance(rows, list):
+            raise errors.ForgeUnavailable(f"{self._rest.name}: GitLab answered no list of jobs of runner {id}")
+        # A row that cannot be read might be a running job: rather no answer than a wrong one.
+        try:
+            return [jobs.read(row, 0) for row in rows]
+        except (ValueError, AttributeError) as error:
+            raise errors.ForgeUnavailable(
+                f"{self._rest.name}: a job of runner {id} could not be understood: {error}"
+            ) from error
+
+    async def pause(self, id: str) -> bool:
+        """Let it take no further job; False when GitLab does not have it."""
+        try:
+            await self._rest.call(
+                "PUT", "/runners/{id}", what=f"pause runner {id}", path={"id": id}, body={"paused": True}
+            )
+        except errors.ForgeNotFound:
+            return False
+        return True
+
+    async def delete(self, id: str, scope: str) -> None:
+        """Delete the record; that it is gone already is success."""
+        try:
+            await self._rest.call("DELETE", "/runners/{id}", what=f"delete runner {id}", path={"id": id})
+        except errors.ForgeNotFound:
+            pass
+        self._forget(id, scope)
+
+    def _forget(self, id: str, scope: str) -> None:
+        self._paused.pop(id, None)
+        if id.isdigit() and int(id) in self.ours:
+            self.ours.discard(int(id))
+            self._counts[scope] = max(0, self._counts.get(scope, 1) - 1)
+
+    async def resolve(self, registration: model.Registration) -> str | None:
+        """The id of a registration's record, by name where it is unknown; None when GitLab certainly has none.
+
+        Raises :class:`errors.ForgeConflict` while a create call without an answer may still come true.
+        """
+        if registration.forge_id:
+            return registration.forge_id
+        scope = self._directory.scope(registration.queue.scope)
+        now = self._clock.now()
+        found = await self.named(registration.runner_name, scope)
+        if found:
+            return str(found[0]["id"])
+        asked = max(registration.created_at, self._lost.get(registration.runner_name, 0.0))
+        if now - asked < self._windows.lost_create:
+            raise errors.ForgeConflict(
+                f"{self._rest.name}: the call that creates {registration.runner_name} may still be under way"
+            )
+        self._lost.pop(registration.runner_name, None)
+        return None
+
+    async def remove(self, registration: model.Registration) -> base.Removal:
+        """One step of the careful sequence: pause, wait, no job of any kind, delete.
+
+        A runner with a finished job is not waited for: its process took one job (``--max-builds 1``) and never asks
+        again.  A busy one stays paused: its job goes on and no other follows.
+        """
+        try:
+            id_ = await self.resolve(registration)
+        except errors.ForgeConflict:
+            return base.Removal.PENDING
+        if id_ is None:
+            return base.Removal.REMOVED
+        scope = registration.queue.scope
+        if id_ not in self._paused:
+            # Also after a restart: pausing again is harmless, and the wait counts from when we know of it.
+            if not await self.pause(id_):
+                self._forget(id_, scope)
+                return base.Removal.REMOVED
+            self._paused[id_] = self._clock.now()
+        asked = self._clock.now()
+        history = await self.history(id_)
+        if history is None:
+            self._forget(id_, scope)
+            return base.Removal.REMOVED
+        if any(job.status not in jobs.FINAL for job in history):
+            return base.Removal.BUSY
+        if not history and not await self._quiet(id_, asked - self._paused[id_]):
+            return base.Removal.PENDING
+        await self.delete(id_, scope)
+        if not registration.forge_id and await self.named(
+            registration.runner_name, self._directory.scope(scope)
+        ):
+            # The lost call and its repetition by a proxy: another record of that name is left.
+            return base.Removal.PENDING
+        return base.Removal.REMOVED
+
+    async def _quiet(self, id: str, paused_for: float) -> bool:
+        """Whether so long after the pause no request of the runner can still bring it a job."""
+        if paused_for >= self._windows.contacted:
+            return True
+        if paused_for < self._windows.never_contacted:
+            return False
+        # Contact is noted before a job is looked for, so "never" after the pause excludes a request before it.
+        record = await self.show(id)
+        return record is not None and record.get("status") == "never_contacted" and not record.get("contacted_at")

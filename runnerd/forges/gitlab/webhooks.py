@@ -1,0 +1,144 @@
+"""Deliveries of GitLab's webhooks: who may send them, which were seen, and which job they are about.
+
+A Job Hook does not hold the job's own tags (``runner.tags`` are the runner's), so it can only say which job to look at.
+Nothing here asks GitLab or decides about demand.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import collections
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runnerd import clock as clocks
+from runnerd import errors
+from runnerd.forges.gitlab import jobs
+
+#: Bytes of a delivery that are looked at.  GitLab sends up to 25 MB, a Job Hook has a few kB.
+MAX_BODY = 1024 * 1024
+#: Seconds that a signed delivery may be old or early (Standard Webhooks).
+TOLERANCE = 300.0
+#: Deliveries remembered to drop repeats.
+REMEMBERED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class JobHint:
+    """A job that has changed, as a delivery told it."""
+
+    project: int
+    #: Full path of its project; empty when not told.
+    repo: str
+    job: int
+    status: str
+    runner: int
+    #: The job's own tags, should GitLab come to send them (MR !140760); None while it does not.
+    tags: tuple[str, ...] | None
+
+
+class Deliveries:
+    """Checks deliveries."""
+
+    def __init__(
+        self,
+        *,
+        token: Callable[[], str] | None,
+        signing: Callable[[], str] | None,
+        clock: clocks.Clock,
+    ) -> None:
+        self._token = token
+        self._signing = signing
+        self._clock = clock
+        self._seen: collections.OrderedDict[str, None] = collections.OrderedDict()
+
+    def take(self, headers: Mapping[str, str], body: bytes) -> JobHint | None:
+        """Check one delivery.  Returns None for one that is genuine but of no interest, or a repeat.
+
+        Raises :class:`errors.Refused` with the HTTP status to answer.
+        """
+        if len(body) > MAX_BODY:
+            raise errors.Refused("the delivery is larger than any Job Hook", status=413)
+        self._authenticate(headers, body)
+        try:
+            data = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise errors.Refused("the delivery is not JSON", status=400) from error
+        if not isinstance(data, dict):
+            raise errors.Refused("the delivery is not a JSON object", status=400)
+        hint = _read(data)
+        if hint is None:
+            return None
+        key = headers.get("idempotency-key") or headers.get("webhook-id") or ""
+        if key and self._repeated(key):
+            return None
+        return hint
+
+    def _authenticate(self, headers: Mapping[str, str], body: bytes) -> None:
+        if self._token is None and self._signing is None:
+            raise errors.Refused("no webhook_token or signing_token is configured for this forge", status=403)
+        signature = headers.get("webhook-signature")
+        if signature is not None:
+            # Present, so it must hold: falling back to the plain token would let it be stripped to a weaker proof.
+            if self._signing is None or not self._signed(signature, headers, body):
+                raise errors.Refused("the delivery's signature does not hold", status=401)
+            return
+        given = headers.get("x-gitlab-token", "")
+        if self._token is None or not hmac.compare_digest(given.encode(), self._token().encode()):
+            raise errors.Refused("the delivery's X-Gitlab-Token is wrong", status=401)
+
+    def _signed(self, signature: str, headers: Mapping[str, str], body: bytes) -> bool:
+        """Standard Webhooks: HMAC-SHA256 over id, timestamp and raw body; several ``v1,`` values are allowed."""
+        id_, stamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
+        if not id_ or not stamp.isascii() or not stamp.isdigit():
+            return False
+        if abs(self._clock.wall() - float(stamp)) > TOLERANCE:
+            return False
+        assert self._signing is not None
+        try:
+            key = base64.b64decode(self._signing().removeprefix("whsec_"), validate=False)
+        except (binascii.Error, ValueError):
+            return False
+        wanted = base64.b64encode(
+            hmac.new(key, f"{id_}.{stamp}.".encode() + body, hashlib.sha256).digest()
+        )
+        fits = False
+        for value in signature.split():
+            version, _, given = value.partition(",")
+            # Every value is compared, so that the time taken does not tell which one was near.
+            fits |= version == "v1" and hmac.compare_digest(given.encode(), wanted)
+        return fits
+
+    def _repeated(self, key: str) -> bool:
+        if key in self._seen:
+            return True
+        self._seen[key] = None
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        return False
+
+
+def _read(data: Mapping[str, Any]) -> JobHint | None:
+    """The job of a Job Hook; None for any other event and for one without its ids."""
+    if data.get("object_kind") != "build":
+        return None
+    project, job = jobs.number(data.get("project_id")), jobs.number(data.get("build_id"))
+    if not project or not job:
+        return None
+    about, runner = data.get("project"), data.get("runner")
+    repo = about.get("path_with_namespace") if isinstance(about, dict) else None
+    status = data.get("build_status")
+    tags = data.get("tag_list", data.get("tags"))
+    return JobHint(
+        project=project,
+        repo=repo if isinstance(repo, str) else "",
+        job=job,
+        status=status if isinstance(status, str) else "",
+        runner=jobs.number(runner.get("id")) if isinstance(runner, dict) else 0,
+        tags=tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else None,
+    )

@@ -1,0 +1,292 @@
+"""What is true, in memory and on disk at once: the only place that changes a row.
+
+Every step of a life cycle is checked against its table, written with its event in one commit, and only then visible
+in memory.  Whoever acts on a step has awaited it, so an intent is durable before its effect.  ``expect`` makes a step
+a compare-and-set: when another task was faster, nothing happens and the caller is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable, Container, Iterable
+from typing import Any, Protocol
+
+from runnerd import budget, model
+from runnerd.model import (
+    Attempt,
+    AttemptKey,
+    AttemptState,
+    Block,
+    Event,
+    Instance,
+    InstanceId,
+    InstanceState,
+    Job,
+    JobKey,
+    Registration,
+    RegistrationId,
+    RegistrationState,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Writer(Protocol):
+    """The part of the store that the ledger needs."""
+
+    async def write(self, *changes: Any) -> None: ...
+
+
+class Ledger:
+    """Live rows by id, with every change going through the store first."""
+
+    def __init__(self, store: Writer, now: Callable[[], float]) -> None:
+        self._store = store
+        self._now = now
+        self.instances: dict[InstanceId, Instance] = {}
+        self.attempts: dict[AttemptKey, Attempt] = {}
+        self.registrations: dict[RegistrationId, Registration] = {}
+        self.jobs: dict[JobKey, Job] = {}
+        self.blocks: dict[str, Block] = {}
+        #: Closed stretches of paid time that still matter to a budget window.
+        self.spells: list[budget.Spell] = []
+        #: Called after each instance step with the row before and after.
+        self.on_step: list[Callable[[Instance, Instance], None]] = []
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._by_runner: dict[str, RegistrationId] = {}
+        self._by_instance: dict[InstanceId, list[RegistrationId]] = {}
+        #: Closed instances whose cost is in ``spells`` while a registration keeps them in memory.
+        self._costed: set[InstanceId] = set()
+
+    # -- filling -----------------------------------------------------------------------------------------------
+
+    def load(
+        self,
+        *,
+        instances: Iterable[Instance],
+        attempts: Iterable[Attempt],
+        registrations: Iterable[Registration],
+        jobs: Iterable[Job],
+        blocks: Iterable[Block],
+    ) -> None:
+        """Take over what the store holds; called once, before anything else."""
+        self.instances = {row.id: row for row in instances}
+        self.attempts = {row.key: row for row in attempts}
+        for registration in registrations:
+            self._keep(registration)
+        self.jobs = {row.key: row for row in jobs}
+        self.blocks = {row.pattern: row for row in blocks}
+
+    def _keep(self, registration: Registration) -> None:
+        if registration.state is RegistrationState.GONE:
+            self.registrations.pop(registration.id, None)
+            owned = self._by_instance.get(registration.instance, [])
+            if registration.id in owned:
+                owned.remove(registration.id)
+                if not owned:
+                    del self._by_instance[registration.instance]
+            return
+        self.registrations[registration.id] = registration
+        self._by_runner[registration.runner_name] = registration.id
+        owned = self._by_instance.setdefault(registration.instance, [])
+        if registration.id not in owned:
+            owned.append(registration.id)
+
+    # -- reading -----------------------------------------------------------------------------------------------
+
+    def registrations_of(self, instance: InstanceId) -> list[Registration]:
+        """Registrations of an instance that the forge may still have, oldest first."""
+        return [self.registrations[one] for one in self._by_instance.get(instance, [])]
+
+    def runner(self, name: str) -> Registration | None:
+        """The registration with that runner name, if it is not gone."""
+        found = self._by_runner.get(name)
+        return self.registrations.get(found) if found else None
+
+    # -- adding ------------------------------------------------------------------------------------------------
+
+    async def plan(self, rows: Iterable[Instance]) -> None:
+        """Make a burst of planned instances durable in one commit."""
+        new = list(rows)
+        events = [self._event(row, row.state.value, row.reason.value, row.detail) for row in new]
+        await self._store.write(*new, *events)
+        for row in new:
+            self.instances[row.id] = row
+
+    async def adopt(self, instance: Instance, registration: Registration | None, detail: str) -> None:
+        """Take over an instance that was found by its tags."""
+        changes: list[Any] = [instance, self._event(instance, "adopted", instance.state.value, detail)]
+        if registration is not None:
+            changes.append(registration)
+        await self._store.write(*changes)
+        self.instances[instance.id] = instance
+        if registration is not None:
+            self._keep(registration)
+
+    # -- stepping ----------------------------------------------------------------------------------------------
+
+    async def step(
+        self,
+        id: InstanceId,
+        to: InstanceState,
+        *,
+        expect: Container[InstanceState] | None = None,
+        reason: model.Reason | None = None,
+        detail: str = "",
+        attempt: Attempt | None = None,
+        registration: Registration | None = None,
+        **fields: Any,
+    ) -> Instance | None:
+        """Move an instance along an edge, with its attempt and registration rows in the same commit.
+
+        Returns the new row, or None when the instance is not in an expected state (any more).  Raises
+        :class:`errors.IllegalTransition` for an edge that the table does not have.
+        """
+        async with self._lock(id):
+            old = self.instances.get(id)
+            if old is None or (expect is not None and old.state not in expect):
+                return None
+            if to is not old.state:
+                model.check_transition(f"instance {id}", old.state, to)
+            now = self._now()
+            new = dataclasses.replace(
+                old,
+                state=to,
+                since=now if to is not old.state else old.since,
+                reason=old.reason if reason is None else reason,
+                detail=detail or old.detail,
+                **fields,
+            )
+            if to in model.CLOSED and not new.gone_at:
+                new = dataclasses.replace(new, gone_at=now)
+            changes: list[Any] = [new, self._event(new, to.value, new.reason.value, detail)]
+            if attempt is not None:
+                changes += self._attempt_changes(attempt)
+            if registration is not None:
+                changes += self._registration_changes(registration)
+            await self._store.write(*changes)
+            self.instances[id] = new
+            if attempt is not None:
+                self.attempts[attempt.key] = attempt
+            if registration is not None:
+                self._keep(registration)
+            if to in model.CLOSED:
+                self._forget(new)
+        for listener in self.on_step:
+            listener(old, new)
+        return new
+
+    async def amend(self, id: InstanceId, **fields: Any) -> Instance | None:
+        """Change facts of an instance without moving it."""
+        async with self._lock(id):
+            old = self.instances.get(id)
+            if old is None:
+                return None
+            new = dataclasses.replace(old, **fields)
+            if new != old:
+                await self._store.write(new)
+                self.instances[id] = new
+            return new
+
+    async def step_registration(
+        self,
+        id: RegistrationId,
+        to: RegistrationState,
+        *,
+        expect: Container[RegistrationState] | None = None,
+        detail: str = "",
+        **fields: Any,
+    ) -> Registration | None:
+        """Move a registration along an edge; None when it is not in an expected state."""
+        async with self._lock(f"registration/{id}"):
+            old = self.registrations.get(id)
+            if old is None or (expect is not None and old.state not in expect):
+                return None
+            if to is old.state:
+                return old
+            new = dataclasses.replace(old, state=to, since=self._now(), detail=detail or old.detail, **fields)
+            await self._store.write(*self._registration_changes(new))
+            self._keep(new)
+            if to is RegistrationState.GONE:
+                self._locks.pop(f"registration/{id}", None)
+        owner = self.instances.get(new.instance)
+        if owner is not None and owner.state in model.CLOSED:
+            self._forget(owner)
+        return new
+
+    def registration_changes(self, new: Registration) -> list[Any]:
+        """What a caller that bundles its own commit must write for a registration."""
+        return self._registration_changes(new)
+
+    def _attempt_changes(self, new: Attempt) -> list[Any]:
+        old = self.attempts.get(new.key)
+        if old is not None and old.state is not new.state:
+            model.check_transition(f"attempt {new.key}", old.state, new.state)
+        elif old is None and new.state is not AttemptState.REQUESTING:
+            model.check_transition(f"attempt {new.key}", AttemptState.REQUESTING, new.state)
+        words = " ".join(part for part in (new.code, new.detail) if part)
+        return [new, Event(self._now(), "attempt", new.key, new.state.value, new.failure, words or new.offer)]
+
+    def _registration_changes(self, new: Registration) -> list[Any]:
+        old = self.registrations.get(new.id)
+        if old is not None and old.state is not new.state:
+            model.check_transition(f"registration {new.runner_name}", old.state, new.state)
+        return [
+            new,
+            Event(self._now(), "registration", new.runner_name, new.state.value, str(new.queue), new.detail),
+        ]
+
+    # -- jobs, blocks, events ----------------------------------------------------------------------------------
+
+    async def write_jobs(self, jobs: Iterable[Job], *more: Any) -> None:
+        """Make facts about jobs durable, with whatever belongs to the same commit."""
+        rows = list(jobs)
+        await self._store.write(*rows, *more)
+        for row in rows:
+            self.jobs[row.key] = row
+
+    async def write_block(self, block: Block) -> None:
+        """Remember a blocked pattern."""
+        self.blocks[block.pattern] = block
+        event = Event(block.since, "offer", block.pattern, "blocked", block.reason, block.detail)
+        await self._store.write(block, event)
+
+    async def note(self, *events: Event) -> None:
+        """Add to the audit trail."""
+        await self._store.write(*events)
+
+    def _event(self, row: Instance, what: str, reason: str, detail: str) -> Event:
+        return Event(self._now(), "instance", row.id, what, reason, detail)
+
+    # -- forgetting --------------------------------------------------------------------------------------------
+
+    def _forget(self, closed: Instance) -> None:
+        """Let a closed instance leave memory once no registration of it is left; its cost stays."""
+        if closed.running_at > 0 and closed.id not in self._costed:
+            self.spells.append(
+                budget.Spell(
+                    closed.pool,
+                    closed.provider,
+                    closed.repo,
+                    closed.running_at,
+                    closed.gone_at,
+                    closed.price,
+                    closed.market,
+                )
+            )
+            self._costed.add(closed.id)
+        if self._by_instance.get(closed.id):
+            return
+        self.instances.pop(closed.id, None)
+        if closed.attempt is not None:
+            self.attempts.pop(closed.attempt, None)
+        self._locks.pop(closed.id, None)
+        self._costed.discard(closed.id)
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = asyncio.Lock()
+        return lock

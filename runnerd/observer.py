@@ -1,0 +1,194 @@
+"""Listings: what each provider has of ours, turned into evidence, and what has no row, adopted or swept.
+
+Absence counts only in a scope that the listing declares complete and past the provider's visibility grace.  What
+carries our tags without a live row (the database was lost, or a create call arrived late after all) becomes a row at
+once, so that it is counted, billed and ended through the same gate as any other; nothing is deleted from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from provisioners import base
+from runnerd import clock, model, providers, registrar, station
+from runnerd.model import Attempt, AttemptKey, AttemptState, Instance, InstanceId, InstanceState, Reason
+
+log = logging.getLogger(__name__)
+
+#: States in which a provider should have the instance.
+EXPECTED = frozenset(
+    {
+        InstanceState.BOOTING,
+        InstanceState.READY,
+        InstanceState.REGISTERING,
+        InstanceState.REGISTERED,
+        InstanceState.BUSY,
+        InstanceState.DRAINING,
+        InstanceState.ENDING,
+    }
+)
+
+
+class Observer:
+    """Lists each provider at its pace."""
+
+    def __init__(self, station: station.Station, registrar: registrar.Registrar) -> None:
+        self._station = station
+        self._registrar = registrar
+        #: Residues seen once; deleted when seen again.
+        self._residues: dict[tuple[str, str], float] = {}
+
+    async def follow(self, provider: providers.Provider) -> None:
+        """List a provider until cancelled."""
+        while True:
+            await self.look(provider)
+            failing = bool(provider.problem)
+            interval = min(10.0, self._station.config.reconcile.list_interval) if failing else (
+                self._station.config.reconcile.list_interval
+            )
+            await clock.sleep_or_wake(self._station.clock, interval, provider.listing_wanted)
+            # A burst of wishes makes one listing.
+            await self._station.clock.sleep(0.2)
+
+    async def look(self, provider: providers.Provider) -> None:
+        """List a provider once and take in what it says."""
+        started = self._station.clock.now()
+        try:
+            listing = await provider.provisioner.list_owned()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            if not isinstance(error, base.ProvisionError):
+                log.exception("%s: listing failed in an unexpected way", provider.name)
+            provider.problem = f"listing failed: {error}"
+            self._station.alarms.ring("provider", provider.name, "listing-failed", str(error))
+            return
+        provider.listing, provider.listed_at = listing, started
+        if listing.failures:
+            words = "; ".join(f"{scope}: {why}" for scope, why in sorted(listing.failures.items()))
+            self._station.alarms.ring("provider", provider.name, "listing-partial", words)
+        else:
+            self._station.alarms.clear("provider", provider.name, "listing-partial")
+        self._station.alarms.clear("provider", provider.name, "listing-failed")
+        provider.problem = ""
+        await self._take_in(provider, listing, started)
+        await self._sweep_residues(provider, listing)
+        self._station.wake()
+
+    async def _take_in(self, provider: providers.Provider, listing: base.Listing, started: float) -> None:
+        rows = self._station.rows
+        seen: set[str] = set()
+        for view in listing.views:
+            row = rows.instances.get(InstanceId(view.name))
+            attempt = view.tags.get(base.TAG_ATTEMPT, "")
+            if row is not None and row.state not in model.CLOSED and row.attempt == attempt:
+                seen.add(row.id)
+                if row.state in EXPECTED:
+                    witness = self._station.witness(row.id)
+                    witness.cloud, witness.cloud_at, witness.absences = view.status, started, 0
+                    witness.healthy = view.healthy
+                continue
+            if view.status is base.InstanceStatus.GONE:
+                continue
+            await self._adopt(provider, view)
+        grace = provider.provisioner.traits.visibility_grace
+        for row in list(rows.instances.values()):
+            if row.provider != provider.name or row.state not in EXPECTED or row.id in seen:
+                continue
+            scope = row.offer.rsplit("/", 2)[0]
+            # The row must be older than the listing by the grace: a young instance may not be listed yet.
+            if listing.covers(scope) and started - max(row.running_at, row.created_at) > grace:
+                self._station.witness(row.id).absences += 1
+
+    async def _adopt(self, provider: providers.Provider, view: base.InstanceView) -> None:
+        """Make a row for an instance that carries our tags and has none."""
+        rows = self._station.rows
+        id = InstanceId(view.name)
+        key = AttemptKey(view.tags.get(base.TAG_ATTEMPT, ""))
+        live = rows.instances.get(id)
+        if live is not None and live.state not in model.CLOSED:
+            # A live row with another attempt: this one must not be, and is ended under a name of its own.
+            id = InstanceId(f"{view.name}-{(key or 'x')[:6]}")
+            if id in rows.instances:
+                return
+        now = self._station.clock.now()
+        parts = (view.offer or "/////").split("/")
+        row = Instance(
+            id=id,
+            pool=view.tags.get(base.TAG_POOL, ""),
+            state=InstanceState.BOOTING,
+            created_at=view.created_at or now,
+            since=now,
+            attempt=key or None,
+            provider=provider.name,
+            offer=view.offer or f"{view.scope}/?/?",
+            region=parts[2] if len(parts) == 6 else "",
+            zone=parts[3] if len(parts) == 6 else "",
+            machine_type=parts[4] if len(parts) == 6 else "",
+            market=parts[5] if len(parts) == 6 else "",
+            ref=view.ref,
+            price=_number(view.tags.get(base.TAG_PRICE)),
+            running_at=view.created_at or now,
+            deadline=_number(view.tags.get(base.TAG_DEADLINE)),
+            repo=view.tags.get("runnerd-repo", ""),
+            adopted=True,
+            detail="found by its tags",
+        )
+        if key:
+            attempt = Attempt(
+                key=key,
+                instance=id,
+                state=AttemptState.CREATED,
+                provider=provider.name,
+                offer=row.offer,
+                sealed="",
+                created_at=row.created_at,
+                since=now,
+                price=row.price,
+                detail="found by its tags",
+            )
+            await self._station.store.write(attempt)
+            rows.attempts[key] = attempt
+        await rows.adopt(row, None, f"found by its tags at {provider.name} as {view.ref}")
+        witness = self._station.witness(id)
+        witness.cloud, witness.cloud_at, witness.healthy = view.status, now, view.healthy
+        self._station.alarms.ring(
+            "instance", id, "adopted", f"{view.ref} at {provider.name} carried our tags and had no row"
+        )
+        if live is not None and live.id != id:
+            await rows.step(id, InstanceState.DRAINING, reason=Reason.ORPHAN, detail="a second one under one name")
+            return
+        self._station.background.spawn(f"discover {id}", self._discover(id))
+
+    async def _discover(self, id: InstanceId) -> None:
+        row = self._station.rows.instances.get(id)
+        if row is not None:
+            await self._registrar.discover(row)
+            self._station.wake()
+
+    async def _sweep_residues(self, provider: providers.Provider, listing: base.Listing) -> None:
+        present = set()
+        for residue in listing.residues:
+            key = (provider.name, residue.ref)
+            present.add(key)
+            owner = self._station.rows.instances.get(InstanceId(residue.tags.get(base.TAG_INSTANCE, "")))
+            grace = provider.provisioner.traits.visibility_grace
+            if owner is not None or self._station.clock.now() - residue.created_at < grace:
+                continue
+            if key not in self._residues:
+                self._residues[key] = self._station.clock.now()
+                continue
+            try:
+                await provider.provisioner.delete_residue(residue)
+            except base.ProvisionError as error:
+                self._station.alarms.ring("provider", provider.name, "residue", f"{residue.kind} {residue.ref}: {error}")
+        for key in [key for key in self._residues if key[0] == provider.name and key not in present]:
+            del self._residues[key]
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,120 @@
+"""Which offer to try next: ranking and the blocklist.  Pure.
+
+A failure speaks for a place: one zone, one region, one account.  It blocks a wildcard pattern over
+``provider/account/region/zone/type/market`` for a time that depends on its class, and everything under the pattern is
+skipped until then.  Throttling is not here: it pauses an API, the offer is not to blame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+
+from provisioners.base import Kind, Offer
+from runnerd.model import Block
+
+
+#: Seconds that a failure blocks its scope, first and at most; it doubles while the same pattern fails again.
+BLOCK_TIMES: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        Kind.CAPACITY: (60.0, 900.0),
+        Kind.QUOTA: (120.0, 1800.0),
+        Kind.PRICE: (300.0, 1800.0),
+        Kind.AUTH: (120.0, 900.0),
+        Kind.CONFIG: (300.0, 3600.0),
+        Kind.TRANSIENT: (5.0, 120.0),
+        Kind.NOT_FOUND: (300.0, 3600.0),
+        # Failures on our side of the create call count against the offer as well.
+        "boot": (300.0, 3600.0),
+        "gate": (900.0, 7200.0),
+        "preempted": (300.0, 1800.0),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """An offer with what can be said about trying it now."""
+
+    offer: Offer
+    #: Empty when it can be tried; otherwise why not, in plain words.
+    refusal: str = ""
+    #: When the refusal ends by itself; 0 when it does not.
+    until: float = 0.0
+
+    @property
+    def open(self) -> bool:
+        return not self.refusal
+
+
+def rank(
+    offers: Sequence[Offer],
+    *,
+    providers: Sequence[str],
+    cheapest: bool,
+    blocks: Iterable[Block],
+    now: float,
+    closed_providers: Mapping[str, str] = MappingProxyType({}),
+) -> list[Ranked]:
+    """Put offers in the order in which they are tried; blocked ones keep their place and carry the reason.
+
+    ``closed_providers`` maps a provider to why it takes nothing now (its limit, no answer, retired).
+    """
+    place = {name: index for index, name in enumerate(providers)}
+    known = [offer for offer in offers if offer.provider in place]
+    if cheapest:
+        ranked = sorted(known, key=lambda offer: (offer.price, place[offer.provider]))
+    else:
+        # Stable: within a provider the provisioner's own order stands.
+        ranked = sorted(known, key=lambda offer: place[offer.provider])
+    active = [block for block in blocks if block.until > now]
+    result = []
+    for offer in ranked:
+        closed = closed_providers.get(offer.provider, "")
+        if closed:
+            result.append(Ranked(offer, closed))
+            continue
+        block = blocking(offer.key, active)
+        if block is None:
+            result.append(Ranked(offer))
+        else:
+            wait = max(0, round(block.until - now))
+            words = f"{block.reason} since {max(0, round(now - block.since))} s, tried again in {wait} s"
+            result.append(Ranked(offer, f"{words} ({block.detail})" if block.detail else words, block.until))
+    return result
+
+
+def blocking(key: str, blocks: Iterable[Block]) -> Block | None:
+    """The block that holds an offer longest, if any does."""
+    found: Block | None = None
+    for block in blocks:
+        if matches(block.pattern, key) and (found is None or block.until > found.until):
+            found = block
+    return found
+
+
+def matches(pattern: str, key: str) -> bool:
+    """True when an offer key lies under a pattern; segments match one to one, missing ones match anything."""
+    parts = pattern.split("/")
+    return all(fnmatchcase(value, part) for value, part in zip(key.split("/"), parts, strict=False))
+
+
+def block(
+    offer: Offer, reason: str, *, scope: str, detail: str, blocks: Iterable[Block], now: float
+) -> Block | None:
+    """The block that a failure earns; None when its class blocks nothing.
+
+    The time doubles when the same pattern failed for the same reason not long ago.
+    """
+    times = BLOCK_TIMES.get(reason)
+    if times is None:
+        return None
+    first, most = times
+    pattern = scope or offer.key
+    duration = first
+    for old in blocks:
+        if old.pattern == pattern and old.reason == reason and now - old.until < most:
+            duration = min(most, max(first, 2 * (old.until - old.since)))
+    return Block(pattern=pattern, reason=reason, until=now + duration, since=now, detail=detail)

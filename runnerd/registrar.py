@@ -1,0 +1,210 @@
+"""Gives runners to ready instances, and takes them back.
+
+A runner's name is committed before the forge is asked.  When the answer is unclear, that name is removed before
+another is tried: a runner that nobody holds the key of would count as capacity for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from runnerd import agents, errors, model, station
+from runnerd.forges import base as forges
+from runnerd.model import InstanceId, InstanceState, Queue, Registration, RegistrationId, RegistrationState
+
+log = logging.getLogger(__name__)
+
+
+class Registrar:
+    """Registers and deregisters runners."""
+
+    def __init__(self, station: station.Station, agents: agents.Agents) -> None:
+        self._station = station
+        self._agents = agents
+
+    def _forge(self, queue: Queue) -> forges.Forge | None:
+        return self._station.forges.get(queue.forge)
+
+    # -- giving ------------------------------------------------------------------------------------------------
+
+    async def register(self, id: InstanceId, queue: Queue) -> None:
+        """Register a runner for a ready instance and hand it to the agent that asks."""
+        forge = self._forge(queue)
+        row = self._station.rows.instances.get(id)
+        if forge is None or row is None or row.state is not InstanceState.READY:
+            return
+        # The forge must not have anything under a name that nobody holds the key of.
+        for old in self._station.rows.registrations_of(id):
+            if not await self.remove(old.id):
+                return
+        now = self._station.clock.now()
+        registration = Registration(
+            id=RegistrationId(self._station.fresh_name(20)),
+            instance=id,
+            queue=queue,
+            runner_name=await self._free_name(row),
+            state=RegistrationState.REGISTERING,
+            created_at=now,
+            since=now,
+        )
+        stepped = await self._station.rows.step(
+            id,
+            InstanceState.REGISTERING,
+            expect={InstanceState.READY},
+            registration=registration,
+            queue=queue,
+        )
+        if stepped is not None:
+            await self._ask(forge, registration)
+
+    async def _free_name(self, row: model.Instance) -> str:
+        used = await self._station.store.registrations(row.id)
+        return row.id if not used else f"{row.id}-{len(used) + 1}"
+
+    async def _ask(self, forge: forges.Forge, registration: Registration) -> None:
+        id = registration.instance
+        try:
+            config = await forge.register(
+                registration.runner_name, registration.queue, note=f"runnerd {self._station.config.controller}"
+            )
+        except (errors.ForgeError, errors.TransportError) as error:
+            unclear = (
+                error.maybe_created
+                if isinstance(error, errors.ForgeError)
+                else error.maybe_applied
+            )
+            if unclear:
+                await self._station.rows.step_registration(
+                    registration.id, RegistrationState.UNCLEAR, detail=str(error)
+                )
+            else:
+                await self._station.rows.step_registration(registration.id, RegistrationState.GONE, detail=str(error))
+                await self._back_to_ready(id, str(error))
+            self._station.wake()
+            return
+        moved = await self._station.rows.step_registration(
+            registration.id,
+            RegistrationState.REGISTERED,
+            expect={RegistrationState.REGISTERING},
+            forge_id=config.forge_id,
+        )
+        if moved is None:
+            return
+        stepped = await self._station.rows.step(
+            id,
+            InstanceState.REGISTERED,
+            expect={InstanceState.REGISTERING},
+            registered_at=self._station.clock.now(),
+        )
+        if stepped is not None:
+            self._agents.grant(id, agents.Grant(registration.id, registration.runner_name, config))
+
+    async def _back_to_ready(self, id: InstanceId, detail: str) -> None:
+        await self._station.rows.step(
+            id, InstanceState.READY, expect={InstanceState.REGISTERING}, detail=detail, queue=None
+        )
+
+    # -- clearing up -------------------------------------------------------------------------------------------
+
+    async def renew(self, id: InstanceId) -> None:
+        """An agent asks for a runner that was registered but never reached it: remove that name, start over.
+
+        Called for instances that are registering or registered while their agent waits and this process holds no
+        configuration for them: the answer was lost, or the daemon restarted in between.
+        """
+        row = self._station.rows.instances.get(id)
+        if row is None or row.job_started or id in self._agents.grants:
+            return
+        for registration in self._station.rows.registrations_of(id):
+            if not await self.remove(registration.id):
+                return
+        if row.state is InstanceState.REGISTERED:
+            await self._station.rows.step(
+                id, InstanceState.REGISTERING, expect={InstanceState.REGISTERED}, detail="its configuration was lost"
+            )
+        await self._back_to_ready(id, "registers again under a new name")
+        self._station.wake()
+
+    async def discover(self, row: model.Instance) -> bool:
+        """Find the runners that the forges have for an adopted instance; True when every forge could say.
+
+        A runner is named like its instance, so the names prove whose it is.
+        """
+        known = {one.runner_name for one in self._station.rows.registrations_of(row.id)}
+        complete = True
+        for queue in self._station.queues(row.pool):
+            forge = self._forge(queue)
+            if forge is None:
+                continue
+            try:
+                listing = await forge.list_runners(queue)
+            except (errors.ForgeError, errors.TransportError):
+                complete = False
+                continue
+            complete = complete and listing.complete
+            for view in listing.views:
+                if view.name in known or not (view.name == row.id or view.name.startswith(f"{row.id}-")):
+                    continue
+                known.add(view.name)
+                await self._take_over(row, queue, view)
+        return complete
+
+    async def _take_over(self, row: model.Instance, queue: Queue, view: forges.RunnerView) -> None:
+        now = self._station.clock.now()
+        registration = Registration(
+            id=RegistrationId(self._station.fresh_name(20)),
+            instance=row.id,
+            queue=queue,
+            runner_name=view.name,
+            state=RegistrationState.REGISTERED,
+            created_at=now,
+            since=now,
+            forge_id=view.forge_id,
+            detail="found at the forge",
+        )
+        current = self._station.rows.instances.get(row.id, row)
+        await self._station.rows.adopt(current, registration, f"the forge has its runner {view.name}")
+        if current.state is InstanceState.BOOTING:
+            busy = bool(view.busy)
+            await self._station.rows.step(
+                row.id,
+                InstanceState.BUSY if busy else InstanceState.REGISTERED,
+                expect={InstanceState.BOOTING},
+                queue=queue,
+                registered_at=now,
+                busy_at=now if busy else 0.0,
+                job_started=busy,
+            )
+
+    async def remove(self, id: RegistrationId) -> bool:
+        """Ask the forge to remove a runner; True when it is gone.  The registration row keeps the intent."""
+        registration = self._station.rows.registrations.get(id)
+        if registration is None:
+            return True
+        outcome = await self.try_remove(registration)
+        return outcome is forges.Removal.REMOVED
+
+    async def try_remove(self, registration: Registration) -> forges.Removal:
+        """One removal call with its outcome committed.  A forge that cannot be asked says PENDING."""
+        forge = self._forge(registration.queue)
+        if forge is None:
+            self._station.alarms.ring(
+                "registration",
+                registration.runner_name,
+                "no-forge",
+                f"forge {registration.queue.forge} is not configured any more; remove the runner by hand",
+            )
+            return forges.Removal.PENDING
+        rows = self._station.rows
+        if registration.state in (RegistrationState.REGISTERING, RegistrationState.UNCLEAR):
+            # The intent to remove is durable before the call: a restart must not hand this name out.
+            moved = await rows.step_registration(registration.id, RegistrationState.REMOVING)
+            registration = moved or registration
+        try:
+            outcome = await forge.deregister(registration)
+        except (errors.ForgeError, errors.TransportError) as error:
+            log.info("%s: removal of %s: %s", registration.queue, registration.runner_name, error)
+            return forges.Removal.PENDING
+        if outcome is forges.Removal.REMOVED:
+            await rows.step_registration(registration.id, RegistrationState.GONE)
+        return outcome

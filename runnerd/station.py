@@ -1,0 +1,51 @@
+"""What the rooms of the controller share, so that each takes one argument and none owns another's state."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from runnerd import alarms, clock, config, ledger, planner, providers, store, tasks, tokens
+from runnerd.forges import base as forges
+from runnerd.model import InstanceId, Queue
+
+
+@dataclass(slots=True)
+class Station:
+    """The shared state of one daemon."""
+
+    config: config.Config
+    clock: clock.Clock
+    rng: random.Random
+    store: store.Store
+    rows: ledger.Ledger
+    tokens: tokens.Tokens
+    alarms: alarms.Alarms
+    background: tasks.Group
+    #: Asks for a reconcile soon.
+    wake: Callable[[], None]
+    providers: dict[str, providers.Provider] = field(default_factory=dict)
+    forges: dict[str, forges.Forge] = field(default_factory=dict)
+    evidence: dict[InstanceId, planner.Evidence] = field(default_factory=dict)
+    #: Small durable facts: drained pools and the like.
+    settings: dict[str, str] = field(default_factory=dict)
+    #: Every queue with what its forge must know of the pool.
+    specs: tuple[forges.QueueSpec, ...] = ()
+    #: Wall and steady clock disagree: deadlines are held.
+    hold: bool = False
+
+    def queues(self, pool: str) -> list[Queue]:
+        """The queues of a pool, in the order of the configuration's forges."""
+        return [spec.queue for spec in self.specs if spec.queue.pool == pool]
+
+    def witness(self, id: InstanceId) -> planner.Evidence:
+        """The evidence about an instance, made on first use."""
+        found = self.evidence.get(id)
+        if found is None:
+            found = self.evidence[id] = planner.Evidence()
+        return found
+
+    def fresh_name(self, length: int = 10) -> str:
+        """A random word for a name that must not repeat."""
+        return "".join(self.rng.choices("abcdefghijkmnpqrstuvwxyz23456789", k=length))

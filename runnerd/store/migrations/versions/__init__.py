@@ -1,0 +1,3 @@
+"""One module per step, oldest first."""
+
+from __future__ import annotations

@@ -1,0 +1,84 @@
+"""Forgetting: what is closed for long enough goes, in steps that let writers in between.
+
+Nothing goes that money, a machine or a runner's record may still hang on: an instance stays while one of its
+attempts is open or one of its registrations may be at the forge, and events stay as long as what they are about.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from runnerd import model
+from runnerd.store import queries, tables
+
+#: Rows per step.
+STEP = 2000
+
+
+class Step(Protocol):
+    """Deletes some rows; answers how many, and whether there may be more."""
+
+    def __call__(self, connection: sa.Connection, before: float) -> tuple[int, bool]: ...
+
+
+def _instances(connection: sa.Connection, before: float) -> tuple[int, bool]:
+    i, a, r = tables.instances.c, tables.attempts.c, tables.registrations.c
+    old = (
+        sa.select(i.id)
+        .where(
+            i.state.in_([state.value for state in model.CLOSED]),
+            i.since < before,
+            i.gone_at < before,
+            ~sa.exists().where(a.instance == i.id, a.state.in_(queries.OPEN_ATTEMPTS)),
+            ~sa.exists().where(r.instance == i.id, r.state.in_(queries.OPEN_REGISTRATIONS)),
+        )
+        .limit(STEP)
+    )
+    ids = list(connection.scalars(old))
+    if not ids:
+        return 0, False
+    gone = 0
+    for column in (a.instance, r.instance, i.id):
+        gone += connection.execute(sa.delete(column.table).where(column.in_(ids))).rowcount
+    return gone, len(ids) == STEP
+
+
+def _limited(table: sa.Table, *conditions: sa.ColumnElement[bool]) -> Any:
+    key = next(iter(table.primary_key))
+    return sa.delete(table).where(key.in_(sa.select(key).where(*conditions).limit(STEP)))
+
+
+def _jobs(connection: sa.Connection, before: float) -> tuple[int, bool]:
+    j = tables.jobs.c
+    gone = connection.execute(
+        _limited(tables.jobs, j.state == model.JobState.COMPLETED.value, j.finished_at < before)
+    ).rowcount
+    return gone, gone == STEP
+
+
+def _events(connection: sa.Connection, before: float) -> tuple[int, bool]:
+    e = tables.events.c
+    kept = sa.or_(
+        *(
+            sa.and_(e.subject == subject, sa.exists().where(column == e.id))
+            for subject, column in (
+                ("instance", tables.instances.c.id),
+                ("attempt", tables.attempts.c.key),
+                ("registration", tables.registrations.c.id),
+                ("job", tables.jobs.c.key),
+            )
+        )
+    )
+    gone = connection.execute(_limited(tables.events, e.at < before, ~kept)).rowcount
+    return gone, gone == STEP
+
+
+def _blocks(connection: sa.Connection, before: float) -> tuple[int, bool]:
+    gone = connection.execute(_limited(tables.blocks, tables.blocks.c.until < before)).rowcount
+    return gone, gone == STEP
+
+
+#: In this order: events go when what they are about has gone.
+STEPS: tuple[Step, ...] = (_instances, _jobs, _events, _blocks)

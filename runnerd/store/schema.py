@@ -1,0 +1,141 @@
+"""Bringing a database to the schema of this code, and telling how far it is.
+
+Alembic does the work; its scripts travel inside the package.  A database of a newer runnerd or of another program is
+refused, never changed.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import sqlalchemy as sa
+from alembic import command, config, runtime, script
+
+from runnerd import errors
+from runnerd.store import backup, engine, lock, tables
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def alembic_config(connection: sa.Connection | None = None) -> config.Config:
+    """What Alembic needs, without an ini file."""
+    settings = config.Config()
+    settings.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    settings.set_main_option("path_separator", "os")
+    settings.attributes["connection"] = connection
+    return settings
+
+
+@functools.cache
+def revisions() -> tuple[str, ...]:
+    """Every revision of this code, oldest first; the history is one line."""
+    scripts = script.ScriptDirectory.from_config(alembic_config())
+    return tuple(reversed([each.revision for each in scripts.walk_revisions()]))
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    names = set(sa.inspect(connection).get_table_names())
+    if tables.VERSION_TABLE not in names:
+        ours = sorted(names & set(tables.metadata.tables))
+        if ours:
+            raise errors.StoreError(
+                f"this database holds a table named {ours[0]} that is not runnerd's; give runnerd a database of its own"
+            )
+        return None
+    context = runtime.migration.MigrationContext.configure(connection, opts={"version_table": tables.VERSION_TABLE})
+    return context.get_current_revision()
+
+
+def _missing(revision: str | None, where: str) -> tuple[str, ...]:
+    known = revisions()
+    if revision is None:
+        return known
+    if revision not in known:
+        raise errors.StoreError(
+            f"{where} was made by a newer runnerd (its schema is {revision}, this one knows {known[-1]}); "
+            "install that version again, or restore the backup that was taken before its migration"
+        )
+    return known[known.index(revision) + 1 :]
+
+
+def missing(connection: sa.Connection, where: str) -> tuple[str, ...]:
+    """The revisions that the database lacks.  Raises :class:`errors.StoreError` if it has one that we do not know."""
+    return _missing(_revision(connection), where)
+
+
+def upgrade(connection: sa.Connection, url: sa.URL, *, now: float) -> list[str]:
+    """Apply what is missing, after a copy of what was there, and return the revisions applied.
+
+    The caller holds the lock.  All revisions are one transaction: a failing one leaves the database as it was.
+    """
+    where = engine.shown(url)
+    with connection.begin():
+        revision = _revision(connection)
+    todo = _missing(revision, where)
+    if not todo:
+        return []
+    path = engine.file_of(url)
+    if revision is not None:
+        if path is not None:
+            backup.copy(path, revision=todo[0], now=now)
+        elif not engine.is_memory(url):
+            log.warning("%s", backup.hint(where))
+    with connection.begin():
+        command.upgrade(alembic_config(connection), "head")
+    log.info("%s migrated to %s", where, todo[-1])
+    return list(todo)
+
+
+def _connected(url: str, work: Callable[[sa.Connection, sa.URL], T], *, exclusive: bool) -> T:
+    parsed = engine.parse(url)
+    where = engine.shown(parsed)
+    path = engine.file_of(parsed)
+    file_lock = None
+    if exclusive and path is not None:
+        engine.prepare(path)
+        file_lock = lock.FileLock(path)
+    made = engine.make(parsed)
+    try:
+
+        def connected() -> T:
+            with made.connect() as connection:
+                if exclusive and parsed.get_backend_name() == "postgresql":
+                    held = lock.take_advisory(connection)
+                    if held is not None:
+                        raise errors.StoreBusy(f"{where} is in use by {held}; stop that one first")
+                return work(connection, parsed)
+
+        return engine.call(where, connected)
+    finally:
+        made.dispose()
+        if file_lock is not None:
+            file_lock.release()
+
+
+def migrate(url: str) -> list[str]:
+    """Bring the database to this code's schema and return the revisions that were applied, oldest first.
+
+    Takes the lock: raises :class:`errors.StoreBusy` while a daemon uses the database.
+    """
+    return list(
+        _connected(url, lambda connection, parsed: upgrade(connection, parsed, now=time.time()), exclusive=True)
+    )
+
+
+def current(url: str) -> str | None:
+    """The database's revision; None when it is empty or absent.  Creates nothing."""
+    path = engine.file_of(engine.parse(url))
+    if path is not None and not path.exists():
+        return None
+    return _connected(url, lambda connection, _: _revision(connection), exclusive=False)
+
+
+def pending(url: str) -> list[str]:
+    """The revisions that :func:`migrate` would apply, oldest first."""
+    return list(_missing(current(url), engine.shown(engine.parse(url))))
