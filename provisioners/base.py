@@ -70,9 +70,7 @@ class Offer:
     @property
     def key(self) -> str:
         """``provider/account/region/zone/type/market``: what blocks match."""
-        return "/".join(
-            (self.provider, self.account, self.region, self.zone, self.machine_type, self.market.value)
-        )
+        return "/".join((self.provider, self.account, self.region, self.zone, self.machine_type, self.market.value))
 
     @property
     def scope(self) -> str:

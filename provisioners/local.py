@@ -32,6 +32,7 @@ _ENDS = {
     records.Cause.CRASH: base.EndKind.FAILED,
     records.Cause.DEADLINE: base.EndKind.SELF_ENDED,
     records.Cause.PREEMPTED: base.EndKind.PREEMPTED,
+    records.Cause.STOPPED: base.EndKind.UNKNOWN,
     records.Cause.SIGNAL: base.EndKind.UNKNOWN,
     records.Cause.VANISHED: base.EndKind.FAILED,
     records.Cause.REBOOT: base.EndKind.FAILED,
@@ -43,6 +44,7 @@ _WORDS = {
     records.Cause.CRASH: "its boot script failed",
     records.Cause.DEADLINE: "its deadline passed",
     records.Cause.PREEMPTED: "taken back",
+    records.Cause.STOPPED: "switched off",
     records.Cause.SIGNAL: "its supervisor was told to end",
     records.Cause.VANISHED: "its processes disappeared without a word",
     records.Cause.REBOOT: "the host was started anew",
@@ -178,7 +180,7 @@ class Local:
             await self._offload(self._room.purge, now=now, keep=self._settings.keep)
             found = await self._offload(self._room.create, spec, request.user_data, slots=self._settings.slots)
         except room.Full as error:
-            scope = f"{self._context.name}/*"
+            scope = f"{self._scope}/*/*"
             raise base.ProvisionError(base.Kind.CAPACITY, str(error), scope=scope, code="NoFreeSlot") from error
         except room.Taken as error:
             raise base.ProvisionError(base.Kind.CONFIG, str(error), code="NameTaken") from error
@@ -231,7 +233,8 @@ class Local:
             found = await self._offload(lambda: list(self._room.everything(now=now)))
         except base.ProvisionError as error:
             return base.Listing(views=(), complete_scopes=frozenset(), failures={self._scope: str(error)})
-        return base.Listing(views=tuple(self._view(one) for one in found), complete_scopes=self.scopes())
+        views = (self._view(one) for one in found if one.tags.get(base.TAG_CONTROLLER) == self._context.controller)
+        return base.Listing(views=tuple(views), complete_scopes=self.scopes())
 
     def _view(self, found: room.Snapshot) -> base.InstanceView:
         return base.InstanceView(

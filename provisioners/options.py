@@ -72,6 +72,11 @@ class Reader:
         """Note that the value under ``key`` is wrong."""
         self.problems.append(f"{self._place(key)}: {message}")
 
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """All of it as written."""
+        return self._options
+
     def has(self, key: str) -> bool:
         """True when the key is written and not null."""
         return self._options.get(key) is not None

@@ -267,10 +267,10 @@ class Config(Model):
     pools: dict[str, Pool] = Field(min_length=1)
     """The kinds of machines, by the name that jobs ask for."""
 
-    teams: dict[str, Team] = {}
+    teams: dict[str, Team] = Field(default_factory=dict)
     """Repositories that share ceilings and tags."""
 
-    tags: Tags = {}
+    tags: Tags = Field(default_factory=dict)
     """Tags on every instance."""
 
     assets: Assets = Assets()
@@ -286,9 +286,7 @@ class Config(Model):
     @classmethod
     def _controller_is_a_host_label(cls, value: str) -> str:
         if not configtypes.DNS_LABEL.match(value):
-            raise ValueError(
-                "a controller's name has 1 to 40 of a-z, 0-9 and -, and neither begins nor ends with -"
-            )
+            raise ValueError("a controller's name has 1 to 40 of a-z, 0-9 and -, and neither begins nor ends with -")
         return value
 
     @property
@@ -300,6 +298,13 @@ class Config(Model):
         if self.database is None:
             return f"sqlite:///{self.state / 'runnerd.db'}"
         return self.database.reveal() if isinstance(self.database, secrets.Secret) else self.database
+
+    def token_key(self) -> secrets.Secret:
+        """The secret that instance tokens are derived from; made in the state directory when none is configured.
+
+        Raises errors.StoreUnwritable.
+        """
+        return self.secret or secrets.make_key(self.state / "secret.key")
 
     def agent_address(self, provider: str) -> str:
         """The address under which instances of a provider reach the daemon; empty when there is none."""
@@ -424,7 +429,9 @@ def _build(
     if problems or settings is None:
         seen: dict[tuple[str, str], errors.Problem] = {}
         for problem in sorted(problems, key=lambda problem: (problem.line, problem.column)):
-            seen.setdefault((problem.path, problem.message), problem)
+            # A message may quote what stands in the file; a token pasted in the wrong place must not reach a log.
+            safe = dataclasses.replace(problem, message=secrets.redact(problem.message))
+            seen.setdefault((safe.path, safe.message), safe)
         raise errors.ConfigInvalid(list(seen.values()))
     return settings
 
@@ -445,9 +452,7 @@ def _prepared(data: Mapping[str, Any]) -> dict[str, Any]:
                 entry["name"] = name
     shared = ready.get("defaults")
     # Runner commands are merged when one is asked for: the provider stands between defaults and pool.
-    shared = (
-        {key: value for key, value in shared.items() if key != "runner"} if isinstance(shared, dict) else {}
-    )
+    shared = {key: value for key, value in shared.items() if key != "runner"} if isinstance(shared, dict) else {}
     inherited = {field.alias or name for name, field in Defaults.model_fields.items()}
     for name, pool in (ready.get("pools") or {}).items() if isinstance(ready.get("pools"), dict) else ():
         if isinstance(pool, dict):
@@ -460,9 +465,7 @@ def _prepared(data: Mapping[str, Any]) -> dict[str, Any]:
         for name, provider in ready["providers"].items():
             if isinstance(provider, dict):
                 own = {
-                    key: value
-                    for key, value in provider.items()
-                    if key in Provider.model_fields and key != "options"
+                    key: value for key, value in provider.items() if key in Provider.model_fields and key != "options"
                 }
                 options = {key: value for key, value in provider.items() if key not in own}
                 ready["providers"][name] = {**own, "options": options}
@@ -505,8 +508,16 @@ def _readable(data: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, 
         for name, entry in section_data.items() if isinstance(section_data, Mapping) else ():
             try:
                 found[name] = adapter.validate_python(entry, context=dict(context))
-            except pydantic.ValidationError:
-                continue
+            except pydantic.ValidationError as error:
+                # Without the keys that are wrong; what is left may break a rule too.
+                # (A forge's errors begin with its type.)
+                at = 1 if section == "forges" else 0
+                wrong = {detail["loc"][at] for detail in error.errors() if len(detail["loc"]) > at}
+                if not isinstance(entry, Mapping) or wrong & {"labels", "from", "forges", "name", "type"}:
+                    continue
+                left = {key: value for key, value in entry.items() if key not in wrong}
+                with contextlib.suppress(pydantic.ValidationError):
+                    found[name] = adapter.validate_python(left, context=dict(context))
         return found
 
     limits: Limits | None = None
@@ -564,9 +575,7 @@ def _options(
         try:
             found = provisioners[kind] if kind in provisioners else provisioner_class(kind)
         except (ImportError, AttributeError) as error:
-            yield document.problem(
-                place, f"the package behind the provider type {kind} cannot be used: {error}"
-            )
+            yield document.problem(place, f"the package behind the provider type {kind} cannot be used: {error}")
             continue
         for text in found.validate(entry.get("options") or {}):
             key, colon, message = text.partition(": ")

@@ -80,14 +80,10 @@ def _limits(
     teams: Mapping[str, config.Team],
 ) -> Iterator[Complaint]:
     if top is not None and top.instances is None:
-        yield Complaint(
-            ("limits", "instances"), "is missing; add instances: 8, so that no slip is without bound"
-        )
+        yield Complaint(("limits", "instances"), "is missing; add instances: 8, so that no slip is without bound")
     levels: list[tuple[yamlfile.Place, config.Limits, str]] = []
     if top is not None:
-        levels.append(
-            (("limits",), top, "a daemon that may have no instance serves no job; drain the pools instead")
-        )
+        levels.append((("limits",), top, "a daemon that may have no instance serves no job; drain the pools instead"))
     for provider in providers.values():
         reason = "a provider that may have no instance is never used; remove it"
         levels.append((("providers", provider.name, "limits"), provider.limits, reason))
@@ -102,9 +98,7 @@ def _limits(
         if pool.limits.gpus == 0 and pool.gpu_count:
             yield Complaint(("pools", pool.name, "limits", "gpus"), reason)
     for team in teams.values():
-        reason = (
-            "a team that may have no instance never gets a job done; restrict the pools with allow instead"
-        )
+        reason = "a team that may have no instance never gets a job done; restrict the pools with allow instead"
         levels.append((("teams", team.name, "limits"), team.limits, reason))
     for place, limits, reason in levels:
         if limits.instances == 0:
@@ -149,9 +143,7 @@ def _unknown(place: yamlfile.Place, what: str, name: str, known: Iterable[str]) 
 def _labels(pool: config.Pool, kinds: set[str]) -> Iterator[Complaint]:
     here = ("pools", pool.name, "labels")
     if not pool.labels:
-        yield Complaint(
-            here, "is empty, so no job can match; name a label, or leave the key out for the pool's name"
-        )
+        yield Complaint(here, "is empty, so no job can match; name a label, or leave the key out for the pool's name")
     for kind in sorted(kinds):
         if len(pool.labels) > MOST_LABELS[kind]:
             yield Complaint(here, f"has {len(pool.labels)} labels; {kind} takes at most {MOST_LABELS[kind]}")
@@ -194,9 +186,7 @@ def _same_jobs_twice(forges: Mapping[str, config.GitHubForge | config.GitLabForg
                 )
 
 
-def see_same_jobs(
-    one: config.GitHubForge | config.GitLabForge, other: config.GitHubForge | config.GitLabForge
-) -> bool:
+def see_same_jobs(one: config.GitHubForge | config.GitLabForge, other: config.GitHubForge | config.GitLabForge) -> bool:
     """True when some job may show in both forges: the same server, and scopes of which one holds the
     other."""
     if one.name == other.name:
@@ -362,9 +352,7 @@ def _provider_findings(settings: config.Config) -> Iterator[base.Finding]:
                 "jobs run as processes on this host, unisolated from each other and from the daemon",
                 "for demonstrations and trusted jobs only",
             )
-        elif provider.type != "fake" and not (
-            provider.agent_url or settings.agent_url or settings.public_url
-        ):
+        elif provider.type != "fake" and not (provider.agent_url or settings.agent_url or settings.public_url):
             yield _warning(
                 place,
                 "its instances cannot reach the daemon: there is no public_url and no agent_url",
@@ -423,13 +411,9 @@ def _pool_findings(pool: config.Pool, settings: config.Config) -> Iterator[base.
             "raise limits.instances or lower warm",
         )
     if _never_cold(pool.warm):
-        yield _warning(
-            f"{place}.warm", "no cron entry ever sets the count to 0", "add one, or write a plain number"
-        )
+        yield _warning(f"{place}.warm", "no cron entry ever sets the count to 0", "add one, or write a plain number")
     if pool.idle > pool.max_idle_age:
-        yield _warning(
-            f"{place}.idle", "is longer than max_idle_age, which ends the instance first", "raise it"
-        )
+        yield _warning(f"{place}.idle", "is longer than max_idle_age, which ends the instance first", "raise it")
 
 
 def _never_cold(warm: int | dict[str, int]) -> bool:

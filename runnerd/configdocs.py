@@ -52,8 +52,8 @@ _WARM = """\
 | `"0 8 * * mon-fri Europe/Berlin"` | cron (minute, hour, day, month, day of the week, zone): from then on, until any cron entry fires next |
 
 When a clock is set forward, a time that is skipped counts as the moment of the change; when it is set back, a period
-runs from the first showing of its start to the last showing of its end. Cron entries fire once. As in cron, an entry
-that restricts both day fields fires when either fits.
+runs from the first showing of its start to the last showing of its end, and a cron entry within the repeated hour fires
+twice. As in cron, an entry that restricts both day fields fires when either fits.
 """  # noqa: E501  # rows of a table
 
 

@@ -193,9 +193,7 @@ class GitHubForge(Forge):
         if self.app is None and self.token is None:
             raise ValueError("has no credential; add app: {id: …, key: file:…} or token: file:…")
         if self.app is not None and self.kind == "enterprise":
-            raise ValueError(
-                "GitHub refuses Apps for an enterprise; use a token with manage_runners:enterprise"
-            )
+            raise ValueError("GitHub refuses Apps for an enterprise; use a token with manage_runners:enterprise")
         return self
 
 

@@ -162,7 +162,7 @@ class Runner(Model):
     gitlab: RunnerCommand | None = None
     """GitLab's runner; by default `/usr/bin/gitlab-runner run-single`, where its packages put it."""
 
-    env: Environment = {}
+    env: Environment = Field(default_factory=dict)
     """Variables that the runner, and so every job, sees. Merged key by key; never for secrets."""
 
 
@@ -271,7 +271,7 @@ class Pool(Named, Defaults):
     limits: Limits = Limits()
     """Ceilings of this pool."""
 
-    tags: Tags = {}
+    tags: Tags = Field(default_factory=dict)
     """Tags on the pool's instances, beside those of the top, the provider and the team."""
 
     forges: Texts = ()
@@ -284,7 +284,7 @@ class Pool(Named, Defaults):
     untagged: Flag = False
     """Take GitLab jobs without tags too. Off, because most of them need no GPU."""
 
-    options: dict[str, dict[str, Any]] = {}
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Options for single providers (a map from provider to its own keys), passed on as they are."""
 
     @property
@@ -328,7 +328,7 @@ class Provider(Named):
     limits: Limits = Limits()
     """Ceilings of this provider."""
 
-    tags: Tags = {}
+    tags: Tags = Field(default_factory=dict)
     """Tags on its instances."""
 
     runner: Runner = Runner()
@@ -337,7 +337,7 @@ class Provider(Named):
     agent_url: WebUrl | None = None
     """Where its instances reach the daemon; the top's `agent_url` when absent."""
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """Every other key, unread here; the provisioner's `validate` judges them."""
 
 
@@ -350,5 +350,5 @@ class Team(Named):
     limits: Limits = Limits()
     """Ceilings of the team over all pools."""
 
-    tags: Tags = {}
+    tags: Tags = Field(default_factory=dict)
     """Tags on instances bought for the team's jobs."""

@@ -98,9 +98,7 @@ def _problem(
             hint = f"{_NO_INSTANCE}; for a ceiling {hint}"
         if hint:
             return document.problem(place, f"unknown key; {hint}")
-        return document.problem(
-            place, "unknown key", nearest=nearest(last, keys_at(model, place[:-1], document.data))
-        )
+        return document.problem(place, "unknown key", nearest=nearest(last, keys_at(model, place[:-1], document.data)))
     if kind == "missing":
         return document.problem(place, _missing(place))
     if kind == "value_error":
@@ -165,9 +163,7 @@ def _quote(value: Any) -> str:
     return f'; quote it: "{_shown(value)}"' if isinstance(value, bool | int | float) else ""
 
 
-def _words(
-    model: type[pydantic.BaseModel], place: yamlfile.Place, detail: Any, data: Mapping[str, Any]
-) -> list[str]:
+def _words(model: type[pydantic.BaseModel], place: yamlfile.Place, detail: Any, data: Mapping[str, Any]) -> list[str]:
     if detail["type"] == "union_tag_invalid":
         return ["github", "gitlab"]
     owner = model_at(model, place[:-1], data)
@@ -189,22 +185,18 @@ def _choices(annotation: Any) -> list[str]:
     return [word for part in typing.get_args(annotation) for word in _choices(part)]
 
 
-def keys_at(
-    model: type[pydantic.BaseModel], place: Sequence[str | int], data: Mapping[str, Any]
-) -> list[str]:
+def keys_at(model: type[pydantic.BaseModel], place: Sequence[str | int], data: Mapping[str, Any]) -> list[str]:
     """The keys that a block of the file may have."""
     owner = model_at(model, place, data)
     return list(_fields(owner)) if owner else []
 
 
-def model_at(
-    model: type[pydantic.BaseModel], place: Sequence[str | int], data: Any
-) -> type[pydantic.BaseModel] | None:
+def model_at(model: type[pydantic.BaseModel], place: Sequence[str | int], data: Any) -> type[pydantic.BaseModel] | None:
     """The model of a block of the file, None when the place is not a block."""
     annotation: Any = model
     for part in place:
-        data = data.get(part) if isinstance(data, Mapping) else None
         found = _model_of(annotation, data)
+        data = data.get(part) if isinstance(data, Mapping) else None
         if found is not None:
             field = _fields(found).get(str(part))
             if field is None:

@@ -24,7 +24,7 @@ from runnerd import schedule, secrets, units
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,38}[a-z0-9])?\Z")
 #: The controller's name becomes part of host names.
 DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?\Z")
-_GPU = re.compile(r"([a-z0-9]+(?:[.-][a-z0-9]+)*)(?:(?: +x *| *x +)(\d{1,3}))?\Z", re.IGNORECASE)
+_GPU = re.compile(r"([a-z0-9]+(?:[.-][a-z0-9]+)*)(?:(?: +x *| *x +)([0-9]{1,3}))?\Z", re.IGNORECASE | re.ASCII)
 #: The most GPUs in one machine that any provider sells.
 MOST_GPUS = 16
 #: GitHub's limit of a label's length; GitLab's is the same column width.
@@ -102,9 +102,7 @@ def _yaml(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return (
-        f"{value}" if isinstance(value, int | float) else f"a {'list' if isinstance(value, list) else 'map'}"
-    )
+    return f"{value}" if isinstance(value, int | float) else f"a {'list' if isinstance(value, list) else 'map'}"
 
 
 def _command(value: object) -> tuple[str, ...]:
@@ -210,15 +208,11 @@ def _database(value: object, info: pydantic.ValidationInfo) -> str | secrets.Sec
     if value is None or isinstance(value, secrets.Secret):
         return value
     if not isinstance(value, str) or not value:
-        raise ValueError(
-            "expected a database URL such as postgresql+psycopg://host/runnerd, or file:/path to one"
-        )
+        raise ValueError("expected a database URL such as postgresql+psycopg://host/runnerd, or file:/path to one")
     if value.startswith(("file:", "env:", "credential:")):
         return _secret(value, info)
     if "://" not in value:
-        raise ValueError(
-            "expected a database URL such as postgresql+psycopg://host/runnerd, or file:/path to one"
-        )
+        raise ValueError("expected a database URL such as postgresql+psycopg://host/runnerd, or file:/path to one")
     parts = urllib.parse.urlsplit(value)
     if parts.password is not None or "password=" in parts.query.lower():
         raise ValueError(
@@ -236,9 +230,7 @@ def _tags(value: object) -> dict[str, str]:
         if str(key).lower().startswith("runnerd-"):
             raise ValueError(f"{key}: tags that begin with runnerd- are runnerd's own")
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", str(key)):
-            raise ValueError(
-                f"{key}: a tag's name has 1 to 63 of a-z, 0-9, _ and -, and begins with a letter"
-            )
+            raise ValueError(f"{key}: a tag's name has 1 to 63 of a-z, 0-9, _ and -, and begins with a letter")
         if len(text) > 63:
             raise ValueError(f"{key}: a tag's value has at most 63 characters")
     return {str(key): text for key, text in value.items()}
@@ -253,9 +245,7 @@ def _env(value: object) -> dict[str, str]:
         if not isinstance(text, str):
             raise ValueError(f"the value of {key} is not a text; quote it")
         if secrets.redact(text) != text:
-            raise ValueError(
-                f"a secret in the file: every job would see {key}; give it to the job through its forge"
-            )
+            raise ValueError(f"a secret in the file: every job would see {key}; give it to the job through its forge")
     return {str(key): text for key, text in value.items()}
 
 
@@ -330,14 +320,10 @@ FilePath = Annotated[
     WithJsonSchema({"type": "string", "minLength": 1}),
 ]
 Flag = Annotated[bool, Strict()]
-Share = Annotated[
-    float, BeforeValidator(_share), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})
-]
+Share = Annotated[float, BeforeValidator(_share), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})]
 _TEXTS_SCHEMA = {"type": "array", "items": {"type": "string", "minLength": 1}}
 Texts = Annotated[tuple[str, ...], BeforeValidator(_texts), WithJsonSchema(_TEXTS_SCHEMA)]
-Command = Annotated[
-    tuple[str, ...], BeforeValidator(_command), WithJsonSchema({**_TEXTS_SCHEMA, "minItems": 1})
-]
+Command = Annotated[tuple[str, ...], BeforeValidator(_command), WithJsonSchema({**_TEXTS_SCHEMA, "minItems": 1})]
 MachineTypes = Annotated[
     tuple[str, ...] | dict[str, tuple[str, ...]] | None,
     pydantic.PlainValidator(_types),
@@ -384,9 +370,7 @@ Environment = Annotated[dict[str, str], BeforeValidator(_env), WithJsonSchema(_T
 
 def whole(low: int, high: int) -> tuple[BeforeValidator, WithJsonSchema]:
     """What to annotate an int with that lies within two bounds, both included."""
-    return BeforeValidator(_whole(low, high)), WithJsonSchema(
-        {"type": "integer", "minimum": low, "maximum": high}
-    )
+    return BeforeValidator(_whole(low, high)), WithJsonSchema({"type": "integer", "minimum": low, "maximum": high})
 
 
 #: What the reference calls a value, by the function that reads it.

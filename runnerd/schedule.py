@@ -25,7 +25,7 @@ MOST = 10_000
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_HOURS = re.compile(r"(\d{1,2}):(\d{2})-(\d{1,2}):(\d{2})\Z")
+_HOURS = re.compile(r"(\d{1,2}):(\d{2})-(\d{1,2}):(\d{2})\Z", re.ASCII)
 _DAY_MINUTES = 24 * 60
 #: How far ahead boundaries are sought: a week and both ends of it, so that every period shows.
 _AHEAD = 9
@@ -218,9 +218,7 @@ def _read(entries: tuple[tuple[str, int], ...]) -> Schedule:
 def _read_period(text: str, words: list[str]) -> Period:
     at = next(index for index, word in enumerate(words) if _HOURS.match(word))
     if at > 1 or len(words) > at + 2:
-        raise ValueError(
-            f'"{text}": write days, hours and a time zone, such as "Mon-Fri 08:00-19:00 Europe/Berlin"'
-        )
+        raise ValueError(f'"{text}": write days, hours and a time zone, such as "Mon-Fri 08:00-19:00 Europe/Berlin"')
     days = _read_days(words[0]) if at else frozenset(range(7))
     found = _HOURS.match(words[at])
     assert found is not None  # `at` was chosen by this very match

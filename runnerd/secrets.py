@@ -8,6 +8,7 @@ that moment. A `Secret` refuses to be printed, copied into a pickle or written a
 from __future__ import annotations
 
 import collections
+import contextlib
 import enum
 import logging
 import os
@@ -157,9 +158,7 @@ class Secret:
             remedy = f"let the user of the daemon read {path}"
             self._missing(error.strerror or type(error).__name__, remedy, cause=error)
         if len(data) > LARGEST_FILE:
-            self._missing(
-                f"the file is larger than {LARGEST_FILE} bytes", "point to the file of the secret alone"
-            )
+            self._missing(f"the file is larger than {LARGEST_FILE} bytes", "point to the file of the secret alone")
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError:
@@ -193,6 +192,35 @@ class Secret:
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("a secret is not pickled; pass its reference")
+
+
+def make_key(path: Path) -> Secret:
+    """The key in that file, made with mode 0600 when there is none yet; two daemons that start at once get the same.
+
+    Raises errors.StoreUnwritable when it cannot be made.
+    """
+    if not path.exists():
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.unlink(missing_ok=True)
+            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w") as file:
+                file.write(os.urandom(32).hex() + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            # A link appears whole or not at all, and never replaces a key that is there.
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+            draft.unlink()
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise errors.StoreUnwritable(f"the key {path} cannot be made: {error.strerror or error}") from error
+    return Secret(f"file:{path}", place="secret")
 
 
 def split_reference(text: object) -> tuple[Source, str]:

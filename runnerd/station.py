@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from runnerd import alarms, clock, config, ledger, planner, providers, store, tasks, tokens
-from runnerd.forges import base as forges
+from runnerd.forges.base import Forge, QueueSpec
 from runnerd.model import InstanceId, Queue
 
 
@@ -26,12 +26,12 @@ class Station:
     #: Asks for a reconcile soon.
     wake: Callable[[], None]
     providers: dict[str, providers.Provider] = field(default_factory=dict)
-    forges: dict[str, forges.Forge] = field(default_factory=dict)
+    forges: dict[str, Forge] = field(default_factory=dict)
     evidence: dict[InstanceId, planner.Evidence] = field(default_factory=dict)
     #: Small durable facts: drained pools and the like.
     settings: dict[str, str] = field(default_factory=dict)
     #: Every queue with what its forge must know of the pool.
-    specs: tuple[forges.QueueSpec, ...] = ()
+    specs: tuple[QueueSpec, ...] = ()
     #: Wall and steady clock disagree: deadlines are held.
     hold: bool = False
 

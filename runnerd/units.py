@@ -33,10 +33,10 @@ LONGEST = 10 * 365 * 86400.0
 #: The largest size accepted: one pebibyte.
 LARGEST = 2**50
 
-_NUMBER = r"(\d{1,15}(?:\.\d{1,9})?)"
-_BARE = re.compile(r"[+-]?\d+(?:\.\d+)?\Z")
+_NUMBER = r"([0-9]{1,16}(?:\.[0-9]{1,9})?)"
+_BARE = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?\Z")
 _PART = re.compile(_NUMBER + r"(ms|[smhdw])")
-_DURATION = re.compile(r"(?:\d{1,15}(?:\.\d{1,9})?(?:ms|[smhdw]))+\Z")
+_DURATION = re.compile(r"(?:[0-9]{1,16}(?:\.[0-9]{1,9})?(?:ms|[smhdw]))+\Z")
 _SIZE = re.compile(_NUMBER + r" ?([A-Za-z]+)\Z")
 _DOLLARS = re.compile(r"\$? ?" + _NUMBER + r"\Z")
 
@@ -97,9 +97,7 @@ def size(value: object) -> int:
         raise ValueError(f'"{text}" is not a size; write 500MB or 16GiB')
     number, unit = found.groups()
     if unit not in SIZE_UNITS:
-        alike = next(
-            (name for name in SIZE_UNITS if name.lower() in (unit.lower(), unit.lower() + "b")), None
-        )
+        alike = next((name for name in SIZE_UNITS if name.lower() in (unit.lower(), unit.lower() + "b")), None)
         hint = f"write {number}{alike}" if alike else "units are " + ", ".join(SIZE_UNITS)
         raise ValueError(f'"{unit}" is not a unit of size; {hint}')
     total = round(float(number) * SIZE_UNITS[unit])

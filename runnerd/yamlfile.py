@@ -27,9 +27,7 @@ LARGEST = 2 * 2**20
 DEEPEST = 40
 
 _INT = re.compile(r"[-+]?(?:0|[1-9]\d{0,17})\Z", re.ASCII)
-_FLOAT = re.compile(
-    r"[-+]?(?:\d{1,18}\.\d{0,18}|\.\d{1,18}|\d{1,18}(?:\.\d{0,18})?[eE][-+]?\d{1,3})\Z", re.ASCII
-)
+_FLOAT = re.compile(r"[-+]?(?:\d{1,18}\.\d{0,18}|\.\d{1,18}|\d{1,18}(?:\.\d{0,18})?[eE][-+]?\d{1,3})\Z", re.ASCII)
 _WORDS: dict[str, bool | None] = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
@@ -62,11 +60,10 @@ class Document:
         path = tuple(place)
         while path and path not in self.keys:
             path = path[:-1]
-        return self.keys.get(path, Position(1, 1))
+        # Data that came from no file has no lines.
+        return self.keys.get(path, Position(1, 1) if self.keys else Position(0, 0))
 
-    def problem(
-        self, place: Sequence[str | int], message: str, *, nearest: str | None = None
-    ) -> errors.Problem:
+    def problem(self, place: Sequence[str | int], message: str, *, nearest: str | None = None) -> errors.Problem:
         """A problem at a path of this file."""
         at = self.position(place)
         return errors.Problem(self.file, at.line, at.column, dotted(place), message, nearest)
@@ -100,9 +97,7 @@ def read(path: Path) -> Document:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         column = error.start - raw.rfind(b"\n", 0, error.start)
-        raise errors.ConfigInvalid(
-            [errors.Problem(name, line, column, "", "is not UTF-8 text here")]
-        ) from None
+        raise errors.ConfigInvalid([errors.Problem(name, line, column, "", "is not UTF-8 text here")]) from None
     return parse(text, file=name)
 
 
@@ -179,9 +174,7 @@ class _Reader:
             key = str(key_node.value)
             inside = (*place, key)
             if key == "<<" and key_node.style is None:
-                self._note(
-                    key_node, inside, "merge keys (<<) are not read; write the values out or use defaults"
-                )
+                self._note(key_node, inside, "merge keys (<<) are not read; write the values out or use defaults")
                 continue
             if not key:
                 self._note(key_node, place, "a key is empty")

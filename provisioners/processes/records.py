@@ -44,6 +44,8 @@ class Cause(enum.StrEnum):
     DEADLINE = "deadline"
     #: The simulated provider took it back.
     PREEMPTED = "preempted"
+    #: The simulated provider switched it off, and goes on billing.
+    STOPPED = "stopped"
     #: Somebody else sent its supervisor a signal.
     SIGNAL = "signal"
     #: Its supervisor is gone and left no word.

@@ -24,7 +24,10 @@ from provisioners.processes import identity, records, supervisor
 _LAUNCH = 30.0
 #: Bytes of console that are told.
 CONSOLE_TAIL = 64 * 1024
-_LAUNCHER = "import sys; sys.path.insert(0, sys.argv[1]); from provisioners.processes import supervisor; supervisor.main(sys.argv[2])"
+_LAUNCHER = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from provisioners.processes import supervisor; supervisor.main(sys.argv[2])"
+)
 
 
 class Full(Exception):

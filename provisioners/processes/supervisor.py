@@ -9,6 +9,7 @@ It reads nothing from the network and talks to nobody.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import signal
@@ -104,8 +105,7 @@ class Supervisor:
             home = self._directory / records.HOME
             os.chdir(home)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            script = str(self._directory / records.BOOT)
-            os.execve(script, [script], environment(self._directory, self._name))
+            _execute(self._directory / records.BOOT, environment(self._directory, self._name))
         except BaseException as error:
             os.write(2, f"runnerd: the boot script cannot be run: {error}\n".encode())
         os._exit(127)
@@ -157,6 +157,22 @@ def _self() -> identity.Identity:
     found = identity.identify(os.getpid())
     assert found is not None
     return found
+
+
+def _execute(script: Path, variables: dict[str, str]) -> NoReturn:
+    """Replace this process by the script.
+
+    A child that another thread of the daemon was forking while the script was written holds it open for writing until
+    its own exec, and the kernel answers ETXTBSY so long (execve(2)); that passes.
+    """
+    for _ in range(200):
+        try:
+            os.execve(script, [str(script)], variables)  # noqa: S606  # the boot script is what we are here to run
+        except OSError as error:
+            if error.errno != errno.ETXTBSY:
+                raise
+            time.sleep(0.01)
+    raise OSError(errno.ETXTBSY, "somebody keeps it open for writing")
 
 
 def environment(directory: Path, name: str) -> dict[str, str]:

@@ -25,14 +25,19 @@ import sys
 import tarfile
 import threading
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
+
+# Run as a plain file, this directory comes first on the path, and its http.py would hide the one of the library.
+if __name__ == "__main__" and sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    del sys.path[0]
+
+import urllib.error
+import urllib.parse
+import urllib.request
 
 VERSION = "19.4.0"
 #: Statuses that the real client tries again by itself, up to five times (runner 19.x, network/retry_requester.go).

@@ -262,6 +262,8 @@ class World:
         self.sleep = sleep
         self.random = random.Random(seed)
         self.deliver = deliver
+        #: the address at which clients reach us, for links outside of answers to a request (webhooks)
+        self.base_url = "http://simulator.invalid"
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.pulls: dict[tuple[str, str, int], PullRequest] = {}
         self.jobs: dict[int, Job] = {}

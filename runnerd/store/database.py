@@ -36,7 +36,8 @@ class Database:
         self._path = engine.file_of(self._url)
         self._now = now
         self._server = self._url.get_backend_name() != "sqlite"
-        self._host, self._pid = socket.gethostname(), os.getpid()
+        # PostgreSQL cuts a session's name at 63 bytes, and the whole token must fit.
+        self._host, self._pid = socket.gethostname()[:24], os.getpid()
         #: Tells this opening of the database from every other one.
         self._token = f"{self._pid}.{next(_serial)}.{now():.6f}@{self._host}"
         self._engine = engine.make(self._url, name=f"runnerd {self._token}")
@@ -61,11 +62,14 @@ class Database:
         Raises :class:`errors.StoreBusy`, :class:`errors.StoreUnwritable` or :class:`errors.StoreError`; nothing is
         held then.
         """
-        try:
-            engine.call(self.where, lambda: self._open(migrate))
-        except BaseException:
-            self.close()
-            raise
+        with self._writing:
+            if self._closed:
+                raise errors.StoreError("the store is closed")
+            try:
+                engine.call(self.where, lambda: self._open(migrate))
+            except BaseException:
+                self._close()
+                raise
 
     def _open(self, migrate: bool) -> None:
         if self._path is not None:
@@ -99,14 +103,17 @@ class Database:
     def close(self) -> None:
         """Give everything back.  Harmless when done twice or half opened."""
         with self._writing:
-            self._closed = True
-            self._drop_writer()
-            reader, self._reader = self._reader, None
-            if reader is not None:
-                _close(reader)
-            self._engine.dispose()
-            if self._file_lock is not None:
-                self._file_lock.release()
+            self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._drop_writer()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            _close(reader)
+        self._engine.dispose()
+        if self._file_lock is not None:
+            self._file_lock.release()
 
     # -- the lock on a server -----------------------------------------------------------------------------------
 

@@ -98,7 +98,7 @@ def prepare(path: Path) -> None:
             f"{directory} is on a network file system ({kind}), where SQLite loses data; "
             "use a local disk, or PostgreSQL"
         )
-    if not os.access(directory, os.W_OK | os.X_OK):
+    if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
         raise errors.StoreUnwritable(
             f"the state directory {directory} is not writable for user id {os.geteuid()}; SQLite writes beside its file"
         )
@@ -129,7 +129,7 @@ def _filesystem(directory: Path) -> str:
 def make(url: sa.URL, *, name: str = "runnerd") -> sa.Engine:
     """An engine whose connections are set up for durable writes.  Opens nothing yet."""
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(
+        server = sa.create_engine(
             url,
             poolclass=pool.NullPool,
             paramstyle="format",
@@ -141,8 +141,11 @@ def make(url: sa.URL, *, name: str = "runnerd") -> sa.Engine:
                 "keepalives_interval": 5,
                 "keepalives_count": 3,
                 "tcp_user_timeout": 20_000,
+                "client_encoding": "utf8",
             },
         )
+        event.listen(server, "connect", _set_up_server)
+        return server
     memory = is_memory(url)
     engine = sa.create_engine(
         url,
@@ -171,6 +174,20 @@ def make(url: sa.URL, *, name: str = "runnerd") -> sa.Engine:
         connection.exec_driver_sql("BEGIN" if options.get("reads") else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _set_up_server(connection: Any, _record: Any) -> None:
+    with connection.cursor() as cursor:
+        # A server that acknowledges before it has flushed would break what `write` promises.
+        cursor.execute(
+            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+        )
+        cursor.execute("SET lock_timeout = '10s'")
+        cursor.execute("SHOW server_encoding")
+        [encoding] = cursor.fetchone()
+    connection.commit()
+    if encoding != "UTF8":
+        raise errors.StoreError(f"the database's encoding is {encoding}; create it with ENCODING 'UTF8'")
 
 
 def translate(error: BaseException, where: str) -> errors.StoreError:

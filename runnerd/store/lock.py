@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import zlib
 from dataclasses import dataclass
@@ -69,7 +70,9 @@ class Session:
     address: str
 
     def __str__(self) -> str:
-        return " from ".join(part for part in (self.name or "another runnerd", self.address) if part)
+        ours = re.fullmatch(r"runnerd (\d+)\.\S*@(.*)", self.name)
+        who = f"runnerd, process {ours[1]} on {ours[2]}" if ours else self.name or "another runnerd"
+        return f"{who} ({self.address})" if self.address else who
 
 
 def take_advisory(connection: sa.Connection) -> Session | None:

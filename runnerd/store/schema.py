@@ -22,11 +22,14 @@ from runnerd.store import backup, engine, lock, tables
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+#: Where the migrations are: beside this module, also in an installed package.
+SCRIPTS = Path(__file__).parent / "migrations"
+
 
 def alembic_config(connection: sa.Connection | None = None) -> config.Config:
     """What Alembic needs, without an ini file."""
     settings = config.Config()
-    settings.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    settings.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     settings.set_main_option("path_separator", "os")
     settings.attributes["connection"] = connection
     return settings

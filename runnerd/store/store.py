@@ -52,7 +52,12 @@ class Store:
         written, :class:`errors.StoreError` when it is damaged, of a newer runnerd, not runnerd's, or the URL is bad.
         """
         opened = database.Database(url, now=now)
-        await offload(functools.partial(opened.open, migrate=migrate))
+        try:
+            await offload(functools.partial(opened.open, migrate=migrate))
+        except asyncio.CancelledError:
+            # The thread may hold the lock by now, and nobody else would give it back.
+            opened.close()
+            raise
         return cls(opened, offload=offload, now=now)
 
     @property

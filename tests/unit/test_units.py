@@ -60,7 +60,14 @@ def test_refuses_odd_durations(value: object) -> None:
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("100MB", 100_000_000), ("25MiB", 26_214_400), ("16GiB", 2**34), ("1.5 GiB", 3 * 2**29), ("512B", 512), (0, 0)],
+    [
+        ("100MB", 100_000_000),
+        ("25MiB", 26_214_400),
+        ("16GiB", 2**34),
+        ("1.5 GiB", 3 * 2**29),
+        ("512B", 512),
+        (0, 0),
+    ],
 )
 def test_reads_a_size_in_bytes(text: object, count: int) -> None:
     assert units.size(text) == count

@@ -48,7 +48,11 @@ def test_keys_are_always_texts() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param("a: 1\nb: 2\na: 3\n", "runnerd.yaml:3: a: stands here twice; the first is on line 1", id="duplicate"),
+        pytest.param(
+            "a: 1\nb: 2\na: 3\n",
+            "runnerd.yaml:3: a: stands here twice; the first is on line 1",
+            id="duplicate",
+        ),
         pytest.param(
             "pools:\n  x: {idle: 1m, idle: 2m}\n",
             "runnerd.yaml:2: pools.x.idle: stands here twice; the first is on line 2",
@@ -69,7 +73,11 @@ def test_keys_are_always_texts() -> None:
             "runnerd.yaml:1: the tag !!python/object/apply:os.system is not read; write the plain value",
             id="object",
         ),
-        pytest.param("a: 1\n---\nb: 2\n", "runnerd.yaml:2: a second document begins here (---); one file holds one", id="two"),
+        pytest.param(
+            "a: 1\n---\nb: 2\n",
+            "runnerd.yaml:2: a second document begins here (---); one file holds one",
+            id="two",
+        ),
         pytest.param("a:\n\tb: 1\n", "runnerd.yaml:2: a tab stands here; indent with blanks", id="tab"),
         pytest.param("a: b: c\n", "runnerd.yaml:1: a colon too many, or the line is indented wrongly", id="colon"),
         pytest.param("- 1\n", "runnerd.yaml:1: expected keys and values at the top", id="list"),

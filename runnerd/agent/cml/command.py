@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import traceback
 import typing
 
 from runnerd.agent.cml import assets, comment, driver, failures, github, gitlab, options, transport
@@ -56,7 +58,9 @@ def main(argv: typing.Sequence[str] | None = None, context: contexts.Context | N
         ``cml-NAME``, which is ``cml NAME``. Default: the process's own.
     """
     argv = sys.argv if argv is None else argv
-    context = contexts.Context() if context is None else context
+    if context is None:
+        _speak_utf8()
+        context = contexts.Context()
     name = os.path.basename(argv[0]) if argv else "cml"
     arguments = list(argv[1:])
     if name.startswith("cml-"):
@@ -71,7 +75,21 @@ def main(argv: typing.Sequence[str] | None = None, context: contexts.Context | N
     except BrokenPipeError:
         # Whoever read the output has gone; there is nobody to tell.
         pass
+    except Exception as error:
+        # An answer of a shape that nobody expected ends in a sentence; the trace is for who asks for it.
+        context.debug(traceback.format_exc())
+        context.error(
+            f"unexpected {type(error).__name__}: {error}\n"
+            "  what to do: run it again with --log=debug to see the requests and where it failed"
+        )
     return 1
+
+
+def _speak_utf8() -> None:
+    """Write UTF-8 whatever the locale: a report's title must not fail in a container without one."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
 
 
 def _run(arguments: list[str], context: contexts.Context) -> int:

@@ -39,10 +39,15 @@ class Tally:
         self.statistics = Statistics()
         #: Assignments that no runner took yet: alias to (job key, repository).
         self._open: dict[str, tuple[model.JobKey, str]] = {}
+        self._keys: collections.Counter[model.JobKey] = collections.Counter()
         self._repos: collections.Counter[str] = collections.Counter()
+        #: Aliases that are through, newest last: a late or repeated assignment must not open them again.
+        self._through: dict[str, None] = {}
         #: Lapsed jobs: key to (repository, end of grace).
         self._lapsed: dict[model.JobKey, tuple[str, float]] = {}
         self._zero_since = 0.0
+        #: Assignments since the last reading.
+        self._fresh = 0
 
     # -- what is remembered over a restart -------------------------------------------------------------------------
 
@@ -51,6 +56,7 @@ class Tally:
         for job in jobs:
             if job.aliases:
                 self._assign(job.aliases[-1], job.key, job.repo)
+        self._fresh = 0
         found = [cursor.get(name) for name in ("waiting", "running", "as_of")]
         waiting, running, as_of = (value if isinstance(value, int | float) else 0 for value in found)
         self._waiting, self._running = int(waiting), int(running)
@@ -73,14 +79,21 @@ class Tally:
         self._resolve(update.alias or str(key))
         if update.event is base.JobEvent.LAPSED:
             # When the new assignment came first, the job is counted there.
-            if not any(other == key for other, _ in self._open.values()):
+            if key not in self._keys:
                 self._lapsed[key] = (update.repo, self._clock.now() + GRACE)
         else:
             self._lapsed.pop(key, None)
 
     def settle(self, key: model.JobKey) -> None:
-        """The run says that this lapsed job wants no runner any more."""
+        """The run says that this job wants no runner any more."""
         self._lapsed.pop(key, None)
+        if key in self._keys:
+            for alias in [alias for alias, (other, _) in self._open.items() if other == key]:
+                self._resolve(alias)
+
+    def holds(self, key: model.JobKey) -> bool:
+        """True while an assignment of that job is open."""
+        return key in self._keys
 
     def lapsed(self) -> list[model.JobKey]:
         """Lapsed jobs that still count."""
@@ -93,15 +106,15 @@ class Tally:
         now = self._clock.now()
         self.statistics = statistics
         self._as_of = now
-        if statistics.assigned == 0 and self._open and self._waiting > 0 and not self._zero_since:
+        fresh, self._fresh = self._fresh, 0
+        if statistics.assigned == 0 and self._open and self._waiting + fresh > 0 and not self._zero_since:
             self._zero_since = now
-            self._waiting = min(self._waiting, len(self._open))
+            self._waiting = min(self._waiting + fresh, len(self._open))
             self._running = 0
             return
         if statistics.assigned == 0:
             # Believed now: what was open has ended without a word, or the audit will find it.
-            self._open.clear()
-            self._repos.clear()
+            self._forget_open()
         self._zero_since = 0.0
         self._waiting = max(0, statistics.assigned - statistics.running)
         self._running = statistics.running
@@ -120,8 +133,7 @@ class Tally:
 
     def forget_assignments(self) -> None:
         """The scale set vanished, and with it every assignment."""
-        self._open.clear()
-        self._repos.clear()
+        self._forget_open()
         self._zero_since = 0.0
 
     # -- what is told ----------------------------------------------------------------------------------------------
@@ -159,16 +171,30 @@ class Tally:
         )
 
     def _assign(self, alias: str, key: model.JobKey, repo: str) -> None:
-        if alias in self._open:
+        if alias in self._open or alias in self._through:
             return
         self._open[alias] = (key, repo)
+        self._fresh += 1
+        self._keys[key] += 1
         self._repos[repo] += 1
         if len(self._open) > REMEMBERED:
             self._resolve(next(iter(self._open)))
 
     def _resolve(self, alias: str) -> None:
+        self._through[alias] = None
+        if len(self._through) > REMEMBERED:
+            del self._through[next(iter(self._through))]
         entry = self._open.pop(alias, None)
         if entry is not None:
-            self._repos[entry[1]] -= 1
-            if self._repos[entry[1]] <= 0:
-                del self._repos[entry[1]]
+            key, repo = entry
+            self._keys[key] -= 1
+            if self._keys[key] <= 0:
+                del self._keys[key]
+            self._repos[repo] -= 1
+            if self._repos[repo] <= 0:
+                del self._repos[repo]
+
+    def _forget_open(self) -> None:
+        self._open.clear()
+        self._keys.clear()
+        self._repos.clear()

@@ -18,12 +18,16 @@ from runnerd.forges.gitlab import discovery, jobs, rest, runners
 PREFIX = "flavour:"
 #: The environment variable that tells an instance which system_id its runner must use.
 SYSTEM_ID = "RUNNERD_SYSTEM_ID"
+#: An instance that was given a token shows up as a manager within this, seconds.
+CONNECTS_WITHIN = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
     id: str
     token: str
+    #: What the record was made for; another pool setting needs another record.
+    spec: base.QueueSpec
 
 
 class Flavours:
@@ -46,11 +50,17 @@ class Flavours:
         self._windows = windows
         self._controller = controller
         self._shared: dict[model.Queue, _Shared] = {}
+        #: When a record's token was last given to an instance.
+        self._handed: dict[str, float] = {}
         self._left: dict[str, float] = {}
         self._paused: dict[str, float] = {}
 
     def description(self, queue: model.Queue) -> str:
         return f"{runners.MARK}flavour {self._controller} {queue}".replace("  ", " ")
+
+    def holds(self, queue: model.Queue) -> bool:
+        """Whether the queue has a shared record whose token we know."""
+        return queue in self._shared
 
     async def token(self, spec: base.QueueSpec, note: str) -> tuple[str, str]:
         """The id (with :data:`PREFIX`) and token of the queue's shared record, made if there is none.
@@ -59,26 +69,31 @@ class Flavours:
         """
         queue = spec.queue
         shared = self._shared.get(queue)
-        if shared is not None and await self._alive(shared):
+        if shared is not None and shared.spec == spec and await self._alive(shared):
+            self._handed[shared.id] = self._clock.now()
             return PREFIX + shared.id, shared.token
-        await self.tidy(queue)
+        await self.tidy(spec)
         id_, token = await self._records.create(
             spec, description=self.description(queue), note=self._records.note(note)
         )
-        self._shared[queue] = _Shared(id_, token)
+        self._shared[queue] = _Shared(id_, token, spec)
+        self._handed[id_] = self._clock.now()
         return PREFIX + id_, token
 
     async def _alive(self, shared: _Shared) -> bool:
         record = await self._records.show(shared.id)
         return record is not None and record.get("paused") is not True
 
-    async def tidy(self, queue: model.Queue) -> None:
+    async def tidy(self, spec: base.QueueSpec) -> None:
         """Delete the queue's former records that nobody uses any more."""
+        queue = spec.queue
         current = self._shared.get(queue)
         scope = self._directory.scope(queue.scope)
         for row in await self._records.named(self.description(queue), scope):
             id_ = str(row["id"])
-            if current is not None and current.id == id_:
+            if current is not None and current.id == id_ and current.spec == spec:
+                continue
+            if self._clock.now() - self._handed.get(id_, 0.0) < CONNECTS_WITHIN:
                 continue
             if await self._unused(id_):
                 await self._records.delete(id_, queue.scope)

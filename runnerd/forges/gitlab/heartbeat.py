@@ -8,7 +8,6 @@ restart the record's token is reset.
 
 from __future__ import annotations
 
-from runnerd import clock as clocks
 from runnerd import errors, model
 from runnerd.forges import base
 from runnerd.forges.gitlab import discovery, jobs, rest, runners
@@ -16,7 +15,7 @@ from runnerd.forges.gitlab import discovery, jobs, rest, runners
 #: Seconds between two contacts.  The drop comes after 1 h without a contact in the last 2 h.
 EVERY = 1500.0
 #: Seconds until a failed contact is tried again.
-AGAIN = (10.0, 30.0, 60.0)
+AGAIN = (10.0, 30.0, 60.0, 300.0)
 #: The alarm's reason.
 REASON = "heartbeat"
 
@@ -30,13 +29,11 @@ class Heartbeats:
         records: runners.Runners,
         directory: discovery.Directory,
         *,
-        clock: clocks.Clock,
         controller: str,
     ) -> None:
         self._rest = client
         self._records = records
         self._directory = directory
-        self._clock = clock
         self._controller = controller
         self._tokens: dict[model.Queue, tuple[str, str]] = {}
 
@@ -70,7 +67,7 @@ class Heartbeats:
 
     def _judge(self, id: str, record: object, spec: base.QueueSpec) -> str:
         if not isinstance(record, dict):
-            del self._tokens[spec.queue]
+            self._tokens.pop(spec.queue, None)
             return f"the heartbeat record {id} is gone; it is made anew"
         risk = "a waiting job may be dropped by GitLab after an hour"
         if record.get("paused") is True:
@@ -82,7 +79,9 @@ class Heartbeats:
             )
         tags = record.get("tag_list")
         if isinstance(tags, list) and set(tags) != set(spec.labels):
-            return f"the heartbeat record {id} has the tags {sorted(map(str, tags))}: {risk}. Delete it; it is made anew."
+            # The pool's labels changed, or somebody changed the record: the next round makes it anew.
+            self._tokens.pop(spec.queue, None)
+            return f"the heartbeat record {id} has the tags {sorted(map(str, tags))} and is made anew; till then {risk}"
         return ""
 
     async def _take(self, spec: base.QueueSpec) -> tuple[str, str]:

@@ -66,8 +66,8 @@ class JobView:
 
 def read(row: Mapping[str, Any], project: int) -> JobView:
     """Read one job.  Raises ValueError when it has no id or no status."""
-    id_, status = row.get("id"), row.get("status")
-    if not _is_id(id_) or not isinstance(status, str):
+    id_, status = number(row.get("id")), row.get("status")
+    if not id_ or not isinstance(status, str):
         raise ValueError("a job without id or status")
     tags = row.get("tag_list")
     pipeline, runner, manager = (_mapping(row.get(key)) for key in ("pipeline", "runner", "runner_manager"))
@@ -93,9 +93,7 @@ def read(row: Mapping[str, Any], project: int) -> JobView:
     )
 
 
-def update(
-    event: base.JobEvent, view: JobView, queue: model.Queue, repo: str, *, server_now: float
-) -> base.JobUpdate:
+def update(event: base.JobEvent, view: JobView, queue: model.Queue, repo: str, *, server_now: float) -> base.JobUpdate:
     """Put a job into the words of the contract.
 
     REST has no ``queued_at``: it is the server's present time less ``queued_duration`` (doc/api/jobs).
@@ -132,13 +130,9 @@ def moment(text: object) -> float:
     return (value if value.tzinfo else value.replace(tzinfo=datetime.UTC)).timestamp()
 
 
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
 def number(value: Any) -> int:
     """A positive id; 0 for anything else."""
-    return value if _is_id(value) else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def _text(value: object) -> str:

@@ -117,9 +117,7 @@ def restore(cursor: Mapping[str, Any], queue: model.Queue) -> list[Followed]:
     return found
 
 
-def step(
-    old: Followed | None, view: jobs.JobView, queue: model.Queue | None, repo: str
-) -> Change | None:
+def step(old: Followed | None, view: jobs.JobView, queue: model.Queue | None, repo: str) -> Change | None:
     """What it changes that GitLab shows the job so; None for nothing.
 
     ``queue`` is where it belongs if it is not followed yet.  A followed job keeps its queue.  Under one id a job only

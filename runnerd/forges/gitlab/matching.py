@@ -46,9 +46,7 @@ def allowed(spec: base.QueueSpec, repo: str, *, public: bool) -> bool:
     return not spec.repos or any(fnmatch.fnmatchcase(repo, pattern) for pattern in spec.repos)
 
 
-def candidates(
-    specs: Sequence[base.QueueSpec], view: jobs.JobView, repo: str, *, public: bool
-) -> list[base.QueueSpec]:
+def candidates(specs: Sequence[base.QueueSpec], view: jobs.JobView, repo: str, *, public: bool) -> list[base.QueueSpec]:
     """The queues that may serve the job as far as tags and projects go, in the order of the file."""
     return [spec for spec in specs if tags_fit(spec, view.tags) and allowed(spec, repo, public=public)]
 

@@ -67,7 +67,8 @@ class Pace:
     async def turn(self, urgency: Urgency) -> None:
         """Wait until one more request may be sent.
 
-        Raises :class:`errors.ForgeThrottled` when the server asked for a pause that a waiting caller should not sit out.
+        Raises :class:`errors.ForgeThrottled` when the server asked for a pause that a waiting caller should not sit
+        out.
         """
         while True:
             now = self._clock.now()

@@ -22,6 +22,8 @@ HOPELESS_AFTER = 3
 MOST_HINTS = 2
 #: Seconds added to a project's interval for each page beyond the first that its list has.
 PER_PAGE = 2.0
+#: A project that is late by more of its intervals goes before hints elsewhere.
+LATE = 3.0
 
 
 @dataclass(slots=True)
@@ -80,7 +82,7 @@ class Schedule:
         return base + (slot.pages - 1) * PER_PAGE
 
     def take(self, now: float) -> tuple[Slot | None, float]:
-        """The project that is most overdue by its own interval, now held; else None and the seconds until one is due."""
+        """The project that is most overdue by its own interval, now held; else None and the seconds until one is."""
         best: Slot | None = None
         best_rank = (0, 0.0)
         soonest = self._idle
@@ -90,8 +92,9 @@ class Schedule:
             if not slot.hints and slot.due > now:
                 soonest = min(soonest, slot.due - now)
                 continue
-            # Hints first: a person or a machine waits for that answer.
-            rank = (1 if slot.hints else 0, (now - slot.due) / self.interval(slot, now) + 1.0)
+            late = (now - slot.due) / self.interval(slot, now)
+            # Hints first, because a job waits for that answer; but a flood of them must not end the round.
+            rank = (1 if slot.hints or late > LATE else 0, late)
             if best is None or rank > best_rank:
                 best, best_rank = slot, rank
         if best is not None:

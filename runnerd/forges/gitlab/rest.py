@@ -117,6 +117,15 @@ class Rest:
             )
         return data
 
+    def array(self, answer: http.Response, what: str) -> list[Mapping[str, Any]]:
+        """The JSON list of objects of an answer; anything else is refused whole, since a gap could hide a job."""
+        data = self._json(answer, what)
+        if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
+            raise errors.ForgeUnavailable(
+                f"{self._name}: {what}: GitLab answered no list of objects", status=answer.status
+            )
+        return data
+
     async def pages(
         self,
         template: str,
@@ -137,12 +146,7 @@ class Rest:
                 raise errors.ForgeUnavailable(f"{self._name}: {what}: the pages of the answer go in circles")
             visited.add(url)
             answer = await self._send("GET", url, template, what=what, body=None, urgency=urgency)
-            rows = self._json(answer, what)
-            if not isinstance(rows, list):
-                raise errors.ForgeUnavailable(
-                    f"{self._name}: {what}: GitLab answered no list", status=answer.status
-                )
-            yield [row for row in rows if isinstance(row, dict)]
+            yield self.array(answer, what)
             url = self._next(answer)
 
     async def rows(

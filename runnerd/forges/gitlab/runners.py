@@ -99,9 +99,7 @@ class Runners:
     def note(self, note: str) -> str:
         return MARK + " ".join(part for part in (self._controller, note) if part)
 
-    async def create(
-        self, spec: base.QueueSpec, *, description: str, note: str
-    ) -> tuple[str, str]:
+    async def create(self, spec: base.QueueSpec, *, description: str, note: str) -> tuple[str, str]:
         """Make a record; returns its id and its token.  One POST, never repeated.
 
         Raises :class:`errors.ForgeError`, with ``maybe_created`` when the record may exist all the same.
@@ -155,35 +153,39 @@ class Runners:
             return None
 
     async def open_jobs(self, id: str) -> list[jobs.JobView] | None:
-        """The jobs that the runner has and that have not ended, assigned ones included; None when it is gone."""
-        history = await self.history(id)
-        return None if history is None else [job for job in history if job.status not in jobs.FINAL]
+        """The jobs of a shared runner that have not ended, assigned ones included; None when the runner is gone.
+
+        Asked by state, because a long job may have any number of newer ones after it.
+        """
+        found: list[jobs.JobView] = []
+        for status in (*sorted(jobs.RUNNING), *sorted(jobs.WAITING)):
+            part = await self._jobs(id, status=status)
+            if part is None:
+                return None
+            found += [job for job in part if job.status not in jobs.FINAL]
+        return found
 
     async def history(self, id: str) -> list[jobs.JobView] | None:
-        """The newest jobs of a runner, whatever their state; None when it is gone.
+        """The jobs of an instance's own runner, whatever their state; None when the runner is gone.
 
-        The list is not filtered by ``status=running``, because a job that is assigned but not acknowledged is pending.
+        Not by ``status=running``, because a job that is assigned but not acknowledged is pending.
         """
+        return await self._jobs(id)
+
+    async def _jobs(self, id: str, *, status: str = "") -> list[jobs.JobView] | None:
+        what = f"list the jobs of runner {id}"
+        query = [("order_by", "id"), ("sort", "desc"), ("per_page", "100")]
+        if status:
+            query.insert(0, ("status", status))
         try:
-            answer = await self._rest.call(
-                "GET",
-                "/runners/{id}/jobs",
-                what=f"list the jobs of runner {id}",
-                path={"id": id},
-                query=(("order_by", "id"), ("sort", "desc"), ("per_page", "100")),
-            )
+            rows = await self._rest.rows("/runners/{id}/jobs", what=what, path={"id": id}, query=query)
         except errors.ForgeNotFound:
             return None
-        rows = self._rest._json(answer, f"list the jobs of runner {id}")
-        if not isinstance(rows, list):
-            raise errors.ForgeUnavailable(f"{self._rest.name}: GitLab answered no list of jobs of runner {id}")
         # A row that cannot be read might be a running job: rather no answer than a wrong one.
         try:
             return [jobs.read(row, 0) for row in rows]
-        except (ValueError, AttributeError) as error:
-            raise errors.ForgeUnavailable(
-                f"{self._rest.name}: a job of runner {id} could not be understood: {error}"
-            ) from error
+        except ValueError as error:
+            raise errors.ForgeUnavailable(f"{self._rest.name}: {what}: not understood: {error}") from error
 
     async def pause(self, id: str) -> bool:
         """Let it take no further job; False when GitLab does not have it."""
@@ -258,9 +260,7 @@ class Runners:
         if not history and not await self._quiet(id_, asked - self._paused[id_]):
             return base.Removal.PENDING
         await self.delete(id_, scope)
-        if not registration.forge_id and await self.named(
-            registration.runner_name, self._directory.scope(scope)
-        ):
+        if not registration.forge_id and await self.named(registration.runner_name, self._directory.scope(scope)):
             # The lost call and its repetition by a proxy: another record of that name is left.
             return base.Removal.PENDING
         return base.Removal.REMOVED

@@ -104,9 +104,7 @@ class Deliveries:
             key = base64.b64decode(self._signing().removeprefix("whsec_"), validate=False)
         except (binascii.Error, ValueError):
             return False
-        wanted = base64.b64encode(
-            hmac.new(key, f"{id_}.{stamp}.".encode() + body, hashlib.sha256).digest()
-        )
+        wanted = base64.b64encode(hmac.new(key, f"{id_}.{stamp}.".encode() + body, hashlib.sha256).digest())
         fits = False
         for value in signature.split():
             version, _, given = value.partition(",")

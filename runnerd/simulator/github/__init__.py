@@ -43,7 +43,7 @@ class Github:
         self.options = options or Options()
         self.tables = state.State(shared, self.options)
         self.auth = auth.Auth(self.tables)
-        self.hooks = webhooks.Webhooks(self.tables, base_url="http://simulator.invalid")
+        self.hooks = webhooks.Webhooks(self.tables)
         self.dispatch = dispatch.Dispatch(self.tables, self.hooks.workflow_job)
         self.runs = runs.Runs(self.tables, self.dispatch, self.hooks)
         self.registry = runners.Registry(self.tables, self.dispatch)
@@ -65,10 +65,6 @@ class Github:
         if request.path.startswith("/_actions/"):
             return http.json_response({"message": "The controller for path was not found.", "typeName": ""}, 404)
         return state.refuse(404, "Not Found").response
-
-    def use_base_url(self, base_url: str) -> None:
-        """The address under which clients reach the simulator; links in webhooks start with it."""
-        self.hooks.base_url = base_url.rstrip("/")
 
     def queue_jobs(self, spec: world.JobSpec) -> list[world.Job]:
         return list(self.runs.queue(spec))

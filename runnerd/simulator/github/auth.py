@@ -125,14 +125,16 @@ class Auth:
         if expires <= now:
             raise state.refuse(
                 401,
-                "'Expiration time' claim ('exp') must be a numeric value representing the future time at which the assertion expires",
-            )  # noqa: E501
+                "'Expiration time' claim ('exp') must be a numeric value representing the future time at which the "
+                "assertion expires",
+            )
         if expires > now + 600 or expires - issued > 660:
             raise state.refuse(401, "'Expiration time' claim ('exp') is too far in the future")
         if issued > now:
             raise state.refuse(
-                401, "'Issued at' claim ('iat') must be an Integer representing the time that the assertion was issued"
-            )  # noqa: E501
+                401,
+                "'Issued at' claim ('iat') must be an Integer representing the time that the assertion was issued",
+            )
         if str(claims.get("iss")) not in (str(APP_ID), CLIENT_ID):
             raise state.refuse(404, "Integration not found")
         return Principal("app", "runnerd[bot]", value, (), f"app {APP_ID}")

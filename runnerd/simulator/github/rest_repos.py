@@ -108,8 +108,9 @@ class RepositoryEndpoints:
         if principal.kind != "installation":
             raise state.refuse(
                 403,
-                "You must authenticate with an installation access token in order to list repositories for an installation.",
-            )  # noqa: E501
+                "You must authenticate with an installation access token in order to list repositories for an "
+                "installation.",
+            )
         return rest.paged(
             request,
             self._repos_of(str(principal.extra["owner"])),

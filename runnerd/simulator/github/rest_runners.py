@@ -1,4 +1,4 @@
-"""REST: tokens for runners, JIT configurations, runners and runner groups, at repositories, organisations, enterprises."""
+"""REST: tokens for runners, JIT configurations, runners and runner groups, at every scope."""
 
 from __future__ import annotations
 

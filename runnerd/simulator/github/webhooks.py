@@ -18,11 +18,9 @@ from runnerd.simulator.github import entities, payloads, state
 class Webhooks:
     """Sends events to the hooks whose scope covers the repository."""
 
-    def __init__(self, tables: state.State, *, base_url: str) -> None:
+    def __init__(self, tables: state.State) -> None:
         self._state = tables
         self._world = tables.world
-        #: how links in payloads start; set from the first request
-        self.base_url = base_url
 
     def workflow_job(self, action: str, job: entities.GithubJob) -> None:
         """Announce what became of a job: queued, in_progress or completed."""
@@ -38,10 +36,10 @@ class Webhooks:
         run = self._state.runs[job.run_id]
         return {
             "action": action,
-            "workflow_job": payloads.job(self.base_url, job, run, job.extra.get("runner_group_name")),
-            "repository": payloads.repository(self.base_url, repo),
-            "organization": payloads.organization(self.base_url, repo.owner),
-            "sender": payloads.user(self.base_url, "octocat"),
+            "workflow_job": payloads.job(self._world.base_url, job, run, job.extra.get("runner_group_name")),
+            "repository": payloads.repository(self._world.base_url, repo),
+            "organization": payloads.organization(self._world.base_url, repo.owner),
+            "sender": payloads.user(self._world.base_url, "octocat"),
         }
 
     def ping(self, hook: world.Hook) -> None:

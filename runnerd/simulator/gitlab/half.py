@@ -239,7 +239,7 @@ class Gitlab:
         }
 
     def default_tokens(self) -> dict[str, str]:
-        return {"GitLab token (group owner, scope api)": self.token, "GitLab administrator token": self.admin_token}
+        return {"token": self.token, "admin_token": self.admin_token}
 
     async def _add_token(self, request: http.Request) -> http.Response:
         """`POST /_sim/gitlab/tokens` {user, scopes, access_level, admin, namespace, expires_at} -> {token}."""

@@ -33,6 +33,9 @@ class Projects:
         self.gate = gate
         self.groups: dict[str, Group] = {}
         self._by_id: dict[int, world.Repository] = {}
+        self._names: set[str] = set()
+        #: directories and repositories of the world when `known` last looked through them
+        self._counts = (-1, -1)
         for path in gate.settings.groups:
             self.make_group(path)
 
@@ -71,6 +74,7 @@ class Projects:
         if "protected" not in project.extra:
             self.make_group(project.owner)
             self._by_id[project.id] = project
+            self._names.add(name)
             project.extra |= {
                 "protected": [project.default_branch],
                 "archived": False,
@@ -97,10 +101,16 @@ class Projects:
         return project
 
     def known(self) -> list[world.Repository]:
-        """All projects, ascending by id; those with a directory given at start exist without having had a job."""
-        for name in self.world.directories:
-            if "/" in name and (access.FORGE, name) not in self.world.repositories:
+        """All projects, ascending by id; those named at start exist without having had a job."""
+        counts = len(self.world.directories), len(self.world.repositories)
+        if counts == self._counts:
+            return list(self._by_id.values())
+        named = [name for name in self.world.directories if "/" in name]
+        named += [name for forge, name in self.world.repositories if forge == access.FORGE]
+        for name in named:
+            if name not in self._names:
                 self.make_project(name)
+        self._counts = len(self.world.directories), len(self.world.repositories)
         return list(self._by_id.values())
 
     def project(self, reference: str, caller: access.Caller | None) -> world.Repository:
@@ -110,7 +120,7 @@ class Projects:
             found = self._by_id.get(int(reference))
         else:
             found = self.world.repositories.get((access.FORGE, reference))
-            if found is None and reference in self.world.directories:
+            if reference not in self._names and (found is not None or reference in self.world.directories):
                 found = self.make_project(reference)
         if found is None or (caller is not None and not caller.sees(found.name)):
             raise parameters.refuse("404 Project Not Found", 404)

@@ -38,7 +38,7 @@ class Asked:
 
 
 #: Status, body (text, or anything that becomes JSON), headers. None drops the connection without an answer.
-Reply = typing.Optional[tuple[int, object, dict[str, str]]]
+Reply = tuple[int, object, dict[str, str]] | None
 
 
 def reply(status: int = 200, body: object = "", **headers: str) -> Reply:

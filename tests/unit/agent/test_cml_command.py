@@ -205,7 +205,9 @@ def test_git_tells_the_commit_when_the_environment_does_not(bench: cml_loopback.
     git = ["git", "-C", str(bench.directory), "-c", "user.name=n", "-c", "user.email=e@x"]
     subprocess.run([*git, "init", "-q"], check=True, env=env)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "m"], check=True, env=env)
-    sha = subprocess.run([*git, "rev-parse", "HEAD"], check=True, env=env, capture_output=True, text=True).stdout.strip()
+    sha = subprocess.run(
+        [*git, "rev-parse", "HEAD"], check=True, env=env, capture_output=True, text=True
+    ).stdout.strip()
     bench.write("report.md", "x")
     bench.on_github(GITHUB_SHA="")
     bench.forge.on("POST", "/api/v3/repos/acme/nst/commits/", reply(201, {"html_url": "u"}))

@@ -355,3 +355,33 @@ def test_watch_outlives_a_failure(bench: cml_loopback.Bench) -> None:
     assert "was answered with 422" in bench.err
     assert bench.forge.lines[-1] == f"POST {ISSUE}"
     assert bench.out == "https://forge.example/c/1\n"
+
+
+@pytest.mark.parametrize("answer", [{"message": "odd"}, [None], "null", "<html>"])
+def test_an_answer_of_an_unexpected_shape_is_a_sentence_and_no_trace(bench: cml_loopback.Bench, answer: object) -> None:
+    bench.on_github()
+    bench.forge.on("GET", f"/api/v3/repos/acme/nst/commits/{SHA}/pulls", reply(200, answer))
+    assert bench.run("cml", "comment", "create", "report.md") == 1
+    assert bench.err.startswith("cml: error: ")
+    assert "Traceback" not in bench.err
+
+
+def test_line_ends_are_kept_as_the_author_wrote_them(bench: cml_loopback.Bench) -> None:
+    on_pull_request(bench)
+    bench.write("report.md", b"\xef\xbb\xbf# R\r\n\r\n![](plots/out.png)\r\n")
+    assert bench.run("cml", "comment", "create", "report.md") == 0
+    assert posted(bench).startswith("# R\r\n\r\n![](https://asset.example/1?")
+
+
+def test_watch_waits_until_a_file_is_written_to_its_end(bench: cml_loopback.Bench) -> None:
+    on_pull_request(bench)
+
+    def step(count: int) -> None:
+        if 2 <= count <= 6:
+            bench.write("report.md", "x" * (count + 20))
+        if count == 12:
+            raise KeyboardInterrupt
+
+    bench.on_sleep = step
+    bench.run("cml", "comment", "create", "--watch", "--rm-watermark", "--publish=false", "report.md")
+    assert [asked.json()["body"] for asked in bench.forge.asked if asked.method == "POST"] == ["x" * 26]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,7 +38,9 @@ DOCUMENTS = [
     pytest.param("<!-- ![](a.png)\n\n![](c.png) -->\n\n![](b.png)", ["b.png"], id="comment"),
     pytest.param("x <!-- ![](a.png) --> ![](b.png)", ["b.png"], id="inline comment"),
     pytest.param('<img src="a.png">\n\n![](b.png)', ["b.png"], id="img is left alone"),
-    pytest.param("<details>\n![](a.png)\n\n![](b.png)\n\n</details>", ["b.png"], id="markdown in HTML needs a blank line"),
+    pytest.param(
+        "<details>\n![](a.png)\n\n![](b.png)\n\n</details>", ["b.png"], id="markdown in HTML needs a blank line"
+    ),
     pytest.param("<pre>\n![](a.png)\n\n![](c.png)\n</pre>\n![](b.png)", ["b.png"], id="pre lasts until it is closed"),
     pytest.param("![x][fig]\n\n[fig]: a.png 'title'", ["a.png"], id="definition"),
     pytest.param("[fig]: <my plot.png>\n[two]: b.png", ["my plot.png", "b.png"], id="definitions in a row"),
@@ -76,7 +80,7 @@ def _by_another_parser(text: str) -> set[str]:
     parser.normalizeLink = lambda url: url  # type: ignore[method-assign]
     parser.validateLink = lambda url: True  # type: ignore[method-assign]
     env: dict[str, dict[str, dict[str, str]]] = {}
-    found = set()
+    found: set[str] = set()
     queue = list(parser.parse(text, env))
     while queue:
         token = queue.pop()
@@ -88,7 +92,11 @@ def _by_another_parser(text: str) -> set[str]:
 
 def test_kinds_and_titles_are_told() -> None:
     found = markdown.references('![a](x.png "one")\n[b](y.csv)\n\n[c]: z.txt (three)\n')
-    assert [(each.kind.value, each.title) for each in found] == [("image", "one"), ("link", ""), ("definition", "three")]
+    assert [(each.kind.value, each.title) for each in found] == [
+        ("image", "one"),
+        ("link", ""),
+        ("definition", "three"),
+    ]
 
 
 def test_rewriting_changes_nothing_but_destinations() -> None:
@@ -109,7 +117,7 @@ def test_a_new_address_with_parentheses_stays_a_destination() -> None:
 def test_any_text_is_read_without_failing_and_rewrites_to_itself(text: str) -> None:
     found = markdown.references(text)
     assert all(0 <= each.start < each.end <= len(text) for each in found)
-    assert all(first.end <= second.start for first, second in zip(found, found[1:], strict=False))
+    assert all(first.end <= second.start for first, second in itertools.pairwise(found))
     assert markdown.rewrite(text, {}) == text
 
 

@@ -91,6 +91,11 @@ def test_precedence_is_command_line_then_common_then_own_variable() -> None:
     assert parse("comment create --token given x.md", **env).text("driver-token") == "given"
 
 
+def test_an_options_own_variable_wins_over_that_of_its_alias() -> None:
+    env = {"CML_COMMENT_TOKEN": "alias", "CML_COMMENT_DRIVER_TOKEN": "own"}
+    assert parse("comment create x.md", **env).text("driver-token") == "own"
+
+
 def test_the_old_variable_wins_over_the_new_one() -> None:
     parsed = parse("asset publish x.png", CML_PUBLISH_URL="old", CML_ASSET_URL="new")
     assert parsed.text("url") == "old"

@@ -1,4 +1,4 @@
-"""The built-in cml sends the requests that upstream was recorded to send: method, path, body and the headers that matter."""
+"""The built-in cml sends what upstream was recorded to send: method, path, body, and the headers that matter."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CASES = {
     "github-update-with-image": Case("cml comment update --publish-url {URL} report.md", PR_URL),
     "github-create-in-pull-request-again": Case("cml comment create --publish=false plain.md", PR_URL, True),
     "github-create-pr-flag": Case("cml comment create --publish=false --pr plain.md", PR_URL),
-    "github-publish-md": Case("cml publish --url={URL} --md --title compare out.png", "![]({ASSET} \"compare\")"),
+    "github-publish-md": Case("cml publish --url={URL} --md --title compare out.png", '![]({ASSET} "compare")'),
     "github-send-comment": Case("cml-send-comment --publish=false plain.md", PR_URL),
     "github-legacy-publish": Case("cml-publish out.png --md", "![]({ASSET})", env=(("CML_PUBLISH_URL", "URL"),)),
     "github-create-with-image-from-environment": Case(
@@ -61,9 +61,7 @@ CASES = {
     "gitlab-create-on-commit": Case(
         "cml comment create --publish=false --target=commit plain.md", "{REPO}/-/commit/" + SHA
     ),
-    "gitlab-commit-update-is-refused": Case(
-        "cml comment update --publish=false --target=commit plain.md", "", code=1
-    ),
+    "gitlab-commit-update-is-refused": Case("cml comment update --publish=false --target=commit plain.md", "", code=1),
     "gitlab-publish-uploads": Case("cml publish --gitlab-uploads out.png", "/uploads/0123abcd/out.png"),
     "gitlab-create-on-issue": Case(
         "cml comment create --publish=false --target=issue/4 plain.md", "{REPO}/-/issues/4#note_116"
@@ -87,7 +85,9 @@ def test_requests_equal_the_recorded_ones(name: str, tmp_path: pathlib.Path) -> 
             bench.in_pull_request()
         asset = "https://asset.example/107"
         for request in recorded:
-            published = re.search(r"(https://asset\.example/\d+)\?cml=png&cache-bypass=([0-9a-f-]{36})", request["body"])
+            published = re.search(
+                r"(https://asset\.example/\d+)\?cml=png&cache-bypass=([0-9a-f-]{36})", request["body"]
+            )
             if published:
                 asset = published.group(1)
                 bench.uuids.append(published.group(2))

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import selectors
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Coroutine, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
-from runnerd.simulator import app, gitlab, http, world
+from runnerd.simulator import app, gitlab, gitlab_runner, http, world
 
 T = TypeVar("T")
 #: A Monday, on a full hour.
@@ -50,7 +58,7 @@ class Lab:
         self.hook_status = 200
         self.world = world.World(lambda: START + self.loop.time(), asyncio.sleep, 7, deliver=self._deliver)
         self.gitlab = gitlab.Gitlab(self.world, options=gitlab.Settings(**settings))
-        self.app = app.App(self.world, halves=[self.gitlab])
+        self.app = app.App(self.world, gitlab_half=self.gitlab)
 
     async def _deliver(self, url: str, headers: Mapping[str, str], body: bytes) -> world.HookAnswer:
         self.delivered.append((url, headers, body))
@@ -68,6 +76,12 @@ class Lab:
     def close(self) -> None:
         self.run(self.world.close())
         self.loop.close()
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     # Requests
 
@@ -155,3 +169,83 @@ class Lab:
         payload = self.ask(made["token"]).json()
         assert self.put(payload, "running").status == 200
         return made, payload
+
+
+class Served:
+    """A simulator in a process of its own, and the control requests that tests make."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "runnerd.simulator", "--listen", "127.0.0.1:0", "--json", *arguments]
+        self.started: list[subprocess.Popen[str]] = []
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.facts = json.loads(self.process.stdout.readline())
+        self.url = str(self.facts["url"])
+        self.token = str(self.facts["tokens"]["gitlab"]["token"])
+        self.context = ssl.create_default_context(cafile=self.facts["ca"]) if self.facts["ca"] else None
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for started in self.started:
+            if started.poll() is None:
+                started.kill()
+            started.communicate()
+        self.process.terminate()
+        assert self.process.wait(timeout=10) == 0
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def call(self, method: str, path: str, data: Any = None) -> Any:
+        body = None if data is None else json.dumps(data).encode()
+        headers = {"Content-Type": "application/json", "PRIVATE-TOKEN": self.token}
+        request = urllib.request.Request(self.url + path, body, headers, method=method)
+        with urllib.request.urlopen(request, timeout=10, context=self.context) as response:
+            raw = response.read()
+            return json.loads(raw) if "json" in response.headers.get("Content-Type", "") else raw
+
+    def queue(self, *labels: str, **extra: Any) -> list[int]:
+        body = {"forge": "gitlab", "repo": "acme/ml", "labels": list(labels), **extra}
+        ids = self.call("POST", "/_sim/jobs", body)["ids"]
+        assert isinstance(ids, list)
+        return ids
+
+    def runner(self, *tags: str) -> str:
+        group = self.call("GET", "/api/v4/groups/acme")["id"]
+        data = {"runner_type": "group_type", "group_id": group, "tag_list": list(tags), "run_untagged": False}
+        return str(self.call("POST", "/api/v4/user/runners", data)["token"])
+
+    def job(self, id: int) -> dict[str, Any]:
+        found = self.call("GET", f"/api/v4/projects/acme%2Fml/jobs/{id}")
+        assert isinstance(found, dict)
+        return found
+
+    def log(self, id: int) -> str:
+        return bytes(self.call("GET", f"/_sim/jobs/{id}/log")).decode()
+
+    def until(self, id: int, status: str) -> dict[str, Any]:
+        """Wait a few real seconds for a job to get there."""
+        for _ in range(100):
+            found = self.job(id)
+            if found["status"] == status:
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"job {id} is {found['status']}, not {status}")
+
+    def start(self, token: str, builds: Path, *flags: str) -> subprocess.Popen[str]:
+        """`gitlab-runner run-single` as an instance would start it, with short intervals."""
+        command = [sys.executable, gitlab_runner.__file__, "run-single", "--builds-dir", str(builds)]
+        command += ["--max-builds", "1", "--wait-timeout", "5", "--executor", "shell", *flags]
+        env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(builds),
+            "CI_SERVER_URL": self.url,
+            "CI_SERVER_TOKEN": token,
+            "SIMULATED_CHECK_INTERVAL": "0.1",
+            "SIMULATED_TRACE_INTERVAL": "0.1",
+        }
+        if self.facts["ca"]:
+            env["SSL_CERT_FILE"] = self.facts["ca"]
+        self.started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+        return self.started[-1]

@@ -9,9 +9,8 @@ import pytest
 
 @pytest.fixture
 def lab() -> Iterator[gitlab_lab.Lab]:
-    made = gitlab_lab.Lab()
-    yield made
-    made.close()
+    with gitlab_lab.Lab() as made:
+        yield made
 
 
 def test_a_runner_gets_the_oldest_job_whose_tags_it_has(lab: gitlab_lab.Lab) -> None:
@@ -58,12 +57,11 @@ def test_the_payload_has_no_tags_and_what_cml_reads(lab: gitlab_lab.Lab) -> None
 
 
 def test_an_old_server_does_not_know_the_newer_failure_reasons() -> None:
-    lab = gitlab_lab.Lab(version="18.11.2")
-    _, payload = lab.running("gpu")
-    assert "runner_interrupted" not in payload["features"]["failure_reasons"]
-    lab.put(payload, "failed", failure_reason="runner_interrupted")
-    assert lab.job(payload["id"])["failure_reason"] == "unknown_failure"
-    lab.close()
+    with gitlab_lab.Lab(version="18.11.2") as lab:
+        _, payload = lab.running("gpu")
+        assert "runner_interrupted" not in payload["features"]["failure_reasons"]
+        lab.put(payload, "failed", failure_reason="runner_interrupted")
+        assert lab.job(payload["id"])["failure_reason"] == "unknown_failure"
 
 
 def test_an_assigned_job_stays_pending_until_acknowledged(lab: gitlab_lab.Lab) -> None:
@@ -213,15 +211,14 @@ def test_a_deleted_runner_leaves_its_running_job_to_finish(lab: gitlab_lab.Lab) 
 
 
 def test_too_many_requests_of_one_runner_are_refused_with_the_headers_of_the_limit() -> None:
-    lab = gitlab_lab.Lab(rate_jobs_request=2)
-    token = lab.runner("gpu")["token"]
-    assert [lab.ask(token).status for _ in range(3)] == [204, 204, 429]
-    refused = lab.ask(token)
-    assert refused.text.strip() == "Retry later" and refused.headers["RateLimit-Remaining"] == "0"
-    assert lab.ask(lab.runner("gpu")["token"]).status == 204
-    lab.wait(float(refused.headers["Retry-After"]))
-    assert lab.ask(token).status == 204
-    lab.close()
+    with gitlab_lab.Lab(rate_jobs_request=2) as lab:
+        token = lab.runner("gpu")["token"]
+        assert [lab.ask(token).status for _ in range(3)] == [204, 204, 429]
+        refused = lab.ask(token)
+        assert refused.text.strip() == "Retry later" and refused.headers["RateLimit-Remaining"] == "0"
+        assert lab.ask(lab.runner("gpu")["token"]).status == 204
+        lab.wait(float(refused.headers["Retry-After"]))
+        assert lab.ask(token).status == 204
 
 
 def test_a_thousand_jobs_are_handed_out_once_each_in_order(lab: gitlab_lab.Lab) -> None:

@@ -1,0 +1,451 @@
+"""Observe, plan, act: the loop that keeps what is in step with what is wanted.
+
+Anything may wake it (a message, a webhook, an agent, a listing); nothing that wakes it is believed beyond that.  Each
+pass gathers a snapshot, asks the pure planner, and starts the actions as background tasks, at most one per subject at
+a time.  An action that fails changes nothing: the next pass derives it again, at a pace that slows while it keeps
+failing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from provisioners import base
+from runnerd import (
+    admission,
+    agents,
+    config,
+    errors,
+    guard,
+    intake,
+    launcher,
+    model,
+    observer,
+    offers,
+    planner,
+    reaper,
+    registrar,
+    schedule,
+    station,
+    tasks,
+)
+from runnerd.model import Instance, InstanceId, InstanceState, Queue, Reason
+
+log = logging.getLogger(__name__)
+
+#: Seconds before an action on the same subject is tried again, by how often it was tried already.
+PACE = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+#: The shortest rest between two passes, and how many times a pass's own duration it rests at least.
+REST, REST_FACTOR = 0.005, 3.0
+#: Seconds between looks at busy instances whose job the forge calls completed.
+RECHECK = 60.0
+
+
+class Controller:
+    """The control loop with its rooms."""
+
+    def __init__(
+        self,
+        station: station.Station,
+        *,
+        cursors: Mapping[str, Mapping[str, Any]],
+        bundle: Callable[[], str],
+        duty: Callable[[Instance], agents.Duty],
+        reanchor: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.station = station
+        self._woken = asyncio.Event()
+        station.wake = self._woken.set
+        self.admission = admission.Admission(station)
+        self.agents = agents.Agents(
+            rows=station.rows,
+            evidence=station.evidence,
+            tokens=station.tokens,
+            clock=station.clock,
+            alarms=station.alarms,
+            wake=self._woken.set,
+            duty=duty,
+            background=station.background,
+        )
+        self.intake = intake.Intake(station, cursors)
+        self.registrar = registrar.Registrar(station, self.agents)
+        self.launcher = launcher.Launcher(station, self.admission, bundle=bundle)
+        self.reaper = reaper.Reaper(station, self.registrar, self.agents)
+        self.observer = observer.Observer(station, self.registrar)
+        self.guard = guard.Guard(station.clock, reanchor=reanchor)
+        self.agents.on_job = lambda row, _: self.intake.note_pickup(row)
+        self.agents.on_fault = self._fault
+        self._actions = tasks.Group("act")
+        self._running: set[tuple[str, str]] = set()
+        self._tried: dict[tuple[str, str], tuple[int, float]] = {}
+        #: The last plan's words on what holds each pool back.
+        self.notes: Mapping[str, tuple[str, ...]] = {}
+        #: Passes made, seconds of the last one, failures so far; for metrics and health.
+        self.passes = 0
+        self.pass_seconds = 0.0
+        self.failures = 0
+        self.last_pass_at = 0.0
+        self._rechecked_at = 0.0
+        self._next_due: float | None = None
+
+    # -- the loop ----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        while True:
+            started = self.station.clock.now()
+            try:
+                await self.reconcile()
+            except errors.StoreError as error:
+                self.failures += 1
+                self.station.alarms.ring("daemon", "store", "state-unwritable", str(error))
+            except Exception as error:
+                self.failures += 1
+                log.exception("reconcile failed")
+                self.station.alarms.ring("daemon", "reconcile", "reconcile-failed", f"{type(error).__name__}: {error}")
+            else:
+                self.station.alarms.clear("daemon", "store", "state-unwritable")
+                self.station.alarms.clear("daemon", "reconcile", "reconcile-failed")
+            self.pass_seconds = self.station.clock.now() - started
+            self.last_pass_at = self.station.clock.now()
+            await self.station.clock.sleep(max(REST, REST_FACTOR * self.pass_seconds))
+            await self._until_woken()
+
+    async def _until_woken(self) -> None:
+        wait = self.station.config.reconcile.interval
+        if self._next_due is not None:
+            wait = max(0.0, min(wait, self._next_due - self.station.clock.now()))
+        if self._woken.is_set():
+            self._woken.clear()
+            return
+        try:
+            async with asyncio.timeout(None) as limit:
+                limit.reschedule(asyncio.get_running_loop().time() + wait)
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+        self._woken.clear()
+
+    async def reconcile(self) -> None:
+        """One pass."""
+        self.passes += 1
+        self._next_due = None
+        self._check_clock()
+        self.admission.count()
+        await self._refresh_offers()
+        snapshot = self.snapshot()
+        plan = planner.plan(snapshot, self.station.clock.now())
+        self.notes = plan.notes
+        self._announce(snapshot)
+        self._renew_lost_grants()
+        self._recheck_completed()
+        await self._act(plan)
+
+    async def close(self, *, grace: float) -> None:
+        """Stop acting; wait up to ``grace`` seconds for calls under way, whose outcome is worth having."""
+        await self._actions.close(grace=grace)
+
+    # -- observe -----------------------------------------------------------------------------------------------
+
+    def _check_clock(self) -> None:
+        hold = self.guard.check(self.station.forges.values())
+        if hold:
+            self.station.alarms.ring("daemon", "clock", "clock", self.guard.problem)
+        else:
+            self.station.alarms.clear("daemon", "clock", "clock")
+        self.station.hold = hold
+
+    async def _refresh_offers(self) -> None:
+        now = self.station.clock.now()
+        for pool in self.station.config.pools.values():
+            for name in pool.from_:
+                provider = self.station.providers.get(name)
+                shape = pool.shape(name)
+                if provider is None or not provider.stale(shape, now):
+                    continue
+                try:
+                    await provider.refresh(shape, now)
+                    self.station.alarms.clear("provider", name, "offers-failed")
+                except base.ProvisionError as error:
+                    self.station.alarms.ring("provider", name, "offers-failed", str(error))
+
+    def snapshot(self) -> planner.Snapshot:
+        """Everything a plan depends on, as it is known now."""
+        settings = self.station.config
+        pools = [self._pool_view(pool) for pool in settings.pools.values()]
+        named = set(settings.pools)
+        ghosts = {row.pool for row in self.station.rows.instances.values()} - named
+        pools += [planner.PoolView(name, retired=True) for name in sorted(ghosts)]
+        cheapest = self._cheapest()
+        left = self.admission.left("all", "", *cheapest) if cheapest else None
+        teams, team_of = self._teams()
+        return planner.Snapshot(
+            pools=tuple(pools),
+            instances=self.station.rows.instances,
+            evidence=self.station.evidence,
+            registrations=list(self.station.rows.registrations.values()),
+            max_instances=settings.limits.instances,
+            max_gpus=settings.limits.gpus,
+            dollars=left[0] if left else None,
+            teams=teams,
+            team_of=team_of,
+            hold=self.station.hold,
+        )
+
+    def _cheapest(self) -> tuple[base.Offer, float] | None:
+        found: tuple[base.Offer, float] | None = None
+        for pool in self.station.config.pools.values():
+            for one in self.launcher.rank(pool):
+                if one.open and (found is None or one.offer.price < found[0].price):
+                    found = (one.offer, launcher.lifetime_of(pool))
+        return found
+
+    def _teams(self) -> tuple[dict[str, planner.TeamView], dict[str, str]]:
+        settings = self.station.config
+        if not settings.teams:
+            return {}, {}
+        used_up = self.admission.team_refusals()
+        views = {
+            team.name: planner.TeamView(team.limits.instances, team.limits.gpus, used_up.get(team.name, ""))
+            for team in settings.teams.values()
+        }
+        repos = {row.repo for row in self.station.rows.instances.values()}
+        for spec in self.station.specs:
+            repos.update(self._forge_demand(spec.queue).repos)
+        team_of = {repo: team for repo in repos if (team := self.admission.team(repo))}
+        return views, team_of
+
+    def _forge_demand(self, queue: Queue) -> model.Demand:
+        forge = self.station.forges.get(queue.forge)
+        return model.Demand() if forge is None else forge.demand(queue)
+
+    def _pool_view(self, pool: config.Pool) -> planner.PoolView:
+        ranked = self.launcher.rank(pool)
+        best = next((one for one in ranked if one.open), None)
+        later = [one.until for one in ranked if one.until > 0]
+        if best is None and later:
+            self._due(min(later))
+        lifetime = launcher.lifetime_of(pool)
+        left = self.admission.left("pool", pool.name, best.offer, lifetime) if best else None
+        whole = self.admission.left("all", "", best.offer, lifetime) if best else None
+        wall = self.station.clock.wall()
+        return planner.PoolView(
+            name=pool.name,
+            queues=tuple(self._queue_view(queue) for queue in self.station.queues(pool.name)),
+            warm=schedule.target(pool.warm, wall),
+            max_instances=pool.limits.instances,
+            max_gpus=pool.limits.gpus,
+            gpus=pool.gpu_count,
+            idle=pool.idle,
+            max_idle_age=pool.max_idle_age,
+            max_job=pool.max_job,
+            boot=pool.boot,
+            drained=self.station.settings.get(f"drained/{pool.name}") == "yes",
+            open_offers=best is not None,
+            closed_because="" if best else launcher.why_none(ranked),
+            commitment=whole[1] if whole else (left[1] if left else 0.0),
+            dollars=left[0] if left else None,
+        )
+
+    def _queue_view(self, queue: Queue) -> planner.QueueView:
+        forge = self.station.forges.get(queue.forge)
+        if forge is None:
+            return planner.QueueView(queue, model.Demand(), healthy=False, problem="its forge is not configured")
+        demand = forge.demand(queue)
+        health = forge.health(queue)
+        if health.register_after > self.station.clock.now():
+            self._due(health.register_after)
+        return planner.QueueView(
+            queue=queue,
+            demand=demand,
+            headroom=forge.headroom(queue),
+            healthy=health.ok,
+            register_after=health.register_after,
+            problem=health.problem,
+            pickups=self.intake.pickups(queue, demand.as_of),
+        )
+
+    def _due(self, at: float) -> None:
+        """A pass is worth making then."""
+        if self._next_due is None or at < self._next_due:
+            self._next_due = at
+
+    def _announce(self, snapshot: planner.Snapshot) -> None:
+        """Capacity is told as the total that a queue may hold: its own plus the free part, never 0."""
+        bound: dict[Queue, int] = {}
+        members: dict[str, int] = {}
+        for row in snapshot.instances.values():
+            if row.state in model.CLOSED or row.queue is None:
+                continue
+            bound[row.queue] = bound.get(row.queue, 0) + 1
+            members[row.pool] = members.get(row.pool, 0) + 1
+        free_all = None if snapshot.max_instances is None else snapshot.max_instances - sum(members.values())
+        told: dict[Queue, int] = {}
+        for pool in snapshot.pools:
+            free = free_all
+            if pool.max_instances is not None:
+                own = pool.max_instances - members.get(pool.name, 0)
+                free = own if free is None else min(free, own)
+            for view in pool.queues:
+                held = bound.get(view.queue, 0)
+                if pool.drained:
+                    told[view.queue] = max(1, held)
+                else:
+                    told[view.queue] = max(1, held + max(0, free if free is not None else 10_000))
+        self.intake.announce(told)
+
+    # -- act ---------------------------------------------------------------------------------------------------
+
+    async def _act(self, plan: planner.Plan) -> None:
+        launches = [action for action in plan.actions if isinstance(action, planner.Launch)]
+        for action in plan.actions:
+            if not isinstance(action, planner.Launch):
+                self._start(action)
+        if launches:
+            await self._launch(launches)
+
+    async def _launch(self, launches: list[planner.Launch]) -> None:
+        """A burst is one commit; then each instance goes its own way."""
+        now = self.station.clock.now()
+        controller = self.station.config.controller
+        new = [
+            Instance(
+                id=InstanceId(f"{controller[:16]}-{action.pool[:18]}-{self.station.fresh_name()}".replace("_", "-")),
+                pool=action.pool,
+                state=InstanceState.PLANNED,
+                created_at=now,
+                since=now,
+                repo=action.repo,
+                gpus=self.station.config.pools[action.pool].gpu_count,
+            )
+            for action in launches
+        ]
+        await self.station.rows.plan(new)
+        for row in new:
+            self._start(planner.Request(row.id))
+
+    def _start(self, action: planner.Action) -> None:
+        rooms = self._work(action)
+        if rooms is None:
+            return
+        kind, subject, work, paced = rooms
+        key = (kind, subject)
+        now = self.station.clock.now()
+        if key in self._running:
+            return
+        if paced:
+            tries, after = self._tried.get(key, (0, 0.0))
+            if now < after:
+                self._due(after)
+                return
+            pace = PACE[min(tries + 1, len(PACE) - 1)]
+            self._tried[key] = (tries + 1, now + pace)
+        self._running.add(key)
+        task = self._actions.spawn(f"{kind} {subject}", work())
+        task.add_done_callback(lambda _: self._finished(key, paced))
+
+    def _finished(self, key: tuple[str, str], paced: bool) -> None:
+        self._running.discard(key)
+        if paced:
+            subject = key[1]
+            row = self.station.rows.instances.get(InstanceId(subject))
+            if row is None and key[0] != "deregister":
+                self._tried.pop(key, None)
+            elif key[0] == "deregister" and subject not in self.station.rows.registrations:
+                self._tried.pop(key, None)
+
+    def _work(
+        self, action: planner.Action
+    ) -> tuple[str, str, Callable[[], Coroutine[Any, Any, Any]], bool] | None:
+        match action:
+            case planner.Request(id):
+                return "request", id, lambda: self.launcher.request(id), False
+            case planner.Drop(id, reason):
+                return "drop", id, lambda: self._drop(id, reason), False
+            case planner.Resolve(id, wanted):
+                return "resolve", id, lambda: self.launcher.resolve(id, wanted=wanted), True
+            case planner.Register(id, queue):
+                return "register", id, lambda: self.registrar.register(id, queue), False
+            case planner.Drain(id, reason, detail):
+                return "drain", id, lambda: self.drain(id, reason, detail), False
+            case planner.Release(id, forced):
+                return "release", id, lambda: self.reaper.release(id, forced=forced), True
+            case planner.Delete(id):
+                return "delete", id, lambda: self.reaper.delete(id), True
+            case planner.Close(id, reason):
+                return "close", id, lambda: self.reaper.close(id, reason), False
+            case planner.Deregister(id):
+                return "deregister", id, lambda: self.registrar.remove(id), True
+        return None
+
+    async def _drop(self, id: InstanceId, reason: Reason) -> None:
+        await self.station.rows.step(id, InstanceState.FAILED, expect={InstanceState.PLANNED}, reason=reason)
+
+    async def drain(self, id: InstanceId, reason: Reason, detail: str = "") -> bool:
+        """Drain an instance, and count a failure of its boot against the offer that it came from."""
+        row = self.station.rows.instances.get(id)
+        drained = await self.reaper.drain(id, reason, detail)
+        if drained and row is not None and reason is Reason.BOOT_TIMEOUT:
+            self._fault(row, "boot", detail)
+        return drained
+
+    def _fault(self, row: Instance, stage: str, detail: str) -> None:
+        """A failure on our side of the create call counts against the offer."""
+        provider = self.station.providers.get(row.provider)
+        if provider is None or len(row.offer.split("/")) != 6:
+            return
+        parts = row.offer.split("/")
+        offer = base.Offer(parts[0], parts[1], parts[2], parts[3], parts[4], base.Market(parts[5]), row.price)
+        found = offers.block(
+            offer,
+            stage,
+            scope="",
+            detail=detail,
+            blocks=self.station.rows.blocks.values(),
+            now=self.station.clock.now(),
+        )
+        if found is not None:
+            self.station.background.spawn(f"block {offer.key}", self.station.rows.write_block(found))
+
+    # -- second looks ------------------------------------------------------------------------------------------
+
+    def _renew_lost_grants(self) -> None:
+        """Agents that wait for a configuration that this process does not have, or for a name that is unclear."""
+        for id, witness in self.station.evidence.items():
+            if not witness.asking or id in self.agents.grants:
+                continue
+            row = self.station.rows.instances.get(id)
+            if row is None or row.job_started:
+                continue
+            if row.state is InstanceState.REGISTERED or (
+                row.state is InstanceState.REGISTERING and ("register", id) not in self._running
+            ):
+                self._start_paced("renew", id, lambda id=id: self.registrar.renew(id))  # type: ignore[misc]
+
+    def _start_paced(self, kind: str, id: InstanceId, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        key = (kind, str(id))
+        now = self.station.clock.now()
+        tries, after = self._tried.get(key, (0, 0.0))
+        if key in self._running or now < after:
+            if now < after:
+                self._due(after)
+            return
+        self._tried[key] = (tries + 1, now + PACE[min(tries + 1, len(PACE) - 1)])
+        self._running.add(key)
+        self._actions.spawn(f"{kind} {id}", work()).add_done_callback(lambda _: self._finished(key, True))
+
+    def _recheck_completed(self) -> None:
+        """The forge said completed, the gate said busy: ask the gate again from time to time."""
+        now = self.station.clock.now()
+        if now - self._rechecked_at < RECHECK:
+            return
+        self._rechecked_at = now
+        for row in self.station.rows.instances.values():
+            if row.state is not InstanceState.BUSY or row.job is None:
+                continue
+            job = self.station.rows.jobs.get(row.job)
+            if job is not None and job.state is model.JobState.COMPLETED and now - job.finished_at > RECHECK:
+                self._start(planner.Drain(row.id, Reason.JOB_DONE, job.conclusion))

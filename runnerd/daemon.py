@@ -1,0 +1,510 @@
+"""The daemon: everything put together, started in the order in which things depend on each other, ended in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import logging
+import os
+import random
+import secrets as randomness
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from provisioners import base
+from runnerd import (
+    agents,
+    alarms,
+    budget,
+    bundle,
+    clock,
+    config,
+    controller,
+    errors,
+    http,
+    ledger,
+    model,
+    providers,
+    station,
+    store,
+    tasks,
+    tokens,
+)
+from runnerd.forges import base as forges
+from runnerd.model import InstanceState, Reason
+
+log = logging.getLogger(__name__)
+
+#: How long a first listing may take before the pools of other providers start without it.
+FIRST_LISTING = 15.0
+#: Rows older than that are pruned from the state.
+KEEP = 30 * 86400.0
+
+ProvisionerFactory = Callable[[config.Provider, base.Context], base.Provisioner]
+ForgeFactory = Callable[[str, config.AnyForge], forges.Forge]
+
+
+class Daemon:
+    """One running daemon.  ``start`` returns when it works; ``stop`` leaves instances with jobs alone."""
+
+    def __init__(
+        self,
+        settings: config.Config,
+        *,
+        clock: clock.Clock,
+        rng: random.Random,
+        offload: tasks.Offload,
+        make_provisioner: ProvisionerFactory,
+        make_forge: ForgeFactory,
+        reanchor: Callable[[], None] = lambda: None,
+        load_settings: Callable[[], config.Config] | None = None,
+        open_store: Callable[..., Awaitable[store.Store]] = store.Store.open,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._rng = rng
+        self._offload = offload
+        self._make_provisioner = make_provisioner
+        self._make_forge = make_forge
+        self._reanchor = reanchor
+        self._load_settings = load_settings
+        self._open_store = open_store
+        self._background = tasks.Group("daemon", on_failure=self._failed)
+        self._watches: dict[str, asyncio.Task[Any]] = {}
+        self._listings: dict[str, asyncio.Task[Any]] = {}
+        self._bundle = bundle.build()
+        self.store: store.Store
+        self.station: station.Station
+        self.controller: controller.Controller
+        self.reload_ok = True
+        self.started_at = 0.0
+        self.stopping = False
+        #: The last words of instances, a bounded number of them.
+        self.diagnostics: dict[model.InstanceId, str] = {}
+
+    @property
+    def bundle(self) -> bundle.Bundle:
+        return self._bundle
+
+    # -- start -------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the state, meet the providers, then the forges; then reconcile."""
+        settings = self._settings
+        now = self._clock.now
+        self.store = await self._open_store(database_url(settings), offload=self._offload, now=now)
+        state = await self.store.load()
+        rows = ledger.Ledger(self.store, now)
+        rows.load(
+            instances=state.instances,
+            attempts=state.attempts,
+            registrations=state.registrations,
+            jobs=state.jobs,
+            blocks=state.blocks,
+        )
+        bells = alarms.Alarms(now)
+        self.station = station.Station(
+            config=settings,
+            clock=self._clock,
+            rng=self._rng,
+            store=self.store,
+            rows=rows,
+            tokens=tokens.Tokens(token_key(settings)),
+            alarms=bells,
+            background=self._background,
+            wake=lambda: None,
+            settings=dict(state.settings),
+        )
+        bells.on_new.append(self._write_alarm)
+        self.controller = controller.Controller(
+            self.station,
+            cursors=state.cursors,
+            bundle=lambda: self._bundle.sha256,
+            duty=self._duty,
+            reanchor=self._reanchor,
+        )
+        self.controller.agents.on_log = self._keep_diagnostics
+        rows.spells = await self._spells()
+        await self._settle_restart()
+        for provider in settings.providers.values():
+            await self._add_provider(provider)
+        await self._add_retired_providers()
+        await self._first_listings()
+        for name, forge in settings.forges.items():
+            self.station.forges[name] = self._make_forge(name, forge)
+        self.station.specs = queue_specs(settings, self.station.forges)
+        self._watch_forges()
+        self._background.spawn("reconcile", self.controller.run())
+        self._background.spawn("housekeeping", self._keep_house())
+        self.started_at = now()
+
+    async def _spells(self) -> list[budget.Spell]:
+        settings = self._settings
+        limits = [settings.limits, *(pool.limits for pool in settings.pools.values())]
+        limits += [provider.limits for provider in settings.providers.values()]
+        limits += [team.limits for team in settings.teams.values()]
+        everything = any(limit.dollars_total is not None for limit in limits)
+        since = 0.0 if everything else self._clock.wall() - 32 * 86400.0
+        return [
+            budget.Spell(cost.pool, cost.provider, cost.repo, cost.running_at, cost.gone_at, cost.price, cost.market)
+            for cost in await self.store.costs(since)
+        ]
+
+    async def _settle_restart(self) -> None:
+        """What was planned is dropped; what was being requested is unclear until a listing tells."""
+        rows = self.station.rows
+        for row in list(rows.instances.values()):
+            if row.state is InstanceState.PLANNED:
+                await rows.step(row.id, InstanceState.FAILED, reason=Reason.RESTART)
+            elif row.state is InstanceState.REQUESTING and row.attempt is not None:
+                attempt = rows.attempts.get(row.attempt)
+                moved = None
+                if attempt is not None and attempt.state is model.AttemptState.REQUESTING:
+                    moved = dataclasses.replace(attempt, state=model.AttemptState.UNKNOWN, since=self._clock.now())
+                await rows.step(
+                    row.id, InstanceState.UNKNOWN, attempt=moved, detail="the daemon stopped while it was requested"
+                )
+            elif row.state in model.CLOSED:
+                continue
+            if not row.adopted and row.pool not in self._settings.pools:
+                self.station.alarms.ring("pool", row.pool, "retired", "it left the configuration and has instances")
+
+    # -- providers ---------------------------------------------------------------------------------------------
+
+    async def _add_provider(self, settings: config.Provider, *, retired: bool = False) -> None:
+        directory = Path(self._settings.state) / "providers" / settings.name
+        context = base.Context(
+            name=settings.name,
+            controller=self._settings.controller,
+            directory=str(directory),
+            now=self._clock.now,
+            sleep=self._clock.sleep,
+        )
+        provisioner = self._make_provisioner(settings, context)
+        traits = provisioner.traits
+        provider = providers.Provider(
+            name=settings.name,
+            settings=settings,
+            provisioner=provisioner,
+            bucket=providers.Bucket(self._clock, rate=traits.create_rate, burst=traits.create_burst),
+            retired=retired,
+            problem="it has not been listed yet",
+        )
+        try:
+            await provisioner.start()
+        except base.ProvisionError as error:
+            provider.problem = f"cannot start: {error}"
+            self.station.alarms.ring("provider", settings.name, "start-failed", str(error))
+        self.station.providers[settings.name] = provider
+
+    async def _add_retired_providers(self) -> None:
+        """A provider that left the configuration while the daemon was down still has instances to end."""
+        kept = self.station.settings
+        for row in list(self.station.rows.instances.values()):
+            name = row.provider
+            if not name or name in self.station.providers:
+                continue
+            raw = kept.get(f"provider/{name}")
+            if raw is None:
+                self.station.alarms.ring("provider", name, "unknown", "it has instances and is not configured")
+                continue
+            await self._add_provider(config.Provider.model_validate_json(raw), retired=True)
+        for provider in self.station.providers.values():
+            if not provider.retired:
+                text = provider.settings.model_dump_json()
+                key = f"provider/{provider.name}"
+                # The name is the map's key and so no part of the block itself.
+                text = text[:-1] + f',"name":"{provider.name}"' + "}"
+                if kept.get(key) != text:
+                    await self.store.write(store.Setting(key, text))
+                    kept[key] = text
+
+    async def _first_listings(self) -> None:
+        """See what exists before anything is bought; a provider that does not answer is closed, not waited for."""
+        looks = {
+            name: self._background.spawn(f"first look at {name}", self.controller.observer.look(provider))
+            for name, provider in self.station.providers.items()
+        }
+        if looks:
+            await asyncio.wait(looks.values(), timeout=FIRST_LISTING)
+        for name, provider in self.station.providers.items():
+            self._follow(name, provider, looks[name])
+
+    def _follow(self, name: str, provider: providers.Provider, first: asyncio.Task[None]) -> None:
+        async def follow() -> None:
+            with contextlib.suppress(Exception):
+                await first
+            await self._clock.sleep(self._settings.reconcile.list_interval if not provider.problem else 2.0)
+            await self.controller.observer.follow(provider)
+
+        self._listings[name] = self._background.spawn(f"listing {name}", follow())
+
+    # -- forges ------------------------------------------------------------------------------------------------
+
+    def _watch_forges(self) -> None:
+        for name, forge in self.station.forges.items():
+            specs = [spec for spec in self.station.specs if spec.queue.forge == name]
+            if specs:
+                self._watches[name] = self._background.spawn(
+                    f"watch {name}", forge.watch(specs, self.controller.intake)
+                )
+
+    # -- what agents are told ----------------------------------------------------------------------------------
+
+    def _duty(self, row: model.Instance) -> agents.Duty:
+        settings = self.station.config
+        pool = settings.pools.get(row.pool)
+        provider = self.station.providers.get(row.provider)
+        commands: dict[str, tuple[str, ...]] = {"github": config.GITHUB_COMMAND, "gitlab": config.GITLAB_COMMAND}
+        environment: dict[str, str] = {}
+        for runner in (provider.settings.runner if provider else None, pool.runner if pool else None):
+            if runner is None:
+                continue
+            environment.update(runner.env)
+            if runner.github is not None:
+                commands["github"] = runner.github.command
+            if runner.gitlab is not None:
+                commands["gitlab"] = runner.gitlab.command
+        beside = provider is not None and provider.settings.type in ("local", "fake")
+        return agents.Duty(
+            # Instances that are processes on this host have no hardware of their own to prove.
+            gpus=-1 if beside else row.gpus,
+            gpu=pool.gpu_model if pool else "",
+            max_job=pool.max_job if pool else 12 * 3600.0,
+            unclaimed=(pool.idle if pool else 600.0) + 60.0,
+            commands=commands,
+            environment=environment,
+            user=pool.user if pool and not beside else "",
+        )
+
+    def _keep_diagnostics(self, id: model.InstanceId, text: str) -> None:
+        self.diagnostics.pop(id, None)
+        self.diagnostics[id] = text[-256 * 1024 :]
+        while len(self.diagnostics) > 200:
+            self.diagnostics.pop(next(iter(self.diagnostics)))
+
+    # -- upkeep ------------------------------------------------------------------------------------------------
+
+    async def _keep_house(self) -> None:
+        while True:
+            await self._clock.sleep(3600.0)
+            try:
+                await self.store.prune(before=self._clock.now() - KEEP)
+                self._forget_jobs()
+            except errors.StoreError as error:
+                self.station.alarms.ring("daemon", "store", "prune-failed", str(error))
+
+    def _forget_jobs(self) -> None:
+        old = self._clock.now() - 86400.0
+        jobs = self.station.rows.jobs
+        for key in [
+            key for key, job in jobs.items() if job.state is model.JobState.COMPLETED and job.finished_at < old
+        ]:
+            del jobs[key]
+
+    def _write_alarm(self, alarm: alarms.Alarm) -> None:
+        event = model.Event(alarm.since, alarm.subject, alarm.id, "alarm", alarm.reason, alarm.detail)
+
+        async def write() -> None:
+            # An alarm about the state itself cannot be written there; it stands in status, log and metrics.
+            with contextlib.suppress(errors.StoreError):
+                await self.station.rows.note(event)
+
+        self._background.spawn("alarm", write())
+
+    def _failed(self, name: str, error: BaseException) -> None:
+        if hasattr(self, "station"):
+            self.station.alarms.ring("daemon", name, "task-failed", f"{type(error).__name__}: {error}")
+
+    # -- reload ------------------------------------------------------------------------------------------------
+
+    async def reload(self) -> list[str]:
+        """Read the configuration again and apply the difference; keep the old one if the new is bad.
+
+        Returns what was done, in plain words.  Raises :class:`errors.ConfigInvalid`.
+        """
+        if self._load_settings is None:
+            return ["there is no file to read again"]
+        try:
+            new = self._load_settings()
+            return await self.apply(new)
+        except errors.ConfigInvalid as error:
+            self.reload_ok = False
+            self.station.alarms.ring("daemon", "config", "reload-failed", str(error))
+            raise
+
+    async def apply(self, new: config.Config) -> list[str]:
+        """Make the difference between the running configuration and ``new`` true."""
+        old = self._settings
+        change = config.compare(old, new)
+        done = [f"{key} changes only at a restart; the old value stays" for key in sorted(change.needs_restart)]
+        new = new.model_copy(update={key: getattr(old, key) for key in change.needs_restart})
+        for name in change.providers.removed:
+            self.station.providers[name].retired = True
+            done.append(f"provider {name} retires: its instances end as their jobs do")
+        for name in change.providers.added:
+            await self._drop_provider(name)
+            await self._add_provider(new.providers[name])
+            done.append(f"provider {name} added")
+        for name in change.providers.changed:
+            await self._drop_provider(name)
+            await self._add_provider(new.providers[name])
+            done.append(f"provider {name} changed")
+        self._settings = new
+        self.station.config = new
+        await self._add_retired_providers()
+        for name in (*change.providers.added, *change.providers.changed):
+            provider = self.station.providers[name]
+            first = self._background.spawn(f"first look at {name}", self.controller.observer.look(provider))
+            self._follow(name, provider, first)
+        for name in (*change.forges.removed, *change.forges.changed):
+            await self._stop_watch(name)
+            await self.station.forges.pop(name).close()
+            done.append(f"forge {name} left")
+        for name in (*change.forges.added, *change.forges.changed):
+            self.station.forges[name] = self._make_forge(name, new.forges[name])
+            done.append(f"forge {name} added")
+        specs = queue_specs(new, self.station.forges)
+        if specs != self.station.specs or change.forges:
+            for name in list(self._watches):
+                await self._stop_watch(name)
+            self.station.specs = specs
+            self._watch_forges()
+        # What was refused for the configuration's sake may work now.
+        for pattern, found in list(self.station.rows.blocks.items()):
+            if found.reason in (base.Kind.CONFIG, base.Kind.AUTH):
+                del self.station.rows.blocks[pattern]
+                await self.store.write(store.Unblock(pattern))
+        done += [f"pool {name} added" for name in change.pools.added]
+        done += [f"pool {name} changed" for name in change.pools.changed]
+        done += [f"pool {name} removed: its idle instances end" for name in change.pools.removed]
+        self.reload_ok = True
+        self.station.alarms.clear("daemon", "config", "reload-failed")
+        self.station.wake()
+        return done or ["nothing changed"]
+
+    async def _drop_provider(self, name: str) -> None:
+        task = self._listings.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        provider = self.station.providers.pop(name, None)
+        if provider is not None:
+            await provider.provisioner.close()
+
+    async def _stop_watch(self, name: str) -> None:
+        task = self._watches.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    # -- stop --------------------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Take no more work, say good-bye to forges and providers; instances with jobs go on by themselves."""
+        self.stopping = True
+        grace = self._settings.reconcile.drain
+        for name in list(self._watches):
+            await self._stop_watch(name)
+        await self.controller.close(grace=grace)
+        for forge in self.station.forges.values():
+            try:
+                async with asyncio.timeout(30):
+                    await forge.close()
+            except Exception as error:
+                log.warning("%s: %s", forge.name, error)
+        await self._background.close()
+        for provider in self.station.providers.values():
+            with contextlib.suppress(Exception):
+                await provider.provisioner.close()
+        await self.store.close()
+
+
+def database_url(settings: config.Config) -> str:
+    """The SQLAlchemy URL of the state."""
+    found = settings.database
+    if found is None:
+        return f"sqlite:///{Path(settings.state) / 'runnerd.sqlite'}"
+    return found if isinstance(found, str) else found.reveal()
+
+
+def token_key(settings: config.Config) -> bytes:
+    """The key that instance credentials derive from; made once, readable by us alone, when none is configured."""
+    if settings.secret is not None:
+        return hashlib.sha256(settings.secret.reveal().encode()).digest()
+    path = Path(settings.state) / "secret.key"
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        text = randomness.token_hex(32)
+        temporary = path.with_suffix(".new")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except OSError as error:
+        raise errors.StoreUnwritable(f"cannot read {path}: {error}") from error
+    return hashlib.sha256(text.strip().encode()).digest()
+
+
+def queue_specs(settings: config.Config, known: Mapping[str, forges.Forge]) -> tuple[forges.QueueSpec, ...]:
+    """Every queue: each pool at each scope of each forge that it serves."""
+    specs = []
+    for pool in settings.pools.values():
+        for name, forge in known.items():
+            if pool.forges and name not in pool.forges:
+                continue
+            kind = settings.forges[name]
+            for scope in forge.scopes():
+                specs.append(
+                    forges.QueueSpec(
+                        queue=model.Queue(name, scope, pool.name),
+                        labels=pool.labels,
+                        runner_group=kind.runner_group if isinstance(kind, config.GitHubForge) else "",
+                        repos=pool.allow.repos,
+                        untagged=pool.untagged,
+                        protected_only=pool.allow.protected_only,
+                        public=pool.allow.public,
+                        forks=pool.allow.forks,
+                        max_job=pool.max_job,
+                    )
+                )
+    return tuple(specs)
+
+
+def provisioner(settings: config.Provider, context: base.Context) -> base.Provisioner:
+    """The provisioner of a configured type, found by entry point.  Raises :class:`errors.ConfigInvalid`."""
+    for entry in importlib.metadata.entry_points(group="runnerd.provisioners"):
+        if entry.name == settings.type:
+            made: base.Provisioner = entry.load()(context, settings.options)
+            return made
+    known = ", ".join(sorted(entry.name for entry in importlib.metadata.entry_points(group="runnerd.provisioners")))
+    raise errors.ConfigInvalid(
+        [errors.Problem("", 0, 0, f"providers.{settings.name}.type", f"no provisioner {settings.type}; known: {known}")]
+    )
+
+
+def forge_factory(
+    *, clock: clock.Clock, rng: random.Random, on_request: Callable[[str, str, int], None]
+) -> ForgeFactory:
+    """Makes clients that talk to real forges."""
+    from runnerd.forges.github import GitHub
+    from runnerd.forges.gitlab import GitLab
+
+    def make(name: str, settings: config.AnyForge) -> forges.Forge:
+        transport = http.AiohttpTransport(ca_file=str(settings.ca) if settings.ca else None)
+
+        def count(endpoint: str, status: int) -> None:
+            on_request(name, endpoint, status)
+
+        if isinstance(settings, config.GitHubForge):
+            return GitHub(name, settings, clock=clock, transport=transport, rng=rng, on_request=count)
+        return GitLab(name, settings, clock=clock, transport=transport, rng=rng, on_request=count)
+
+    return make

@@ -1,0 +1,311 @@
+"""Runners of GitHub: register, find, remove, list; by scale set or by REST.
+
+A registration is asked for once.  Refusals make the next one wait, longer each time, so that a forge that registers
+nothing never costs a loop of rented instances.  Removal is the busy test: GitHub refuses to remove a runner that has
+a job, and that refusal is the only atomic answer there is.
+"""
+
+from __future__ import annotations
+
+import collections
+import random
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from runnerd import clock as clocks
+from runnerd import errors, http, model
+from runnerd.forges import base
+from runnerd.forges.github import failures, pace, scaleset
+from runnerd.forges.github.listener import Listener
+from runnerd.forges.github.rest import Rest
+from runnerd.forges.github.scope import Kind
+from runnerd.forges.github.session import SET_GONE
+
+#: Registrations per five minutes and scope, and runners per group (docs.github.com, "Actions limits").
+PER_WINDOW = 1500
+WINDOW = 300.0
+PER_GROUP = 10_000
+#: Where the runner reads its configuration; an argument would show in process lists (actions/runner).
+VARIABLE = "ACTIONS_RUNNER_INPUT_JITCONFIG"
+
+
+class Intake:
+    """How many registrations GitHub would take now."""
+
+    def __init__(self, clock: clocks.Clock, rng: random.Random) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._sent: collections.deque[float] = collections.deque()
+        self._pauses: dict[model.Queue, pace.Backoff] = {}
+        self._after: dict[model.Queue, float] = {}
+        self._trying: collections.Counter[model.Queue] = collections.Counter()
+
+    def after(self, queue: model.Queue) -> float:
+        """No registration before then; 0 when none was refused."""
+        return self._after.get(queue, 0.0)
+
+    def headroom(self, queue: model.Queue, registered: int = 0) -> int:
+        """How many more would be taken; one at a time after a refusal, until one works."""
+        now = self._clock.now()
+        if now < self.after(queue):
+            return 0
+        left = max(0, min(PER_WINDOW - self._recent(now), PER_GROUP - registered))
+        if queue in self._pauses:
+            return min(left, max(0, 1 - self._trying[queue]))
+        return left
+
+    def begin(self, queue: model.Queue, forge: str) -> float:
+        """Count a request that is about to be sent.  Raises :class:`errors.ForgeThrottled` when none should be."""
+        now = self._clock.now()
+        if self.headroom(queue) <= 0:
+            wait = max(self.after(queue) - now, 1.0)
+            if self._recent(now) >= PER_WINDOW:
+                wait = max(wait, self._sent[0] + WINDOW - now)
+            raise errors.ForgeThrottled(
+                f"{forge}: no runner is registered for {wait:.0f} s: GitHub refused the last one, or its limit of "
+                f"{PER_WINDOW} registrations in five minutes is near",
+                status=0,
+                retry_after=wait,
+            )
+        self._sent.append(now)
+        self._trying[queue] += 1
+        return now
+
+    def ended(self, queue: model.Queue, began: float, error: errors.RunnerdError | None) -> None:
+        """Learn how it went."""
+        self._trying[queue] -= 1
+        if error is None:
+            self._pauses.pop(queue, None)
+            self._after.pop(queue, None)
+            return
+        now = self._clock.now()
+        if isinstance(error, errors.ForgeConflict):
+            # The name is taken; that says nothing about the next.
+            return
+        if isinstance(error, errors.ForgeThrottled):
+            self._after[queue] = max(self.after(queue), now + error.retry_after)
+        if began < self.after(queue) and queue in self._pauses:
+            # Sent with others before the refusal was known: one burst is one refusal.
+            return
+        backoff = self._pauses.setdefault(queue, pace.Backoff(pace.REFUSED, self._rng, longest=pace.REFUSED[-1]))
+        self._after[queue] = max(self.after(queue), now + backoff.next())
+
+    def _recent(self, now: float) -> int:
+        while self._sent and self._sent[0] <= now - WINDOW:
+            self._sent.popleft()
+        return len(self._sent)
+
+
+class Runners(Protocol):
+    """The runners of a scope."""
+
+    async def register(self, name: str, spec: base.QueueSpec) -> base.RunnerConfig: ...
+
+    async def find(self, name: str) -> base.RunnerView | None: ...
+
+    async def remove(self, id: str) -> base.Removal: ...
+
+    async def listing(self) -> base.RunnerListing: ...
+
+
+def runner_config(
+    forge: str, what: str, response: http.Response, *, field: str
+) -> base.RunnerConfig:
+    """Read a JIT configuration.  An answer that cannot be read leaves a runner behind, and says so."""
+    body = failures.decode(forge, what, response)
+    runner, encoded = body.get("runner"), body.get(field)
+    if not isinstance(runner, dict) or not runner.get("id") or not isinstance(encoded, str) or not encoded:
+        raise errors.ForgeUnavailable(
+            f"{forge}: could not {what}: the answer holds no runner or no configuration",
+            status=response.status,
+            maybe_created=True,
+        )
+    return base.RunnerConfig(kind="github", forge_id=str(runner["id"]), environment={VARIABLE: encoded})
+
+
+def name_taken(error: errors.ForgeError) -> errors.ForgeConflict:
+    """A runner of that name exists: names are unique for ever, so it is ours, from an answer that was lost."""
+    return errors.ForgeConflict(
+        f"{error}; a runner of that name exists: remove it by its name, then use another",
+        status=error.status,
+        maybe_created=True,
+    )
+
+
+class SetRunners:
+    """Runners of scale sets, through the Actions service."""
+
+    def __init__(self, service: scaleset.Service, listener: Callable[[model.Queue], Listener]) -> None:
+        self._service = service
+        self._listener = listener
+
+    async def register(self, name: str, spec: base.QueueSpec) -> base.RunnerConfig:
+        listener = self._listener(spec.queue)
+        try:
+            set_id = await listener.find_set()
+            # Warmed up here, so that what follows is one request.
+            await self._service.connection()
+        except errors.ForgeError as error:
+            # Nothing was asked for yet, whatever the error says about other requests.
+            error.maybe_created = False
+            raise
+        what = f'register the runner "{name}"'
+        response = await self._service.jit(set_id, name)
+        if response.status in (200, 201):
+            return runner_config(self._service.wire.forge, what, response, field="encodedJITConfig")
+        refused = self._service.refusal(what, response)
+        if response.status == 409 or failures.says(response, "AgentExists"):
+            raise name_taken(refused)
+        if response.status == 404 or failures.says(response, SET_GONE):
+            listener.vanished()
+            raise errors.ForgeUnavailable(
+                f"{refused}; the scale set is gone and is made again", status=response.status
+            )
+        raise refused
+
+    async def find(self, name: str) -> base.RunnerView | None:
+        for view in self._views(await self._service.agents(name)):
+            if view.name == name:
+                return view
+        return None
+
+    async def remove(self, id: str) -> base.Removal:
+        response = await self._service.remove_agent(id)
+        if response.status in (200, 204, 404):
+            return base.Removal.REMOVED
+        if failures.says(response, "JobStillRunning"):
+            return base.Removal.BUSY
+        raise self._service.refusal(f"remove runner {id}", response)
+
+    async def listing(self) -> base.RunnerListing:
+        body = await self._service.agents()
+        found = scaleset.values(body)
+        count = body.get("count")
+        return base.RunnerListing(
+            tuple(self._views(body)), complete=isinstance(count, int) and count == len(found)
+        )
+
+    @staticmethod
+    def _views(body: dict[str, Any]) -> Iterable[base.RunnerView]:
+        for agent in scaleset.values(body):
+            if agent.get("id") and agent.get("name"):
+                busy = agent.get("busy")
+                yield base.RunnerView(
+                    str(agent["id"]),
+                    str(agent["name"]),
+                    online=str(agent.get("status", "")).lower() == "online",
+                    busy=busy if isinstance(busy, bool) else None,
+                )
+
+
+class RestRunners:
+    """Runners without scale sets, through REST."""
+
+    def __init__(self, rest: Rest) -> None:
+        self._rest = rest
+        self._groups: dict[str, int] = {}
+
+    @property
+    def _remedy(self) -> str:
+        return f"it needs {self._rest.scope.permission(app=self._rest.credential.app)}"
+
+    async def group(self, name: str) -> int:
+        """The id of a runner group.  A repository has none but the default."""
+        if self._rest.scope.kind is Kind.REPOSITORY:
+            return 1
+        if name not in self._groups:
+            found, _ = await self._rest.pages(
+                "/{scope}/actions/runner-groups", "runner_groups", "list the runner groups", remedy=self._remedy
+            )
+            for group in found:
+                if isinstance(group.get("id"), int):
+                    self._groups[str(group.get("name"))] = group["id"]
+                    if group.get("default"):
+                        self._groups.setdefault("Default", group["id"])
+        if name not in self._groups:
+            raise errors.ForgeNotFound(
+                f'{self._rest.wire.forge}: there is no runner group "{name}" for {self._rest.scope.name}; make it in '
+                "the settings under Actions, Runner groups, or name another",
+                status=404,
+            )
+        return self._groups[name]
+
+    async def register(self, name: str, spec: base.QueueSpec) -> base.RunnerConfig:
+        what = f'register the runner "{name}"'
+        try:
+            group = await self.group(spec.runner_group)
+            await self._rest.credential.token()
+        except errors.ForgeError as error:
+            error.maybe_created = False
+            raise
+        try:
+            response = await self._rest.call(
+                "POST",
+                "/{scope}/actions/runners/generate-jitconfig",
+                what,
+                body={
+                    "name": name,
+                    "runner_group_id": group,
+                    # GitHub adds none by itself, not even self-hosted (GARM PR #163).
+                    "labels": list(spec.labels),
+                    "work_folder": "_work",
+                },
+                accept=(200, 201),
+                patience=0.0,
+                remedy=self._remedy,
+            )
+        except errors.ForgeNotFound:
+            self._groups.clear()
+            raise
+        except errors.ForgeError as error:
+            if error.status == 409 or (error.status == 422 and "already exists" in str(error).lower()):
+                raise name_taken(error) from error
+            raise
+        return runner_config(self._rest.wire.forge, what, response, field="encoded_jit_config")
+
+    async def find(self, name: str) -> base.RunnerView | None:
+        found, _ = await self._rest.pages(
+            "/{scope}/actions/runners",
+            "runners",
+            f'find the runner "{name}"',
+            query={"name": name},
+            remedy=self._remedy,
+        )
+        return next((view for view in map(self._view, found) if view is not None and view.name == name), None)
+
+    async def remove(self, id: str) -> base.Removal:
+        try:
+            await self._rest.call(
+                "DELETE",
+                "/{scope}/actions/runners/{id}",
+                f"remove runner {id}",
+                path={"id": id},
+                accept=(204, 200),
+                remedy=self._remedy,
+            )
+        except errors.ForgeNotFound:
+            return base.Removal.REMOVED
+        except errors.ForgeError as error:
+            if error.status == 422:
+                return base.Removal.BUSY
+            raise
+        return base.Removal.REMOVED
+
+    async def listing(self) -> base.RunnerListing:
+        found, complete = await self._rest.pages(
+            "/{scope}/actions/runners", "runners", "list the runners", remedy=self._remedy
+        )
+        views = [view for view in map(self._view, found) if view is not None]
+        return base.RunnerListing(tuple(views), complete)
+
+    @staticmethod
+    def _view(runner: dict[str, Any]) -> base.RunnerView | None:
+        if not runner.get("id") or not runner.get("name"):
+            return None
+        busy = runner.get("busy")
+        return base.RunnerView(
+            str(runner["id"]),
+            str(runner["name"]),
+            online=runner.get("status") == "online",
+            busy=busy if isinstance(busy, bool) else None,
+        )

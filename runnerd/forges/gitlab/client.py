@@ -1,0 +1,308 @@
+"""The GitLab forge: the parts of this package behind the contract of :mod:`runnerd.forges.base`.
+
+It decides nothing about instances.  What it holds in memory (paused runners, shared tokens, followed jobs) is derived
+again from GitLab and the cursors after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+from provisioners.base import Finding
+from runnerd import clock as clocks
+from runnerd import config, errors, http, model
+from runnerd.forges import base
+from runnerd.forges.gitlab import (
+    diagnosis,
+    discovery,
+    flavour,
+    heartbeat,
+    jobs,
+    pace,
+    rest,
+    retry,
+    runners,
+    watching,
+    webhooks,
+)
+
+log = logging.getLogger(__name__)
+
+#: Pauses of registrations after GitLab refused some in a row, seconds: it will not change its mind soon.
+REFUSED = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+#: Pauses after GitLab could not answer, seconds.
+UNANSWERED = (2.0, 5.0, 10.0, 20.0, 40.0, 60.0)
+#: The part of the runner cap above which ``auto`` shares one record per queue.
+NEAR_CAP = 0.8
+
+
+class GitLab:
+    """A client of one GitLab.  Implements :class:`runnerd.forges.base.Forge`."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: config.GitLabForge,
+        *,
+        clock: clocks.Clock,
+        transport: http.Transport,
+        rng: random.Random,
+        on_request: Callable[[str, int], None] | None = None,
+        controller: str = "",
+        windows: runners.Windows | None = None,
+    ) -> None:
+        """``controller`` marks our permanent records; give it wherever two daemons may share a group."""
+        self._name = name
+        self._settings = settings
+        self._clock = clock
+        self._rng = rng
+        self._transport = transport
+        windows = windows or runners.Windows()
+        self._rest = rest.Rest(
+            name,
+            settings.url,
+            settings.token.reveal,
+            clock=clock,
+            transport=transport,
+            rng=rng,
+            per_minute=settings.requests_per_minute,
+            on_request=on_request,
+        )
+        self._directory = discovery.Directory(
+            self._rest, groups=settings.groups, projects=settings.projects, clock=clock
+        )
+        self._runners = runners.Runners(
+            self._rest, self._directory, clock=clock, windows=windows, controller=controller
+        )
+        self._flavours = flavour.Flavours(
+            self._rest, self._runners, self._directory, clock=clock, windows=windows, controller=controller
+        )
+        self._heartbeats = heartbeat.Heartbeats(self._rest, self._runners, self._directory, controller=controller)
+        self._retries = retry.Retries(self._rest)
+        self._deliveries = webhooks.Deliveries(
+            token=settings.webhook_token.reveal if settings.webhook_token else None,
+            signing=settings.signing_token.reveal if settings.signing_token else None,
+            clock=clock,
+        )
+        self._watch: watching.Watch | None = None
+        self._specs: dict[model.Queue, base.QueueSpec] = {}
+        self._shared: dict[model.Queue, asyncio.Lock] = collections.defaultdict(asyncio.Lock)
+        #: By scope: refusals in a row, and no registration before then, with the reason.
+        self._refusals: collections.Counter[str] = collections.Counter()
+        self._register_after: dict[str, tuple[float, str]] = {}
+        #: Names by the system_id that their runner uses with a shared record.
+        self._managers: dict[str, str] = {}
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def scopes(self) -> Sequence[str]:
+        return tuple(scope.path for scope in self._directory.scopes)
+
+    async def watch(self, specs: Sequence[base.QueueSpec], sink: base.Sink) -> None:
+        self._specs = {spec.queue: spec for spec in specs}
+        watch = watching.Watch(
+            self._rest,
+            self._directory,
+            self._heartbeats,
+            self._settings,
+            clock=self._clock,
+            rng=self._rng,
+            specs=specs,
+            sink=sink,
+            ours=self._runners.ours.__contains__,
+            runner_name=self._runner_name,
+        )
+        self._watch = watch
+        try:
+            await watch.run()
+        finally:
+            if self._watch is watch:
+                self._watch = None
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+    # -- demand ----------------------------------------------------------------------------------------------------
+
+    def demand(self, queue: model.Queue) -> model.Demand:
+        return self._watch.demand(queue) if self._watch is not None else model.Demand()
+
+    def headroom(self, queue: model.Queue) -> int | None:
+        count = self._runners.count(queue.scope)
+        if count is None or self._flavours.holds(queue):
+            return None
+        left = max(0, self._settings.runner_cap - count)
+        if self._settings.registration is config.RunnerRecords.INSTANCE:
+            return left
+        # One free place is enough for a record that any number of instances share.
+        return None if left else 0
+
+    def health(self, queue: model.Queue) -> base.Health:
+        since, problem = self._watch.trouble(queue.scope) if self._watch is not None else (0.0, "")
+        after, refusal = self._register_after.get(queue.scope, (0.0, ""))
+        if not problem and after > self._clock.now():
+            problem = refusal
+        return base.Health(ok=not problem, problem=problem, since=since, register_after=after)
+
+    def server_date(self) -> tuple[float, float] | None:
+        return self._rest.server_date
+
+    def _runner_name(self, view: jobs.JobView) -> str:
+        return self._managers.get(view.system_id, view.runner_name)
+
+    # -- runners ---------------------------------------------------------------------------------------------------
+
+    async def register(self, name: str, queue: model.Queue, *, note: str = "") -> base.RunnerConfig:
+        spec = self._specs.get(queue)
+        if spec is None:
+            raise errors.ForgeError(f"{self._name}: the queue {queue} is not watched")
+        after, reason = self._register_after.get(queue.scope, (0.0, ""))
+        wait = after - self._clock.now()
+        if wait > 0:
+            raise errors.ForgeThrottled(f"{reason} Registering pauses for {wait:.0f} s.", retry_after=wait)
+        try:
+            if await self._shares(queue):
+                forge_id, token = await self._share(spec, note)
+                self._managers[runners.system_id(name)] = name
+            else:
+                forge_id, token = await self._runners.create(spec, description=name, note=self._runners.note(note))
+        except errors.ForgeError as error:
+            self._refused(queue.scope, error)
+            raise
+        self._refusals.pop(queue.scope, None)
+        self._register_after.pop(queue.scope, None)
+        environment = {"CI_SERVER_URL": self._settings.url, "CI_SERVER_TOKEN": token, "RUNNER_NAME": name}
+        if forge_id.startswith(flavour.PREFIX):
+            environment[flavour.SYSTEM_ID] = runners.system_id(name)
+        return base.RunnerConfig(
+            kind="gitlab",
+            forge_id=forge_id,
+            environment=environment,
+            # How long a runner may wait is the pool's business, kept by the agent; this only ends one that was
+            # forgotten, and 0 would be for ever.
+            arguments=("--max-builds", "1", "--wait-timeout", str(max(1, int(spec.max_job)))),
+        )
+
+    async def _shares(self, queue: model.Queue) -> bool:
+        mode = self._settings.registration
+        if mode is not config.RunnerRecords.AUTO:
+            return mode is config.RunnerRecords.FLAVOUR
+        count = self._runners.count(queue.scope)
+        if count is None:
+            try:
+                count = len(await self._runners.rows(self._directory.scope(queue.scope)))
+            except errors.ForgeError as error:
+                error.maybe_created = False
+                raise
+        return count >= NEAR_CAP * self._settings.runner_cap
+
+    async def _share(self, spec: base.QueueSpec, note: str) -> tuple[str, str]:
+        async with self._shared[spec.queue]:
+            try:
+                return await self._flavours.token(spec, note)
+            except errors.ForgeError as error:
+                # No record carries the instance's name; a shared one left over is removed by the next call.
+                error.maybe_created = False
+                raise
+
+    def _refused(self, scope: str, error: errors.ForgeError) -> None:
+        """Pause registrations in the scope, so that no instance is bought for a forge that takes none."""
+        self._refusals[scope] += 1
+        if isinstance(error, errors.ForgeThrottled):
+            pause = error.retry_after
+        else:
+            passing = isinstance(error, errors.ForgeUnavailable)
+            pause = pace.backoff(UNANSWERED if passing else REFUSED, self._refusals[scope], self._rng)
+        self._register_after[scope] = (self._clock.now() + pause, str(error))
+
+    async def find(self, name: str, queue: model.Queue) -> base.RunnerView | None:
+        found = await self._runners.named(name, self._directory.scope(queue.scope))
+        return _view(found[0]) if found else None
+
+    async def deregister(self, registration: model.Registration) -> base.Removal:
+        if registration.forge_id.startswith(flavour.PREFIX):
+            outcome = await self._flavours.remove(registration)
+            if outcome is base.Removal.REMOVED:
+                self._managers.pop(runners.system_id(registration.runner_name), None)
+            return outcome
+        return await self._runners.remove(registration)
+
+    async def list_runners(self, queue: model.Queue) -> base.RunnerListing:
+        try:
+            rows = await self._runners.rows(self._directory.scope(queue.scope))
+        except errors.ForgeError as error:
+            log.warning("%s", error)
+            return base.RunnerListing((), complete=False)
+        # Instances that share a record have none of their own name: their absence says nothing.
+        shared = any(row.get("description") == self._flavours.description(queue) for row in rows)
+        views = [_view(row) for row in rows if not str(row.get("description")).startswith(runners.MARK)]
+        return base.RunnerListing(tuple(views), complete=not shared)
+
+    # -- jobs ------------------------------------------------------------------------------------------------------
+
+    async def job_states(self, jobs_: Sequence[model.Job]) -> Sequence[base.JobUpdate]:
+        updates = []
+        for job in jobs_:
+            alias = next((alias for alias in reversed(job.aliases) if alias.isdigit()), "")
+            if not alias:
+                continue
+            try:
+                row = await self._rest.get(
+                    "/projects/{id}/jobs/{job}",
+                    what=f"look at job {alias} of {job.repo}",
+                    path={"id": job.repo, "job": alias},
+                )
+                view = jobs.read(row, 0)
+            except (errors.ForgeError, ValueError) as error:
+                log.warning("%s", error)
+                continue
+            event = _event(view)
+            if event is not None:
+                date = self._rest.server_date
+                now = date[0] if date is not None else self._clock.now()
+                told = jobs.update(event, view, job.queue, job.repo, server_now=now)
+                updates.append(watching.named(told, self._runner_name(view)) if told.runner_name else told)
+        return updates
+
+    async def retry(self, job: model.Job, *, whole_run: bool = False) -> base.RetryOutcome:
+        return await self._retries.retry(job, whole_run=whole_run)
+
+    # -- webhooks and check ----------------------------------------------------------------------------------------
+
+    async def webhook(self, headers: Mapping[str, str], body: bytes) -> base.WebhookAnswer:
+        try:
+            hint = self._deliveries.take(headers, body)
+        except errors.Refused as error:
+            return base.WebhookAnswer(error.status, str(error))
+        except errors.SecretMissing as error:
+            log.error("%s: webhooks cannot be checked: %s", self._name, error)
+            return base.WebhookAnswer(503, "the webhook's secret cannot be read")
+        if hint is None:
+            return base.WebhookAnswer(200, "nothing to do")
+        if self._watch is None:
+            return base.WebhookAnswer(200, "not watching yet; the first round will see it")
+        return base.WebhookAnswer(200, self._watch.hint(hint))
+
+    async def check(self) -> list[Finding]:
+        return await diagnosis.Diagnosis(
+            self._rest, self._directory, self._runners, self._settings, clock=self._clock
+        ).run()
+
+
+def _view(row: Mapping[str, object]) -> base.RunnerView:
+    online = row.get("status") == "online" or row.get("online") is True
+    return base.RunnerView(str(row.get("id")), str(row.get("description")), online=online, busy=None)
+
+
+def _event(view: jobs.JobView) -> base.JobEvent | None:
+    if view.status in jobs.WAITING:
+        return base.JobEvent.QUEUED
+    if view.status in jobs.RUNNING:
+        return base.JobEvent.STARTED
+    return base.JobEvent.COMPLETED if view.status in jobs.FINAL else None

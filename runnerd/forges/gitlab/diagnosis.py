@@ -1,0 +1,207 @@
+"""``runnerd check`` for a GitLab: every step of the protocol that costs nothing, in plain words with remedies.
+
+Only reads.  That a runner can really be created shows when the first one is; the scopes of the token are what can be
+told before.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from provisioners.base import Finding, Level
+from runnerd import clock as clocks
+from runnerd import config, errors
+from runnerd.forges.gitlab import discovery, pace, rest, runners
+
+#: ``POST /user/runners`` came with 15.11 (doc/api/users).
+OLDEST = (15, 11)
+#: Signed webhooks came with 19.0.
+SIGNED = (19, 0)
+#: An expiry nearer than this is told, seconds.
+EXPIRY = 14 * 86400.0
+#: Sets of token scopes that suffice for queues and runners (doc/api/runners); api covers all.
+NEEDED = frozenset({"create_runner", "manage_runner", "read_api"})
+
+
+class Diagnosis:
+    """Checks one forge."""
+
+    def __init__(
+        self,
+        client: rest.Rest,
+        directory: discovery.Directory,
+        records: runners.Runners,
+        settings: config.GitLabForge,
+        *,
+        clock: clocks.Clock,
+    ) -> None:
+        self._rest = client
+        self._directory = directory
+        self._records = records
+        self._settings = settings
+        self._clock = clock
+        self._place = f"forges.{client.name}"
+        self._findings: list[Finding] = []
+
+    async def run(self) -> list[Finding]:
+        """All findings.  Never raises for GitLab's sake."""
+        self._findings = []
+        if not await self._token():
+            return self._findings
+        version = await self._version()
+        for scope in self._directory.scopes:
+            await self._scope(scope)
+        self._rhythm()
+        self._hooks(version)
+        return self._findings
+
+    def _say(self, level: Level, message: str, remedy: str = "", *, place: str = "") -> None:
+        self._findings.append(Finding(level, place or self._place, message, remedy))
+
+    def _failed(self, error: errors.ForgeError, *, place: str = "", remedy: str = "") -> None:
+        self._say(Level.ERROR, str(error), remedy, place=place)
+
+    async def _token(self) -> bool:
+        place = f"{self._place}.token"
+        try:
+            about = await self._rest.get("/personal_access_tokens/self", what="look at the token")
+        except errors.ForgeNotFound:
+            self._say(Level.WARNING, "this GitLab does not tell what the token may do", place=place)
+            return True
+        except errors.ForgeError as error:
+            self._failed(error, place=place)
+            return not isinstance(error, errors.ForgeAuthFailed | errors.ForgeUnavailable)
+        self._scopes(about, place)
+        expires = about.get("expires_at")
+        if isinstance(expires, str):
+            self._expiry(expires, place)
+        return True
+
+    def _scopes(self, about: Mapping[str, Any], place: str) -> None:
+        given = about.get("scopes")
+        scopes = {str(scope) for scope in given} if isinstance(given, list) else set()
+        if about.get("active") is False or about.get("revoked") is True:
+            self._say(Level.ERROR, "the token is not active", "Make a new one and put it there.", place=place)
+        elif "api" in scopes:
+            self._say(Level.OK, f"the token is valid, scopes {', '.join(sorted(scopes))}", place=place)
+        elif scopes >= NEEDED:
+            self._say(
+                Level.WARNING if self._settings.retry.preempted else Level.OK,
+                "the token serves for queues and runners, not for cancel and retry",
+                "Add the scope api if interrupted jobs are to be retried.",
+                place=place,
+            )
+        else:
+            missing = ", ".join(sorted(NEEDED - scopes))
+            self._say(
+                Level.ERROR,
+                f"the token lacks the scopes {missing}",
+                "Make one with api, or with create_runner, manage_runner and read_api.",
+                place=place,
+            )
+
+    def _expiry(self, text: str, place: str) -> None:
+        try:
+            day = datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.UTC)
+        except ValueError:
+            return
+        left = day.timestamp() - self._clock.wall()
+        if left < EXPIRY:
+            self._say(
+                Level.WARNING,
+                f"the token expires on {text[:10]}",
+                "Make a new one before; runnerd reads the file again within a minute.",
+                place=place,
+            )
+
+    async def _version(self) -> tuple[int, int] | None:
+        try:
+            about = await self._rest.get("/version", what="ask for the version")
+        except errors.ForgeError as error:
+            self._say(Level.WARNING, str(error))
+            return None
+        text = str(about.get("version"))
+        parts = text.split(".")
+        if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()):
+            self._say(Level.WARNING, f"GitLab calls its version {text[:40]!r}")
+            return None
+        version = int(parts[0]), int(parts[1])
+        if version < OLDEST:
+            self._say(Level.ERROR, f"GitLab {text} cannot create runners by API", "Upgrade to 15.11 or later.")
+        else:
+            self._say(Level.OK, f"GitLab {text} answers")
+        return version
+
+    async def _scope(self, scope: discovery.Scope) -> None:
+        place = f"{self._place}.{'groups' if scope.group else 'projects'}.{scope.path}"
+        try:
+            await self._directory.refresh(scope)
+            projects = self._directory.projects(scope.path)
+        except errors.ForgeError as error:
+            self._failed(error, place=place)
+            return
+        if projects:
+            self._say(Level.OK, f"{len(projects)} projects are watched", place=place)
+        else:
+            self._say(
+                Level.WARNING,
+                "no project with CI/CD is in it, or the token's user sees none",
+                "Check the path and the role of the token's user.",
+                place=place,
+            )
+        public = [project.path for project in projects if project.public]
+        if public and scope.group:
+            self._say(
+                Level.WARNING,
+                f"{len(public)} projects are public, for example {public[0]}: GitLab gives a group's runners their"
+                " jobs too, even if a pool does not count them",
+                "List the private projects one by one, or let no untrusted person run pipelines in them.",
+                place=place,
+            )
+        await self._cap(scope, place)
+
+    async def _cap(self, scope: discovery.Scope, place: str) -> None:
+        try:
+            count = len(await self._records.rows(scope))
+        except errors.ForgeError as error:
+            self._failed(
+                error,
+                place=place,
+                remedy="The token's user needs the role Owner of a group, or Maintainer of a project.",
+            )
+            return
+        cap = self._settings.runner_cap
+        if count >= cap and self._settings.registration is config.RunnerRecords.INSTANCE:
+            self._say(
+                Level.ERROR,
+                f"{count} runners are registered and the cap is {cap}: none can be added",
+                "Delete old ones, raise runner_cap if the plan allows more, or set registration: auto.",
+                place=place,
+            )
+        else:
+            self._say(Level.OK, f"{count} of {cap} runners are registered", place=place)
+
+    def _rhythm(self) -> None:
+        count = sum(len(self._directory.projects(scope.path)) for scope in self._directory.scopes)
+        budget = self._settings.requests_per_minute * pace.SHARES[pace.Urgency.BACKGROUND]
+        needed = count * 60.0 / self._settings.idle_poll
+        if needed > budget:
+            self._say(
+                Level.WARNING,
+                f"{count} projects every {self._settings.idle_poll:.0f} s are {needed:.0f} requests a minute, and"
+                f" {budget:.0f} are allowed: each is asked every {count * 60.0 / budget:.0f} s instead",
+                "Raise idle_poll and add webhooks, or raise requests_per_minute.",
+            )
+
+    def _hooks(self, version: tuple[int, int] | None) -> None:
+        if self._settings.signing_token is not None and version is not None and version < SIGNED:
+            self._say(Level.WARNING, "this GitLab cannot sign webhooks", "Use webhook_token, or upgrade to 19.0.")
+        if self._settings.webhook_token is None and self._settings.signing_token is None:
+            self._say(
+                Level.OK,
+                f"no webhook is configured: a job is seen after up to {self._settings.poll:.0f} s in an active"
+                f" project and {self._settings.idle_poll:.0f} s in a quiet one",
+                "Add a webhook with Job events to the group or the projects; see docs/gitlab.md.",
+            )

@@ -1,0 +1,370 @@
+"""A whole world on a virtual clock: both forges, simulated clouds, machines with agents, and a daemon that can die.
+
+``Lab.check`` is called after every step and states the promises that must hold at any moment; ``Lab.settled`` and
+``Lab.assert_done`` state those that must hold once faults have stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from provisioners import base
+from provisioners.fake import Fake
+from provisioners.fake.cloud import FakeCloud
+from runnerd import agents, budget, config, daemon, errors, model, store, tasks
+from runnerd.forges.base import Forge
+from runnerd.forges.github import GitHub
+from runnerd.forges.gitlab import GitLab
+from runnerd.simulator import app as simulator
+from runnerd.simulator import control, world
+from tests.simulation import life, machines, virtual
+
+_CONFIG = """\
+controller: sim
+state: {state}
+public_url: https://runnerd.example
+secret: env:RUNNERD_SECRET
+forges:
+{forges}
+providers:
+{providers}
+limits: {limits}
+defaults: {{max_job: {max_job}, idle: 60s, boot: 2m}}
+reconcile: {{interval: 5s, list_interval: 10s, drain: 1s}}
+pools:
+{pools}
+"""
+GITHUB = "  hub: {type: github, url: http://127.0.0.1:1/acme, token: env:RUNNERD_PAT}\n"
+GITLAB = "  lab: {type: gitlab, url: http://127.0.0.1:1, token: env:RUNNERD_PAT_LAB, groups: [acme], poll: 5s}\n"
+MACHINES = "machine_types: {small: {gpu: t4, gpu_count: 1, cpus: 4, memory: 16, price: 0.5, spot_price: 0.2}}"
+
+
+@dataclass
+class Plan:
+    """What a simulated world is made of."""
+
+    seed: int = 0
+    forges: str = GITHUB
+    providers: str = "  sky: {type: fake, boot: 5s}\n"
+    pools: str = "  gpu: {}\n"
+    limits: str = "{instances: 8}"
+    max_job: str = "30m"
+    #: Share of agent calls that are lost on the way, each direction.
+    loss: float = 0.0
+    latency: tuple[float, float] = (0.01, 0.05)
+
+
+@dataclass
+class Lab:
+    """The world and its daemon."""
+
+    plan: Plan
+    rng: random.Random
+    clock: virtual.Clock
+    app: simulator.App
+    directory: Path
+    clouds: dict[str, FakeCloud] = field(default_factory=dict)
+    daemon: daemon.Daemon | None = None
+    life: life.Life | None = None
+    machines: machines.Machines = field(init=False)
+    violations: list[str] = field(default_factory=list)
+    #: Every create call that reached a cloud: (attempt key, instance name).
+    creates: list[tuple[str, str]] = field(default_factory=list)
+    #: Wraps what is built for a daemon, so that a test can break a rule on purpose.
+    mutate: Callable[[daemon.Daemon], None] = lambda daemon: None
+    #: Instances that a person ordered to end.
+    ordered: set[str] = field(default_factory=set)
+    _main: asyncio.Task[Any] | None = None
+    _watch: asyncio.Task[None] | None = None
+
+    @classmethod
+    def make(cls, plan: Plan) -> Lab:
+        """A world at rest."""
+        loop = asyncio.get_running_loop()
+        clock = virtual.Clock(loop)
+        rng = random.Random(plan.seed)
+        app = simulator.App(world.World(clock.now, asyncio.sleep, seed=plan.seed))
+        shared = Path("/dev/shm")
+        directory = Path(tempfile.mkdtemp(prefix="runnerd-sim-", dir=shared if shared.is_dir() else None))
+        lab = cls(plan, rng, clock, app, directory)
+        lab.machines = machines.Machines(
+            [], app, clock, random.Random(rng.random()), daemon=lab._agents, loss=plan.loss
+        )
+        os.environ.update(
+            RUNNERD_SECRET="a secret of the simulation",
+            RUNNERD_PAT=app.github.default_tokens()["pat"],
+            RUNNERD_PAT_LAB=next(iter(app.gitlab.default_tokens().values())),
+        )
+        lab._watch = loop.create_task(lab.machines.run())
+        return lab
+
+    def settings(self) -> config.Config:
+        """The configuration, read anew as a start does."""
+        path = self.directory / "runnerd.yaml"
+        path.write_text(
+            _CONFIG.format(
+                state=self.directory,
+                forges=self.plan.forges,
+                providers=self.plan.providers,
+                limits=self.plan.limits,
+                pools=self.plan.pools,
+                max_job=self.plan.max_job,
+            )
+        )
+        return config.load(path)
+
+    # -- the daemon --------------------------------------------------------------------------------------------
+
+    async def start(self, *, crash_at: int | None = None) -> None:
+        """Start a daemon on the state that the last one left."""
+        one = life.Life(crash_at=crash_at)
+        clock = life.Clock(asyncio.get_running_loop(), one)
+        clock.jump = self.clock.jump
+        rng = random.Random(self.rng.random())
+
+        async def open_store(url: str, **keywords: Any) -> store.Store:
+            opened = await life.Store.open(url, **keywords)
+            assert isinstance(opened, life.Store)
+            opened.life = one
+            return opened
+
+        def make_provisioner(settings: config.Provider, context: base.Context) -> base.Provisioner:
+            inner = Fake(
+                base.Context(context.name, context.controller, "", context.now, context.sleep),
+                settings.options,
+                self.clouds.get(settings.name),
+            )
+            if settings.name not in self.clouds:
+                self.clouds[settings.name] = inner.cloud
+                self.machines._clouds.append(inner.cloud)
+            return life.Provisioner(inner, one, on_call=self._on_call)  # type: ignore[return-value]
+
+        def make_forge(name: str, settings: config.AnyForge) -> Forge:
+            transport = life.Transport(one, self.app, random.Random(rng.random()), self.plan.latency)
+            common: dict[str, Any] = {"clock": clock, "transport": transport, "rng": rng, "on_request": None}
+            if isinstance(settings, config.GitHubForge):
+                return GitHub(name, settings, **common)
+            return GitLab(name, settings, **common)
+
+        made = daemon.Daemon(
+            self.settings(),
+            clock=clock,
+            rng=rng,
+            offload=tasks.Offload(0),
+            make_provisioner=make_provisioner,
+            make_forge=make_forge,
+            reanchor=clock.reanchor,
+            open_store=open_store,
+        )
+        self.daemon, self.life = made, one
+
+        async def main() -> None:
+            await made.start()
+            self.mutate(made)
+
+        self._main = asyncio.get_running_loop().create_task(main(), name="daemon main")
+        crashed = asyncio.ensure_future(one.crashed.wait())
+        await asyncio.wait({self._main, crashed}, return_when=asyncio.FIRST_COMPLETED)
+        crashed.cancel()
+        if one.alive:
+            self._main.result()
+
+    def _agents(self) -> agents.Agents | None:
+        if self.life is None or not self.life.alive or self.daemon is None or not self.daemon.started_at:
+            return None
+        return self.daemon.controller.agents
+
+    async def kill(self) -> None:
+        """End the daemon as kill -9 does, and clear away what is left of it."""
+        if self.life is None or self.daemon is None:
+            return
+        self.life.die()
+        dead = [
+            task
+            for task in asyncio.all_tasks()
+            if task.get_name().startswith(("daemon", "act/", "store/", "forge", "github", "gitlab", "hub", "lab"))
+        ]
+        for _ in range(50):
+            left = [task for task in dead if not task.done()]
+            if not left:
+                break
+            for task in left:
+                task.cancel()
+            await asyncio.sleep(0)
+        if hasattr(self.daemon, "store"):
+            self.daemon.store.abandon()
+        self.daemon = self.life = None
+
+    async def stop(self) -> None:
+        """End the daemon as SIGTERM does."""
+        assert self.daemon is not None
+        await self.daemon.stop()
+        self.daemon = self.life = None
+
+    # -- what happens in the world -----------------------------------------------------------------------------
+
+    async def queue(self, forge: str = "github", repo: str = "acme/ml", *, count: int = 1, **more: Any) -> list[int]:
+        """Queue jobs as a push does."""
+        body = {"forge": forge, "repo": repo, "labels": ["gpu"], "count": count, **more}
+        return [int(job) for job in await control.queue(self.app, body)]
+
+    async def sleep(self, seconds: float, *, step: float = 5.0) -> None:
+        """Let virtual time pass, checking the promises on the way; a crashed daemon is started again."""
+        left = seconds
+        while left > 0:
+            await asyncio.sleep(min(step, left))
+            left -= step
+            self.check()
+            if self.life is not None and not self.life.alive:
+                await self.kill()
+                await asyncio.sleep(self.rng.uniform(0, 20))
+                await self.start()
+
+    async def until(self, done: Callable[[], bool], *, within: float, step: float = 5.0) -> bool:
+        """Let time pass until something holds; False when it does not within that time."""
+        passed = 0.0
+        while not done():
+            if passed >= within:
+                return False
+            await self.sleep(step, step=step)
+            passed += step
+        return True
+
+    def _on_call(self, name: str, argument: Any) -> None:
+        if name == "create":
+            self.creates.append((argument.key, argument.name))
+        elif name == "delete":
+            self._check_murder(str(argument))
+
+    def _check_murder(self, ref: str) -> None:
+        agent = self.machines.running.get(ref)
+        if agent is None or not agent.worker or not agent.up or ref in self.ordered:
+            return
+        row = next((one for one in self._rows().values() if one.ref == ref), None)
+        if row is not None and row.reason in (model.Reason.MAX_JOB, model.Reason.OPERATOR):
+            return
+        self.violations.append(f"murder: {ref} is deleted while its job runs (row: {row})")
+
+    def _rows(self) -> Mapping[model.InstanceId, model.Instance]:
+        if self.daemon is None or not hasattr(self.daemon, "station"):
+            return {}
+        return self.daemon.station.rows.instances
+
+    # -- promises ----------------------------------------------------------------------------------------------
+
+    def live(self) -> list[Any]:
+        """Machines that exist and cost money."""
+        now = self.clock.now()
+        return [
+            machine
+            for cloud in self.clouds.values()
+            for machine in cloud.listed.values()
+            if machine.status(now) is not base.InstanceStatus.GONE
+        ]
+
+    def check(self) -> None:
+        """What must hold at every moment."""
+        keys: dict[str, int] = {}
+        names: dict[str, int] = {}
+        now = self.clock.now()
+        for cloud in self.clouds.values():
+            for machine in cloud.listed.values():
+                keys[machine.key] = keys.get(machine.key, 0) + 1
+                if machine.status(now) in (base.InstanceStatus.RUNNING, base.InstanceStatus.PENDING):
+                    names[machine.name] = names.get(machine.name, 0) + 1
+        for key, count in keys.items():
+            if count > 1:
+                self.violations.append(f"double: attempt {key} yielded {count} instances")
+        for name, count in names.items():
+            if count > 1:
+                self.violations.append(f"double: {count} machines named {name} live")
+        self._check_budget(now)
+        assert not self.violations, self.describe()
+
+    def _check_budget(self, now: float) -> None:
+        limits = self.settings_limits
+        if limits.dollars_per_day is None:
+            return
+        window = budget.windows(wall=now, per_day=limits.dollars_per_day)[0]
+        spent = 0.0
+        for cloud in self.clouds.values():
+            for machine in cloud.listed.values():
+                price = float(machine.tags[base.TAG_PRICE])
+                end = min(machine.gone_at, float(machine.tags[base.TAG_DEADLINE]))
+                spent += budget.cost(machine.created_at, min(end, machine.gone_at), price, window)
+        if spent > window.dollars + 0.01:
+            self.violations.append(f"overspend: ${spent:.2f} of ${window.dollars:.2f} are spent or promised")
+
+    @property
+    def settings_limits(self) -> config.Limits:
+        if self.daemon is not None and hasattr(self.daemon, "station"):
+            return self.daemon.station.config.limits
+        return config.Limits(instances=1)
+
+    def jobs(self) -> list[world.Job]:
+        return list(self.app.world.jobs.values())
+
+    def finished(self) -> bool:
+        """Every job has ended."""
+        return all(job.status == "completed" for job in self.jobs())
+
+    def settled(self) -> bool:
+        """Nothing of ours is left anywhere."""
+        ours = [runner for runner in self.app.world.runners.values() if runner.name.startswith("sim-")]
+        rows = [row for row in self._rows().values() if row.live]
+        registrations = [] if self.daemon is None else list(self.daemon.station.rows.registrations.values())
+        return not self.live() and not rows and not ours and not registrations
+
+    def describe(self) -> str:
+        """Everything a person needs to see of a failure."""
+        now = self.clock.now()
+        lines = [f"seed {self.plan.seed} at {now - virtual.EPOCH:.1f} s", *self.violations]
+        lines += [f"  job {job.id} {job.status} {job.conclusion} starts={job.starts} {job.runner}" for job in self.jobs()]
+        lines += [f"  machine {one.name} {one.ref} {one.status(now)}" for one in self.live()]
+        lines += [f"  row {row}" for row in self._rows().values()]
+        lines += [f"  runner {one.name} {one.status} busy={one.busy}" for one in self.app.world.runners.values()]
+        if self.daemon is not None and hasattr(self.daemon, "station"):
+            lines += [f"  registration {one}" for one in self.daemon.station.rows.registrations.values()]
+            lines += [f"  alarm {one}" for one in self.daemon.station.alarms.open.values()]
+            lines += [f"  note {pool}: {why}" for pool, why in self.daemon.controller.notes.items()]
+            lines += [f"  demand {queue}: {forge.demand(queue)} {forge.health(queue)}"
+                      for forge in self.daemon.station.forges.values()
+                      for queue in [spec.queue for spec in self.daemon.station.specs]
+                      if queue.forge == forge.name]
+        return "\n".join(lines)
+
+    async def close(self) -> None:
+        """Clear everything away."""
+        await self.kill()
+        if self._watch is not None:
+            self._watch.cancel()
+        for task in list(self.machines._tasks):
+            task.cancel()
+        await asyncio.sleep(0)
+        await self.app.world.close()
+        for path in sorted(self.directory.rglob("*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+        self.directory.rmdir()
+
+
+def run(plan: Plan, story: Callable[[Lab], Any]) -> Lab:
+    """Play a story in a fresh world and clear it away."""
+
+    async def main() -> Lab:
+        lab = Lab.make(plan)
+        try:
+            await story(lab)
+        except errors.RunnerdError as error:
+            raise AssertionError(lab.describe()) from error
+        finally:
+            await lab.close()
+        return lab
+
+    return virtual.run(main())

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import autogenerate, runtime
+
+from runnerd import errors, store
+from runnerd.store import backup, engine, schema, tables
+
+from . import facts
+
+HEAD = schema.revisions()[-1]
+
+
+@pytest.fixture
+def later(tmp_path_factory, monkeypatch):
+    """Adds migrations to a copy of the real ones, as later versions of runnerd do."""
+    scripts = tmp_path_factory.mktemp("later") / "migrations"
+    shutil.copytree(schema.SCRIPTS, scripts)
+    monkeypatch.setattr(schema, "SCRIPTS", scripts)
+    schema.revisions.cache_clear()
+
+    def add(body: str) -> str:
+        old = schema.revisions()[-1]
+        new = f"{int(old) + 1:04}"
+        (scripts / "versions" / f"{new}_later.py").write_text(
+            "import sqlalchemy as sa\nfrom alembic import op\n"
+            f"revision = {new!r}\ndown_revision = {old!r}\n\ndef upgrade():\n    {body}\n"
+        )
+        schema.revisions.cache_clear()
+        return new
+
+    yield add
+    schema.revisions.cache_clear()
+
+
+def connected(url: str):
+    return engine.make(engine.parse(url)).connect()
+
+
+def checks(inspector: sa.Inspector) -> dict[str, set[tuple[str, str]]]:
+    """The CHECK constraints of every table, which Alembic does not compare."""
+    return {
+        table: {(str(each["name"]), each["sqltext"]) for each in inspector.get_check_constraints(table)}
+        for table in inspector.get_table_names()
+        if table in tables.metadata.tables
+    }
+
+
+async def test_an_empty_database_is_migrated_on_opening(durable_url, opened):
+    assert store.current(durable_url) is None
+    assert store.pending(durable_url) == list(schema.revisions())
+    await opened(durable_url)
+    assert store.current(durable_url) == HEAD
+    assert store.pending(durable_url) == []
+
+
+def test_by_hand_the_migrations_are_applied_once(durable_url):
+    assert store.migrate(durable_url) == list(schema.revisions())
+    assert store.migrate(durable_url) == []
+    assert store.current(durable_url) == HEAD
+
+
+def test_looking_creates_nothing(file_url, tmp_path):
+    assert store.current(file_url) is None
+    assert store.pending(file_url) == list(schema.revisions())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_migrations_lead_to_the_tables_of_the_code(durable_url):
+    store.migrate(durable_url)
+    with connected(durable_url) as connection:
+        context = runtime.migration.MigrationContext.configure(
+            connection,
+            opts={
+                "version_table": tables.VERSION_TABLE,
+                "compare_type": True,
+                "compare_server_default": True,
+            },
+        )
+        assert autogenerate.compare_metadata(context, tables.metadata) == []
+
+
+def test_the_migrations_lead_to_the_words_of_the_enums(file_url, tmp_path):
+    store.migrate(file_url)
+    other = f"sqlite:///{tmp_path}/created.db"
+    with connected(file_url) as migrated, connected(other) as created:
+        tables.metadata.create_all(created)
+        found = checks(sa.inspect(migrated))
+        assert found == checks(sa.inspect(created)), "an enum changed: write a migration for its CHECK constraint"
+        assert len(found["instances"]) == 2
+
+
+class TestOlder:
+    async def test_a_copy_is_taken_before_an_older_database_is_migrated(self, file_url, opened, tmp_path, later):
+        first = await opened(file_url)
+        await first.write(facts.INSTANCE)
+        await first.close()
+        new = later('op.create_table("later", sa.Column("id", sa.Integer))')
+        second = await opened(file_url, at=1_700_000_000.0)
+        assert store.current(file_url) == new
+        assert (await second.load()).instances == (facts.INSTANCE,)
+        [copy] = backup.copies(tmp_path / "runnerd.db")
+        assert copy.name == f"runnerd.db.before-{new}-20231114T221320Z"
+        assert copy.stat().st_mode & 0o077 == 0
+        assert store.current(f"sqlite:///{copy}") == HEAD
+        with contextlib.closing(sqlite3.connect(copy)) as plain:
+            assert plain.execute("SELECT id FROM instances").fetchall() == [("rd-1",)]
+
+    async def test_a_new_database_is_not_copied(self, file_url, opened, tmp_path):
+        await opened(file_url)
+        assert backup.copies(tmp_path / "runnerd.db") == []
+
+    async def test_three_copies_are_kept_and_nothing_else_is_touched(self, file_url, opened, tmp_path, later):
+        await (await opened(file_url)).close()
+        mine = tmp_path / "runnerd.db.before-I-forget"
+        mine.write_text("dear")
+        made = []
+        for number in range(5):
+            made.append(later(f'op.create_table("later{number}", sa.Column("id", sa.Integer))'))
+            await (await opened(file_url, at=1_700_000_000.0 + number)).close()
+        assert [each.name.split("-")[1] for each in backup.copies(tmp_path / "runnerd.db")] == made[-3:]
+        assert mine.read_text() == "dear"
+
+    async def test_a_failing_migration_leaves_the_database_as_it_was(self, durable_url, opened, later):
+        await (await opened(durable_url)).close()
+        later('op.create_table("later", sa.Column("id", sa.Integer)); op.execute("SELECT nonsense FROM nowhere")')
+        with pytest.raises(errors.StoreError, match="no"):
+            await opened(durable_url)
+        assert store.current(durable_url) == HEAD
+        with connected(durable_url) as connection:
+            assert "later" not in sa.inspect(connection).get_table_names()
+
+    async def test_without_room_for_the_copy_nothing_is_migrated(self, file_url, opened, tmp_path, later, monkeypatch):
+        await (await opened(file_url)).close()
+        later('op.create_table("later", sa.Column("id", sa.Integer))')
+
+        def full(source: Path, target: Path) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(backup.os, "replace", full)
+        with pytest.raises(errors.StoreUnwritable, match=r"not begun.*No space left"):
+            await opened(file_url)
+        assert store.current(file_url) == HEAD
+        assert sorted(each.name for each in tmp_path.iterdir()) == ["runnerd.db", "runnerd.db.lock"]
+
+    async def test_without_leave_to_migrate_an_older_database_is_refused(self, durable_url, opened, later):
+        await (await opened(durable_url)).close()
+        new = later('op.create_table("later", sa.Column("id", sa.Integer))')
+        with pytest.raises(errors.StoreError, match=f"needs the migration to {new}"):
+            await opened(durable_url, migrate=False)
+        assert store.pending(durable_url) == [new]
+
+    async def test_a_server_is_migrated_with_a_word_about_backups(self, postgres, opened, later, caplog):
+        await (await opened(postgres)).close()
+        later('op.create_table("later", sa.Column("id", sa.Integer))')
+        await opened(postgres)
+        assert "pg_dump" in caplog.text
+
+
+class TestRefused:
+    async def test_a_database_of_a_newer_runnerd_is_refused_and_unchanged(self, durable_url, opened):
+        await (await opened(durable_url)).close()
+        with connected(durable_url) as connection, connection.begin():
+            connection.exec_driver_sql(f"UPDATE {tables.VERSION_TABLE} SET version_num = '9999'")
+        with pytest.raises(errors.StoreError, match="made by a newer runnerd"):
+            await opened(durable_url)
+        assert store.current(durable_url) == "9999"
+        with pytest.raises(errors.StoreError, match="made by a newer runnerd"):
+            store.migrate(durable_url)
+
+    async def test_a_database_of_another_program_is_refused(self, durable_url, opened):
+        with connected(durable_url) as connection, connection.begin():
+            connection.exec_driver_sql("CREATE TABLE jobs (mine INTEGER)")
+        with pytest.raises(errors.StoreError, match="table named jobs that is not runnerd's"):
+            await opened(durable_url)
