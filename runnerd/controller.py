@@ -9,6 +9,7 @@ failing.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -78,7 +79,7 @@ class Controller:
         self.guard = guard.Guard(station.clock, reanchor=reanchor)
         self.agents.on_job = lambda row, _: self.intake.note_pickup(row)
         self.agents.on_fault = self._fault
-        self._actions = tasks.Group("act")
+        self._actions = tasks.Group("act", on_failure=self._action_failed)
         self._running: set[tuple[str, str]] = set()
         self._tried: dict[tuple[str, str], tuple[int, float]] = {}
         #: The last plan's words on what holds each pool back.
@@ -328,34 +329,48 @@ class Controller:
             self._start(planner.Request(row.id))
 
     def _start(self, action: planner.Action) -> None:
-        rooms = self._work(action)
-        if rooms is None:
-            return
-        kind, subject, work, paced = rooms
+        found = self._work(action)
+        if found is not None:
+            kind, subject, work, paced = found
+            self._begin(kind, subject, work, paced=paced)
+
+    def _begin(self, kind: str, subject: str, work: Callable[[], Coroutine[Any, Any, Any]], *, paced: bool) -> None:
+        """Run work on a subject in the background, one of a kind at a time; paced work waits between tries."""
         key = (kind, subject)
         now = self.station.clock.now()
         if key in self._running:
             return
+        tries, after = self._tried.get(key, (0, 0.0))
+        if now < after:
+            self._due(after)
+            return
         if paced:
-            tries, after = self._tried.get(key, (0, 0.0))
-            if now < after:
-                self._due(after)
-                return
-            pace = PACE[min(tries + 1, len(PACE) - 1)]
-            self._tried[key] = (tries + 1, now + pace)
+            self._slow_down(key, tries)
         self._running.add(key)
         task = self._actions.spawn(f"{kind} {subject}", work())
-        task.add_done_callback(lambda _: self._finished(key, paced))
+        task.add_done_callback(lambda done: self._finished(key, done))
 
-    def _finished(self, key: tuple[str, str], paced: bool) -> None:
+    def _slow_down(self, key: tuple[str, str], tries: int) -> None:
+        """The next try on this subject waits, the longer the more there were."""
+        self._tried[key] = (tries + 1, self.station.clock.now() + PACE[min(tries + 1, len(PACE) - 1)])
+
+    def _finished(self, key: tuple[str, str], task: asyncio.Task[Any]) -> None:
         self._running.discard(key)
-        if paced:
-            subject = key[1]
-            row = self.station.rows.instances.get(InstanceId(subject))
-            if row is None and key[0] != "deregister":
-                self._tried.pop(key, None)
-            elif key[0] == "deregister" and subject not in self.station.rows.registrations:
-                self._tried.pop(key, None)
+        kind, subject = key
+        rows = self.station.rows
+        known = subject in rows.registrations if kind == "deregister" else InstanceId(subject) in rows.instances
+        if not known:
+            self._tried.pop(key, None)
+        elif not task.cancelled() and task.exception() is not None:
+            self._slow_down(key, self._tried.get(key, (0, 0.0))[0])
+
+    def _action_failed(self, name: str, error: BaseException) -> None:
+        """An action that raised did nothing that is not on record; the next pass derives it again, slower."""
+        self.failures += 1
+        if isinstance(error, errors.StoreError):
+            self.station.alarms.ring("daemon", "store", "state-unwritable", str(error))
+        else:
+            self.station.alarms.ring("daemon", name, "action-failed", f"{type(error).__name__}: {error}")
 
     def _work(
         self, action: planner.Action
@@ -423,19 +438,7 @@ class Controller:
             if row.state is InstanceState.REGISTERED or (
                 row.state is InstanceState.REGISTERING and ("register", id) not in self._running
             ):
-                self._start_paced("renew", id, lambda id=id: self.registrar.renew(id))  # type: ignore[misc]
-
-    def _start_paced(self, kind: str, id: InstanceId, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        key = (kind, str(id))
-        now = self.station.clock.now()
-        tries, after = self._tried.get(key, (0, 0.0))
-        if key in self._running or now < after:
-            if now < after:
-                self._due(after)
-            return
-        self._tried[key] = (tries + 1, now + PACE[min(tries + 1, len(PACE) - 1)])
-        self._running.add(key)
-        self._actions.spawn(f"{kind} {id}", work()).add_done_callback(lambda _: self._finished(key, True))
+                self._begin("renew", id, functools.partial(self.registrar.renew, id), paced=True)
 
     def _recheck_completed(self) -> None:
         """The forge said completed, the gate said busy: ask the gate again from time to time."""

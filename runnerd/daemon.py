@@ -166,7 +166,7 @@ class Daemon:
                 if attempt is not None and attempt.state is model.AttemptState.REQUESTING:
                     moved = dataclasses.replace(attempt, state=model.AttemptState.UNKNOWN, since=self._clock.now())
                 await rows.step(
-                    row.id, InstanceState.UNKNOWN, attempt=moved, detail="the daemon stopped while it was requested"
+                    row.id, InstanceState.UNKNOWN, attempt_row=moved, detail="the daemon stopped while it was requested"
                 )
             elif row.state in model.CLOSED:
                 continue

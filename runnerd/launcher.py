@@ -155,7 +155,7 @@ class Launcher:
             InstanceState.REQUESTING,
             expect={InstanceState.PLANNED},
             reason=Reason.NONE,
-            attempt=attempt,
+            attempt_row=attempt,
             # The setters of an instance's place: it is accounted to it from here on.
             **_place(key, offer, deadline),
         )
@@ -224,7 +224,7 @@ class Launcher:
             attempt.instance,
             InstanceState.BOOTING,
             expect={InstanceState.REQUESTING, InstanceState.UNKNOWN},
-            attempt=self._moved(attempt, AttemptState.CREATED),
+            attempt_row=self._moved(attempt, AttemptState.CREATED),
             ref=view.ref,
             running_at=now,
         )
@@ -241,7 +241,7 @@ class Launcher:
                 attempt.instance,
                 InstanceState.UNKNOWN,
                 expect={InstanceState.REQUESTING},
-                attempt=moved,
+                attempt_row=moved,
                 detail=where,
             )
             provider.listing_wanted.set()
@@ -267,7 +267,7 @@ class Launcher:
             expect={InstanceState.REQUESTING, InstanceState.UNKNOWN},
             reason=Reason.REFUSED,
             detail=where,
-            attempt=moved,
+            attempt_row=moved,
             **_no_place(),
         )
 
@@ -324,7 +324,7 @@ class Launcher:
             expect={InstanceState.UNKNOWN},
             reason=Reason.REFUSED if wanted else Reason.NOT_WANTED,
             detail=detail,
-            attempt=moved,
+            attempt_row=moved,
             **fields,
         )
         self._station.wake()
@@ -339,7 +339,7 @@ class Launcher:
         """Send the same request again, byte for byte."""
         again = self._moved(attempt, AttemptState.REQUESTING, sends=attempt.sends + 1)
         stepped = await self._station.rows.step(
-            id, InstanceState.REQUESTING, expect={InstanceState.UNKNOWN}, attempt=again
+            id, InstanceState.REQUESTING, expect={InstanceState.UNKNOWN}, attempt_row=again
         )
         if stepped is not None:
             await self._send(again, provider)

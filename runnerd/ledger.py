@@ -135,8 +135,8 @@ class Ledger:
         expect: Container[InstanceState] | None = None,
         reason: model.Reason | None = None,
         detail: str = "",
-        attempt: Attempt | None = None,
-        registration: Registration | None = None,
+        attempt_row: Attempt | None = None,
+        registration_row: Registration | None = None,
         **fields: Any,
     ) -> Instance | None:
         """Move an instance along an edge, with its attempt and registration rows in the same commit.
@@ -162,16 +162,16 @@ class Ledger:
             if to in model.CLOSED and not new.gone_at:
                 new = dataclasses.replace(new, gone_at=now)
             changes: list[Any] = [new, self._event(new, to.value, new.reason.value, detail)]
-            if attempt is not None:
-                changes += self._attempt_changes(attempt)
-            if registration is not None:
-                changes += self._registration_changes(registration)
+            if attempt_row is not None:
+                changes += self._attempt_changes(attempt_row)
+            if registration_row is not None:
+                changes += self._registration_changes(registration_row)
             await self._store.write(*changes)
             self.instances[id] = new
-            if attempt is not None:
-                self.attempts[attempt.key] = attempt
-            if registration is not None:
-                self._keep(registration)
+            if attempt_row is not None:
+                self.attempts[attempt_row.key] = attempt_row
+            if registration_row is not None:
+                self._keep(registration_row)
             if to in model.CLOSED:
                 self._forget(new)
         for listener in self.on_step:
@@ -215,10 +215,6 @@ class Ledger:
         if owner is not None and owner.state in model.CLOSED:
             self._forget(owner)
         return new
-
-    def registration_changes(self, new: Registration) -> list[Any]:
-        """What a caller that bundles its own commit must write for a registration."""
-        return self._registration_changes(new)
 
     def _attempt_changes(self, new: Attempt) -> list[Any]:
         old = self.attempts.get(new.key)

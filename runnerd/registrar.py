@@ -51,7 +51,7 @@ class Registrar:
             id,
             InstanceState.REGISTERING,
             expect={InstanceState.READY},
-            registration=registration,
+            registration_row=registration,
             queue=queue,
         )
         if stepped is not None:

@@ -240,7 +240,7 @@ def add_hook(state: world.World, *, forge: str, url: str, data: Mapping[str, Any
     """Register a webhook target; `data` may give secret, signing_token, scope and events."""
     data = data or {}
     hook = world.Hook(
-        id=state.next_id(f"{forge}-hook", 9001),
+        id=state.next_id(f"{forge}-hook", 9001 if forge == "github" else 19_001),
         forge=forge,
         url=url,
         secret=str(data.get("secret") or ""),

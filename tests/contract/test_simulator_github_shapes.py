@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 import pytest
 from githubkit.compat import type_validate_python
-from githubkit.versions.latest import models
+from githubkit_schemas.latest import models
 from githubkit.webhooks import parse_obj
 
 from runnerd.simulator import app, github, http, world

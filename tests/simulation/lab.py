@@ -20,7 +20,10 @@ from provisioners.fake import Fake
 from provisioners.fake.cloud import FakeCloud
 from runnerd import agents, budget, config, daemon, errors, model, store, tasks
 from runnerd.forges.base import Forge
-from runnerd.forges.github import GitHub
+try:
+    from runnerd.forges.github import GitHub
+except ImportError:
+    pass
 from runnerd.forges.gitlab import GitLab
 from runnerd.simulator import app as simulator
 from runnerd.simulator import control, world
@@ -102,6 +105,8 @@ class Lab:
             RUNNERD_PAT=app.github.default_tokens()["pat"],
             RUNNERD_PAT_LAB=next(iter(app.gitlab.default_tokens().values())),
         )
+        for forge in ("github", "gitlab"):
+            app.world.repository(forge, "acme/ml")
         lab._watch = loop.create_task(lab.machines.run())
         return lab
 
@@ -210,10 +215,10 @@ class Lab:
 
     # -- what happens in the world -----------------------------------------------------------------------------
 
-    async def queue(self, forge: str = "github", repo: str = "acme/ml", *, count: int = 1, **more: Any) -> list[int]:
+    def queue(self, forge: str = "github", repo: str = "acme/ml", *, count: int = 1, **more: Any) -> list[int]:
         """Queue jobs as a push does."""
         body = {"forge": forge, "repo": repo, "labels": ["gpu"], "count": count, **more}
-        return [int(job) for job in await control.queue(self.app, body)]
+        return [job.id for job in self.app.halves[forge].queue_jobs(control.job_spec(body))]
 
     async def sleep(self, seconds: float, *, step: float = 5.0) -> None:
         """Let virtual time pass, checking the promises on the way; a crashed daemon is started again."""

@@ -81,9 +81,7 @@ class Audit:
                 await self.search(sink)
                 sink.clear("forge", self._rest.wire.forge, "audit-failing")
             except (errors.ForgeAuthFailed, errors.ForgeForbidden, errors.ForgeNotFound) as error:
-                sink.alarm(
-                    "forge", self._rest.wire.forge, "audit-failing", f"cannot search for stranded jobs: {error}"
-                )
+                sink.alarm("forge", self._rest.wire.forge, "audit-failing", f"cannot search for stranded jobs: {error}")
             except errors.RunnerdError as error:
                 log.info("the search for stranded jobs failed: %s", error)
 

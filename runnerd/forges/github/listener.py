@@ -151,10 +151,10 @@ class Listener:
         self.set_id = 0
         self._checked = False
 
-    async def end(self) -> None:
+    async def end(self, *, remember: bool = True) -> None:
         """End the session.  The set stays, and so do its runners."""
         await self._mailbox.end()
-        if self._sink is not None:
+        if remember and self._sink is not None:
             await self._sink.save_cursor(self.queue, self.cursor())
 
     # -- what survives a restart -----------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class Listener:
             if isinstance(found, list):
                 memory.update(dict.fromkeys(str(item) for item in found))
         for job in sink.waiting_jobs(self.queue):
-            self._saw(job.repo)
+            self.saw(job.repo)
         if cursor.get("name") != self.name or cursor.get("group") != self.spec.runner_group:
             return
         set_id, session, last = cursor.get("set"), cursor.get("session"), cursor.get("message")
@@ -434,7 +434,7 @@ class Listener:
         self._noted = message.id
         for job in message.jobs:
             update = job.update
-            self._saw(update.repo)
+            self.saw(update.repo)
             if job.request:
                 self._granted.pop(job.request, None)
             if job.kind is messages.Kind.AVAILABLE:
@@ -449,7 +449,8 @@ class Listener:
         if message.statistics is not None:
             self.tally.read(message.statistics)
 
-    def _saw(self, repo: str) -> None:
+    def saw(self, repo: str) -> None:
+        """A job of this repository was seen: the audit looks there, too."""
         if repo in self.repositories:
             return
         self.repositories[repo] = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -199,11 +199,12 @@ class Poller:
         known = self._jobs.setdefault(repo, {})
         runs: dict[str, None] = {}
         for status in ACTIVE:
-            for run in await self._runs.active(repo, status, spare=True):
-                runs[str(run.get("id"))] = None
+            for active in await self._runs.active(repo, status, spare=True):
+                runs[str(active.get("id"))] = None
         # Runs that left the lists may have ended, or the lists lag; only they themselves can tell.
         runs.update(dict.fromkeys(job.run for job in known.values()))
         updates: dict[model.Queue, list[base.JobUpdate]] = {}
+        changes: dict[str, _Seen | None] = {}
         for run in runs:
             try:
                 entries = await self._runs.jobs(repo, run, conditional=True, spare=True)
@@ -215,27 +216,29 @@ class Poller:
                 present.add(id)
                 seen = known.get(id)
                 queue = seen.queue if seen is not None else self._queue_for(repo, labels_of(entry))
-                if queue is None:
+                told = update_of(queue, repo, run, entry, alias=id) if queue is not None else None
+                if queue is None or told is None:
                     continue
-                told = update_of(queue, repo, run, entry, alias=id)
-                if told is None:
-                    continue
-                if seen is None and told.event is base.JobEvent.COMPLETED:
+                over = told.event is base.JobEvent.COMPLETED
+                if seen is None and over:
                     # It was over before we saw it; nothing waits for it.
                     continue
                 if seen is None or seen.event is not told.event:
                     updates.setdefault(queue, []).append(told)
-                if told.event is base.JobEvent.COMPLETED:
-                    known.pop(id, None)
-                else:
-                    known[id] = _Seen(queue, run, told.event)
-            for id in [id for id, job in known.items() if job.run == run and id not in present]:
-                known[id].missing += 1
-                if known[id].missing >= STRIKES:
-                    del known[id]
-        self._cache.clear()
+                changes[id] = None if over else _Seen(queue, run, told.event)
+            for id, job in known.items():
+                if job.run == run and id not in present:
+                    missing = job.missing + 1
+                    changes[id] = None if missing >= STRIKES else _Seen(job.queue, run, job.event, missing)
+        # Recorded before it is believed: a state that cannot be written makes us ask again.
         for queue, facts in updates.items():
             await sink.record(queue, facts)
+        for id, change in changes.items():
+            if change is None:
+                known.pop(id, None)
+            else:
+                known[id] = change
+        self._cache.clear()
         if updates:
             sink.wake()
 

@@ -108,9 +108,7 @@ class Runners(Protocol):
     async def listing(self) -> base.RunnerListing: ...
 
 
-def runner_config(
-    forge: str, what: str, response: http.Response, *, field: str
-) -> base.RunnerConfig:
+def runner_config(forge: str, what: str, response: http.Response, *, field: str) -> base.RunnerConfig:
     """Read a JIT configuration.  An answer that cannot be read leaves a runner behind, and says so."""
     body = failures.decode(forge, what, response)
     runner, encoded = body.get("runner"), body.get(field)
@@ -158,9 +156,7 @@ class SetRunners:
             raise name_taken(refused)
         if response.status == 404 or failures.says(response, SET_GONE):
             listener.vanished()
-            raise errors.ForgeUnavailable(
-                f"{refused}; the scale set is gone and is made again", status=response.status
-            )
+            raise errors.ForgeUnavailable(f"{refused}; the scale set is gone and is made again", status=response.status)
         raise refused
 
     async def find(self, name: str) -> base.RunnerView | None:
@@ -181,9 +177,7 @@ class SetRunners:
         body = await self._service.agents()
         found = scaleset.values(body)
         count = body.get("count")
-        return base.RunnerListing(
-            tuple(self._views(body)), complete=isinstance(count, int) and count == len(found)
-        )
+        return base.RunnerListing(tuple(self._views(body)), complete=isinstance(count, int) and count == len(found))
 
     @staticmethod
     def _views(body: dict[str, Any]) -> Iterable[base.RunnerView]:

@@ -75,9 +75,7 @@ class Rest:
             try:
                 async with self._slots:
                     self.limits.spend(endpoint, method)
-                    response = await self.wire.send(
-                        endpoint, what, method=method, url=url, headers=headers, body=body
-                    )
+                    response = await self.wire.send(endpoint, what, method=method, url=url, headers=headers, body=body)
             except errors.ForgeUnavailable:
                 if tried >= len(attempts):
                     raise
@@ -181,9 +179,7 @@ class Rest:
                 return found, True
         return found, False
 
-    def _url(
-        self, template: str, path: Mapping[str, str | int], query: Mapping[str, str | int] | None
-    ) -> str:
+    def _url(self, template: str, path: Mapping[str, str | int], query: Mapping[str, str | int] | None) -> str:
         target = template.replace("{scope}", self.scope.path)
         for name, value in path.items():
             # A repository's full name is two path parts.

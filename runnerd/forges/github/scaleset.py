@@ -161,9 +161,7 @@ class Service:
         body = failures.decode(self.wire.forge, what, response)
         url, token = body.get("url"), body.get("token")
         if not isinstance(url, str) or not isinstance(token, str) or not url or not token:
-            raise errors.ForgeUnavailable(
-                f"{self.wire.forge}: could not {what}: the answer lacks its address or token"
-            )
+            raise errors.ForgeUnavailable(f"{self.wire.forge}: could not {what}: the answer lacks its address or token")
         secrets.learn(token)
         life = token_end(token) - self.wire.server_now()
         # A token without a readable end is renewed by the 401 that it will earn, or after an hour.
@@ -195,9 +193,7 @@ class Service:
             if all(name != "api-version" for name, _ in asked):
                 asked.append(("api-version", API_VERSION))
             url = urllib.parse.urlunsplit(
-                parts._replace(
-                    path=f"{parts.path.rstrip('/')}/{path}", query=urllib.parse.urlencode(asked)
-                )
+                parts._replace(path=f"{parts.path.rstrip('/')}/{path}", query=urllib.parse.urlencode(asked))
             )
             response = await self.wire.send(
                 endpoint,
@@ -227,9 +223,7 @@ class Service:
         """GET a JSON object, tried again a few times.  Raises :class:`errors.ForgeError` by status."""
         for delay in (*pace.AGAIN, None):
             try:
-                response = await self.request(
-                    "GET", path, what, endpoint=endpoint, query=query, set_id=set_id
-                )
+                response = await self.request("GET", path, what, endpoint=endpoint, query=query, set_id=set_id)
                 if response.status == 200:
                     return failures.decode(self.wire.forge, what, response)
                 if response.status == 204:
@@ -279,9 +273,7 @@ class Service:
     async def group(self, name: str) -> dict[str, Any]:
         """The runner group of that name.  Raises :class:`errors.ForgeNotFound` with the remedy."""
         what = f'find the runner group "{name}"'
-        body = await self.read(
-            "_apis/runtime/runnergroups/", what, endpoint="/runnergroups", query={"groupName": name}
-        )
+        body = await self.read("_apis/runtime/runnergroups/", what, endpoint="/runnergroups", query={"groupName": name})
         groups = values(body)
         for group in groups:
             if str(group.get("name", "")).lower() == name.lower() and isinstance(group.get("id"), int):
@@ -416,9 +408,7 @@ class Service:
     async def acquire(self, session: Session, set_id: int, jobs: Sequence[int]) -> http.Response:
         """Take offered jobs.  The only call beside the queue itself that wants the queue token."""
         connection = await self.connection()
-        url = with_query(
-            connection.url, suffix=f"/{SETS}/{set_id}/acquirejobs", api_version=API_VERSION
-        )
+        url = with_query(connection.url, suffix=f"/{SETS}/{set_id}/acquirejobs", api_version=API_VERSION)
         return await self.wire.send(
             "/runnerscalesets/{id}/acquirejobs",
             f"acquire {len(jobs)} jobs for scale set {set_id}",

@@ -25,6 +25,8 @@ GRACE = 600.0
 DOUBT = 600.0
 #: Assignments remembered; far beyond what a set holds.
 REMEMBERED = 20_000
+#: Aliases kept against late and repeated assignments.
+THROUGH = 4_000
 _NO_REPOS: Mapping[str, int] = MappingProxyType({})
 
 
@@ -182,7 +184,7 @@ class Tally:
 
     def _resolve(self, alias: str) -> None:
         self._through[alias] = None
-        if len(self._through) > REMEMBERED:
+        if len(self._through) > THROUGH:
             del self._through[next(iter(self._through))]
         entry = self._open.pop(alias, None)
         if entry is not None:

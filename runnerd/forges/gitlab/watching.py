@@ -21,8 +21,8 @@ from runnerd.forges.gitlab import discovery, heartbeat, jobs, ledger, matching, 
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two listings of a scope's projects.
-DISCOVER_EVERY = 600.0
+#: Seconds between two listings of a scope's projects, for each page that the list has: one request a minute.
+DISCOVER_EVERY = 60.0
 #: Seconds that two listings are apart at least, however often something new is heard of.
 DISCOVER_GAP = 30.0
 #: Pauses after a failed listing, seconds.
@@ -64,6 +64,7 @@ class Watch:
         self._specs = {spec.queue: spec for spec in specs}
         self._scopes = sorted({spec.queue.scope for spec in specs})
         self._sink = sink
+        self._settings = settings
         self._ours = ours
         self._runner_name = runner_name
         self._ledger = ledger.Ledger()
@@ -181,12 +182,16 @@ class Watch:
                         await self._heartbeats.retire(set(self._specs), scope)
                         retired.add(path)
                     failures[path] = 0
-                    due[path] = now + DISCOVER_EVERY * self._rng.uniform(0.9, 1.0)
+                    due[path] = now + self._discover_again(path) * self._rng.uniform(0.9, 1.0)
                     self._well(path, "discovery")
+                    self._well("", "credential", "unreachable")
                 except (errors.ForgeError, errors.StoreError) as error:
                     failures[path] += 1
                     due[path] = now + pace.backoff(DISCOVER_AGAIN, failures[path], self._rng)
-                    self._ail(path, "discovery", str(error))
+                    if isinstance(error, errors.ForgeAuthFailed):
+                        self._ail("", "credential", str(error))
+                    else:
+                        self._ail(path, "discovery", str(error))
                 except Exception as error:
                     log.exception("%s: listing %s failed", self._rest.name, path)
                     due[path] = now + DISCOVER_AGAIN[-1]
@@ -196,6 +201,13 @@ class Watch:
                 await self._clock.sleep(DISCOVER_GAP if any(self._ready) else 1.0)
                 self._rediscover.clear()
                 due = {path: min(when, self._clock.now()) for path, when in due.items()}
+
+    def _discover_again(self, path: str) -> float:
+        count = len(self._directory.projects(path))
+        if not count:
+            # Probably being set up: somebody waits to see the first project.
+            return self._settings.poll
+        return max(DISCOVER_EVERY, self._settings.idle_poll) * (1 + count // 100)
 
     async def _take_projects(self, path: str) -> None:
         """Put the scope's projects into the round, and what was known of their jobs before a restart."""

@@ -145,6 +145,22 @@ class Manager:
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+#: kind, scope, tags, run_untagged, access_level
+Profile = tuple[str, str, frozenset[str], bool, str]
+
+
+def _reaches(kind: str, scope: str, repo: str) -> bool:
+    if kind == "instance_type":
+        return True
+    return repo == scope or (kind == "group_type" and repo.startswith(scope + "/"))
+
+
+def _fits(profile: Profile, tags: frozenset[str], *, protected: bool) -> bool:
+    if profile[4] == "ref_protected" and not protected:
+        return False
+    return tags <= profile[2] if tags else profile[3]
+
+
 @dataclasses.dataclass(slots=True)
 class RunnerRecord(world.Runner):
     """A registered runner; `scope` is the path of its group or project, empty for the instance."""
@@ -171,18 +187,14 @@ class RunnerRecord(world.Runner):
     edition: int = 0
 
     def serves(self, repo: str) -> bool:
-        if self.kind == "instance_type":
-            return True
-        return repo == self.scope or (self.kind == "group_type" and repo.startswith(self.scope + "/"))
+        return _reaches(self.kind, self.scope, repo)
 
     def takes(self, tags: frozenset[str], *, protected: bool) -> bool:
         """Job tags must be among the runner's; untagged jobs need `run_untagged`, `ref_protected` a protected ref."""
-        if self.access_level == "ref_protected" and not protected:
-            return False
-        return tags <= set(self.labels) if tags else self.run_untagged
+        return _fits(self.profile, tags, protected=protected)
 
     @property
-    def profile(self) -> tuple[str, str, frozenset[str], bool, str]:
+    def profile(self) -> Profile:
         """Runners that see exactly the same queue share one profile."""
         return self.kind, self.scope, frozenset(self.labels), self.run_untagged, self.access_level
 
@@ -208,8 +220,8 @@ class Builds:
         self._by_project: dict[int, list[int]] = {}
         #: repo -> (tags, protected) -> ids that wait for a runner
         self._queue: dict[str, dict[tuple[frozenset[str], bool], list[int]]] = {}
-        self._values: dict[tuple[str, str, frozenset[str], bool, str], _QueueValue] = {}
-        self._profiles: dict[tuple[str, str, frozenset[str], bool, str], set[int]] = {}
+        self._values: dict[Profile, _QueueValue] = {}
+        self._profiles: dict[Profile, set[int]] = {}
         self._sweep: world.Timer | None = None
 
     # Jobs
@@ -311,11 +323,12 @@ class Builds:
     def pick(self, runner: RunnerRecord) -> Build | None:
         """The oldest job that waits and that this runner may take."""
         best: int | None = None
+        profile = runner.profile
         for repo, kinds in self._queue.items():
             if not runner.serves(repo):
                 continue
             for (tags, protected), ids in kinds.items():
-                if ids and (best is None or ids[0] < best) and runner.takes(tags, protected=protected):
+                if ids and (best is None or ids[0] < best) and _fits(profile, tags, protected=protected):
                     best = ids[0]
         return self.get(best) if best is not None else None
 
@@ -462,7 +475,7 @@ class Builds:
             for runner in self.runners.values()
         )
 
-    def _leave(self, runner: RunnerRecord, profile: tuple[str, str, frozenset[str], bool, str]) -> None:
+    def _leave(self, runner: RunnerRecord, profile: Profile) -> None:
         members = self._profiles.get(profile)
         if members is not None:
             members.discard(runner.id)
@@ -482,11 +495,15 @@ class Builds:
     def _offer(self, build: Build) -> None:
         tags, protected = build.kind
         bisect.insort(self._queue.setdefault(build.repo, {}).setdefault((tags, protected), []), build.id)
-        for profile, members in self._profiles.items():
-            runner = self.runners[next(iter(members))]
-            if runner.serves(build.repo) and runner.takes(tags, protected=protected):
-                self._values[profile] = _QueueValue(self.world.hex(32), self.world.now())
-                self.world.changed(("queue", profile))
+        woken = [
+            profile
+            for profile in self._profiles
+            if _reaches(profile[0], profile[1], build.repo) and _fits(profile, tags, protected=protected)
+        ]
+        fresh = _QueueValue(self.world.hex(32), self.world.now())
+        for profile in woken:
+            self._values[profile] = fresh
+        self.world.changed(*(("queue", profile) for profile in woken))
 
     def _unqueue(self, build: Build) -> None:
         kinds = self._queue.get(build.repo, {})

@@ -331,7 +331,7 @@ class Hooks:
         params = parameters.read(request)
         hook = world.Hook(0, access.FORGE, params.required("url"), scope=scope)
         self._read(hook, params)
-        hook.id = max([self.world.next_id("gitlab-hook", 9001), *(number + 1 for number in self.world.hooks)])
+        hook.id = self.world.next_id("gitlab-hook", 19_001)
         self.world.hooks[hook.id] = hook
         return http.json_response(self._show(hook), 201, headers=caller.headers)
 

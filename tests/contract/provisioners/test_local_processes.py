@@ -77,7 +77,8 @@ async def test_the_script_sees_a_minimal_environment_and_no_terminal(
 ) -> None:
     monkeypatch.setenv("RUNNERD_SECRET", "hunter2")
     seen = tmp_path / "seen"
-    script = f"#!/bin/sh\n(pwd; readlink /proc/self/fd/0; env | cut -d= -f1 | sort | xargs) > {seen}.new; mv {seen}.new {seen}\n"
+    look = "pwd; readlink /proc/self/fd/0; env | cut -d= -f1 | sort | xargs"
+    script = f"#!/bin/sh\n({look}) > {seen}.new; mv {seen}.new {seen}; sleep 61\n"
     await yard.provisioner.create(yard.request("one", script))
     where, stdin, names = (await until_written(seen)).splitlines()
     assert where == str(yard.instance("one") / "home")
@@ -97,7 +98,8 @@ async def test_a_delete_ends_also_what_left_the_group_and_shed_its_environment(y
     ready = tmp_path / "ready"
     script = (
         "#!/bin/sh\ntrap '' TERM\nsetsid env -i /bin/sleep 61 &\n"
-        f"(setsid sh -c 'trap \"\" TERM; echo ready > {ready}; while :; do sleep 1; done' &)\nwhile :; do sleep 1; done\n"
+        f"(setsid sh -c 'trap \"\" TERM; echo ready > {ready}; while :; do sleep 1; done' &)\n"
+        "while :; do sleep 1; done\n"
     )
     await yard.provisioner.create(yard.request("one", script))
     await until_written(ready)
@@ -168,7 +170,8 @@ async def test_a_dead_supervisor_takes_the_script_along_and_the_rest_is_shown_as
     assert yard.members("one") == []
 
 
-async def test_a_supervisor_that_hangs_does_not_save_its_instance(yard: Yard) -> None:
+async def test_a_supervisor_that_hangs_does_not_save_its_instance(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_SLACK", 0.2)
     await yard.provisioner.create(yard.request("one", "#!/bin/sh\nsleep 61\n"))
     members = yard.members("one")
     for one in members:

@@ -13,9 +13,37 @@ import pytest
 HOOKS = "/projects/acme%2Fml/hooks"
 SIGNING = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 #: keys of a Job Hook body as the documentation lists them
-KEYS = set(
-    ["object_kind", "ref", "tag", "before_sha", "sha", "retries_count", "build_id", "build_name", "build_stage", "build_status", "build_created_at", "build_started_at", "build_finished_at", "build_created_at_iso", "build_started_at_iso", "build_finished_at_iso", "build_duration", "build_queued_duration", "build_allow_failure", "build_failure_reason", "pipeline_id", "runner", "project_id", "project_name", "user", "commit", "repository", "project", "environment"]
-)
+KEYS = {
+    "object_kind",
+    "ref",
+    "tag",
+    "before_sha",
+    "sha",
+    "retries_count",
+    "build_id",
+    "build_name",
+    "build_stage",
+    "build_status",
+    "build_created_at",
+    "build_started_at",
+    "build_finished_at",
+    "build_created_at_iso",
+    "build_started_at_iso",
+    "build_finished_at_iso",
+    "build_duration",
+    "build_queued_duration",
+    "build_allow_failure",
+    "build_failure_reason",
+    "pipeline_id",
+    "runner",
+    "project_id",
+    "project_name",
+    "user",
+    "commit",
+    "repository",
+    "project",
+    "environment",
+}
 
 
 @pytest.fixture

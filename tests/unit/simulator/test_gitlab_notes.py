@@ -123,7 +123,9 @@ def multipart(name: str, filename: str | None, data: bytes) -> tuple[dict[str, s
     line = "----------------------------644108583528745046840525"
     disposition = f'form-data; name="{name}"' + (f'; filename="{filename}"' if filename else "")
     head = f"--{line}\r\nContent-Disposition: {disposition}\r\nContent-Type: image/png\r\n\r\n"
-    return {"Content-Type": f"multipart/form-data;boundary={line}"}, head.encode() + data + f"\r\n--{line}--\r\n".encode()
+    return {
+        "Content-Type": f"multipart/form-data;boundary={line}"
+    }, head.encode() + data + f"\r\n--{line}--\r\n".encode()
 
 
 def test_an_upload_keeps_every_byte_and_is_served(lab: gitlab_lab.Lab) -> None:

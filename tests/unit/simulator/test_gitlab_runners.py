@@ -59,8 +59,9 @@ def test_what_creation_refuses(lab: gitlab_lab.Lab, data: dict[str, Any], status
 
 
 def test_fifty_tags_ten_minutes_and_a_form_are_fine(lab: gitlab_lab.Lab) -> None:
-    body = f"runner_type=group_type&group_id={lab.group_id()}&maximum_timeout=600&run_untagged=false&tag_list=" + ",".join(
-        f"t{n}" for n in range(50)
+    body = (
+        f"runner_type=group_type&group_id={lab.group_id()}&maximum_timeout=600&run_untagged=false&tag_list="
+        + ",".join(f"t{n}" for n in range(50))
     )
     headers = {"Content-Type": "application/x-www-form-urlencoded;charset=UTF-8"}
     response = lab.send("POST", "/user/runners", headers=headers, body=body.encode())

@@ -1,0 +1,24 @@
+"""The walking skeleton: one job from signal to gone, on virtual time."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation import lab
+
+
+@pytest.mark.parametrize(
+    ("forge", "forges"), [pytest.param("github", lab.GITHUB, id="github"), pytest.param("gitlab", lab.GITLAB, id="gitlab")]
+)
+def test_a_queued_job_gets_an_instance_runs_once_and_the_instance_is_gone(forge: str, forges: str) -> None:
+    async def story(world: lab.Lab) -> None:
+        await world.start()
+        await world.sleep(10)
+        world.queue(forge, duration=30)
+        assert await world.until(world.finished, within=300), world.describe()
+        assert await world.until(world.settled, within=300), world.describe()
+        (job,) = world.jobs()
+        assert (job.conclusion, job.starts) == ("success", 1)
+        assert len(world.creates) == 1
+
+    lab.run(lab.Plan(forges=forges), story)
