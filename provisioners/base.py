@@ -287,7 +287,12 @@ class Context:
 
 @runtime_checkable
 class Provisioner(Protocol):
-    """A source of instances.  Every method may raise :class:`ProvisionError`."""
+    """A source of instances.  Every method may raise :class:`ProvisionError`.
+
+    It is made with a :class:`Context` and its own options from the configuration.
+    """
+
+    def __init__(self, context: Context, options: Mapping[str, Any]) -> None: ...
 
     @classmethod
     def validate(cls, options: Mapping[str, Any]) -> list[str]:

@@ -132,11 +132,8 @@ class Admission:
 
     def team(self, repo: str) -> str:
         """The team that a repository belongs to; empty for none."""
-        if repo:
-            for team in self._station.config.teams.values():
-                if config.matches(repo, team.repos):
-                    return team.name
-        return ""
+        found = self._station.config.team_of(repo) if repo else None
+        return found.name if found else ""
 
     def refusal(self, offer: Offer, *, pool: str, repo: str, lifetime: float) -> str:
         """Why the offer may not be bought now; empty when it may."""

@@ -6,11 +6,8 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import logging
-import os
 import random
-import secrets as randomness
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,7 +93,7 @@ class Daemon:
         """Open the state, meet the providers, then the forges; then reconcile."""
         settings = self._settings
         now = self._clock.now
-        self.store = await self._open_store(database_url(settings), offload=self._offload, now=now)
+        self.store = await self._open_store(settings.database_url, offload=self._offload, now=now)
         state = await self.store.load()
         rows = ledger.Ledger(self.store, now)
         rows.load(
@@ -113,7 +110,7 @@ class Daemon:
             rng=self._rng,
             store=self.store,
             rows=rows,
-            tokens=tokens.Tokens(token_key(settings)),
+            tokens=tokens.Tokens(hashlib.sha256(settings.token_key().reveal().encode()).digest()),
             alarms=bells,
             background=self._background,
             wake=lambda: None,
@@ -259,16 +256,13 @@ class Daemon:
         settings = self.station.config
         pool = settings.pools.get(row.pool)
         provider = self.station.providers.get(row.provider)
-        commands: dict[str, tuple[str, ...]] = {"github": config.GITHUB_COMMAND, "gitlab": config.GITLAB_COMMAND}
+        commands: dict[str, tuple[str, ...]] = {}
         environment: dict[str, str] = {}
-        for runner in (provider.settings.runner if provider else None, pool.runner if pool else None):
-            if runner is None:
-                continue
-            environment.update(runner.env)
-            if runner.github is not None:
-                commands["github"] = runner.github.command
-            if runner.gitlab is not None:
-                commands["gitlab"] = runner.gitlab.command
+        if pool is not None and row.provider in settings.providers:
+            for name, forge in settings.forges.items():
+                start = settings.start(pool.name, provider=row.provider, forge=name)
+                commands[forge.type] = start.command
+                environment.update(start.env)
         beside = provider is not None and provider.settings.type in ("local", "fake")
         return agents.Duty(
             # Instances that are processes on this host have no hardware of their own to prove.
@@ -424,35 +418,6 @@ class Daemon:
         await self.store.close()
 
 
-def database_url(settings: config.Config) -> str:
-    """The SQLAlchemy URL of the state."""
-    found = settings.database
-    if found is None:
-        return f"sqlite:///{Path(settings.state) / 'runnerd.sqlite'}"
-    return found if isinstance(found, str) else found.reveal()
-
-
-def token_key(settings: config.Config) -> bytes:
-    """The key that instance credentials derive from; made once, readable by us alone, when none is configured."""
-    if settings.secret is not None:
-        return hashlib.sha256(settings.secret.reveal().encode()).digest()
-    path = Path(settings.state) / "secret.key"
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        text = randomness.token_hex(32)
-        temporary = path.with_suffix(".new")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    except OSError as error:
-        raise errors.StoreUnwritable(f"cannot read {path}: {error}") from error
-    return hashlib.sha256(text.strip().encode()).digest()
-
-
 def queue_specs(settings: config.Config, known: Mapping[str, forges.Forge]) -> tuple[forges.QueueSpec, ...]:
     """Every queue: each pool at each scope of each forge that it serves."""
     specs = []
@@ -479,15 +444,9 @@ def queue_specs(settings: config.Config, known: Mapping[str, forges.Forge]) -> t
 
 
 def provisioner(settings: config.Provider, context: base.Context) -> base.Provisioner:
-    """The provisioner of a configured type, found by entry point.  Raises :class:`errors.ConfigInvalid`."""
-    for entry in importlib.metadata.entry_points(group="runnerd.provisioners"):
-        if entry.name == settings.type:
-            made: base.Provisioner = entry.load()(context, settings.options)
-            return made
-    known = ", ".join(sorted(entry.name for entry in importlib.metadata.entry_points(group="runnerd.provisioners")))
-    raise errors.ConfigInvalid(
-        [errors.Problem("", 0, 0, f"providers.{settings.name}.type", f"no provisioner {settings.type}; known: {known}")]
-    )
+    """The provisioner of a configured provider."""
+    made: base.Provisioner = config.provisioner_class(settings.type)(context, settings.options)
+    return made
 
 
 def forge_factory(

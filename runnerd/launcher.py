@@ -21,8 +21,8 @@ from runnerd.model import Attempt, AttemptKey, AttemptState, Instance, InstanceI
 
 log = logging.getLogger(__name__)
 
-#: Seconds between looks at an unclear create call.
-RESOLVE_EVERY = 5.0
+#: Seconds that a create call may take before its outcome counts as unclear.
+CREATE_TIMEOUT = 300.0
 #: Providers whose instances run beside the daemon and so have its Python.
 BESIDE_US = frozenset({"local", "fake"})
 
@@ -163,10 +163,7 @@ class Launcher:
             await self._send(attempt, provider)
 
     def _user_data(self, row: Instance, provider: providers.Provider) -> str:
-        settings = self._station.config
-        url = provider.settings.agent_url or settings.agent_url or settings.public_url
-        if not url:
-            url = f"http://{settings.listen.public}"
+        url = self._station.config.agent_address(provider.name)
         python = sys.executable if provider.settings.type in BESIDE_US else "python3"
         return bootstrap.render(url=url.rstrip("/"), instance=row.id, bundle=self._bundle(), python=python)
 
@@ -180,12 +177,8 @@ class Launcher:
         deadline: float,
     ) -> dict[str, str]:
         settings = self._station.config
-        team = settings.teams.get(self._admission.team(row.repo))
         tags = {
-            **settings.tags,
-            **provider.settings.tags,
-            **(team.tags if team else {}),
-            **pool.tags,
+            **settings.tags_for(pool.name, provider=provider.name, repo=row.repo),
             base.TAG_CONTROLLER: settings.controller,
             base.TAG_INSTANCE: row.id,
             base.TAG_POOL: row.pool,
@@ -203,7 +196,8 @@ class Launcher:
         """Send a committed attempt and commit what came of it."""
         request = unseal(attempt.sealed, self._station.tokens.boot(attempt.key))
         try:
-            view = await provider.provisioner.create(request)
+            async with asyncio.timeout(CREATE_TIMEOUT):
+                view = await provider.provisioner.create(request)
         except asyncio.CancelledError:
             # The daemon stops; the row says REQUESTING and the next start resolves it.
             raise
@@ -304,7 +298,8 @@ class Launcher:
             return
         traits = provider.provisioner.traits
         age = asked_at - attempt.sent_at
-        if age < traits.visibility_grace:
+        # A slow call may have been applied at its very end, so absence counts from when its outcome became unclear.
+        if asked_at - attempt.since < traits.visibility_grace:
             return
         witness = self._station.witness(id)
         witness.absences += 1

@@ -115,15 +115,22 @@ class Ledger:
         for row in new:
             self.instances[row.id] = row
 
-    async def adopt(self, instance: Instance, registration: Registration | None, detail: str) -> None:
-        """Take over an instance that was found by its tags."""
-        changes: list[Any] = [instance, self._event(instance, "adopted", instance.state.value, detail)]
-        if registration is not None:
-            changes.append(registration)
-        await self._store.write(*changes)
+    async def adopt(
+        self,
+        instance: Instance,
+        detail: str,
+        *,
+        attempt_row: Attempt | None = None,
+        registration_row: Registration | None = None,
+    ) -> None:
+        """Take over what was found in the world without a row: an instance by its tags, a runner by its name."""
+        found = [row for row in (instance, attempt_row, registration_row) if row is not None]
+        await self._store.write(*found, self._event(instance, "adopted", instance.state.value, detail))
         self.instances[instance.id] = instance
-        if registration is not None:
-            self._keep(registration)
+        if attempt_row is not None:
+            self.attempts[attempt_row.key] = attempt_row
+        if registration_row is not None:
+            self._keep(registration_row)
 
     # -- stepping ----------------------------------------------------------------------------------------------
 

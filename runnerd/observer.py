@@ -135,6 +135,7 @@ class Observer:
             adopted=True,
             detail="found by its tags",
         )
+        attempt: Attempt | None = None
         if key:
             attempt = Attempt(
                 key=key,
@@ -148,9 +149,7 @@ class Observer:
                 price=row.price,
                 detail="found by its tags",
             )
-            await self._station.store.write(attempt)
-            rows.attempts[key] = attempt
-        await rows.adopt(row, None, f"found by its tags at {provider.name} as {view.ref}")
+        await rows.adopt(row, f"found by its tags at {provider.name} as {view.ref}", attempt_row=attempt)
         witness = self._station.witness(id)
         witness.cloud, witness.cloud_at, witness.healthy = view.status, now, view.healthy
         self._station.alarms.ring(

@@ -163,7 +163,9 @@ class Registrar:
             detail="found at the forge",
         )
         current = self._station.rows.instances.get(row.id, row)
-        await self._station.rows.adopt(current, registration, f"the forge has its runner {view.name}")
+        await self._station.rows.adopt(
+            current, f"the forge has its runner {view.name}", registration_row=registration
+        )
         if current.state is InstanceState.BOOTING:
             busy = bool(view.busy)
             await self._station.rows.step(

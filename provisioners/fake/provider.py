@@ -93,6 +93,8 @@ class Fake:
             if self.cloud.open(self._context.now()):
                 break
             await self._context.sleep(_PAUSE)
+        else:
+            raise _locked()
         if self._processes is not None:
             await self._processes.open(self._context.now())
             await self._follow(lost_after=_LAUNCHING)
@@ -119,8 +121,12 @@ class Fake:
             self._followed = self._context.now()
             await self._follow()
         machine, outcome = await self._alone(lambda: self._buy(request, fired))
-        if machine is not None and outcome == "created":
-            await self._launch(machine, request.user_data)
+        if machine is not None and self._processes is not None:
+            if outcome == "existing":
+                await self._follow(machine.ref)
+            # A repeated request also starts what a crash prevented; what was started once is not started again.
+            if self._context.now() < machine.ending_at:
+                await self._launch(machine, request.user_data)
         await self._wait(latency)
         if machine is None:
             raise _failure(fired, faults.Call.CREATE, self._scope_of)
@@ -367,7 +373,7 @@ class Fake:
                 finally:
                     self.cloud.release()
             await self._context.sleep(_PAUSE)
-        raise base.ProvisionError(base.Kind.TRANSIENT, "another process keeps the simulated cloud", code="Locked")
+        raise _locked()
 
     async def _fired(self, call: faults.Call, *subjects: str) -> list[faults.Fault]:
         """The faults that happen to this call, in the order of the script; the first that fails it is the last."""
@@ -455,6 +461,10 @@ class Fake:
         if status is base.InstanceStatus.GONE and self._processes is not None and self._processes.present(machine):
             status = base.InstanceStatus.ENDING
         return machine.view(now, status)
+
+
+def _locked() -> base.ProvisionError:
+    return base.ProvisionError(base.Kind.TRANSIENT, "another process keeps the simulated cloud", code="Locked")
 
 
 def _failure(fired: list[faults.Fault], call: faults.Call, scope_of: Callable[[str], str]) -> base.ProvisionError:

@@ -78,6 +78,8 @@ async def serve(arguments: argparse.Namespace) -> int:
     sender = server.Sender()
     shared = make_world(arguments, sender)
     simulator = app.App(shared, github_half=github.Github(shared, github_options(arguments)))
+    if arguments.no_limits:
+        simulator.gitlab.lift_limits()
     for item in arguments.repo:
         name = item.partition("=")[0]
         shared.repository("gitlab", name)

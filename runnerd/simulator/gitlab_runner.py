@@ -366,7 +366,7 @@ class Build:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            **_OWN_GROUP,
         )
         reader = threading.Thread(target=self._copy, args=(process.stdout,), daemon=True)
         reader.start()
@@ -397,6 +397,10 @@ class Build:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\"'\"'") + "'"
+
+
+#: The script leads a process group in our session, as with the shell executor: the supervisor of the session finds it.
+_OWN_GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -143,7 +143,7 @@ class Page:
         if not shown:
             return "<p>No comments yet.</p>"
         return "".join(
-            f'<article class=comment id="comment-{comment.id}"><div class=by><b>{html.escape(comment.user)}</b> '
+            f'<article class=comment id="{_anchor(comment)}"><div class=by><b>{html.escape(comment.user)}</b> '
             f"commented {_moment(comment.created_at)}{_edited(comment)}</div>"
             f"<div class=body>{render(comment.body)}</div></article>"
             for comment in shown
@@ -201,6 +201,13 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 def _moment(moment: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment))
+
+
+def _anchor(comment: world.Comment) -> str:
+    """The fragment with which the forge's own addresses of a comment end."""
+    if comment.forge == "gitlab":
+        return f"note_{comment.id}"
+    return f"{'commitcomment' if comment.target.startswith('commit/') else 'issuecomment'}-{comment.id}"
 
 
 def _edited(comment: world.Comment) -> str:

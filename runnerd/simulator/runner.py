@@ -21,9 +21,18 @@ import tarfile
 import tempfile
 import threading
 import time
+import uuid
+
+# Run as a file, our own folder comes first on the path, and its http.py would hide the standard library's.
+if (
+    __name__ == "__main__"
+    and sys.path
+    and pathlib.Path(sys.path[0]).resolve() == pathlib.Path(__file__).resolve().parent
+):
+    del sys.path[0]
+
 import urllib.error
 import urllib.request
-import uuid
 
 VERSION = "2.336.0"
 #: seconds of one long poll, between two renewals of the lease, and between two tries to reconnect
@@ -480,8 +489,11 @@ def main(argv: list[str] | None = None) -> int:
         root = os.environ.get("SIMULATED_RUNNER_ROOT")
         if root:
             return github(pathlib.Path(root))
-        with tempfile.TemporaryDirectory(prefix="simulated-runner-", ignore_cleanup_errors=True) as directory:
+        directory = tempfile.mkdtemp(prefix="simulated-runner-")
+        try:
             return github(pathlib.Path(directory))
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
     if arguments[:1] == ["gitlab"]:
         # Beside this file when run as a file, in the package otherwise; loaded only for GitLab.
         sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent))

@@ -11,8 +11,8 @@ from typing import Any
 import jwt
 import pytest
 from githubkit.compat import type_validate_python
-from githubkit_schemas.latest import models
 from githubkit.webhooks import parse_obj
+from githubkit_schemas.latest import models
 
 from runnerd.simulator import app, github, http, world
 
@@ -94,7 +94,10 @@ async def test_app_answers(client):
     valid(models.Integration, await client.call("GET", "/app", token=token))
     found = await client.call("GET", "/repos/acme/ml/installation", token=token)
     valid(models.Installation, found)
-    valid(models.InstallationToken, await client.call("POST", f"/app/installations/{found['id']}/access_tokens", token=token))
+    valid(
+        models.InstallationToken,
+        await client.call("POST", f"/app/installations/{found['id']}/access_tokens", token=token),
+    )
 
 
 async def test_run_and_job_answers(client):
@@ -117,7 +120,10 @@ async def test_report_answers(client):
     valid(list[models.PullRequestSimple], pulls)
     comment = await client.call("POST", f"/repos/acme/ml/issues/{pull.number}/comments", {"body": "# report"})
     valid(models.IssueComment, comment)
-    valid(models.IssueComment, await client.call("PATCH", f"/repos/acme/ml/issues/comments/{comment['id']}", {"body": "x"}))
+    valid(
+        models.IssueComment,
+        await client.call("PATCH", f"/repos/acme/ml/issues/comments/{comment['id']}", {"body": "x"}),
+    )
     valid(models.CommitComment, await client.call("POST", f"/repos/acme/ml/commits/{SHA}/comments", {"body": "x"}))
     check = {"name": "report", "head_sha": SHA, "conclusion": "success", "output": {"title": "t", "summary": "s"}}
     token = await client.installation_token()

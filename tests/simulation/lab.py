@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
 import tempfile
@@ -20,10 +21,7 @@ from provisioners.fake import Fake
 from provisioners.fake.cloud import FakeCloud
 from runnerd import agents, budget, config, daemon, errors, model, store, tasks
 from runnerd.forges.base import Forge
-try:
-    from runnerd.forges.github import GitHub
-except ImportError:
-    pass
+from runnerd.forges.github import GitHub
 from runnerd.forges.gitlab import GitLab
 from runnerd.simulator import app as simulator
 from runnerd.simulator import control, world
@@ -82,6 +80,8 @@ class Lab:
     creates: list[tuple[str, str]] = field(default_factory=list)
     #: Wraps what is built for a daemon, so that a test can break a rule on purpose.
     mutate: Callable[[daemon.Daemon], None] = lambda daemon: None
+    #: Seams at which a daemon was killed.
+    deaths: list[str] = field(default_factory=list)
     #: Instances that a person ordered to end.
     ordered: set[str] = field(default_factory=set)
     _main: asyncio.Task[Any] | None = None
@@ -149,7 +149,7 @@ class Lab:
             if settings.name not in self.clouds:
                 self.clouds[settings.name] = inner.cloud
                 self.machines._clouds.append(inner.cloud)
-            return life.Provisioner(inner, one, on_call=self._on_call)  # type: ignore[return-value]
+            return life.Provisioner(inner, one, on_call=functools.partial(self._on_call, inner.cloud))  # type: ignore[return-value]
 
         def make_forge(name: str, settings: config.AnyForge) -> Forge:
             transport = life.Transport(one, self.app, random.Random(rng.random()), self.plan.latency)
@@ -228,6 +228,7 @@ class Lab:
             left -= step
             self.check()
             if self.life is not None and not self.life.alive:
+                self.deaths.append(self.life.last)
                 await self.kill()
                 await asyncio.sleep(self.rng.uniform(0, 20))
                 await self.start()
@@ -242,20 +243,20 @@ class Lab:
             passed += step
         return True
 
-    def _on_call(self, name: str, argument: Any) -> None:
+    def _on_call(self, cloud: FakeCloud, name: str, argument: Any) -> None:
         if name == "create":
             self.creates.append((argument.key, argument.name))
-        elif name == "delete":
-            self._check_murder(str(argument))
+        elif name == "delete" and str(argument) in cloud.listed:
+            self._check_murder(cloud.listed[str(argument)].key)
 
-    def _check_murder(self, ref: str) -> None:
-        agent = self.machines.running.get(ref)
-        if agent is None or not agent.worker or not agent.up or ref in self.ordered:
+    def _check_murder(self, key: str) -> None:
+        agent = self.machines.running.get(key)
+        if agent is None or not agent.worker or not agent.up or key in self.ordered:
             return
-        row = next((one for one in self._rows().values() if one.ref == ref), None)
+        row = next((one for one in self._rows().values() if one.attempt == key), None)
         if row is not None and row.reason in (model.Reason.MAX_JOB, model.Reason.OPERATOR):
             return
-        self.violations.append(f"murder: {ref} is deleted while its job runs (row: {row})")
+        self.violations.append(f"murder: attempt {key} is deleted while its job runs (row: {row})")
 
     def _rows(self) -> Mapping[model.InstanceId, model.Instance]:
         if self.daemon is None or not hasattr(self.daemon, "station"):
@@ -332,7 +333,10 @@ class Lab:
         now = self.clock.now()
         lines = [f"seed {self.plan.seed} at {now - virtual.EPOCH:.1f} s", *self.violations]
         lines += [f"  job {job.id} {job.status} {job.conclusion} starts={job.starts} {job.runner}" for job in self.jobs()]
-        lines += [f"  machine {one.name} {one.ref} {one.status(now)}" for one in self.live()]
+        lines += [
+            f"  machine {one.name} {one.key} {one.ref} {one.status(now)} made at {one.created_at - virtual.EPOCH:.1f}"
+            for one in self.live()
+        ]
         lines += [f"  row {row}" for row in self._rows().values()]
         lines += [f"  runner {one.name} {one.status} busy={one.busy}" for one in self.app.world.runners.values()]
         if self.daemon is not None and hasattr(self.daemon, "station"):

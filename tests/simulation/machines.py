@@ -44,6 +44,7 @@ class Machines:
         self._rng = rng
         self._daemon = daemon
         self.loss = loss
+        #: By tag of the attempt, which is unique over all clouds.
         self.running: dict[str, Agent] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -53,9 +54,9 @@ class Machines:
             now = self._clock.now()
             for cloud in self._clouds:
                 for machine in list(cloud.listed.values()):
-                    if machine.ref not in self.running and machine.status(now) is InstanceStatus.RUNNING:
+                    if machine.key not in self.running and machine.status(now) is InstanceStatus.RUNNING:
                         agent = Agent(self, cloud, machine, random.Random(self._rng.random()))
-                        self.running[machine.ref] = agent
+                        self.running[machine.key] = agent
                         task = asyncio.get_running_loop().create_task(agent.run())
                         self._tasks.add(task)
                         task.add_done_callback(self._tasks.discard)
@@ -178,6 +179,8 @@ class Agent:
             pass
         finally:
             self.worker = False
+            if self._runner is not None and not self.up:
+                self._runner.die()
             self._runner = None
         await self._tell("ended", "done")
 

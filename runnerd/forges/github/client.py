@@ -121,7 +121,8 @@ class GitHub:
 
     def _arrange(self, specs: Sequence[base.QueueSpec], sink: base.Sink) -> Sequence[Listener]:
         """One listener per queue; those that are not needed any more give their session back."""
-        names = sets.names(specs)
+        former = {spec.queue.pool: str(sink.cursor(spec.queue).get("name") or "") for spec in specs}
+        names = sets.names(specs, former)
         kept: dict[model.Queue, Listener] = {}
         for spec in specs:
             queue, name = spec.queue, names[spec.queue.pool]

@@ -181,6 +181,15 @@ class Listener:
         for job in sink.waiting_jobs(self.queue):
             self.saw(job.repo)
         if cursor.get("name") != self.name or cursor.get("group") != self.spec.runner_group:
+            if cursor.get("set"):
+                sink.alarm(
+                    "queue",
+                    str(self.queue),
+                    "scale-set-left",
+                    f'the queue now uses the scale set "{self.name}" of the group {self.spec.runner_group}; the old '
+                    f'one, "{cursor.get("name")}" of {cursor.get("group")}, is left at GitHub and may still be given '
+                    "jobs that nobody will run: delete it there when no job uses it",
+                )
             return
         set_id, session, last = cursor.get("set"), cursor.get("session"), cursor.get("message")
         if isinstance(set_id, int):
@@ -194,6 +203,11 @@ class Listener:
     def _reports(self) -> base.Sink:
         assert self._sink is not None, "attach() comes first"
         return self._sink
+
+    @property
+    def _capacity(self) -> int:
+        # Zero is a trapdoor: jobs that queue meanwhile are never announced afterwards (runpool's live tests).
+        return max(1, self._reports.capacity(self.queue))
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -379,19 +393,20 @@ class Listener:
             await self._fetch_offers()
 
     async def _poll(self) -> None:
-        capacity = max(1, self._reports.capacity(self.queue))
+        if self._offers:
+            await self._take_offers()
         asked = self._clock.now()
-        response = await self._mailbox.poll(last=self._last, capacity=capacity)
+        response = await self._mailbox.poll(last=self._last, capacity=self._capacity)
         if response.status == 200:
             self._quick = 0
-            await self._take(response, capacity)
+            await self._take(response)
             return
         self.tally.confirm()
         if self.tally.doubted:
             await self._read_again()
         if self._acquiring:
             await self._fetch_offers()
-            await self._take_offers(capacity)
+            await self._take_offers()
         if self._clock.now() - asked < QUICK:
             # Something answers for GitHub without waiting; do not spin.
             self._quick += 1
@@ -406,7 +421,7 @@ class Listener:
             self.tally.read(statistics)
             self._reports.wake()
 
-    async def _take(self, response: http.Response, capacity: int) -> None:
+    async def _take(self, response: http.Response) -> None:
         """Record a message, then acknowledge it."""
         what = f'read the queue of the scale set "{self.name}"'
         body = failures.decode(self._service.wire.forge, what, response)
@@ -427,7 +442,7 @@ class Listener:
             self._last = last
             raise
         if self._offers:
-            await self._take_offers(capacity)
+            await self._take_offers()
         await self._mailbox.acknowledge(message.id)
 
     def _note(self, message: messages.Message) -> None:
@@ -475,11 +490,11 @@ class Listener:
             if isinstance(request, int) and request and request not in self._granted:
                 self._offer(request)
 
-    async def _take_offers(self, capacity: int) -> None:
+    async def _take_offers(self) -> None:
         """Acquire what the announced capacity has room for (ARC #3446); the rest stays on offer."""
         now = self._clock.now()
         self._granted = {id: at for id, at in self._granted.items() if now - at < GRANTED}
-        room = capacity - self.tally.statistics.assigned - len(self._granted)
+        room = self._capacity - self.tally.statistics.assigned - len(self._granted)
         wanted = list(self._offers)[: max(0, room)]
         if not wanted:
             return

@@ -62,6 +62,8 @@ class Mailbox:
         """
         if self._opening is None or self._opening.done():
             self._opening = asyncio.get_running_loop().create_task(self._open(set_id), name="open session")
+            # Its failure is told to whoever waits; when nobody does any more, it is not news.
+            self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(self._opening)
 
     async def _open(self, set_id: int) -> None:

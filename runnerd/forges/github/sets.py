@@ -18,15 +18,24 @@ GENERIC = frozenset(
 )
 
 
-def names(specs: Sequence[base.QueueSpec]) -> dict[str, str]:
+def names(specs: Sequence[base.QueueSpec], former: Mapping[str, str] | None = None) -> dict[str, str]:
     """The name of each pool's set, by pool.
 
     A set's name is a label too, so it should be one that the pool has: the pool's own name if it is among its labels,
     else the first label that is neither generic nor shared with another pool of the forge.  Only when no such label
-    is left the pool's name is used, and becomes one more label that jobs may ask for.
+    is left the pool's name is used, and becomes one more label that jobs may ask for.  A name that was chosen before
+    (``former``, by pool) stays as long as it would do, since another name is another set beside the old one.
     """
     chosen: dict[str, str] = {}
     taken: set[str] = set()
+    for spec in specs:
+        pool, name = spec.queue.pool, (former or {}).get(spec.queue.pool, "")
+        held = {pool.lower(), *(label.lower() for label in spec.labels)}
+        rest = [other for other in specs if other.queue.pool != pool]
+        others = {word.lower() for other in rest for word in (other.queue.pool, *other.labels)}
+        if name and name.lower() in held and name.lower() not in others | taken | GENERIC:
+            chosen[pool] = name
+            taken.add(name.lower())
     for spec in specs:
         pool = spec.queue.pool
         if pool in chosen:

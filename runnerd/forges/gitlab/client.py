@@ -213,6 +213,9 @@ class GitLab:
 
     def _refused(self, scope: str, error: errors.ForgeError) -> None:
         """Pause registrations in the scope, so that no instance is bought for a forge that takes none."""
+        if self._register_after.get(scope, (0.0, ""))[0] > self._clock.now():
+            # Of a burst that was under way together only the first counts.
+            return
         self._refusals[scope] += 1
         if isinstance(error, errors.ForgeThrottled):
             pause = error.retry_after

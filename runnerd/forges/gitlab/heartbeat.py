@@ -126,11 +126,10 @@ class Heartbeats:
 
     async def retire(self, keep: set[model.Queue], scope: discovery.Scope) -> None:
         """Delete the scope's heartbeat records of queues that left the configuration."""
+        rows = await self._records.rows(scope)
         wanted = {self.description(queue) for queue in keep}
         # Without a controller's name the mark could be another daemon's: then nothing is deleted.
-        if not self._controller:
-            return
-        for row in await self._records.rows(scope):
+        for row in rows if self._controller else ():
             description = str(row.get("description"))
             if description.startswith(self.mark + " ") and description not in wanted and jobs.number(row.get("id")):
                 await self._records.delete(str(row["id"]), scope.path)

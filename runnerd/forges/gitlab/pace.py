@@ -24,6 +24,9 @@ PATIENCE = 10.0
 OUTAGE_DELAYS = (2.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 #: How many such answers in a row make an outage; fewer may be one broken project.
 OUTAGE_AFTER = 5
+#: The part of the minute's background requests that may come at once.  Without this the window would fill in a burst
+#: and then keep a busy project waiting as long as a quiet one.
+BURST = 0.25
 #: Background work rests until the reset when less than this part of the server's own limit is left.
 RESERVE = 0.1
 
@@ -58,6 +61,10 @@ class Pace:
         self._rng = rng
         self._limits = {urgency: max(1, int(per_minute * share)) for urgency, share in SHARES.items()}
         self._sent: collections.deque[float] = collections.deque()
+        self._rate = self._limits[Urgency.BACKGROUND] / WINDOW
+        self._burst = max(1.0, self._limits[Urgency.BACKGROUND] * BURST)
+        self._saved = self._burst
+        self._saved_at = clock.now()
         self._held = 0.0
         self._held_background = 0.0
         self._ill = 0
@@ -84,11 +91,25 @@ class Pace:
             while self._sent and self._sent[0] <= now - WINDOW:
                 self._sent.popleft()
             limit = self._limits[urgency]
+            if urgency is Urgency.BACKGROUND:
+                self._saved = min(self._burst, self._saved + (now - self._saved_at) * self._rate)
+                self._saved_at = now
+                if self._saved < 1.0:
+                    await self._clock.sleep(max(0.001, (1.0 - self._saved) / self._rate))
+                    continue
             if len(self._sent) < limit:
                 self._sent.append(now)
+                if urgency is Urgency.BACKGROUND:
+                    self._saved -= 1.0
                 return
             # At least a millisecond: a rounding error must not turn the wait into a spin.
             await self._clock.sleep(max(0.001, self._sent[len(self._sent) - limit] + WINDOW - now))
+
+    def refund(self) -> None:
+        """The latest background turn was not used."""
+        if self._sent:
+            self._sent.pop()
+            self._saved += 1.0
 
     def hold(self, seconds: float) -> None:
         """The server asked everybody to wait."""

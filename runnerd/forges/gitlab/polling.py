@@ -81,16 +81,22 @@ class Schedule:
         base = self._poll if slot.active_until > now else self._idle
         return base + (slot.pages - 1) * PER_PAGE
 
-    def take(self, now: float) -> tuple[Slot | None, float]:
-        """The project that is most overdue by its own interval, now held; else None and the seconds until one is."""
-        best: Slot | None = None
-        best_rank = (0, 0.0)
+    def wait(self, now: float) -> float:
+        """Seconds until a project is due; 0 when one is."""
         soonest = self._idle
         for slot in self._slots.values():
-            if slot.held:
-                continue
-            if not slot.hints and slot.due > now:
+            if not slot.held:
+                if slot.hints or slot.due <= now:
+                    return 0.0
                 soonest = min(soonest, slot.due - now)
+        return soonest
+
+    def take(self, now: float) -> Slot | None:
+        """The project that is most overdue by its own interval, now held; None when none is due."""
+        best: Slot | None = None
+        best_rank = (0, 0.0)
+        for slot in self._slots.values():
+            if slot.held or (not slot.hints and slot.due > now):
                 continue
             late = (now - slot.due) / self.interval(slot, now)
             # Hints first, because a job waits for that answer; but a flood of them must not end the round.
@@ -99,8 +105,7 @@ class Schedule:
                 best, best_rank = slot, rank
         if best is not None:
             best.held = True
-            return best, 0.0
-        return None, soonest
+        return best
 
     def hint(self, project: int, job: int, now: float) -> bool:
         """A job of the project may have changed.  False when the project is not in the round."""

@@ -78,11 +78,13 @@ class Rest:
         body: Mapping[str, Any] | None = None,
         urgency: pace.Urgency = pace.Urgency.FOREGROUND,
         anonymous: bool = False,
+        prepaid: bool = False,
     ) -> http.Response:
-        """Send one request and return its answer below 400.
+        """Send one request and return its answer below 300.
 
         ``template`` is the path with ``{names}``, which also names the endpoint in metrics; ``what`` says in plain
-        words what was wanted; ``anonymous`` leaves the token out, where the body carries a runner's own.
+        words what was wanted; ``anonymous`` leaves the token out, where the body carries a runner's own; ``prepaid``
+        that the caller has taken the turn.
         Raises :class:`errors.ForgeError` in its kinds; ``maybe_created`` when a POST may have been applied.
         """
         return await self._send(
@@ -91,7 +93,7 @@ class Rest:
             template,
             what=what,
             body=body,
-            urgency=urgency,
+            urgency=None if prepaid else urgency,
             anonymous=anonymous,
         )
 
@@ -103,9 +105,10 @@ class Rest:
         path: Mapping[str, str | int] | None = None,
         query: Query = (),
         urgency: pace.Urgency = pace.Urgency.FOREGROUND,
+        prepaid: bool = False,
     ) -> Mapping[str, Any]:
         """GET one object.  Raises :class:`errors.ForgeError`, also when the answer is no object."""
-        answer = await self.call("GET", template, what=what, path=path, query=query, urgency=urgency)
+        answer = await self.call("GET", template, what=what, path=path, query=query, urgency=urgency, prepaid=prepaid)
         return self.object(answer, what)
 
     def object(self, answer: http.Response, what: str) -> Mapping[str, Any]:
@@ -134,6 +137,7 @@ class Rest:
         path: Mapping[str, str | int] | None = None,
         query: Query = (),
         urgency: pace.Urgency = pace.Urgency.FOREGROUND,
+        prepaid: bool = False,
     ) -> AsyncIterator[list[Mapping[str, Any]]]:
         """GET a list page by page, following ``Link: rel="next"`` as it is.
 
@@ -144,8 +148,9 @@ class Rest:
         while url:
             if url in visited or len(visited) >= MOST_PAGES:
                 raise errors.ForgeUnavailable(f"{self._name}: {what}: the pages of the answer go in circles")
+            paid = prepaid and not visited
             visited.add(url)
-            answer = await self._send("GET", url, template, what=what, body=None, urgency=urgency)
+            answer = await self._send("GET", url, template, what=what, body=None, urgency=None if paid else urgency)
             yield self.array(answer, what)
             url = self._next(answer)
 
@@ -170,10 +175,11 @@ class Rest:
         *,
         what: str,
         body: Mapping[str, Any] | None,
-        urgency: pace.Urgency,
+        urgency: pace.Urgency | None,
         anonymous: bool = False,
     ) -> http.Response:
-        await self.pace.turn(urgency)
+        if urgency is not None:
+            await self.pace.turn(urgency)
         headers = {"Accept": "application/json"}
         if not anonymous:
             headers["PRIVATE-TOKEN"] = self._secret()
@@ -217,10 +223,12 @@ class Rest:
         if status == 408 or status >= 500:
             self.pace.ill()
             return errors.ForgeUnavailable(message, status=status, maybe_created=method == "POST")
-        self.pace.well(answer.headers, date)
         if status == 401:
+            # Read the token anew; and no hail of refused log-ins, for which servers lock addresses out.
             self._token = None
+            self.pace.ill()
             return errors.ForgeAuthFailed(message, status=status)
+        self.pace.well(answer.headers, date)
         if status == 403:
             return errors.ForgeForbidden(message, status=status)
         if status in (404, 410):

@@ -6,13 +6,14 @@ GitLab shows, so that a restart of the daemon in the middle costs a wait and not
 
 from __future__ import annotations
 
+import collections
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from runnerd import clock as clocks
-from runnerd import errors, model
+from runnerd import errors, model, secrets
 from runnerd.forges import base
 from runnerd.forges.gitlab import discovery, jobs, rest
 
@@ -20,6 +21,8 @@ from runnerd.forges.gitlab import discovery, jobs, rest
 SHORTEST_TIMEOUT = 600
 #: Longest description and maintenance note.
 LONGEST_TEXT = 1024
+#: Rows of one page of a list.
+PAGE = 100
 #: What every record that is not an instance's own begins with.
 MARK = "runnerd "
 
@@ -87,14 +90,19 @@ class Runners:
         self._controller = controller
         self._paused: dict[str, float] = {}
         self._lost: dict[str, float] = {}
+        #: Names that one listing of several pages did not show.
+        self._denied: set[str] = set()
         #: Records of a scope, by our last complete listing and what we did since.
         self._counts: dict[str, int] = {}
+        #: Create calls that are under way, so that a burst does not run into the cap.
+        self._under_way: collections.Counter[str] = collections.Counter()
         #: Ids of records that this process made or was told of.
         self.ours: set[int] = set()
 
     def count(self, scope: str) -> int | None:
-        """How many records the scope holds; None while unknown."""
-        return self._counts.get(scope)
+        """How many records the scope holds, those under way included; None while unknown."""
+        known = self._counts.get(scope)
+        return None if known is None else known + self._under_way[scope]
 
     def note(self, note: str) -> str:
         return MARK + " ".join(part for part in (self._controller, note) if part)
@@ -105,6 +113,15 @@ class Runners:
         Raises :class:`errors.ForgeError`, with ``maybe_created`` when the record may exist all the same.
         """
         scope = self._directory.scope(spec.queue.scope)
+        self._under_way[scope.path] += 1
+        try:
+            return await self._create(spec, scope, description=description, note=note)
+        finally:
+            self._under_way[scope.path] -= 1
+
+    async def _create(
+        self, spec: base.QueueSpec, scope: discovery.Scope, *, description: str, note: str
+    ) -> tuple[str, str]:
         try:
             number = await self._directory.id_of(scope)
         except errors.ForgeError as error:
@@ -125,8 +142,10 @@ class Runners:
             if error.maybe_created:
                 self._lost[description] = self._clock.now()
             raise
-        self._counts[scope.path] = self._counts.get(scope.path, 0) + 1
+        if scope.path in self._counts:
+            self._counts[scope.path] += 1
         self.ours.add(id_)
+        secrets.learn(token)
         return str(id_), token
 
     async def rows(self, scope: discovery.Scope) -> list[Mapping[str, Any]]:
@@ -181,6 +200,11 @@ class Runners:
             rows = await self._rest.rows("/runners/{id}/jobs", what=what, path={"id": id}, query=query)
         except errors.ForgeNotFound:
             return None
+        except errors.ForgeError as error:
+            if error.status != 400 or not status:
+                raise
+            # A version that cannot filter by this state: then all of them.
+            return await self._jobs(id)
         # A row that cannot be read might be a running job: rather no answer than a wrong one.
         try:
             return [jobs.read(row, 0) for row in rows]
@@ -209,7 +233,8 @@ class Runners:
         self._paused.pop(id, None)
         if id.isdigit() and int(id) in self.ours:
             self.ours.discard(int(id))
-            self._counts[scope] = max(0, self._counts.get(scope, 1) - 1)
+            if self._counts.get(scope):
+                self._counts[scope] -= 1
 
     async def resolve(self, registration: model.Registration) -> str | None:
         """The id of a registration's record, by name where it is unknown; None when GitLab certainly has none.
@@ -228,6 +253,11 @@ class Runners:
             raise errors.ForgeConflict(
                 f"{self._rest.name}: the call that creates {registration.runner_name} may still be under way"
             )
+        if (self._counts.get(scope.path) or 0) > PAGE and registration.runner_name not in self._denied:
+            # Several pages by offset: what is deleted meanwhile shifts the rest, so one look can miss it.
+            self._denied.add(registration.runner_name)
+            raise errors.ForgeConflict(f"{self._rest.name}: {registration.runner_name} is looked for once more")
+        self._denied.discard(registration.runner_name)
         self._lost.pop(registration.runner_name, None)
         return None
 

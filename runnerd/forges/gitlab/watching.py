@@ -157,13 +157,19 @@ class Watch:
 
     async def _dispatch(self, group: tasks.Group) -> None:
         while True:
-            await self._room.acquire()
-            slot, wait = self._schedule.take(self._clock.now())
-            if slot is not None:
-                group.spawn(f"project {slot.project.path}", self._work(slot))
+            wait = self._schedule.wait(self._clock.now())
+            if wait > 0:
+                await clocks.sleep_or_wake(self._clock, wait, self._wake)
                 continue
-            self._room.release()
-            await clocks.sleep_or_wake(self._clock, wait, self._wake)
+            # The turn before the choice: what is most urgent is known only when something may be sent.
+            await self._room.acquire()
+            await self._rest.pace.turn(pace.Urgency.BACKGROUND)
+            slot = self._schedule.take(self._clock.now())
+            if slot is None:
+                self._rest.pace.refund()
+                self._room.release()
+                continue
+            group.spawn(f"project {slot.project.path}", self._work(slot))
 
     async def _discover(self) -> None:
         due = dict.fromkeys(self._scopes, 0.0)
@@ -324,6 +330,7 @@ class Watch:
             path={"id": project.id},
             query=(("scope[]", "pending"), ("scope[]", "running"), *rest.KEYSET),
             urgency=pace.Urgency.BACKGROUND,
+            prepaid=True,
         ):
             pages += 1
             views += self._read(page, project)
@@ -351,17 +358,20 @@ class Watch:
     async def _look(self, project: discovery.Project, ids: Iterable[int]) -> None:
         """Ask for single jobs."""
         changes = []
-        for id_ in ids:
-            changes += await self._one(project, id_)
+        for index, id_ in enumerate(ids):
+            changes += await self._one(project, id_, prepaid=index == 0)
         await self._record(changes, project.path)
 
-    async def _one(self, project: discovery.Project, id: int) -> list[tuple[ledger.Change, jobs.JobView | None]]:
+    async def _one(
+        self, project: discovery.Project, id: int, *, prepaid: bool = False
+    ) -> list[tuple[ledger.Change, jobs.JobView | None]]:
         try:
             row = await self._rest.get(
                 "/projects/{id}/jobs/{job}",
                 what=f"look at job {id} of {project.path}",
                 path={"id": project.id, "job": id},
                 urgency=pace.Urgency.BACKGROUND,
+                prepaid=prepaid,
             )
         except errors.ForgeNotFound:
             followed = self._ledger.get(id)

@@ -13,6 +13,16 @@ def bad(message: str) -> http.Refusal:
     return http.Refusal(http.json_response({"error": message}, 400))
 
 
+def _checked(handler: http.Handler) -> http.Handler:
+    async def checked(request: http.Request) -> http.Response:
+        try:
+            return await handler(request)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return http.json_response({"error": f"malformed body: {error!r}"}, 400)
+
+    return checked
+
+
 class GithubControl:
     """Handlers below `/_sim` that act on the GitHub half."""
 
@@ -35,7 +45,7 @@ class GithubControl:
             ("POST", "/_sim/runners/{id}/offline", self.runner_offline),
             ("POST", "/_sim/runners/{id}/remove", self.runner_remove),
         ]
-        return [http.Route(method, template, handler, "control") for method, template, handler in table]
+        return [http.Route(method, template, _checked(handler), "control") for method, template, handler in table]
 
     async def make_repository(self, request: http.Request) -> http.Response:
         """{"repo", "private"?, "pulls"?: [{"number", "sha"?, "head_ref"?}], "issues"?: [n]}"""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 from runnerd.simulator import http, world
-from runnerd.simulator.github import auth, entities, payloads, rest, rest_runs, state, webhooks
+from runnerd.simulator.github import auth, entities, limits, payloads, rest, rest_runs, state, webhooks
 
 _REPO = "/repos/{owner}/{repo}"
 #: longest body of a comment
@@ -19,7 +20,7 @@ _CONCLUSIONS = (
 class RepositoryEndpoints:
     """Endpoints of what people see in a repository."""
 
-    def __init__(self, tables: state.State, frame: rest.Frame, hooks: webhooks.Webhooks, budget: Any) -> None:
+    def __init__(self, tables: state.State, frame: rest.Frame, hooks: webhooks.Webhooks, budget: limits.Limits) -> None:
         self._state = tables
         self._world = tables.world
         self._frame = frame
@@ -38,6 +39,7 @@ class RepositoryEndpoints:
             route("GET", "/installation/repositories", self.installation_repos),
             route("GET", _REPO, self.repo),
             route("GET", _REPO + "/pulls", self.pulls),
+            route("POST", _REPO + "/pulls", self.create_pull),
             route("GET", _REPO + "/pulls/{number}", self.pull),
             route("GET", _REPO + "/commits/{sha}/pulls", self.commit_pulls),
             route("GET", _REPO + "/issues/{number}/comments", self.issue_comments),
@@ -126,6 +128,21 @@ class RepositoryEndpoints:
     async def pulls(self, request: http.Request, principal: auth.Principal) -> http.Response:
         repo = self._repo(request, principal)
         return self._pulls(request, repo, self._pulls_of(repo.name))
+
+    async def create_pull(self, request: http.Request, principal: auth.Principal) -> http.Response:
+        repo = self._repo(request, principal, write=True)
+        body = state.read_json(request)
+        for key in ("head", "base"):
+            if not isinstance(body.get(key), str) or not body[key]:
+                raise state.refuse(422, f"Invalid request.\n\n{key} wasn't supplied.")
+        head = str(body["head"]).rpartition(":")[2]
+        open_pulls = [pull for pull in self._pulls_of(repo.name) if pull.state == "open"]
+        if any((pull.head_ref, pull.base_ref) == (head, body["base"]) for pull in open_pulls):
+            raise rest.validation(f"Validation Failed: A pull request already exists for {repo.owner}:{head}.")
+        number = max((pull.number for pull in self._pulls_of(repo.name)), default=0) + 1
+        pull = self._world.pull_request("github", repo.name, number)
+        pull.title, pull.head_ref, pull.base_ref = str(body.get("title") or head), head, str(body["base"])
+        return self._created(request, payloads.full_pull(request.base_url, pull, repo, 0))
 
     async def commit_pulls(self, request: http.Request, principal: auth.Principal) -> http.Response:
         repo = self._repo(request, principal)
@@ -313,8 +330,8 @@ class RepositoryEndpoints:
         body = {
             **payloads.delivery(item),
             "url": self._world.hooks[item.hook_id].url,
-            "request": {"headers": item.headers, "payload": item.body.decode()},
-            "response": {"headers": {}, "payload": ""},
+            "request": {"headers": item.headers, "payload": json.loads(item.body)},
+            "response": {"headers": {}, "payload": None},
         }
         return http.json_response(body)
 

@@ -7,6 +7,8 @@ from runnerd.simulator.github import dispatch, entities, state, webhooks
 
 #: jobs of one matrix, hence of one run made here
 MATRIX = 256
+#: what a job's specification may say beyond the common fields
+EXTRA_FIELDS = ("env", "public", "ref", "separate_runs", "sha", "workflow")
 
 
 class Runs:
@@ -19,7 +21,15 @@ class Runs:
         self._hooks = hooks
 
     def queue(self, spec: world.JobSpec) -> list[entities.GithubJob]:
-        """Queue the jobs of a spec: one run per matrix of at most 256; `separate_runs` makes one run each."""
+        """Queue the jobs of a spec: one run per matrix of at most 256; `separate_runs` makes one run each.
+
+        Raises ValueError for fields that nobody knows.
+        """
+        unknown = sorted(set(spec.extra) - set(EXTRA_FIELDS))
+        if unknown:
+            raise ValueError(f"unknown field {unknown[0]!r}; GitHub jobs also know: {', '.join(EXTRA_FIELDS)}")
+        if not isinstance(spec.extra.get("env", {}), dict):
+            raise ValueError("env must be an object of names and values")
         repo = self._state.repository(spec.repo, private=not spec.extra.get("public", False))
         per_run = 1 if spec.extra.get("separate_runs") else MATRIX
         made: list[entities.GithubJob] = []
@@ -110,7 +120,10 @@ class Runs:
             pull_number=run.pull_number,
             script=list(spec.script),
             duration=spec.duration,
-            extra={"event": run.event, "env": dict(spec.extra.get("env") or {})},
+            extra={
+                "event": run.event,
+                "env": {str(name): str(value) for name, value in spec.extra.get("env", {}).items()},
+            },
         )
 
     def _copy(self, run: entities.Run, old: entities.GithubJob) -> entities.GithubJob:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from runnerd.simulator import world
-from runnerd.simulator.gitlab import settings
+from runnerd.simulator.gitlab import reasons, settings
 
 FORGE = "gitlab"
 STATUSES = [
@@ -35,54 +35,6 @@ FINAL = frozenset({"success", "failed", "canceled", "skipped"})
 ACTIVE = frozenset({"pending", "running", "canceling"})
 _COMMON = {"running": "in_progress", "canceling": "in_progress", **dict.fromkeys(FINAL, "completed")}
 _CONCLUSION = {"success": "success", "failed": "failure", "canceled": "cancelled", "skipped": "skipped"}
-#: Reasons that are never retried by themselves (lib/gitlab/ci/build/auto_retry.rb).
-NEVER_RETRIED = frozenset(
-    {"ci_quota_exceeded", "no_matching_runner", "missing_dependency_failure", "forward_deployment_failure"}
-)
-_REASONS_ALWAYS = [
-    "unknown_failure",
-    "script_failure",
-    "api_failure",
-    "stuck_or_timeout_failure",
-    "runner_system_failure",
-    "missing_dependency_failure",
-    "runner_unsupported",
-    "stale_schedule",
-    "job_execution_timeout",
-    "archived_failure",
-    "unmet_prerequisites",
-    "scheduler_failure",
-    "data_integrity_failure",
-    "forward_deployment_failure",
-    "user_blocked",
-    "project_deleted",
-    "ci_quota_exceeded",
-    "pipeline_loop_detected",
-    "no_matching_runner",
-    "builds_disabled",
-    "environment_creation_failure",
-    "deployment_rejected",
-    "job_canceled",
-]
-_REASONS_19_0 = [
-    "stuck_pending_with_matching_runners",
-    "stuck_pending_no_matching_runners",
-    "no_updates_running",
-    "no_updates_canceling",
-    "server_timeout_running",
-    "server_timeout_canceling",
-]
-_REASONS_19_1 = ["runner_configuration_error", "runner_external_dependency_failure", "runner_interrupted"]
-
-
-def failure_reasons(config: settings.Settings) -> list[str]:
-    """The reasons that a server of this version knows and declares to runners."""
-    reasons = list(_REASONS_ALWAYS)
-    if config.version_numbers >= (19, 0):
-        reasons += _REASONS_19_0
-    if config.version_numbers >= (19, 1):
-        reasons += _REASONS_19_1
-    return reasons
 
 
 @dataclasses.dataclass(slots=True)
@@ -569,18 +521,8 @@ class Builds:
         return None
 
     def _auto_retry(self, build: Build) -> None:
-        """The `retry:` keyword, and two silent retries for scheduler failures."""
         reason = build.failure_reason or "unknown_failure"
-        if reason in NEVER_RETRIED:
-            return
-        when = build.retry.get("when", ["always"])
-        chosen = {when} if isinstance(when, str) else set(when)
-        if "stuck_or_timeout_failure" in chosen:
-            chosen |= {name for name in _REASONS_19_0 if name.startswith(("stuck_", "no_updates_"))}
-        limit = int(build.retry.get("max", 0)) if chosen & {"always", reason} else 0
-        if build.exit_code is not None and build.exit_code in build.retry.get("exit_codes", ()):
-            limit = int(build.retry.get("max", 0))
-        if build.retries < max(limit, 2 if reason == "scheduler_failure" else 0):
+        if build.retries < reasons.retries_allowed(build.retry, reason, build.exit_code):
             self.retry(build)
 
 

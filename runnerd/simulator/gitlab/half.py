@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -84,6 +85,14 @@ class Gitlab:
         self.jobs.settings = self.gate.settings = changed
         for group in changed.groups:
             self.places.make_group(group)
+
+    def lift_limits(self) -> None:
+        """No rate limits and no cap on registered runners, for a benchmark of something else."""
+        names = [field.name for field in dataclasses.fields(settings.Settings)]
+        lifted = [
+            name for name in names if name.startswith(("rate_", "runners_per_")) and name != "rate_headers_always"
+        ]
+        self.configure(**dict.fromkeys(lifted, 0))
 
     def routes(self) -> list[http.Route]:
         tables = (

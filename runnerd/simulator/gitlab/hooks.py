@@ -1,7 +1,8 @@
-"""Webhooks out: Job Hook and Pipeline Hook with GitLab's payload, headers, signature and self-protection.
+"""Webhooks out: the Job Hook with GitLab's payload, headers, signature and self-protection.
 
 The job's own tags are not in the payload (gitlab-org/gitlab#467657): a receiver has to ask. Deliveries run beside the
 requests, so their order is not kept. A hook that fails several times in a row is left alone for a while, then for good.
+A hook may ask for pipeline events, as clients do; none are sent.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 from runnerd.simulator import http, world
 from runnerd.simulator.gitlab import access, builds, parameters, projects, views
 
-EVENTS = {"job_events": "Job Hook", "pipeline_events": "Pipeline Hook"}
+#: Events that a hook may be set to.
+EVENTS = ("job_events", "pipeline_events")
 LONGEST_PAUSE = 24 * 3600.0
 
 

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from runnerd.simulator import http, world
-from runnerd.simulator.gitlab import access, builds, parameters, projects, runners
+from runnerd.simulator.gitlab import access, builds, parameters, projects, reasons, runners
 
 #: Workhorse watches only for bodies up to this size.
 WATCHED_BODY = 32 * 1024
@@ -166,7 +166,7 @@ class Protocol:
             "features": {
                 "trace_sections": True,
                 "token_mask_prefixes": ["glpat-", "glrt-"],
-                "failure_reasons": builds.failure_reasons(self.gate.settings),
+                "failure_reasons": reasons.failure_reasons(self.gate.settings),
             },
             "secrets": {},
             "hooks": [],
@@ -304,7 +304,7 @@ class Protocol:
             self.jobs.enter(build, "canceled")
             return 200
         reason = params.text("failure_reason")
-        if reason not in builds.failure_reasons(self.gate.settings):
+        if reason not in reasons.failure_reasons(self.gate.settings):
             reason = "unknown_failure"
         self.jobs.enter(build, state, reason=reason if state == "failed" else None)
         return 200

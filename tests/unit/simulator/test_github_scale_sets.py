@@ -436,3 +436,43 @@ async def test_jit_configuration_is_the_three_files_of_the_runner(sim):
     assert sorted(files) == [".credentials", ".credentials_rsaparams", ".runner"]
     assert files[".runner"]["AgentName"] == "r1"
     assert json.dumps(files)
+
+
+async def test_a_job_handed_to_a_dead_runner_is_given_to_the_next(sim):
+    service = await sim.service()
+    made = await service.make_set()
+    dead = await service.runner(made["id"], "dead")
+    dead.die()
+    [job] = await sim.queue()
+    assert job.runner == "dead"
+    alive = await service.runner(made["id"], "alive")
+    assert await alive.next_job(30) is None
+    assert await alive.next_job(60) is job
+    assert (job.starts, dead.registration.status) == (0, "offline")
+
+
+async def test_a_runner_that_went_offline_may_connect_again_but_not_twice_at_once(sim):
+    service = await sim.service()
+    config = (await service.jit((await service.make_set())["id"], "r1"))["encodedJITConfig"]
+    first = sim.github.connect_runner(config)
+    with pytest.raises(github.SessionConflict):
+        sim.github.connect_runner(config)
+    first.die()
+    await asyncio.sleep(61)
+    again = sim.github.connect_runner(config)
+    assert again.registration.status == "online"
+    with pytest.raises(github.RegistrationGone):
+        await first.next_job(0)
+
+
+async def test_somebody_else_may_hold_the_session_for_a_time(sim):
+    service = await sim.service()
+    made = await service.make_set()
+    session = await service.open_session(made["id"])
+    assert (await sim.call("POST", f"/_sim/scale_sets/{made['id']}/hold", {"seconds": 600})).status == 201
+    assert (await session.poll()).status == 401
+    path = f"{SETS}/{made['id']}/sessions"
+    await asyncio.sleep(590)
+    assert (await service.call("POST", path, {"ownerName": "me"})).status == 409
+    await asyncio.sleep(20)
+    assert (await service.call("POST", path, {"ownerName": "me"})).status == 200

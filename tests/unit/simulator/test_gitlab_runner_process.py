@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ def test_a_job_runs_once_with_its_files_and_variables(forge: gitlab_lab.Served, 
         "sh train.sh && cat metrics.txt data/x.csv",
         'echo "$CI $GITLAB_CI $CI_PROJECT_URL $CI_MERGE_REQUEST_IID $CI_COMMIT_SHA $EPOCHS"',
         'echo "token $CI_JOB_TOKEN"; test -n "$REPO_TOKEN"',
+        "python3 -c 'import os; print(\"session\", os.getsid(0), os.getpgid(0) in (os.getpid(), os.getppid()))'",
     ]
     [id] = forge.queue(tag, script=script, variables={"EPOCHS": "3"})
     process = forge.start(forge.runner(tag), tmp_path)
@@ -51,6 +53,7 @@ def test_a_job_runs_once_with_its_files_and_variables(forge: gitlab_lab.Served, 
     log = forge.log(id)
     assert "accuracy 0.9\n1,2\n" in log and "token [MASKED]" in log
     assert f"true true {forge.url}/acme/ml 1 {shown['commit']['id']} 3\n" in log
+    assert f"session {os.getsid(0)} True\n" in log
     messages = lines(errors)
     assert messages[0]["msg"].startswith(f"Starting runner for {forge.url} with token")
     [received] = [line for line in errors.splitlines() if '"msg":"Checking for jobs... received"' in line]

@@ -6,6 +6,8 @@ from typing import Any
 import gitlab_lab
 import pytest
 
+from runnerd.simulator import http
+
 
 @pytest.fixture
 def lab() -> Iterator[gitlab_lab.Lab]:
@@ -239,3 +241,21 @@ def test_registration_tokens_are_gone(lab: gitlab_lab.Lab) -> None:
     assert lab.send("POST", "/runners", {"token": "GR1348941legacy"}, token=None).status == 410
     lab.queue("gpu")
     assert lab.get("/projects/acme%2Fml")["runners_token"] is None
+
+
+def test_a_runner_whose_creation_answer_was_lost_is_found_by_its_description(lab: gitlab_lab.Lab) -> None:
+    data = {"runner_type": "group_type", "group_id": lab.group_id(), "tag_list": ["gpu"], "description": "vm-7"}
+    fault = {"method": "POST", "path": "/api/v4/user/runners", "count": 1, "drop": "after"}
+    lab.send("POST", "/_sim/faults", {"faults": [fault]})
+    with pytest.raises(http.ConnectionDropped):
+        lab.send("POST", "/user/runners", data)
+    assert [one["description"] for one in lab.get("/groups/acme/runners")] == ["vm-7"]
+
+
+def test_limits_can_be_lifted_and_wrong_settings_are_refused(lab: gitlab_lab.Lab) -> None:
+    lab.gitlab.lift_limits()
+    assert (lab.gitlab.settings.runners_per_group, lab.gitlab.settings.rate_notes_create) == (0, 0)
+    assert lab.send("PUT", "/_sim/gitlab/settings", {"long_poll": 5}).status == 204
+    for wrong in ({"long_pool": 5}, {"long_poll": "soon"}, {"two_phase_commit": 1}):
+        assert lab.send("PUT", "/_sim/gitlab/settings", wrong).status == 400
+    assert lab.gitlab.settings.long_poll == 5

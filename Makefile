@@ -1,0 +1,56 @@
+# make demo | make test | make check | make bench | make soak SEEDS=2000
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+SEEDS ?= 2000
+
+.PHONY: install install-dev demo test unit check fmt bench soak clean
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "runnerd needs Python 3.11 or newer; name it: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
+	@echo "installing runnerd and what it needs"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -e .
+	@touch $@
+
+$(VENV)/.installed-dev: setup.cfg pyproject.toml | $(BIN)/python
+	@echo "installing runnerd with what its tests need"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	@$(BIN)/runnerd demo $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/unit tests/contract tests/simulation
+	$(BIN)/python -m pytest -q tests/e2e
+
+unit: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q tests/unit
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy runnerd provisioners
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -q tests/unit/store/test_schema.py tests/unit/test_examples.py
+
+fmt: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.simulation.soak --seeds $(SEEDS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .demo

@@ -1,0 +1,127 @@
+"""What the agent is told by its boot script: ``agent.json`` in the agent's own directory.
+
+Read once at the start.  The boot token in it is good for one exchange, and is taken out of the file after that; keys
+that are not known are left alone, because the boot script may be newer than the agent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import typing
+import urllib.parse
+from dataclasses import dataclass, field
+
+
+class Invalid(Exception):
+    """The agent's configuration cannot be used."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The agent's configuration."""
+
+    path: pathlib.Path
+    #: Where the daemon's public listener is reached, without a slash at the end.
+    url: str
+    #: The instance's name, for people; the daemon knows it by the token.
+    instance: str
+    #: The boot token; empty once it was exchanged.
+    token: str = field(repr=False, default="")
+    #: Certificate authorities beside the system's, as a PEM file; empty for none.
+    ca_file: str = ""
+    #: The command that switches the machine off; empty where the end of the agent is the end of the instance.
+    power_off: tuple[str, ...] = ()
+    #: A file whose appearance means that the machine will be taken away; empty for none.
+    notice_file: str = ""
+    #: Seconds that must be left of a notice when the runner is told to stop: its shutdown takes up to 30.
+    notice_reserve: float = 35.0
+    #: A directory for what the runner's user must reach, when that is not the agent's user.
+    shared: str = "/var/lib/runnerd-agent"
+    #: Seconds to go on asking for a session before giving up.
+    patience: float = 3600.0
+    #: Seconds to wait for the GPU driver.
+    gate_patience: float = 120.0
+
+    @property
+    def home(self) -> pathlib.Path:
+        """The agent's own directory."""
+        return self.path.parent
+
+
+def load(path: pathlib.Path) -> Settings:
+    """Read the file.  Raises :class:`Invalid`, which names the file and the key."""
+    path = path.absolute()
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Invalid(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        # The text stays out of the message: it may hold the token.
+        raise Invalid(f"{path} is not JSON") from error
+    if not isinstance(given, dict):
+        raise Invalid(f"{path} must hold a JSON object")
+    reader = _Reader(path, given)
+    url = reader.text("url").rstrip("/")
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Invalid(f'{path}: "url" must be an http or https address')
+    return Settings(
+        path=path,
+        url=url,
+        instance=reader.text("instance", ""),
+        token=reader.text("token", ""),
+        ca_file=reader.text("ca_file", ""),
+        power_off=reader.words("power_off"),
+        notice_file=reader.text("notice_file", ""),
+        notice_reserve=reader.seconds("notice_reserve", 35.0),
+        shared=reader.text("shared", "/var/lib/runnerd-agent"),
+        patience=reader.seconds("patience", 3600.0),
+        gate_patience=reader.seconds("gate_patience", 120.0),
+    )
+
+
+def forget_token(path: pathlib.Path) -> None:
+    """Take the boot token out of the file: from now on it is worth nothing, and nobody needs to find it."""
+    given = json.loads(path.read_text(encoding="utf-8"))
+    if given.pop("token", None) is not None:
+        write(path, given)
+
+
+def write(path: pathlib.Path, value: object) -> None:
+    """Write JSON that only the agent's user can read; a reader sees all of it or what was there before."""
+    draft = path.with_name(f".{path.name}.new")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(handle, "w", encoding="utf-8") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.chmod(0o600)
+    draft.replace(path)
+
+
+class _Reader:
+    """Takes typed values out of the object."""
+
+    def __init__(self, path: pathlib.Path, given: dict[str, typing.Any]) -> None:
+        self._path = path
+        self._given = given
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self._given.get(key, default)
+        if not isinstance(value, str) or (default is None and not value):
+            raise Invalid(f'{self._path}: "{key}" must be a text')
+        return value
+
+    def words(self, key: str) -> tuple[str, ...]:
+        value = self._given.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
+            raise Invalid(f'{self._path}: "{key}" must be a list of words')
+        return tuple(value)
+
+    def seconds(self, key: str, default: float) -> float:
+        value = self._given.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
+            raise Invalid(f'{self._path}: "{key}" must be a number of seconds')
+        return float(value)

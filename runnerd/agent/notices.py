@@ -1,0 +1,97 @@
+"""Notices that the machine will be taken away: a spot interruption, a shutdown.
+
+A source is one thing with a method ``look``; clouds bring their own.  Here are a file, which any script can write,
+and the signal that the agent itself gets when its machine shuts down.  The agent's word is no proof of a preemption;
+the daemon asks the cloud.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import pathlib
+import threading
+import time
+import typing
+from dataclasses import dataclass
+
+log = logging.getLogger("agent.notices")
+
+
+@dataclass(frozen=True)
+class Notice:
+    """The machine goes at ``at`` (monotonic seconds; 0 for any moment)."""
+
+    text: str
+    at: float = 0.0
+
+    def act_at(self, reserve: float) -> float:
+        """When the runner must be told, so that ``reserve`` seconds are left for a fast failure."""
+        return self.at - reserve
+
+
+class Source(typing.Protocol):
+    """Where a notice may come from."""
+
+    def look(self) -> Notice | None:
+        """The notice, if there is one; must not block for more than a few seconds."""
+        ...
+
+
+class File:
+    """A file whose appearance is the notice: empty, plain text, or ``{"seconds": 120, "reason": "..."}``."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+
+    def look(self) -> Notice | None:
+        """The notice, with its time counted from now."""
+        try:
+            with open(self._path, encoding="utf-8", errors="replace") as file:
+                text = file.read(4096).strip()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            # It is there, and somebody meant it: the reader's trouble must not lose the warning.
+            return Notice(f"{self._path}: {error.strerror}")
+        try:
+            read = json.loads(text)
+            seconds = float(read["seconds"])
+            reason = str(read.get("reason") or "notice")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return Notice(text[:200] or "notice")
+        if not math.isfinite(seconds) or seconds <= 0:
+            return Notice(reason[:200])
+        return Notice(reason[:200], at=time.monotonic() + seconds)
+
+
+class Watch:
+    """Looks at the sources from a thread of its own until one has a notice."""
+
+    def __init__(
+        self, sources: typing.Sequence[Source], tell: typing.Callable[[Notice], None], *, every: float = 1.0
+    ) -> None:
+        self._sources, self._tell, self._every = sources, tell, every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="notices", daemon=True)
+
+    def start(self) -> None:
+        if self._sources:
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            for source in self._sources:
+                try:
+                    found = source.look()
+                except Exception:
+                    log.exception("a source of notices failed")
+                    continue
+                if found is not None:
+                    self._tell(found)
+                    return
+            self._stop.wait(self._every)

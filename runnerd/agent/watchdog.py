@@ -1,0 +1,70 @@
+"""When the agent ends its instance by itself: pure rules over monotonic seconds.
+
+While a job exists only ``max_job`` acts: a daemon that is away is no reason to lose a job.  Without one, an instance
+that nobody wants must not be rented for ever, but the daemon is asked first (docs/agent-protocol.md).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+#: Seconds between two askings about an instance that got no job.
+ASK_EVERY = 15.0
+
+
+class Verdict(enum.Enum):
+    """What to do now."""
+
+    #: Nothing.
+    GO_ON = "go-on"
+    #: Ask the daemon, by a heartbeat, whether this instance is still wanted.
+    ASK = "ask"
+    #: End: the daemon has not been heard of for too long.
+    END_UNREACHABLE = "end-unreachable"
+    #: End: the job has had its time.
+    END_MAX_JOB = "end-max-job"
+    #: End: the job is over and nobody came for the instance.
+    END_LEFT = "end-left"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds, as the daemon told them; 0 or less for no limit."""
+
+    #: Without a job, until the daemon is asked.
+    unclaimed: float
+    #: Without a job and without a word from the daemon.
+    unreachable: float
+    max_job: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules look at; times are monotonic seconds."""
+
+    #: When this agent began.
+    began: float
+    #: When the daemon was last heard of; the beginning counts.
+    heard: float
+    #: When the daemon was last asked about an unclaimed instance; negative for never.
+    asked: float = -1.0
+    #: When the job was seen to start; negative for no job yet.
+    job_at: float = -1.0
+    #: When the job's process tree had ended; negative while it runs, or without one.
+    over_at: float = -1.0
+
+
+def decide(facts: Facts, limits: Limits, now: float, *, patience: float = 600.0) -> Verdict:
+    """The verdict; ``patience`` is how long a finished instance waits for the daemon's word."""
+    if facts.over_at >= 0:
+        return Verdict.END_LEFT if now - facts.over_at >= patience else Verdict.GO_ON
+    if facts.job_at >= 0:
+        exceeded = limits.max_job > 0 and now - facts.job_at >= limits.max_job
+        return Verdict.END_MAX_JOB if exceeded else Verdict.GO_ON
+    if limits.unreachable > 0 and now - facts.heard >= limits.unreachable:
+        return Verdict.END_UNREACHABLE
+    if limits.unclaimed > 0 and now - facts.began >= limits.unclaimed:
+        if facts.asked < 0 or now - facts.asked >= ASK_EVERY:
+            return Verdict.ASK
+    return Verdict.GO_ON

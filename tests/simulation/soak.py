@@ -1,0 +1,35 @@
+"""Play many seeds, or one again: ``python -m tests.simulation.soak --seeds 2000`` or ``--seed 17``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+
+from tests.simulation import worlds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int)
+    chosen = parser.parse_args()
+    logging.basicConfig(level=logging.DEBUG if chosen.seed is not None else logging.CRITICAL, format="%(message)s")
+    seeds = [chosen.seed] if chosen.seed is not None else range(chosen.first, chosen.first + chosen.seeds)
+    failed = []
+    started = time.monotonic()
+    for seed in seeds:
+        try:
+            worlds.play(seed)
+        except Exception as error:
+            failed.append(seed)
+            print(f"seed {seed}: {type(error).__name__}: {str(error)[:3000]}", flush=True)
+    took = time.monotonic() - started
+    print(f"{len(seeds)} seeds in {took:.1f} s, failed: {failed or 'none'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

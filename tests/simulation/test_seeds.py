@@ -1,0 +1,16 @@
+"""Random worlds under faults and crashes: the promises hold in each of them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.simulation import worlds
+
+SEEDS = int(os.environ.get("SEEDS", "200"))
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_the_promises_hold_whatever_breaks(seed: int) -> None:
+    worlds.play(seed)
