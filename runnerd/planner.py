@@ -477,6 +477,10 @@ class _Fleet:
         actions += self._idle(spare)
         actions += self._registers()
         actions += self._unsent(spare)
+        for instance in self._by_state[InstanceState.REGISTERING]:
+            action = self._gone(instance) or self._past(instance)
+            if action:
+                actions.append(action)
         for instance in self._by_state[InstanceState.UNKNOWN]:
             actions.append(Resolve(instance.id, wanted=self._unbound <= self._target))
         for instance in self._by_state[InstanceState.BOOTING]:
@@ -508,9 +512,17 @@ class _Fleet:
             return False
         return evidence.cloud is InstanceStatus.STOPPED or evidence.healthy is False
 
-    def _overdue(self, instance: Instance) -> Action | None:
+    def _past(self, instance: Instance) -> Action | None:
+        """The machine is dead, or its time is over."""
         if self._dead(instance):
             return Drain(instance.id, Reason.DEAD, "the agent is silent and the provider says it is dead")
+        if not self._hold and not self._held(instance) and self._now > instance.deadline > 0:
+            return Drain(instance.id, Reason.AGE, "its deadline has passed")
+        return None
+
+    def _overdue(self, instance: Instance) -> Action | None:
+        if self._dead(instance):
+            return self._past(instance)
         if self._hold or self._held(instance):
             return None
         limit = instance.busy_at + self._pool.max_job + SLACK
@@ -524,6 +536,9 @@ class _Fleet:
         return instance.hold_until > self._now
 
     def _slow(self, instance: Instance) -> Action | None:
+        over = self._past(instance)
+        if over:
+            return over
         if self._hold or self._held(instance):
             return None
         if self._now - instance.since > self._pool.boot:
@@ -537,12 +552,9 @@ class _Fleet:
         pool = self._pool
         waiting = self._by_state[InstanceState.READY] + self._by_state[InstanceState.REGISTERED]
         for instance in sorted(waiting, key=lambda one: one.since):
-            gone = self._gone(instance)
-            if gone:
-                actions.append(gone)
-                continue
-            if self._dead(instance):
-                actions.append(Drain(instance.id, Reason.DEAD, "the provider says the machine is dead"))
+            over = self._gone(instance) or self._past(instance)
+            if over:
+                actions.append(over)
                 continue
             if self._hold or self._held(instance):
                 continue

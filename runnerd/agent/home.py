@@ -1,4 +1,4 @@
-"""What the agent keeps on disk, so that a restart of its process is not a loss: nonce, session, and the runner's record.
+"""What the agent keeps on disk, so that a restart of its process is no loss: nonce, session, the runner's record.
 
 Files are for the agent's user alone (0600).  The runner's record is written before the runner is started: once it is
 there, this instance never registers again.

@@ -11,6 +11,8 @@ import json
 import logging
 import math
 import pathlib
+import queue
+import signal
 import threading
 import time
 import typing
@@ -66,11 +68,34 @@ class File:
         return Notice(reason[:200], at=time.monotonic() + seconds)
 
 
+class Signals:
+    """The signals by which a machine that shuts down, or a person, tells the agent itself to end."""
+
+    def __init__(self) -> None:
+        # Its put may interrupt anything, itself included: the one thing that a signal handler can safely do.
+        self._got: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def install(self) -> None:
+        """Take SIGTERM, SIGINT and SIGHUP of this process; from the main thread."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._take)
+
+    def _take(self, number: int, frame: object) -> None:
+        self._got.put(number)
+
+    def look(self) -> Notice | None:
+        try:
+            number = self._got.get_nowait()
+        except queue.Empty:
+            return None
+        return Notice(f"the agent was sent {signal.Signals(number).name}")
+
+
 class Watch:
-    """Looks at the sources from a thread of its own until one has a notice."""
+    """Looks at the sources from a thread of its own; each is told of once."""
 
     def __init__(
-        self, sources: typing.Sequence[Source], tell: typing.Callable[[Notice], None], *, every: float = 1.0
+        self, sources: typing.Sequence[Source], tell: typing.Callable[[Notice], None], *, every: float = 0.2
     ) -> None:
         self._sources, self._tell, self._every = sources, tell, every
         self._stop = threading.Event()
@@ -84,14 +109,15 @@ class Watch:
         self._stop.set()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
-            for source in self._sources:
+        silent = list(self._sources)
+        while silent and not self._stop.is_set():
+            for source in list(silent):
                 try:
                     found = source.look()
                 except Exception:
                     log.exception("a source of notices failed")
                     continue
                 if found is not None:
+                    silent.remove(source)
                     self._tell(found)
-                    return
             self._stop.wait(self._every)

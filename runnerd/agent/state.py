@@ -108,10 +108,15 @@ class State:
             self._heard = max(self._heard, now)
 
     def warn(self, notice: notices.Notice) -> None:
-        """The machine will be taken away."""
+        """The machine will be taken away; the soonest notice counts."""
         with self._condition:
-            if self._notice is None:
+            if self._notice is None or notice.at < self._notice.at:
                 self._notice = notice
+            self._condition.notify_all()
+
+    def wake(self) -> None:
+        """End the waits: something else has happened."""
+        with self._condition:
             self._condition.notify_all()
 
     def wait(self, seconds: float) -> None:

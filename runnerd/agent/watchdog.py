@@ -64,7 +64,7 @@ def decide(facts: Facts, limits: Limits, now: float, *, patience: float = 600.0)
         return Verdict.END_MAX_JOB if exceeded else Verdict.GO_ON
     if limits.unreachable > 0 and now - facts.heard >= limits.unreachable:
         return Verdict.END_UNREACHABLE
-    if limits.unclaimed > 0 and now - facts.began >= limits.unclaimed:
-        if facts.asked < 0 or now - facts.asked >= ASK_EVERY:
-            return Verdict.ASK
+    unclaimed = limits.unclaimed > 0 and now - facts.began >= limits.unclaimed
+    if unclaimed and (facts.asked < 0 or now - facts.asked >= ASK_EVERY):
+        return Verdict.ASK
     return Verdict.GO_ON

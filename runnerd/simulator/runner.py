@@ -415,9 +415,10 @@ def github(root: pathlib.Path) -> int:
 def _connect(service: Service, client_id: str) -> str:
     """Open the session, trying again while the service cannot be reached."""
     pause = 0.2
+    body = {"version": VERSION, "client_id": client_id, "nonce": uuid.uuid4().hex}
     while True:
         try:
-            _, answer = service.call("POST", "/sessions", {"version": VERSION, "client_id": client_id})
+            _, answer = service.call("POST", "/sessions", body)
             service.session = str(json.loads(answer)["session"])
             break
         except OSError as error:
@@ -440,6 +441,7 @@ def _listen(service: Service, session: str, client_id: str, work: pathlib.Path, 
             base = f"/sessions/{session}/jobs/{offered['id']}"
             _, answer = service.call("POST", base + "/start", b"")
         except Conflict:
+            time.sleep(0.2)
             continue
         except OSError as error:
             say(f"Runner connect error: {error}. Retrying until reconnected.")

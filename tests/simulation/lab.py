@@ -233,6 +233,13 @@ class Lab:
                 await asyncio.sleep(self.rng.uniform(0, 20))
                 await self.start()
 
+    async def drain(self, pool: str) -> None:
+        """A person drains a pool: nothing new is bought for it."""
+        assert self.daemon is not None
+        await self.daemon.store.write(store.Setting(f"drained/{pool}", "yes"))
+        self.daemon.station.settings[f"drained/{pool}"] = "yes"
+        self.daemon.station.wake()
+
     async def until(self, done: Callable[[], bool], *, within: float, step: float = 5.0) -> bool:
         """Let time pass until something holds; False when it does not within that time."""
         passed = 0.0

@@ -27,6 +27,8 @@ MOST_PAGES = 2000
 TOKEN_AGE = 60.0
 
 _SECRET = re.compile(r"\b(?:gl[a-z]{2,8}-|whsec_)[A-Za-z0-9_.\-+/=]{6,}")
+#: One entry of a Link header; its address may hold commas.
+_LINK = re.compile(r"<([^<>]*)>([^<]*)")
 _REMEDIES: Mapping[int, str] = {
     400: "",
     401: "Check that the token exists, is not expired and not revoked.",
@@ -250,10 +252,9 @@ class Rest:
 
     def _next(self, answer: http.Response) -> str:
         """The address of the next page, empty after the last."""
-        for part in answer.headers.get("link", "").split(","):
-            address, _, attributes = part.strip().partition(">")
-            if 'rel="next"' in attributes and address.startswith("<"):
-                address = address[1:]
+        entries: list[tuple[str, str]] = _LINK.findall(answer.headers.get("link", ""))
+        for address, attributes in entries:
+            if 'rel="next"' in attributes:
                 ours, theirs = urllib.parse.urlsplit(self._base), urllib.parse.urlsplit(address)
                 if (ours.scheme, ours.netloc) == (theirs.scheme, theirs.netloc):
                     return address

@@ -105,7 +105,8 @@ class Runners:
         return None if known is None else known + self._under_way[scope]
 
     def note(self, note: str) -> str:
-        return MARK + " ".join(part for part in (self._controller, note) if part)
+        """A maintenance note that says whose record it is."""
+        return note if note.startswith(MARK) else MARK + " ".join(part for part in (self._controller, note) if part)
 
     async def create(self, spec: base.QueueSpec, *, description: str, note: str) -> tuple[str, str]:
         """Make a record; returns its id and its token.  One POST, never repeated.

@@ -323,7 +323,7 @@ class Watch:
     async def _poll(self, slot: polling.Slot) -> None:
         """Ask for the waiting and the running jobs of a project, and for those followed that are neither."""
         project, asked, pages = slot.project, self._clock.now(), 0
-        views: list[jobs.JobView] = []
+        listed: set[int] = set()
         async for page in self._rest.pages(
             "/projects/{id}/jobs",
             what=f"list the waiting jobs of {project.path}",
@@ -333,14 +333,17 @@ class Watch:
             prepaid=True,
         ):
             pages += 1
-            views += self._read(page, project)
-        changes = await self._changes(project, views)
-        listed = {view.id for view in views}
+            views = self._read(page, project)
+            listed |= {view.id for view in views}
+            # Page by page: the first hundred jobs of a burst need not wait for the last.
+            await self._record(await self._changes(project, views), project.path)
         missing = [job for job in self._ledger.of(project.id) if job.id not in listed]
-        changes += await self._missing(project, missing)
-        await self._record(changes, project.path)
+        await self._record(await self._missing(project, missing), project.path)
         self._schedule.answered(slot, asked, busy=bool(self._ledger.of(project.id)), pages=pages)
         self._answered[project.scope] = max(self._answered.get(project.scope, 0.0), asked)
+        if project.scope not in self._ready and self._complete(project.scope):
+            # Demand has just become known, which is news even when nothing waits.
+            self._sink.wake()
         self._well("", "credential", "unreachable")
         if project.id in self._alarmed:
             self._alarmed.discard(project.id)
@@ -427,9 +430,20 @@ class Watch:
         fitting = matching.candidates(specs, view, project.path, public=project.public)
         protection = None
         if any(spec.protected_only for spec in fitting):
-            protection = await self._directory.protection(project)
+            protection = await self._protection(project)
         spec = matching.choose(fitting, view, protection)
         return spec.queue if spec is not None else None
+
+    async def _protection(self, project: discovery.Project) -> matching.Protection:
+        name = f"{self._rest.name}/{project.path}"
+        try:
+            found = await self._directory.protection(project)
+        except (errors.ForgeForbidden, errors.ForgeNotFound) as error:
+            # The other pools go on; jobs for protected refs wait, and a person is told why.
+            self._sink.alarm("forge", name, "protection", f"which refs are protected is not seen: {error}")
+            return matching.Protection()
+        self._sink.clear("forge", name, "protection")
+        return found
 
     async def _record(self, changes: Sequence[tuple[ledger.Change, jobs.JobView | None]], repo: str) -> None:
         """Make changes durable queue by queue, and only then believe them.  Raises :class:`errors.StoreError`."""

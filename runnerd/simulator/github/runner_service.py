@@ -53,10 +53,15 @@ class RunnerService:
         version = str(body.get("version") or "")
         if _parsed(version) < _parsed(self._state.options.oldest_runner):
             raise state.refuse(400, f"RunnerVersionTooOld: runner version {version} is deprecated")
+        nonce = str(body.get("nonce") or "")
+        if runner.session is not None and nonce and runner.extra.get("nonce") == nonce:
+            # The same process asks again because our answer was lost.
+            return http.json_response({"session": runner.session, "id": runner.id, "name": runner.name}, 201)
         try:
             session = self._registry.connect(runner, version=version)
         except runners.SessionConflict:
             raise state.refuse(409, "A session for this runner already exists.") from None
+        runner.extra["nonce"] = nonce
         return http.json_response({"session": session, "id": runner.id, "name": runner.name}, 201)
 
     async def disconnect(self, request: http.Request) -> http.Response:
@@ -78,6 +83,9 @@ class RunnerService:
 
     async def start(self, request: http.Request) -> http.Response:
         runner, job = self._held(request)
+        if job.stage == "running":
+            # Begun by this very session, whose answer was lost; it does not begin twice.
+            return http.json_response(self._job_json(request, runner, job))
         if not self._dispatch.start(job, runner):
             raise state.refuse(409, "The job is not assigned to this runner any more.")
         job.token = self._auth.mint_job_token(job.repo, job.id)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +20,7 @@ BASE = "http://127.0.0.1:8090"
 POLL = "*message*"
 
 
-def on_virtual_time(test: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a test on the virtual loop; the parameters stay visible as fixtures."""
-
-    @functools.wraps(test)
-    def wrapper(**arguments: Any) -> None:
-        virtual.run(test(**arguments))
-
-    wrapper.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]
-    return wrapper
+on_virtual_time = gh_lab.on_virtual_time
 
 
 class Wire:

@@ -205,6 +205,13 @@ class Lab:
         self.run(begin())
         self.wait(5)
 
+    def watch_again(self, *specs: base.QueueSpec) -> None:
+        """Reload: the same client, other queues."""
+        assert self._watching is not None
+        self._watching.cancel()
+        self.run(asyncio.wait_for(asyncio.gather(self._watching, return_exceptions=True), 60))  # type: ignore[arg-type]
+        self.watch(*specs)
+
     def crash(self) -> None:
         """Stop the client without a good-bye, and start another."""
 
@@ -237,6 +244,13 @@ class Lab:
     def fault(self, **fault: Any) -> None:
         answer = self.send("POST", "/_sim/faults", {"faults": [{"forge": "gitlab", **fault}]})
         assert answer.status < 300, answer.text
+
+    def mend_for(self, act: Callable[[], None], wanted: bool) -> None:
+        """Do something past the scripted faults."""
+        if wanted:
+            kept, self.app.faults.faults = self.app.faults.faults, []
+            act()
+            self.app.faults.faults = kept
 
     def mend(self) -> None:
         self.send("DELETE", "/_sim/faults")
@@ -321,6 +335,17 @@ def test_demand_is_unknown_before_the_first_round_and_known_after(lab: Lab) -> N
     update = lab.sink.updates[0]
     assert update.labels == ("gpu-t4",) and update.repo == "acme/ml" and update.run.isdigit()
     assert abs(update.at - START) < 3
+
+
+def test_demand_is_unknown_while_one_project_has_not_answered(lab: Lab) -> None:
+    lab.queue("gpu-t4")
+    lab.queue("gpu-t4", repo="acme/slow")
+    slow = lab.send("GET", "/projects/acme%2Fslow").json()["id"]
+    lab.fault(path=f"/api/v4/projects/{slow}/jobs", latency=20.0, count=1)
+    lab.watch()
+    assert not lab.forge.demand(GPU).known
+    lab.wait(20)
+    assert lab.forge.demand(GPU).known and lab.forge.demand(GPU).waiting == 2
 
 
 def test_a_group_without_jobs_has_known_empty_demand(lab: Lab) -> None:
@@ -574,6 +599,47 @@ def test_only_projects_that_the_operator_lets_in_count(lab: Lab) -> None:
     lab.queue("gpu-t4", repo="acme/other")
     lab.watch(spec(GPU, repos=("acme/nlp-*",)))
     assert dict(lab.forge.demand(GPU).repos) == {"acme/nlp-one": 1}
+
+
+def test_a_pool_for_protected_refs_takes_only_their_jobs(lab: Lab) -> None:
+    # The simulator does not list protected refs, so its answers are scripted.
+    lab.fault(path="/api/v4/projects/*/protected_branches", status=200, body=[{"name": "main"}, {"name": "rel/*"}])
+    lab.fault(path="/api/v4/projects/*/protected_tags", status=200, body=[])
+    for ref in ("main", "rel/1", "feature"):
+        lab.queue("gpu-t4", ref=ref)
+    lab.queue("gpu-a100", ref="feature")
+    lab.watch(spec(GPU, protected_only=True), spec(BIG))
+    assert (lab.forge.demand(GPU).waiting, lab.forge.demand(BIG).waiting) == (2, 1)
+    runner = lab.register("rd-1")
+    assert lab.send("GET", f"/runners/{runner.forge_id}").json()["access_level"] == "ref_protected"
+
+
+def test_other_pools_go_on_when_protected_refs_cannot_be_read(lab: Lab) -> None:
+    lab.queue("gpu-t4", ref="main")
+    lab.queue("gpu-a100", ref="main")
+    lab.watch(spec(GPU, protected_only=True), spec(BIG))
+    assert (lab.forge.demand(GPU).waiting, lab.forge.demand(BIG).waiting) == (0, 1)
+    assert ("forge", "gl/acme/ml", "protection") in lab.sink.alarms
+
+
+def test_a_reload_keeps_what_waits_and_what_runs(lab: Lab) -> None:
+    lab.queue("gpu-t4", count=2)
+    lab.watch()
+    machine = lab.connect(lab.register("rd-1"))
+    build = lab.run(machine.next_job(5))
+    machine.start(build)
+    lab.wait(20)
+    told = [update for update in lab.sink.updates if update.event is base.JobEvent.QUEUED]
+    lab.sink.waiting[GPU] = [
+        model.Job(update.key, GPU, update.repo, update.run, update.name, aliases=(update.alias,))
+        for update in told
+        if update.alias != str(build.id)
+    ]
+    before = len(lab.sink.updates)
+    lab.watch_again(spec(GPU), spec(BIG))
+    demand = lab.forge.demand(GPU)
+    assert (demand.known, demand.waiting, demand.running) == (True, 1, 1)
+    assert len(lab.sink.updates) == before, "nothing is told twice"
 
 
 # -- runners -------------------------------------------------------------------------------------------------------
@@ -901,6 +967,36 @@ def test_a_delivery_with_a_wrong_secret_is_refused(lab: Lab) -> None:
     assert {answer.status for answer in lab.answers} == {401} and lab.sink.updates == []
 
 
+def test_deliveries_late_twice_and_out_of_order_change_nothing(lab: Lab) -> None:
+    lab.queue("cpu")
+    lab.watch()
+    hook(lab, token="hook-token")
+    kept: list[tuple[dict[str, str], bytes]] = []
+    original = lab.forge.webhook
+
+    async def keep(headers: Mapping[str, str], body: bytes) -> base.WebhookAnswer:
+        kept.append((dict(headers), body))
+        return await original(headers, body)
+
+    lab.forge.webhook = keep  # type: ignore[method-assign]
+    [job] = lab.queue("gpu-t4")
+    machine = lab.connect(lab.register("rd-1"))
+    build = lab.run(machine.next_job(5))
+    lab.do(lambda: machine.start(build))
+    lab.wait(1)
+    lab.do(lambda: machine.finish(build))
+    lab.wait(1)
+    told = lab.sink.events()
+    assert [event for event, _ in told] == ["queued", "started", "completed"]
+    for index, (headers, body) in enumerate(reversed(kept)):
+        assert lab.run(original(headers, body)).status == 200
+        assert lab.run(original({**headers, "idempotency-key": f"new-{index}"}, body)).status == 200
+        lab.wait(30)
+    assert lab.sink.events() == told
+    assert (lab.forge.demand(GPU).waiting, lab.forge.demand(GPU).running) == (0, 0)
+    assert told[0] == ("queued", str(job))
+
+
 def test_a_flood_of_deliveries_becomes_one_poll(lab: Lab) -> None:
     lab.queue("cpu")
     lab.watch()
@@ -992,3 +1088,106 @@ def test_the_servers_clock_is_known_after_a_request(lab: Lab) -> None:
     lab.watch()
     date = lab.forge.server_date()
     assert date is not None and abs(date[0] - date[1]) < 3
+
+
+@pytest.mark.parametrize(
+    ("scopes", "level"),
+    [
+        (["api"], Level.OK),
+        (["create_runner", "manage_runner", "read_api"], Level.OK),
+        (["read_api"], Level.ERROR),
+    ],
+)
+def test_check_judges_the_scopes_of_the_token(lab: Lab, tmp_path: Path, scopes: list[str], level: Level) -> None:
+    lab.queue("gpu-t4")
+    answer = lab.send("POST", "/_sim/gitlab/tokens", {"scopes": scopes, "admin": True})
+    (tmp_path / "token").write_text(answer.json()["token"])
+    findings = [finding for finding in lab.run(lab.forge.check()) if finding.place == "forges.gl.token"]
+    assert [finding.level for finding in findings] == [level], findings
+    assert level is Level.OK or findings[0].remedy
+
+
+def test_check_names_a_group_that_is_not_there_and_a_dead_token(make: Callable[..., Lab], tmp_path: Path) -> None:
+    lab = make({"groups": ["acme", "nowhere"]})
+    wrong = [finding for finding in lab.run(lab.forge.check()) if finding.level is Level.ERROR]
+    assert [finding.place for finding in wrong] == ["forges.gl.groups.nowhere"] and "404" in wrong[0].message
+    lab.wait(120)
+    (tmp_path / "token").write_text("glpat-of-nobody-at-all")
+    [finding] = lab.run(lab.forge.check())
+    assert finding.level is Level.ERROR and "401" in finding.message and "glpat" not in finding.message
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_through_any_weather_the_end_is_known_and_no_working_runner_is_removed(
+    make: Callable[..., Lab], seed: int
+) -> None:
+    chance = random.Random(seed)
+    lab = make({"registration": "flavour" if seed % 4 == 3 else "instance"})
+    lab.queue("cpu", repo="acme/ml")
+    lab.watch()
+    effects: list[dict[str, Any]] = [
+        {"drop": "before"},
+        {"drop": "after"},
+        {"status": 500},
+        {"status": 429, "headers": {"Retry-After": "7"}},
+        {"html": True},
+        {"hang_after": True},
+        {"bom": True},
+    ]
+    for effect in effects:
+        lab.fault(probability=0.06, **effect)
+    machines: dict[str, tuple[base.RunnerConfig, Any, Any]] = {}
+    leaving: dict[str, model.Registration] = {}
+    queued: list[int] = []
+    hold = {"POST", "PUT", "DELETE"}
+    for step in range(60):
+        lab.mend_for(lambda: queued.extend(lab.queue("gpu-t4")), chance.random() < 0.3)
+        name = f"rd-{seed}-{step}"
+        try:
+            config_ = lab.register(name)
+            machine = lab.connect(config_)
+            build = lab.run(machine.next_job(1))
+            if build is not None:
+                machine.start(build)
+            machines[name] = (config_, machine, build)
+        except errors.ForgeError as error:
+            if error.maybe_created:
+                leaving[name] = lab.registration(name, "")
+        for name, (config_, machine, build) in list(machines.items()):
+            if build is not None and chance.random() < 0.2:
+                machine.finish(build)
+                machines[name] = (config_, machine, None)
+                machine.die()
+                build = None
+            if chance.random() < 0.3:
+                gone = leaving.setdefault(name, lab.registration(name, config_.forge_id))
+                try:
+                    outcome = lab.remove(gone)
+                except errors.ForgeError:
+                    continue
+                if outcome is base.Removal.REMOVED:
+                    assert build is None or build.state not in ("pending", "running"), "it worked"
+                    del machines[name], leaving[name]
+        lab.wait(chance.uniform(1, 40))
+    assert hold & {request.method for _, request in lab.transport.sent}
+    lab.mend()
+    for config_, machine, build in machines.values():
+        if build is not None:
+            machine.finish(build)
+        machine.die()
+    lab.wait(400)
+    waiting = sum(1 for id_ in queued if lab.sim.jobs.get(id_).state == "pending")
+    demand = lab.forge.demand(GPU)
+    assert (demand.known, demand.waiting, demand.running) == (True, waiting, 0)
+    told = {update.alias for update in lab.sink.updates if update.event is base.JobEvent.COMPLETED}
+    assert told == {str(id_) for id_ in queued if lab.sim.jobs.get(id_).state in ("success", "failed")}
+    for name in [*machines, *leaving]:
+        known = machines[name][0].forge_id if name in machines else ""
+        for _ in range(60):
+            if lab.remove(leaving.get(name) or lab.registration(name, known)) is base.Removal.REMOVED:
+                break
+            lab.wait(20)
+        else:
+            raise AssertionError(f"{name} was never removed")
+    left = [row["description"] for row in lab.listed()]
+    assert [name for name in left if not name.startswith("runnerd ")] == []

@@ -7,8 +7,10 @@ import json
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +183,23 @@ async def test_a_repeated_request_starts_what_a_crash_prevented_and_nothing_twic
             break
         await asyncio.sleep(0.02)
     assert starts.read_text() == "started\n"
+
+
+async def test_a_caller_that_loses_patience_does_not_stop_the_launch(cloud: Cloud) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    busy = threading.Event()
+    cloud.provisioner._followed = time.time() + 60
+    request = await cloud.request("one", STAYS)
+    blocked = asyncio.get_running_loop().run_in_executor(None, busy.wait)
+    creating = asyncio.ensure_future(cloud.provisioner.create(request))
+    await asyncio.sleep(0.05)
+    creating.cancel()
+    await asyncio.gather(creating, return_exceptions=True)
+    busy.set()
+    await blocked
+    await cloud.provisioner.close()
+    assert cloud.members("one")
+    assert (await cloud.provisioner.list_owned()).views[0].status is InstanceStatus.RUNNING
 
 
 DAEMON = """

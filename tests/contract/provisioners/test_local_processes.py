@@ -95,18 +95,20 @@ async def test_nothing_of_the_boot_script_is_in_any_command_line(yard: Yard) -> 
 
 
 async def test_a_delete_ends_also_what_left_the_group_and_shed_its_environment(yard: Yard, tmp_path: Path) -> None:
-    ready = tmp_path / "ready"
+    shed, stubborn = tmp_path / "shed", tmp_path / "stubborn"
     script = (
-        "#!/bin/sh\ntrap '' TERM\nsetsid env -i /bin/sleep 61 &\n"
-        f"(setsid sh -c 'trap \"\" TERM; echo ready > {ready}; while :; do sleep 1; done' &)\n"
+        "#!/bin/sh\ntrap '' TERM\n"
+        f"(setsid env -i /bin/sh -c 'echo $$ > {shed}; exec /bin/sleep 61' &)\n"
+        f"(setsid sh -c 'trap \"\" TERM; echo $$ > {stubborn}; while :; do sleep 1; done' &)\n"
         "while :; do sleep 1; done\n"
     )
     await yard.provisioner.create(yard.request("one", script))
-    await until_written(ready)
-    members = yard.members("one")
-    assert len(members) >= 4
+    strays = [identity.identify(int(await until_written(path))) for path in (shed, stubborn)]
     await yard.provisioner.delete("one")
-    assert not any(identity.alive(one) for one in members)
+    for stray in strays:
+        assert stray is not None
+        escaped = identity.send(stray, signal.SIGKILL)
+        assert not escaped
     assert await yard.status("one") is base.InstanceStatus.GONE
 
 
@@ -165,6 +167,12 @@ async def test_a_dead_supervisor_takes_the_script_along_and_the_rest_is_shown_as
     assert who is not None
     identity.send(who, signal.SIGKILL)
     await yard.until("one", base.InstanceStatus.STOPPED)
+    for _ in range(100):
+        left = [Path(f"/proc/{one.pid}/cmdline").read_bytes() for one in yard.members("one")]
+        if left == [b"sleep\x0061\x00"] or left == [b"sleep\x0061\x00", b"sleep\x0062\x00"]:
+            break
+        await asyncio.sleep(0.02)
+    assert not any(line.startswith(b"/bin/sh") for line in left)
     await yard.provisioner.delete("one")
     assert await yard.status("one") is base.InstanceStatus.GONE
     assert yard.members("one") == []
@@ -290,6 +298,17 @@ async def test_a_create_that_was_on_record_but_not_started_is_finished_at_the_ne
     await again.provisioner.create(request)
     assert await until_written(starts) == "started\n"
     assert await again.status("one") is base.InstanceStatus.RUNNING
+
+
+async def test_however_often_it_is_launched_the_script_starts_once(yard: Yard, tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    await yard.provisioner.create(yard.request("one", f"#!/bin/sh\necho started >> {starts}\nsleep 61\n"))
+    launches = (asyncio.to_thread(yard.provisioner._room._launch, yard.instance("one")) for _ in range(4))
+    await asyncio.gather(*launches)
+    who = records.supervisor(yard.instance("one"))
+    assert who is not None and identity.alive(who)
+    await asyncio.sleep(0.2)
+    assert await until_written(starts) == "started\n"
 
 
 async def test_a_delete_before_the_start_is_final(yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,6 +147,24 @@ async def test_a_runner_that_is_terminated_fails_its_job_and_kills_the_script(si
     assert not mark.exists()
 
 
+async def test_lost_answers_do_not_make_a_job_run_twice(simulator, tmp_path):
+    lost = [
+        {"path": f"/_sim/runner/sessions{tail}", "method": "POST", "drop": "after", "count": 1}
+        for tail in ("", "/{session}/jobs/{job}/start", "/{session}/jobs/{job}/finish")
+    ]
+    await simulator.call("POST", "/_sim/faults", {"faults": lost})
+    count = tmp_path / "count"
+    body = {"forge": "github", "repo": "acme/ml", "labels": ["gpu-t4"], "script": [f"echo x >> {count}"]}
+    [id] = (await simulator.call("POST", "/_sim/jobs", body))["ids"]
+    runner = await simulator.runner("r1", tmp_path / "root")
+    output = (await asyncio.wait_for(runner.communicate(), 25))[0].decode()
+    assert "completed with result: Succeeded" in output
+    job = await simulator.job(id)
+    assert (job["conclusion"], job["starts"], count.read_text()) == ("success", 1, "x\n")
+    used = (await simulator.call("GET", "/_sim/faults"))["faults"]
+    assert [fault["hits"] for fault in used] == [1, 1, 1]
+
+
 async def test_an_idle_runner_that_is_terminated_keeps_its_registration(simulator, tmp_path):
     runner = await simulator.runner("idle", tmp_path / "root")
     await line_with(runner, "Listening for Jobs")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
+import inspect
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +16,20 @@ from typing import Any
 from runnerd import config, errors, http, model, secrets
 from runnerd.forges import base
 from runnerd.forges.github import GitHub
+from tests.simulation import virtual
 
 TOKEN = "ghp_testtesttesttesttesttesttesttesttest"
+
+
+def on_virtual_time(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a test on the virtual loop; the parameters stay visible as fixtures."""
+
+    @functools.wraps(test)
+    def wrapper(**arguments: Any) -> None:
+        virtual.run(test(**arguments))
+
+    wrapper.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]
+    return wrapper
 
 
 class Sink:

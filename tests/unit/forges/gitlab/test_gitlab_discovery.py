@@ -64,6 +64,17 @@ async def test_a_project_belongs_to_one_scope_only(client: rest.Rest, clock: Clo
     assert known.owner("acmeother/x") is None and known.owner("acme") is None
 
 
+async def test_a_project_listed_by_itself_is_left_out_of_its_group(
+    client: rest.Rest, server: Server, clock: Clock
+) -> None:
+    server.answers = [ok({"id": 3}), ok([ROW, {"id": 8, "path_with_namespace": "acme/other"}]), ok(ROW)]
+    known = directory(client, clock, projects=["acme/ml"])
+    for scope in known.scopes:
+        await known.refresh(scope)
+    assert [project.id for project in known.projects("acme")] == [8]
+    assert [project.id for project in known.projects("acme/ml")] == [7]
+
+
 async def test_protected_refs_are_asked_once_in_five_minutes(client: rest.Rest, server: Server, clock: Clock) -> None:
     def answer(request: http.Request) -> http.Response:
         return ok([{"name": "main"}] if "branches" in request.url else [{"name": "v*"}])

@@ -99,8 +99,11 @@ async def test_an_unclear_get_created_nothing(client: rest.Rest, server: Server)
 
 
 async def test_pages_follow_the_link_as_it_is(client: rest.Rest, server: Server) -> None:
-    following = "https://gitlab.test/api/v4/projects/1/jobs?cursor=eyJ%3D&weird=%5B%5D"
-    server.answers = [ok([{"id": 1}], link=f'<{following}>; rel="next", <https://x/>; rel="first"'), ok([{"id": 2}])]
+    following = "https://gitlab.test/api/v4/projects/1/jobs?cursor=eyJ%3D&weird=%5B%5D&scope=a,b;c"
+    server.answers = [
+        ok([{"id": 1}], link=f'<https://x/>; rel="first", <{following}>; rel="next", <https://y/>; rel="last"'),
+        ok([{"id": 2}], link='<https://x/>; rel="first"'),
+    ]
     rows = await client.rows("/projects/{id}/jobs", what="list", path={"id": 1})
     assert [row["id"] for row in rows] == [1, 2]
     assert server.sent[1].url == following

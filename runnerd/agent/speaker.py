@@ -1,0 +1,138 @@
+"""The one thread that speaks to the daemon while the instance lives: reports, in their order, and heartbeats.
+
+One thread, because order matters: "job started" before "job ended", and no heartbeat that still tells of a job after
+the report of its end.  A report is repeated until it is answered; the daemon takes a repeated one for what it is.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import random
+import threading
+import time
+import typing
+
+from runnerd.agent import client, state
+
+log = logging.getLogger("agent.speaker")
+
+
+class Speaker:
+    """Delivers reports and heartbeats."""
+
+    def __init__(self, line: client.Client, own: state.State, *, heartbeat: float, rng: random.Random) -> None:
+        self._line, self._own = line, own
+        self._heartbeat = heartbeat
+        self._backoff = client.Backoff(0.3, 10.0, rng)
+        self._condition = threading.Condition()
+        self._reports: collections.deque[tuple[str, typing.Callable[[], None]]] = collections.deque()
+        self._poked = True
+        self._stopped = False
+        self._silent = False
+        self._thread = threading.Thread(target=self._run, name="speaker", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def report(self, what: str, send: typing.Callable[[], None]) -> None:
+        """Send this, after what was reported before, until it is answered; followed by a heartbeat."""
+        with self._condition:
+            self._reports.append((what, send))
+            self._poked = True
+            self._condition.notify_all()
+
+    def poke(self) -> None:
+        """Send a heartbeat now."""
+        with self._condition:
+            self._poked = True
+            self._condition.notify_all()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until every report is answered; False when time ran out."""
+        deadline = time.monotonic() + seconds
+        with self._condition:
+            while self._reports:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._condition.wait(left)
+            return True
+
+    def stop(self) -> None:
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
+
+    def _run(self) -> None:
+        beat_at = retry_at = 0.0
+        while True:
+            with self._condition:
+                while not self._stopped:
+                    now = time.monotonic()
+                    due = self._poked or now >= beat_at
+                    if (self._reports and now >= retry_at) or due:
+                        break
+                    self._condition.wait(min(beat_at, retry_at if self._reports else beat_at) - now)
+                if self._stopped:
+                    return
+                self._poked = False
+                deliver = bool(self._reports) and time.monotonic() >= retry_at
+            delivered = deliver and self._deliver()
+            if deliver and not delivered:
+                retry_at = time.monotonic() + self._backoff.pause()
+            if due or delivered:
+                self._beat()
+                beat_at = time.monotonic() + self._heartbeat
+
+    def _deliver(self) -> bool:
+        """Send all reports that there are; False when one could not be delivered."""
+        while True:
+            with self._condition:
+                if not self._reports or self._stopped:
+                    return True
+                what, send = self._reports[0]
+            try:
+                send()
+            except client.Unreachable as error:
+                log.warning("%s could not be reported: %s", what, error)
+                return False
+            except client.Refused as error:
+                # The daemon has decided; saying it again changes nothing.
+                log.error("the report of %s was refused: %s", what, error)
+            else:
+                self._backoff.reset()
+                self._own.hear(time.monotonic())
+            with self._condition:
+                self._reports.popleft()
+                self._condition.notify_all()
+
+    def _beat(self) -> None:
+        body = self._own.body()
+        try:
+            answer = self._line.heartbeat(body)
+            action = answer.get("action")
+            if action not in ("continue", "stop", "end"):
+                raise client.Unreachable("the answer to a heartbeat holds no known action")
+        except client.Unreachable as error:
+            if not self._silent:
+                log.warning("the daemon cannot be reached: %s", error)
+            self._silent = True
+            return
+        except client.Refused as error:
+            log.error("the heartbeat was refused: %s", error)
+            # Not allowed any more: with a job that changes nothing, without one there is nothing to stay for.
+            if error.status == 403 and not body["worker"]:
+                self._own.obey(state.Order("end", "refused", worker=False), now=time.monotonic())
+            return
+        if self._silent:
+            log.info("the daemon answers again")
+        self._silent = False
+        try:
+            self._heartbeat = client.clamp(answer.get("heartbeat", self._heartbeat))
+        except (TypeError, ValueError):
+            pass
+        order = None
+        if action != "continue":
+            order = state.Order(action, str(answer.get("reason", "")), worker=bool(body["worker"]))
+        self._own.obey(order, now=time.monotonic())
