@@ -314,7 +314,7 @@ class Controller:
         controller = self.station.config.controller
         new = [
             Instance(
-                id=InstanceId(f"{controller[:16]}-{action.pool[:18]}-{self.station.fresh_name()}".replace("_", "-")),
+                id=InstanceId(registrar.name_prefix(controller, action.pool) + self.station.fresh_name()),
                 pool=action.pool,
                 state=InstanceState.PLANNED,
                 created_at=now,

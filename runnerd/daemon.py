@@ -137,6 +137,7 @@ class Daemon:
         self._watch_forges()
         self._background.spawn("reconcile", self.controller.run())
         self._background.spawn("housekeeping", self._keep_house())
+        self._background.spawn("runner sweep", self.controller.registrar.sweep_for_ever())
         self.started_at = now()
 
     async def _spells(self) -> list[budget.Spell]:
@@ -450,7 +451,7 @@ def provisioner(settings: config.Provider, context: base.Context) -> base.Provis
 
 
 def forge_factory(
-    *, clock: clock.Clock, rng: random.Random, on_request: Callable[[str, str, int], None]
+    controller: str, *, clock: clock.Clock, rng: random.Random, on_request: Callable[[str, str, int], None]
 ) -> ForgeFactory:
     """Makes clients that talk to real forges."""
     from runnerd.forges.github import GitHub
@@ -464,6 +465,8 @@ def forge_factory(
 
         if isinstance(settings, config.GitHubForge):
             return GitHub(name, settings, clock=clock, transport=transport, rng=rng, on_request=count)
-        return GitLab(name, settings, clock=clock, transport=transport, rng=rng, on_request=count)
+        return GitLab(
+            name, settings, clock=clock, transport=transport, rng=rng, on_request=count, controller=controller
+        )
 
     return make

@@ -457,7 +457,8 @@ class _Fleet:
                 InstanceState.READY,
             )
         )
-        self._target = sum(self._open.values()) + (0 if pool.drained or pool.retired else pool.warm)
+        # A drained pool registers nothing, so nothing that rises there is of use.
+        self._target = 0 if pool.drained or pool.retired else sum(self._open.values()) + pool.warm
         self._demand_known = all(view.demand.known for view in pool.queues)
 
     # -- per instance ------------------------------------------------------------------------------------------
@@ -474,9 +475,13 @@ class _Fleet:
             action = self._gone(instance) or self._overdue(instance)
             if action:
                 actions.append(action)
-        actions += self._idle(spare)
-        actions += self._registers()
-        actions += self._unsent(spare)
+        unsent = self._unsent(spare)
+        # What is dropped unsent is no longer spare: an idle one must not go for the same surplus.
+        spare -= sum(isinstance(action, Drop) for action in unsent)
+        leaving = self._idle(spare)
+        actions += leaving
+        actions += self._registers({action.instance for action in leaving})
+        actions += unsent
         for instance in self._by_state[InstanceState.REGISTERING]:
             action = self._gone(instance) or self._past(instance)
             if action:
@@ -489,7 +494,7 @@ class _Fleet:
                 actions.append(action)
         return actions
 
-    def _gone(self, instance: Instance) -> Action | None:
+    def _gone(self, instance: Instance) -> Close | None:
         evidence = self._evidence.get(instance.id)
         if evidence is None:
             return None
@@ -512,7 +517,7 @@ class _Fleet:
             return False
         return evidence.cloud is InstanceStatus.STOPPED or evidence.healthy is False
 
-    def _past(self, instance: Instance) -> Action | None:
+    def _past(self, instance: Instance) -> Drain | None:
         """The machine is dead, or its time is over."""
         if self._dead(instance):
             return Drain(instance.id, Reason.DEAD, "the agent is silent and the provider says it is dead")
@@ -546,32 +551,40 @@ class _Fleet:
             return Drain(instance.id, Reason.BOOT_TIMEOUT, detail)
         return None
 
-    def _idle(self, spare: int) -> list[Action]:
+    def _idle(self, spare: int) -> list[Drain | Close]:
         """End what waits for work that does not come, oldest first, never more than is spare."""
-        actions: list[Action] = []
+        actions: list[Drain | Close] = []
+        idle: list[Instance] = []
         pool = self._pool
         waiting = self._by_state[InstanceState.READY] + self._by_state[InstanceState.REGISTERED]
         for instance in sorted(waiting, key=lambda one: one.since):
-            over = self._gone(instance) or self._past(instance)
+            over = self._gone(instance) or self._past(instance) or self._outlived(instance)
             if over:
                 actions.append(over)
-                continue
-            if self._hold or self._held(instance):
-                continue
-            registered = instance.state is InstanceState.REGISTERED
-            if pool.retired:
-                actions.append(Drain(instance.id, Reason.RETIRED))
-            elif self._now - instance.created_at > pool.max_idle_age or not self._time_for_a_job(instance):
-                actions.append(Drain(instance.id, Reason.AGE))
-            elif self._now - instance.since > pool.idle and self._demand_known:
-                if registered and self._queue_wants(instance):
+                # It was supply until now.
+                spare -= instance.state is InstanceState.READY
+            elif self._now - instance.since > pool.idle and not self._hold and not self._held(instance):
+                idle.append(instance)
+        for instance in idle if self._demand_known else ():
+            if instance.state is InstanceState.REGISTERED:
+                if self._queue_wants(instance):
                     continue
-                if not registered:
-                    if spare <= 0:
-                        continue
-                    spare -= 1
-                actions.append(Drain(instance.id, Reason.IDLE))
+            elif spare <= 0:
+                continue
+            else:
+                spare -= 1
+            actions.append(Drain(instance.id, Reason.IDLE))
         return actions
+
+    def _outlived(self, instance: Instance) -> Drain | None:
+        """A waiting instance that no job should land on any more."""
+        if self._hold or self._held(instance):
+            return None
+        if self._pool.retired:
+            return Drain(instance.id, Reason.RETIRED)
+        if self._now - instance.created_at > self._pool.max_idle_age or not self._time_for_a_job(instance):
+            return Drain(instance.id, Reason.AGE)
+        return None
 
     def _time_for_a_job(self, instance: Instance) -> bool:
         """An instance serves a job only if the whole of ``max_job`` fits before its deadline."""
@@ -584,14 +597,14 @@ class _Fleet:
             view.queue == instance.queue and view.demand.waiting > view.pickups for view in self._pool.queues
         )
 
-    def _registers(self) -> list[Action]:
+    def _registers(self, leaving: set[model.InstanceId]) -> list[Action]:
         """Give ready instances to the queues that wait, the one with most open jobs first."""
         if self._pool.drained or self._pool.retired:
             return []
         ready = [
             instance
             for instance in self._by_state[InstanceState.READY]
-            if self._time_for_a_job(instance) and self._asks(instance)
+            if instance.id not in leaving and self._time_for_a_job(instance) and self._asks(instance)
         ]
         if not ready:
             return []

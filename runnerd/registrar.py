@@ -7,6 +7,7 @@ another is tried: a runner that nobody holds the key of would count as capacity 
 from __future__ import annotations
 
 import logging
+import re
 
 from runnerd import agents, errors, model, station
 from runnerd.forges import base as forges
@@ -15,12 +16,18 @@ from runnerd.model import InstanceId, InstanceState, Queue, Registration, Regist
 log = logging.getLogger(__name__)
 
 
+#: Seconds between looks for runners that nobody knows of.
+SWEEP_EVERY = 300.0
+
+
 class Registrar:
     """Registers and deregisters runners."""
 
     def __init__(self, station: station.Station, agents: agents.Agents) -> None:
         self._station = station
         self._agents = agents
+        #: Runner names seen at a forge without a row; removed when seen again.
+        self._strangers: set[tuple[Queue, str]] = set()
 
     def _forge(self, queue: Queue) -> forges.Forge | None:
         return self._station.forges.get(queue.forge)
@@ -210,3 +217,56 @@ class Registrar:
         if outcome is forges.Removal.REMOVED:
             await rows.step_registration(registration.id, RegistrationState.GONE)
         return outcome
+
+    # -- sweeping ----------------------------------------------------------------------------------------------
+
+    async def sweep_for_ever(self) -> None:
+        """Look for runners of ours that no row knows, until cancelled."""
+        while True:
+            await self._station.clock.sleep(SWEEP_EVERY)
+            for spec in self._station.specs:
+                try:
+                    await self.sweep(spec.queue)
+                except (errors.ForgeError, errors.TransportError) as error:
+                    log.info("%s: runners cannot be listed: %s", spec.queue, error)
+
+    async def sweep(self, queue: Queue) -> None:
+        """Remove runners that carry a name of ours and belong to nothing, once two listings have shown them.
+
+        A forge has been seen to confirm a removal that it did not make; such a runner would stay for a day.
+        """
+        forge = self._forge(queue)
+        if forge is None:
+            return
+        prefix = re.escape(name_prefix(self._station.config.controller, queue.pool))
+        ours = re.compile(rf"(?P<id>{prefix}[a-z0-9]{{10}})(-\d+)?")
+        listing = await forge.list_runners(queue)
+        seen: set[tuple[Queue, str]] = set()
+        for view in listing.views:
+            found = ours.fullmatch(view.name)
+            if found is None or InstanceId(found["id"]) in self._station.rows.instances:
+                continue
+            if self._station.rows.runner(view.name) is not None:
+                continue
+            if (queue, view.name) not in self._strangers:
+                seen.add((queue, view.name))
+                continue
+            now = self._station.clock.now()
+            stray = Registration(
+                id=RegistrationId(""),
+                instance=InstanceId(found["id"]),
+                queue=queue,
+                runner_name=view.name,
+                state=RegistrationState.REMOVING,
+                created_at=now,
+                since=now,
+                forge_id=view.forge_id,
+            )
+            if await forge.deregister(stray) is not forges.Removal.REMOVED:
+                seen.add((queue, view.name))
+        self._strangers = {one for one in self._strangers if one[0] != queue} | seen
+
+
+def name_prefix(controller: str, pool: str) -> str:
+    """How the names of a pool's instances, and so of their runners, begin."""
+    return f"{controller[:16]}-{pool[:18]}-".replace("_", "-")

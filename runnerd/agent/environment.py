@@ -76,6 +76,9 @@ def prepare(home: pathlib.Path, shared: pathlib.Path, who: Account | None) -> Pl
             hooks=hooks.Hooks(base / "hooks", base / "marks", base / "hooks" / "gpu.txt"),
             account=who,
         )
+        # A job of another time may have left marks here; they would be taken for this one's.
+        shutil.rmtree(place.hooks.marks, ignore_errors=True)
+        place.hooks.facts.unlink(missing_ok=True)
         for path, mode in ((place.bin, 0o755), (place.hooks.directory, 0o755)):
             path.mkdir(exist_ok=True)
             path.chmod(mode)

@@ -187,7 +187,6 @@ class Life:
             pace=self._pace,
             on_job=lambda: voice.report("the job's start", lambda: self._line.job("started")),
         ).work()
-        self._own.end_job()
         self._report(outcome, worker, voice)
         self._linger(voice)
 
@@ -281,8 +280,7 @@ class Life:
         detail = self._secrets.redact(detail)
         log.error("%s: %s", stage, detail)
         assert self._voice is not None
-        self._own.enter(state.Phase.FINISHED)
-        self._voice.report("a failure", lambda: self._line.failed(stage, detail))
+        self._voice.report("a failure", lambda: self._line.failed(stage, detail), change=self._own.end_job)
         return Leave(f"{stage} failed")
 
     # -- the end -----------------------------------------------------------------------------------------------
@@ -290,7 +288,7 @@ class Life:
     def _report(self, outcome: shift.Outcome, worker: runner.Runner, voice: speaker.Speaker) -> None:
         if outcome.job or outcome.stopped or outcome.gone:
             result = outcome.result or ("deregistered" if outcome.gone else "none")
-            voice.report("the job's end", lambda: self._line.job("ended", result))
+            voice.report("the job's end", lambda: self._line.job("ended", result), change=self._own.end_job)
             return
         said = worker.last_line()
         detail = f"the runner ended with status {worker.code} and without a job" + (f": {said}" if said else "")

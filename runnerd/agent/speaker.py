@@ -35,9 +35,16 @@ class Speaker:
     def start(self) -> None:
         self._thread.start()
 
-    def report(self, what: str, send: typing.Callable[[], None]) -> None:
-        """Send this, after what was reported before, until it is answered; followed by a heartbeat."""
+    def report(
+        self, what: str, send: typing.Callable[[], None], *, change: typing.Callable[[], None] | None = None
+    ) -> None:
+        """Send this, after what was reported before, until it is answered; followed by a heartbeat.
+
+        ``change`` alters the agent's state; no heartbeat tells of that before the report was sent.
+        """
         with self._condition:
+            if change is not None:
+                change()
             self._reports.append((what, send))
             self._poked = True
             self._condition.notify_all()
@@ -60,9 +67,11 @@ class Speaker:
             return True
 
     def stop(self) -> None:
+        """Say nothing more; what is being said has a second to end."""
         with self._condition:
             self._stopped = True
             self._condition.notify_all()
+        self._thread.join(1.0)
 
     def _run(self) -> None:
         beat_at = retry_at = 0.0
@@ -82,7 +91,13 @@ class Speaker:
             if deliver and not delivered:
                 retry_at = time.monotonic() + self._backoff.pause()
             if due or delivered:
-                self._beat()
+                with self._condition:
+                    if self._reports and time.monotonic() >= retry_at:
+                        # Came meanwhile: it goes first.
+                        self._poked = True
+                        continue
+                    body = self._own.body()
+                self._beat(body)
                 beat_at = time.monotonic() + self._heartbeat
 
     def _deliver(self) -> bool:
@@ -107,8 +122,7 @@ class Speaker:
                 self._reports.popleft()
                 self._condition.notify_all()
 
-    def _beat(self) -> None:
-        body = self._own.body()
+    def _beat(self, body: dict[str, typing.Any]) -> None:
         try:
             answer = self._line.heartbeat(body)
             action = answer.get("action")

@@ -20,6 +20,7 @@ from provisioners import base
 from provisioners.fake import Fake
 from provisioners.fake.cloud import FakeCloud
 from runnerd import agents, budget, config, daemon, errors, model, store, tasks
+from runnerd.forges import base as forges
 from runnerd.forges.base import Forge
 from runnerd.forges.github import GitHub
 from runnerd.forges.gitlab import GitLab
@@ -85,6 +86,7 @@ class Lab:
     #: Instances that a person ordered to end.
     ordered: set[str] = field(default_factory=set)
     _main: asyncio.Task[Any] | None = None
+    _lies: list[asyncio.Task[None]] = field(default_factory=list)
     _watch: asyncio.Task[None] | None = None
 
     @classmethod
@@ -156,7 +158,7 @@ class Lab:
             common: dict[str, Any] = {"clock": clock, "transport": transport, "rng": rng, "on_request": None}
             if isinstance(settings, config.GitHubForge):
                 return GitHub(name, settings, **common)
-            return GitLab(name, settings, **common)
+            return GitLab(name, settings, controller="sim", **common)
 
         made = daemon.Daemon(
             self.settings(),
@@ -172,6 +174,7 @@ class Lab:
 
         async def main() -> None:
             await made.start()
+            made.station.rows.on_step.append(self._check_blind)
             self.mutate(made)
 
         self._main = asyncio.get_running_loop().create_task(main(), name="daemon main")
@@ -264,6 +267,48 @@ class Lab:
         if row is not None and row.reason in (model.Reason.MAX_JOB, model.Reason.OPERATOR):
             return
         self.violations.append(f"murder: attempt {key} is deleted while its job runs (row: {row})")
+
+    def _check_blind(self, old: model.Instance, new: model.Instance) -> None:
+        """What the daemon writes off must not live."""
+        gone = new.state is model.InstanceState.GONE or (
+            old.state is model.InstanceState.UNKNOWN
+            and new.state in (model.InstanceState.PLANNED, model.InstanceState.FAILED)
+        )
+        if not gone or old.attempt is None:
+            return
+        for machine in self.live():
+            running = machine.status(self.clock.now()) in (base.InstanceStatus.RUNNING, base.InstanceStatus.PENDING)
+            if machine.key == old.attempt and running:
+                self.violations.append(f"blind: {old.id} is written off ({old.state}) and lives")
+
+    def lie(self) -> None:
+        """The forge says of a running job that it has ended; this has been seen (actions/runner#4492)."""
+        if self._agents() is None or self.daemon is None:
+            return
+        for row in self._rows().values():
+            job = self.daemon.station.rows.jobs.get(row.job) if row.job else None
+            if row.state is model.InstanceState.BUSY and job is not None and row.queue is not None:
+                update = forges.JobUpdate(
+                    event=forges.JobEvent.COMPLETED,
+                    queue=row.queue,
+                    repo=job.repo,
+                    run=job.run,
+                    name=job.name,
+                    runner_name=job.runner_name or row.id,
+                    conclusion="success",
+                )
+                self._lies.append(asyncio.get_running_loop().create_task(self._tell(row.queue, update)))
+
+    async def _tell(self, queue: model.Queue, update: forges.JobUpdate) -> None:
+        daemon = self.daemon
+        if daemon is not None and self._agents() is not None:
+            await daemon.controller.intake.record(queue, [update])
+
+    def cancel(self) -> None:
+        """A person cancels everything that waits."""
+        for job in self.jobs():
+            if job.status == "queued":
+                self.app.halves[job.forge].cancel_job(job)
 
     def _rows(self) -> Mapping[model.InstanceId, model.Instance]:
         if self.daemon is None or not hasattr(self.daemon, "station"):
@@ -361,7 +406,7 @@ class Lab:
         await self.kill()
         if self._watch is not None:
             self._watch.cancel()
-        for task in list(self.machines._tasks):
+        for task in [*self.machines._tasks, *self._lies]:
             task.cancel()
         await asyncio.sleep(0)
         await self.app.world.close()

@@ -34,7 +34,8 @@ def _plan(seed: int) -> lab.Plan:
     warm = rng.choice((0, 0, 1))
     limits = f"{{instances: {rng.choice((2, 4, 8))}}}"
     if rng.random() < 0.3:
-        limits = f"{{instances: 8, dollars_per_day: {rng.choice((20, 40))}}}"
+        # Room for two or three at once; a warm one is committed until its deadline a day later.
+        limits = f"{{instances: 8, dollars_per_day: {rng.choice((1, 1.5)) + 20 * warm}}}"
     return lab.Plan(
         seed=seed,
         forges=forges,
@@ -100,6 +101,8 @@ def _forge_faults(rng: random.Random, start: float) -> list[faults.Fault]:
         {"empty": True, "probability": 0.02},
         {"outage": True, "since": start + 200, "until": start + 200 + rng.choice((30, 300))},
         {"latency": 5.0, "probability": 0.1},
+        # The forge says that a runner is gone when it is not: the second witness must hold.
+        {"method": "DELETE", "path": "*/agents/*", "status": 204, "probability": 0.7},
     )
     drawn = []
     for kind in kinds:
@@ -118,7 +121,12 @@ async def _story(world: lab.Lab, mutate: Callable[[daemons.Daemon], None]) -> No
         world.app.faults.add(fault)
     for _ in range(rng.randrange(1, 5)):
         world.queue(rng.choice(names), count=rng.randrange(1, 5), duration=rng.choice((5, 30, 120)))
-        await world.sleep(rng.uniform(1, 90))
+        await world.sleep(rng.uniform(1, 60))
+        if rng.random() < 0.2:
+            world.cancel()
+        if rng.random() < 0.4:
+            world.lie()
+        await world.sleep(rng.uniform(1, 60))
         if rng.random() < 0.5 and world.life is not None and world.life.alive:
             world.life.crash_at = world.life.crossings + rng.randrange(1, 60)
     await world.sleep(1300)

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Age at which a queued job that nothing covers is stranded; GitHub assigns within seconds.
 STRANDED = 600.0
+#: When the first search begins if jobs were left waiting: what lapsed before a restart has no other witness; seconds.
+SOON = 60.0
 #: Statuses of runs that may hold a queued job: a running one may, too.
 ACTIVE = ("queued", "in_progress")
 
@@ -74,9 +76,12 @@ class Audit:
         self._rest_of_round: list[str] = []
 
     async def run(self, sink: base.Sink) -> None:
-        """Search every interval until cancelled."""
+        """Search every interval until cancelled; soon after the start where jobs waited before it."""
+        left = any(sink.waiting_jobs(listener.queue) for listener in self._listeners())
+        wait = min(self._interval, SOON) if left else self._interval
         while True:
-            await self._clock.sleep(pace.spread(self._interval, self._rng))
+            await self._clock.sleep(pace.spread(wait, self._rng))
+            wait = self._interval
             try:
                 await self.search(sink)
                 sink.clear("forge", self._rest.wire.forge, "audit-failing")
@@ -89,14 +94,15 @@ class Audit:
         """One pass.  Raises :class:`errors.ForgeError`, after having used what it learned."""
         waiting: dict[model.Queue, dict[str, _Waiting]] = {listener.queue: {} for listener in self._listeners()}
         read: set[tuple[str, str]] = set()
+        complete: set[str] = set()
         problem: errors.ForgeError | None = None
         try:
             problem = await self._known_runs(sink, waiting, read)
-            problem = await self._seen_repositories(waiting, read) or problem
+            problem = await self._seen_repositories(waiting, read, complete) or problem
         except Exhausted:
             log.info("%s: the audit has used its share of the quota; it goes on later", self._rest.wire.forge)
         for listener in self._listeners():
-            await self._judge(listener, sink, waiting.get(listener.queue, {}))
+            await self._judge(listener, sink, waiting.get(listener.queue, {}), complete)
         if problem is not None:
             raise problem
 
@@ -129,7 +135,10 @@ class Audit:
         return problem
 
     async def _seen_repositories(
-        self, waiting: dict[model.Queue, dict[str, _Waiting]], read: set[tuple[str, str]]
+        self,
+        waiting: dict[model.Queue, dict[str, _Waiting]],
+        read: set[tuple[str, str]],
+        complete: set[str],
     ) -> errors.ForgeError | None:
         """Ask the repositories in turn; the next pass goes on where this one had to stop."""
         problem: errors.ForgeError | None = None
@@ -146,11 +155,25 @@ class Audit:
                     for run in await self._runs.active(repo, status, spare=True):
                         if (repo, str(run.get("id"))) not in read:
                             await self._jobs(repo, str(run.get("id")), waiting, read)
+            except Exhausted:
+                # A repository with more runs than the share has requests must not hold the others back for ever.
+                self._rest_of_round.append(self._rest_of_round.pop(0))
+                raise
             except errors.ForgeThrottled as error:
                 return error
+            except errors.ForgeNotFound as error:
+                if repo in self._repositories:
+                    problem = error
+                else:
+                    # Deleted or renamed since its jobs were seen.
+                    log.info("%s; it is not audited any more", error)
+                    for listener in self._listeners():
+                        listener.repositories.pop(repo, None)
             except errors.ForgeError as error:
                 # One repository that cannot be read must not hide the others.
                 problem = error
+            else:
+                complete.add(repo)
             self._rest_of_round.pop(0)
         return problem
 
@@ -178,9 +201,12 @@ class Audit:
                     break
         return entries
 
-    async def _judge(self, listener: Listener, sink: base.Sink, waiting: dict[str, _Waiting]) -> None:
+    async def _judge(
+        self, listener: Listener, sink: base.Sink, waiting: dict[str, _Waiting], complete: set[str]
+    ) -> None:
         """Count jobs that the queue's own demand does not cover, each once in its life."""
-        for id in [id for id in listener.stranded if id not in waiting and not self._rest_of_round]:
+        over = [id for id, repo in listener.stranded.items() if repo in complete and id not in waiting]
+        for id in over:
             del listener.stranded[id]
         covered = listener.tally.demand().waiting
         forge = listener.queue.forge

@@ -58,7 +58,10 @@ class PersonalToken:
         self._secret = secret
 
     async def token(self) -> str:
-        return self._secret.reveal()
+        try:
+            return self._secret.reveal()
+        except errors.SecretMissing as error:
+            raise errors.ForgeAuthFailed(str(error)) from error
 
     def forget(self, token: str) -> bool:
         try:
@@ -153,6 +156,8 @@ class App:
             signed = jwt.encode(
                 {"iat": now - 60, "exp": now + JWT_LIFE, "iss": self._id}, self._key.reveal(), algorithm="RS256"
             )
+        except errors.SecretMissing as error:
+            raise errors.ForgeAuthFailed(str(error)) from error
         except (ValueError, TypeError, jwt.exceptions.PyJWTError):
             # Not chained: some errors of the key parser quote the key.
             raise errors.ForgeAuthFailed(

@@ -16,6 +16,7 @@ from runnerd import clock as clocks
 from runnerd import config, errors, http, model
 from runnerd.forges import base
 from runnerd.forges.github import failures, messages, pace, scaleset, sets
+from runnerd.forges.github.acquiring import Offers
 from runnerd.forges.github.session import Mailbox, SessionHeld, SessionLost, SetVanished
 from runnerd.forges.github.tally import Tally
 
@@ -27,10 +28,11 @@ PATIENCE = 300.0
 REPOSITORIES = 20
 #: Stranded jobs remembered as helped.
 HELPED = 1000
-#: Offers kept while there is no room for them.
-OFFERS = 5000
-#: How long a granted offer counts before its assignment is seen.
-GRANTED = 120.0
+#: How long a failure that may pass holds nothing up; seconds.
+BLIP = 30.0
+#: When a poll under way looks whether more capacity is to be announced, in seconds after the last look; the last
+#: stays.  Early looks serve the start, where the first plan comes right after the first poll.
+LOOKS = (0.25, 0.75, 2.0, 5.0, 10.0)
 #: A long poll that ends faster than this with nothing to say did not wait.
 QUICK = 0.5
 
@@ -72,11 +74,7 @@ class Listener:
         self._mailbox = Mailbox(service, owner=owner, rng=rng)
         self._backoff = pace.Backoff(pace.LOOP, rng)
         self._held = pace.Backoff(pace.HELD, rng)
-        self._acquire = acquire
-        #: True once offers must be answered: asked for, or seen.
-        self._acquiring = acquire is config.Acquire.ALWAYS or (acquire is config.Acquire.AUTO and not hosted)
-        self._offers: dict[int, None] = {}
-        self._granted: dict[int, float] = {}
+        self._offers = Offers(service, self._mailbox, clock=clock, acquire=acquire, hosted=hosted)
         self._sink: base.Sink | None = None
         #: The set that the message ids belong to.
         self._queue_of = 0
@@ -87,6 +85,8 @@ class Listener:
         self._labels_for: tuple[int, tuple[str, ...]] | None = None
         self._scale_set: Mapping[str, Any] = {}
         self._problem = ""
+        #: The problem concerns registrations as well.
+        self._grave = False
         self._since = 0.0
         self._held_since = 0.0
         self._quick = 0
@@ -115,7 +115,13 @@ class Listener:
         return self.tally.demand(extra=extra)
 
     def health(self) -> base.Health:
-        return base.Health(ok=not self._problem, problem=self._problem, since=self._since)
+        """Not ok when what is known should not be acted on: a short failure, or another's session, is no reason."""
+        if not self._problem:
+            return base.Health()
+        passing = self._held_since > 0 or self._clock.now() - self._since < BLIP
+        if passing and self.tally.known and not self._grave:
+            return base.Health(since=self._since)
+        return base.Health(ok=False, problem=self._problem, since=self._since)
 
     def registered(self) -> None:
         """A runner of this queue was registered: any online runner unblocks a stranded job (pytorch/ci-infra #900)."""
@@ -264,10 +270,10 @@ class Listener:
             self._since = now
             log.warning("%s: %s", self.queue, error)
         self._problem = str(error) or type(error).__name__
+        self._held_since = 0.0
+        self._grave = isinstance(error, errors.ForgeForbidden | errors.ForgeAuthFailed | errors.StoreError)
         wait = self._backoff.next()
-        if now - self._since >= PATIENCE or isinstance(
-            error, errors.ForgeForbidden | errors.ForgeAuthFailed | errors.StoreError
-        ):
+        if now - self._since >= PATIENCE or self._grave:
             self._alarm("forge-failing", self._problem)
         return wait
 
@@ -278,6 +284,7 @@ class Listener:
             self._since = now
             log.warning("%s: %s", self.queue, error)
         self._problem = str(error)
+        self._grave = False
         if now - self._held_since >= PATIENCE:
             minutes = (now - self._held_since) / 60
             self._alarm(
@@ -337,7 +344,6 @@ class Listener:
         """Another id means another queue: messages count from the start and assignments are gone."""
         self._last = self._noted = 0
         self._offers.clear()
-        self._granted.clear()
         self._mailbox.session = None
         self._mailbox.left_behind = ""
         self.tally.forget_assignments()
@@ -389,14 +395,14 @@ class Listener:
             self.tally.read(statistics)
         await self._reports.save_cursor(self.queue, self.cursor())
         self._reports.wake()
-        if self._acquiring:
-            await self._fetch_offers()
+        await self._offers.refresh()
 
     async def _poll(self) -> None:
-        if self._offers:
-            await self._take_offers()
+        await self._take_offers()
         asked = self._clock.now()
-        response = await self._mailbox.poll(last=self._last, capacity=self._capacity)
+        response = await self._listen()
+        if response is None:
+            return
         if response.status == 200:
             self._quick = 0
             await self._take(response)
@@ -404,15 +410,38 @@ class Listener:
         self.tally.confirm()
         if self.tally.doubted:
             await self._read_again()
-        if self._acquiring:
-            await self._fetch_offers()
-            await self._take_offers()
+        await self._offers.refresh()
+        await self._take_offers()
         if self._clock.now() - asked < QUICK:
             # Something answers for GitHub without waiting; do not spin.
             self._quick += 1
             await self._clock.sleep(min(pace.LOOP[-1], 0.2 * 2.0 ** min(self._quick, 10)))
         else:
             self._quick = 0
+
+    async def _listen(self) -> http.Response | None:
+        """The long poll; None when it was given up because more capacity is to be announced.
+
+        A message that arrives at that moment is not acknowledged, so it comes again.
+        """
+        announced = self._capacity
+        poll = asyncio.ensure_future(self._mailbox.poll(last=self._last, capacity=announced))
+        looks = 0
+        try:
+            while not poll.done():
+                pause = asyncio.ensure_future(self._clock.sleep(LOOKS[min(looks, len(LOOKS) - 1)]))
+                looks += 1
+                try:
+                    await asyncio.wait({poll, pause}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    pause.cancel()
+                if not poll.done() and self._capacity > announced:
+                    return None
+            return poll.result()
+        finally:
+            if not poll.done():
+                poll.cancel()
+                await asyncio.gather(poll, return_exceptions=True)
 
     async def _read_again(self) -> None:
         """Ask for the counts a second time, outside the queue."""
@@ -441,8 +470,7 @@ class Listener:
         except BaseException:
             self._last = last
             raise
-        if self._offers:
-            await self._take_offers()
+        await self._take_offers()
         await self._mailbox.acknowledge(message.id)
 
     def _note(self, message: messages.Message) -> None:
@@ -450,19 +478,18 @@ class Listener:
         for job in message.jobs:
             update = job.update
             self.saw(update.repo)
-            if job.request:
-                self._granted.pop(job.request, None)
             if job.kind is messages.Kind.AVAILABLE:
-                if self._acquire is not config.Acquire.NEVER and job.request:
-                    self._acquiring = True
-                    self._offer(job.request)
+                self._offers.add(job.request)
                 continue
-            self._offers.pop(job.request, None)
+            self._offers.settled(job.request)
             self.tally.note(update)
             if update.event is base.JobEvent.LAPSED:
                 self._on_lapse(self, update)
         if message.statistics is not None:
             self.tally.read(message.statistics)
+
+    async def _take_offers(self) -> None:
+        await self._offers.take(lambda: self._capacity, self.tally.statistics.assigned)
 
     def saw(self, repo: str) -> None:
         """A job of this repository was seen: the audit looks there, too."""
@@ -471,41 +498,6 @@ class Listener:
         self.repositories[repo] = None
         while len(self.repositories) > REPOSITORIES:
             del self.repositories[next(iter(self.repositories))]
-
-    # -- offers (GitHub Enterprise Server) -------------------------------------------------------------------------
-
-    def _offer(self, request: int) -> None:
-        if len(self._offers) < OFFERS:
-            self._offers[request] = None
-
-    async def _fetch_offers(self) -> None:
-        """Find offers whose message was lost.  Failing costs one round, not the queue."""
-        try:
-            entries = await self._service.acquirable(self.set_id)
-        except errors.ForgeError as error:
-            log.info("%s: %s", self.queue, error)
-            return
-        for entry in entries:
-            request = entry.get("runnerRequestId")
-            if isinstance(request, int) and request and request not in self._granted:
-                self._offer(request)
-
-    async def _take_offers(self) -> None:
-        """Acquire what the announced capacity has room for (ARC #3446); the rest stays on offer."""
-        now = self._clock.now()
-        self._granted = {id: at for id, at in self._granted.items() if now - at < GRANTED}
-        room = self._capacity - self.tally.statistics.assigned - len(self._granted)
-        wanted = list(self._offers)[: max(0, room)]
-        if not wanted:
-            return
-        try:
-            granted = await self._mailbox.acquire(wanted)
-        except errors.ForgeError as error:
-            log.warning("%s: %s", self.queue, error)
-            return
-        for request in wanted:
-            self._offers.pop(request, None)
-        self._granted.update(dict.fromkeys(granted, now))
 
     # -- alarms ----------------------------------------------------------------------------------------------------
 

@@ -274,9 +274,9 @@ class Service:
         """The runner group of that name.  Raises :class:`errors.ForgeNotFound` with the remedy."""
         what = f'find the runner group "{name}"'
         body = await self.read("_apis/runtime/runnergroups/", what, endpoint="/runnergroups", query={"groupName": name})
-        groups = values(body)
+        groups = [group for group in values(body) if isinstance(group.get("id"), int)]
         for group in groups:
-            if str(group.get("name", "")).lower() == name.lower() and isinstance(group.get("id"), int):
+            if str(group.get("name", "")).lower() == name.lower():
                 return group
         if name.lower() == "default":
             for group in groups:

@@ -37,7 +37,9 @@ class Tally:
         self._clock = clock
         self._waiting = 0
         self._running = 0
+        #: When the counts were read, and when GitHub last had nothing to add.
         self._as_of = 0.0
+        self._confirmed = 0.0
         self.statistics = Statistics()
         #: Assignments that no runner took yet: alias to (job key, repository).
         self._open: dict[str, tuple[model.JobKey, str]] = {}
@@ -63,11 +65,11 @@ class Tally:
         waiting, running, as_of = (value if isinstance(value, int | float) else 0 for value in found)
         self._waiting, self._running = int(waiting), int(running)
         # A clock that went back must not make an old word look fresh.
-        self._as_of = min(float(as_of), self._clock.now())
+        self._as_of = self._confirmed = min(float(as_of), self._clock.now())
 
     def remember(self) -> dict[str, Any]:
         """What :meth:`restore` wants."""
-        return {"waiting": self._waiting, "running": self._running, "as_of": self._as_of}
+        return {"waiting": self._waiting, "running": self._running, "as_of": self._confirmed}
 
     # -- what is learned -------------------------------------------------------------------------------------------
 
@@ -107,7 +109,7 @@ class Tally:
         """Take a new reading of the counts, after the facts that came with it."""
         now = self._clock.now()
         self.statistics = statistics
-        self._as_of = now
+        self._as_of = self._confirmed = now
         fresh, self._fresh = self._fresh, 0
         if statistics.assigned == 0 and self._open and self._waiting + fresh > 0 and not self._zero_since:
             self._zero_since = now
@@ -122,9 +124,9 @@ class Tally:
         self._running = statistics.running
 
     def confirm(self) -> None:
-        """The queue had nothing to say: the last reading still holds."""
+        """The queue had nothing to say: the last reading still holds, but it is no newer for that."""
         now = self._clock.now()
-        self._as_of = now
+        self._confirmed = now
         if self._zero_since and now - self._zero_since >= DOUBT:
             self.read(Statistics())
 
@@ -143,7 +145,7 @@ class Tally:
     @property
     def known(self) -> bool:
         """True while the last word is fresh enough to act on."""
-        return self._as_of > 0 and self._clock.now() - self._as_of < STALE
+        return self._confirmed > 0 and self._clock.now() - self._confirmed < STALE
 
     def demand(self, *, extra: Mapping[str, int] = _NO_REPOS) -> model.Demand:
         """The demand; ``extra`` are stranded jobs by repository that the statistics do not cover."""

@@ -88,6 +88,7 @@ class GitLab:
             signing=settings.signing_token.reveal if settings.signing_token else None,
             clock=clock,
         )
+        self._runners.on_history = self._told
         self._watch: watching.Watch | None = None
         self._specs: dict[model.Queue, base.QueueSpec] = {}
         self._shared: dict[model.Queue, asyncio.Lock] = collections.defaultdict(asyncio.Lock)
@@ -223,6 +224,15 @@ class GitLab:
             passing = isinstance(error, errors.ForgeUnavailable)
             pause = pace.backoff(UNANSWERED if passing else REFUSED, self._refusals[scope], self._rng)
         self._register_after[scope] = (self._clock.now() + pause, str(error))
+
+    async def _told(self, queue: model.Queue, views: Sequence[jobs.JobView]) -> None:
+        if self._watch is None:
+            return
+        try:
+            await self._watch.tell(queue, views)
+        except errors.StoreError as error:
+            # What a job was called does not hold up the removal of its runner.
+            log.warning("%s: the jobs of a removed runner were not noted: %s", self._name, error)
 
     async def find(self, name: str, queue: model.Queue) -> base.RunnerView | None:
         found = await self._runners.named(name, self._directory.scope(queue.scope))

@@ -56,6 +56,8 @@ class JobView:
     queued_for: float | None
     failure_reason: str
     url: str
+    #: Full path of its project, where the list tells it (a runner's jobs do); else empty.
+    repo: str = ""
 
     @property
     def conclusion(self) -> str:
@@ -71,10 +73,11 @@ def read(row: Mapping[str, Any], project: int) -> JobView:
         raise ValueError("a job without id or status")
     tags = row.get("tag_list")
     pipeline, runner, manager = (_mapping(row.get(key)) for key in ("pipeline", "runner", "runner_manager"))
+    owner = _mapping(row.get("project"))
     queued = row.get("queued_duration")
     return JobView(
         id=id_,
-        project=project,
+        project=project or number(owner.get("id")),
         name=_text(row.get("name")),
         status=status,
         tags=tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else (),
@@ -90,6 +93,7 @@ def read(row: Mapping[str, Any], project: int) -> JobView:
         queued_for=float(queued) if isinstance(queued, int | float) else None,
         failure_reason=_text(row.get("failure_reason")),
         url=_text(row.get("web_url")),
+        repo=_text(owner.get("path_with_namespace")),
     )
 
 

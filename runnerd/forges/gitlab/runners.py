@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,8 @@ class Runners:
         self._counts: dict[str, int] = {}
         #: Create calls that are under way, so that a burst does not run into the cap.
         self._under_way: collections.Counter[str] = collections.Counter()
+        #: Told of the jobs that a removed runner had: a short one may have come and gone between two polls.
+        self.on_history: Callable[[model.Queue, Sequence[jobs.JobView]], Awaitable[None]] | None = None
         #: Ids of records that this process made or was told of.
         self.ours: set[int] = set()
 
@@ -290,6 +292,8 @@ class Runners:
             return base.Removal.BUSY
         if not history and not await self._quiet(id_, asked - self._paused[id_]):
             return base.Removal.PENDING
+        if history and self.on_history is not None:
+            await self.on_history(registration.queue, history)
         await self.delete(id_, scope)
         if not registration.forge_id and await self.named(registration.runner_name, self._directory.scope(scope)):
             # The lost call and its repetition by a proxy: another record of that name is left.

@@ -35,6 +35,8 @@ STALE = 120.0
 FORGET = 900.0
 #: So many missing jobs of one pipeline are asked for with one list.
 TOGETHER = 3
+#: Ended jobs that are remembered, so that their end is not told twice.
+REMEMBERED = 10_000
 #: Failures in a row before a person is told of one project.
 ALARM_AFTER = 3
 
@@ -79,6 +81,8 @@ class Watch:
         #: What is wrong, by scope, ``""`` for the forge as a whole: since when, and in words.
         self._trouble: dict[str, tuple[float, str]] = {}
         self._alarmed: set[int] = set()
+        #: Jobs whose end was told, the latest ones.
+        self._ended: collections.OrderedDict[int, None] = collections.OrderedDict()
 
     # -- what others ask -------------------------------------------------------------------------------------------
 
@@ -135,6 +139,25 @@ class Watch:
         self._schedule.hint(hint.project, hint.job, self._clock.now())
         self._wake.set()
         return "noted"
+
+    async def tell(self, queue: model.Queue, views: Sequence[jobs.JobView]) -> None:
+        """Take the jobs that a runner of ours had, as its own list shows them, if no poll has seen their end.
+
+        Raises :class:`errors.StoreError`.
+        """
+        for view in views:
+            if queue not in self._specs or view.status not in jobs.FINAL or not view.repo or view.id in self._ended:
+                continue
+            followed = self._ledger.get(view.id)
+            change = ledger.step(followed, view, queue, view.repo)
+            if change is None:
+                began = dataclasses.replace(view, status="running")
+                first = ledger.step(None, began, queue, view.repo)
+                assert first is not None
+                await self._record([(first, began)], view.repo)
+                change = ledger.step(self._ledger.get(view.id), view, queue, view.repo)
+            if change is not None:
+                await self._record([(change, view)], view.repo)
 
     def _wanted(self, tags: tuple[str, ...]) -> bool:
         return any(matching.tags_fit(spec, tags) for spec in self._specs.values())
@@ -460,6 +483,11 @@ class Watch:
             if updates or cursor != self._ledger.cursor(queue):
                 await self._sink.record(queue, updates, cursor)
             self._ledger.commit(taken)
+            for change in taken:
+                if change.event is base.JobEvent.COMPLETED:
+                    self._ended[change.id] = None
+                    if len(self._ended) > REMEMBERED:
+                        self._ended.popitem(last=False)
 
     def _update(self, change: ledger.Change, view: jobs.JobView | None, repo: str) -> base.JobUpdate | None:
         if change.event is None:

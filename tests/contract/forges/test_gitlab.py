@@ -245,13 +245,6 @@ class Lab:
         answer = self.send("POST", "/_sim/faults", {"faults": [{"forge": "gitlab", **fault}]})
         assert answer.status < 300, answer.text
 
-    def mend_for(self, act: Callable[[], None], wanted: bool) -> None:
-        """Do something past the scripted faults."""
-        if wanted:
-            kept, self.app.faults.faults = self.app.faults.faults, []
-            act()
-            self.app.faults.faults = kept
-
     def mend(self) -> None:
         self.send("DELETE", "/_sim/faults")
 
@@ -566,6 +559,18 @@ def test_quiet_projects_are_asked_seldom(lab: Lab) -> None:
     assert 38 <= polls[str(busy)] <= 48 and 9 <= polls[str(quiet)] <= 12
 
 
+def test_the_same_seed_sends_the_same_requests(make: Callable[..., Lab]) -> None:
+    sent = []
+    for _ in range(2):
+        lab = make()
+        lab.queue("gpu-t4", count=3)
+        lab.queue("cpu", repo="acme/other")
+        lab.watch()
+        lab.wait(900)
+        sent.append([(when, request.method, request.url) for when, request in lab.transport.sent])
+    assert sent[0] == sent[1] and len(sent[0]) > 60
+
+
 def test_a_new_project_is_found(lab: Lab) -> None:
     lab.watch()
     lab.queue("gpu-t4", repo="acme/fresh")
@@ -725,6 +730,25 @@ def test_a_runner_whose_one_job_ended_goes_at_once(lab: Lab) -> None:
     assert lab.remove(mine) is base.Removal.BUSY
     machine.finish(build)
     assert lab.remove(mine) is base.Removal.REMOVED
+
+
+def test_a_job_between_two_polls_is_told_when_its_runner_goes(lab: Lab) -> None:
+    lab.queue("cpu")
+    lab.watch()
+    lab.wait(700)
+    [job] = lab.queue("gpu-t4")
+    runner = lab.register("rd-1")
+    machine = lab.connect(runner)
+    build = lab.run(machine.next_job(5))
+    machine.start(build)
+    machine.finish(build, "failed")
+    assert lab.sink.updates == []
+    assert lab.remove(lab.registration("rd-1", runner.forge_id)) is base.Removal.REMOVED
+    assert lab.sink.events() == [("started", str(job)), ("completed", str(job))]
+    last = lab.sink.updates[-1]
+    assert (last.repo, last.runner_name, last.conclusion, last.queue) == ("acme/ml", "rd-1", "failure", GPU)
+    lab.wait(120)
+    assert len(lab.sink.updates) == 2 and lab.forge.demand(GPU).running == 0
 
 
 def test_a_job_assigned_and_not_acknowledged_makes_it_busy(lab: Lab) -> None:
@@ -1141,7 +1165,8 @@ def test_through_any_weather_the_end_is_known_and_no_working_runner_is_removed(
     queued: list[int] = []
     hold = {"POST", "PUT", "DELETE"}
     for step in range(60):
-        lab.mend_for(lambda: queued.extend(lab.queue("gpu-t4")), chance.random() < 0.3)
+        if chance.random() < 0.3:
+            queued += lab.queue("gpu-t4")
         name = f"rd-{seed}-{step}"
         try:
             config_ = lab.register(name)
@@ -1171,7 +1196,7 @@ def test_through_any_weather_the_end_is_known_and_no_working_runner_is_removed(
         lab.wait(chance.uniform(1, 40))
     assert hold & {request.method for _, request in lab.transport.sent}
     lab.mend()
-    for config_, machine, build in machines.values():
+    for _, machine, build in machines.values():
         if build is not None:
             machine.finish(build)
         machine.die()
@@ -1179,8 +1204,10 @@ def test_through_any_weather_the_end_is_known_and_no_working_runner_is_removed(
     waiting = sum(1 for id_ in queued if lab.sim.jobs.get(id_).state == "pending")
     demand = lab.forge.demand(GPU)
     assert (demand.known, demand.waiting, demand.running) == (True, waiting, 0)
+    ended = {str(id_) for id_ in queued if lab.sim.jobs.get(id_).state in ("success", "failed")}
     told = {update.alias for update in lab.sink.updates if update.event is base.JobEvent.COMPLETED}
-    assert told == {str(id_) for id_ in queued if lab.sim.jobs.get(id_).state in ("success", "failed")}
+    seen = {update.alias for update in lab.sink.updates}
+    assert told <= ended and seen & ended <= told
     for name in [*machines, *leaving]:
         known = machines[name][0].forge_id if name in machines else ""
         for _ in range(60):
@@ -1191,3 +1218,6 @@ def test_through_any_weather_the_end_is_known_and_no_working_runner_is_removed(
             raise AssertionError(f"{name} was never removed")
     left = [row["description"] for row in lab.listed()]
     assert [name for name in left if not name.startswith("runnerd ")] == []
+    if seed % 4 != 3:
+        told = {update.alias for update in lab.sink.updates if update.event is base.JobEvent.COMPLETED}
+        assert told == ended, "also a job that came and went between two polls"

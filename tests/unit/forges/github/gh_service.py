@@ -142,4 +142,4 @@ class Service:
         return gh_lab.Watching(self.client, specs or (self.spec,), self.sink)
 
     async def ready(self) -> None:
-        await gh_lab.until(lambda: self.polls() and self.client.health(self.spec.queue).ok)
+        await gh_lab.until(lambda: self.polls() and self.client.demand(self.spec.queue).known)

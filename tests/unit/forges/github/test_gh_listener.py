@@ -23,9 +23,11 @@ async def test_the_token_chain_uses_each_credential_for_its_own_step(tmp_path: P
     async with lab.watching():
         await lab.ready()
     by_url = {request.url.split("?")[0]: request for request in lab.script.asked}
-    assert by_url["https://ghe.test/api/v3/orgs/acme/actions/runners/registration-token"].headers[
-        "Authorization"
-    ].endswith(gh_lab.TOKEN)
+    assert (
+        by_url["https://ghe.test/api/v3/orgs/acme/actions/runners/registration-token"]
+        .headers["Authorization"]
+        .endswith(gh_lab.TOKEN)
+    )
     handshake = by_url["https://ghe.test/api/v3/actions/runner-registration"]
     assert handshake.headers["Authorization"] == "RemoteAuth REG"
     assert json.loads(handshake.body or b"") == {"url": "https://ghe.test/acme", "runner_event": "register"}
@@ -76,6 +78,64 @@ async def test_zero_capacity_is_never_announced(tmp_path: Path) -> None:
         await lab.ready()
         await asyncio.sleep(120)
     assert {request.headers["X-ScaleSetMaxCapacity"] for request in lab.polls()} == {"1"}
+
+
+@on_virtual_time
+async def test_more_capacity_is_announced_without_waiting_for_the_poll_to_end(tmp_path: Path) -> None:
+    lab = Service(tmp_path)
+    lab.sink.room = 1
+    async with lab.watching():
+        await lab.ready()
+        lab.sink.room = 8
+        await asyncio.sleep(1)
+        assert lab.polls()[-1].headers["X-ScaleSetMaxCapacity"] == "8"
+        lab.sink.room = 2
+        before = len(lab.polls())
+        await asyncio.sleep(20)
+        assert len(lab.polls()) == before, "less capacity can wait for the next poll"
+        lab.say(1, lab.told("JobAssigned"), assigned=1)
+        await gh_lab.until(lambda: lab.acked == [1], limit=5)
+
+
+@on_virtual_time
+async def test_a_short_failure_and_anothers_session_hold_nothing_up_while_demand_is_known(tmp_path: Path) -> None:
+    lab = Service(tmp_path)
+    async with lab.watching():
+        await lab.ready()
+        lab.script.on("GET", "/scalesets/message?", Service.gone("SessionNotFoundException"))
+        lab.script.on("POST", "/sessions?", Reply(409, {"message": "already has an active session"}))
+        lab.say(1, lab.told("JobAssigned"), assigned=1)
+        await asyncio.sleep(200)
+        assert lab.client.health(lab.spec.queue).ok and lab.client.demand(lab.spec.queue).known
+        await asyncio.sleep(200)
+        assert not lab.client.health(lab.spec.queue).ok and not lab.client.demand(lab.spec.queue).known
+        assert "session-held" in lab.sink.reasons
+
+
+@on_virtual_time
+async def test_a_quiet_queue_is_known_but_its_reading_is_no_newer(tmp_path: Path) -> None:
+    lab = Service(tmp_path)
+    async with lab.watching():
+        await lab.ready()
+        read = lab.client.demand(lab.spec.queue).as_of
+        await asyncio.sleep(3600)
+        demand = lab.client.demand(lab.spec.queue)
+        assert demand.known and demand.as_of == read
+        lab.say(1, assigned=1)
+        await gh_lab.until(lambda: lab.waiting == 1)
+        assert lab.client.demand(lab.spec.queue).as_of > read + 3600
+
+
+@on_virtual_time
+async def test_a_secret_that_disappeared_is_an_error_of_the_forge(tmp_path: Path) -> None:
+    lab = Service(tmp_path)
+    (tmp_path / "token").unlink()
+    async with lab.watching():
+        await asyncio.sleep(1)
+        assert not lab.client.health(lab.spec.queue).ok
+        assert "forge-failing" in lab.sink.reasons
+        with pytest.raises(errors.ForgeAuthFailed, match="token"):
+            await lab.client.register("m1", lab.spec.queue)
 
 
 @on_virtual_time
@@ -212,6 +272,44 @@ async def test_a_zero_reading_is_checked_by_asking_for_the_set(tmp_path: Path) -
         lab.say(3, assigned=0)
         lab.set["statistics"] = {"totalAssignedJobs": 0, "totalRunningJobs": 0}
         await gh_lab.until(lambda: lab.waiting == 0, limit=120)
+
+
+@on_virtual_time
+async def test_a_repeated_zero_is_no_second_reading(tmp_path: Path) -> None:
+    lab = Service(tmp_path)
+    async with lab.watching():
+        await lab.ready()
+        lab.say(1, lab.told("JobAssigned"), assigned=1)
+        await gh_lab.until(lambda: lab.waiting == 1)
+        lab.script.on("DELETE", "/scalesets/message/", Reply(500))
+        lab.script.on("GET", "/runnerscalesets/9?", Reply(500))
+        lab.say(2, assigned=0)
+
+        async def poll(_: http.Request) -> Reply:
+            await asyncio.sleep(1)
+            return Reply(200, lab.queue[-1])
+
+        lab.script.on("GET", "/scalesets/message?", poll)
+        await asyncio.sleep(60)
+        assert lab.waiting == 1
+
+
+@on_virtual_time
+async def test_the_messages_of_a_new_set_count_from_the_start(tmp_path: Path) -> None:
+    lab = Service(tmp_path)
+    async with lab.watching():
+        await lab.ready()
+        lab.say(41, lab.told("JobAssigned"), assigned=1)
+        await gh_lab.until(lambda: lab.acked == [41])
+        lab.script.on("GET", "/scalesets/message?", Service.gone())
+        lab.script.on("POST", "/sessions?", Service.gone(), Reply(200, lab.session()))
+        lab.set = {"id": 10, "name": "gpu-t4", "labels": [{"name": "gpu-t4"}]}
+        await gh_lab.until(lambda: lab.script.count("POST", "/runnerscalesets/10/sessions?"), limit=120)
+        lab.script.on("GET", "/scalesets/message?", lab._poll)
+        lab.say(1, lab.told("JobAssigned", "j2"), assigned=1)
+        await gh_lab.until(lambda: lab.acked == [41, 1], limit=120)
+    assert "lastMessageId" not in lab.polls()[-2].url
+    assert lab.sink.cursors[lab.spec.queue]["set"] == 10
 
 
 @on_virtual_time

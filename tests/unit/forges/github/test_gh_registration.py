@@ -25,7 +25,10 @@ MODES = pytest.mark.parametrize(("mode", "path"), [("scale-set", SET_JIT), ("res
 async def started(directory: Path, mode: str, **fields: Any) -> tuple[Service, Any]:
     lab = Service(directory, mode=config.Mode(mode), repos=("acme/ml",), **fields)
     lab.script.on("GET", "/actions/runs", Reply(200, {"total_count": 0, "workflow_runs": [], "jobs": []}))
-    groups = {"total_count": 2, "runner_groups": [{"id": 1, "name": "Default", "default": True}, {"id": 5, "name": "gpu"}]}
+    groups = {
+        "total_count": 2,
+        "runner_groups": [{"id": 1, "name": "Default", "default": True}, {"id": 5, "name": "gpu"}],
+    }
     lab.script.on("GET", "/runner-groups", Reply(200, groups))
     watching = lab.watching()
     await watching.__aenter__()

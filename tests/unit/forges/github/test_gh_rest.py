@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import random
 from pathlib import Path
 from typing import Any
@@ -286,7 +287,7 @@ def minting(lab: Lab, *, life: float = 3600.0) -> list[dict[str, Any]]:
         now = lab.clock.wall() + lab.script.skew
         if read["iat"] > now or not now < read["exp"] <= now + 600:
             return Reply(401, {"message": "'Issued at' claim ('iat') must be an Integer in the past"})
-        ends = auth.datetime.datetime.fromtimestamp(now + life, auth.datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        ends = datetime.datetime.fromtimestamp(now + life, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         return Reply(201, {"token": f"ghs_{len(claims)}" + "x" * 500, "expires_at": ends})
 
     lab.script.on("POST", "/app/installations/77/access_tokens", mint)
@@ -340,7 +341,7 @@ async def test_a_token_that_github_dropped_is_minted_anew_once(tmp_path: Path) -
 async def test_a_broken_key_is_named_by_its_reference_and_never_shown(tmp_path: Path) -> None:
     broken = PEM.replace("PRIVATE KEY-----\n", "PRIVATE KEY-----\nXX", 1)
     lab = Lab(tmp_path, app=app_of(tmp_path, broken, installation=77))
-    with pytest.raises(errors.ForgeAuthFailed, match="app.pem") as caught:
+    with pytest.raises(errors.ForgeAuthFailed, match=r"app\.pem") as caught:
         await lab.get()
     assert "BEGIN" not in str(caught.value) and caught.value.__cause__ is None
 

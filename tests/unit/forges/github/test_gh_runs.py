@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +160,7 @@ async def test_a_cancelled_run_ends_its_lapsed_jobs_with_one_request(tmp_path: P
     async with lab.watching():
         await lab.ready()
         lab.say(1, *(lab.told("JobAssigned", f"j{n}", jobDisplayName="train j1") for n in range(5)), assigned=5)
-        lapses = (
-            lab.told("JobCompleted", f"j{n}", jobDisplayName="train j1", result="canceled") for n in range(5)
-        )
+        lapses = (lab.told("JobCompleted", f"j{n}", jobDisplayName="train j1", result="canceled") for n in range(5))
         lab.say(2, *lapses, assigned=0)
         await gh_lab.until(lambda: 2 in lab.acked)
         assert lab.waiting == 1
@@ -349,16 +346,13 @@ async def test_jobs_that_the_queue_has_announced_are_not_stranded(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "fields", [{"labels": ["big"]}, {"labels": []}, {"status": "waiting"}, {"created_at": "young"}]
+    "fields",
+    [{"labels": ["big"]}, {"labels": []}, {"status": "waiting"}, {"created_at": "2090-01-01T00:00:00Z"}],
 )
 @on_virtual_time
 async def test_what_is_young_or_not_ours_is_not_stranded(tmp_path: Path, fields: dict[str, Any]) -> None:
     lab, repository = audited(tmp_path)
-    job = queued(1)
-    job.update(fields)
-    if fields.get("created_at"):
-        job["created_at"] = runs.timestamp("") or formatdate(0) if False else "2090-01-01T00:00:00Z"
-    repository.runs, repository.jobs = {"queued": [7]}, {7: [job]}
+    repository.runs, repository.jobs = {"queued": [7]}, {7: [{**queued(1), **fields}]}
     async with lab.watching():
         await asyncio.sleep(2000)
         assert lab.waiting == 0
@@ -377,7 +371,7 @@ async def test_the_audit_heals_what_a_lost_message_left_behind(tmp_path: Path) -
 
 @on_virtual_time
 async def test_the_audit_stays_within_its_share_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    lab, repository = audited(tmp_path, share="1%")
+    lab, _ = audited(tmp_path, share=0.01)
     for number in range(40):
         Repository(lab, f"acme/r{number}")
     lab.settings = lab.settings.model_copy(update={"repos": tuple(f"acme/r{number}" for number in range(40))})
@@ -387,7 +381,9 @@ async def test_the_audit_stays_within_its_share_and_goes_on_where_it_stopped(tmp
         first = lab.script.count("GET", "/actions/runs")
         assert first <= 52
         await asyncio.sleep(3 * 3600)
-    asked = {request.url.split("/repos/")[1].split("/actions")[0] for request in lab.script.asked if "/repos/" in request.url}
+    asked = {
+        request.url.split("/repos/")[1].split("/actions")[0] for request in lab.script.asked if "/repos/" in request.url
+    }
     assert len(asked) == 40
     assert lab.script.count("GET", "/actions/runs") <= 4 * 52
 
@@ -400,3 +396,33 @@ async def test_an_audit_without_permission_is_told_once_and_hurts_nothing(tmp_pa
         await gh_lab.until(lambda: "audit-failing" in lab.sink.reasons, limit=900)
         assert "Actions: read" in next(iter(lab.sink.alarms.values()))
         assert lab.client.demand(QUEUE).known
+
+
+@on_virtual_time
+async def test_a_job_that_lapsed_before_a_restart_is_found_soon_after_it(tmp_path: Path) -> None:
+    lab, repository = audited(tmp_path)
+    repository.runs, repository.jobs = {"queued": [7]}, {7: [queued(1, name="train j1")]}
+    async with lab.watching():
+        await lab.ready()
+        lab.say(1, lab.told("JobAssigned", queueTime="2020-01-01T00:00:00Z"), assigned=1)
+        lab.say(2, lab.told("JobCompleted", result="canceled"), assigned=0)
+        await gh_lab.until(lambda: 2 in lab.acked)
+        assert lab.waiting == 1
+    await lab.client.close()
+    lab.client = lab.another()
+    async with lab.watching():
+        await asyncio.sleep(80)
+        assert lab.waiting == 1
+
+
+@on_virtual_time
+async def test_a_repository_that_was_deleted_is_forgotten_without_an_alarm(tmp_path: Path) -> None:
+    lab, _ = audited(tmp_path)
+    lab.script.on("GET", "/repos/acme/gone/", Reply(404, {"message": "Not Found"}))
+    async with lab.watching():
+        await lab.ready()
+        lab.say(1, lab.told("JobStarted", repositoryName="gone", runnerName="m1"), assigned=1, running=1)
+        await gh_lab.until(lambda: lab.acked == [1])
+        await asyncio.sleep(3600)
+        assert not lab.sink.alarms
+    assert lab.script.count("GET", "/repos/acme/gone/") == 1

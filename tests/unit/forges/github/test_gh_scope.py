@@ -35,7 +35,13 @@ from tests.unit.forges.github import gh_lab
             id="enterprise-is-no-repository",
         ),
         pytest.param(
-            "https://acme.ghe.com/acme", "organization", "acme", "orgs/acme", "https://api.acme.ghe.com", True, id="ghe.com"
+            "https://acme.ghe.com/acme",
+            "organization",
+            "acme",
+            "orgs/acme",
+            "https://api.acme.ghe.com",
+            True,
+            id="ghe.com",
         ),
         pytest.param(
             "https://ghe.acme.example/acme",
@@ -62,7 +68,9 @@ def test_a_url_names_owner_host_and_api(url: str, kind: str, name: str, path: st
     assert (parsed.kind.value, parsed.name, parsed.path, parsed.api, parsed.hosted) == (kind, name, path, api, hosted)
 
 
-@pytest.mark.parametrize("url", ["https://github.com/", "https://github.com/a/b/c", "https://github.com/enterprises", "acme"])
+@pytest.mark.parametrize(
+    "url", ["https://github.com/", "https://github.com/a/b/c", "https://github.com/enterprises", "acme"]
+)
 def test_a_url_without_an_owner_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="acme"):
         scope.parse(url)

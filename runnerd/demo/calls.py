@@ -1,0 +1,102 @@
+"""What the simulated clouds wrote down: every create and delete call, as the clouds saw it.
+
+The proof rests on these logs and not on what the daemon says of itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One instance, as its cloud knows it.  Times are unix seconds."""
+
+    ref: str
+    #: The attempt that it was made for.
+    key: str
+    name: str
+    cloud: str
+    #: Dollars per hour.
+    price: float
+    created_at: float
+    #: 0 while nobody has asked to delete it.
+    deleted_at: float = 0.0
+
+    def dollars(self, now: float) -> float:
+        """Simulated dollars until its deletion, or until now."""
+        return max(0.0, (self.deleted_at or now) - self.created_at) / 3600.0 * self.price
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A create call that was not carried out."""
+
+    name: str
+    cloud: str
+    code: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """All calls of all clouds."""
+
+    #: By cloud and the cloud's own handle, in the order of their creation.
+    machines: Mapping[tuple[str, str], Machine]
+    refusals: tuple[Refusal, ...]
+    #: Names of instances whose create call was carried out and never answered.
+    unanswered: tuple[str, ...]
+
+    @property
+    def twice(self) -> int:
+        """Instances beyond the first of one attempt, or of one name."""
+        attempts = {machine.key for machine in self.machines.values()}
+        names = {machine.name for machine in self.machines.values()}
+        return len(self.machines) - min(len(attempts), len(names))
+
+    def dollars(self, now: float) -> float:
+        return sum(machine.dollars(now) for machine in self.machines.values())
+
+
+def read(logs: Mapping[str, Path], prices: Mapping[str, float]) -> Book:
+    """The book of the clouds, by their logs; a log that is not there yet is empty."""
+    lines: list[dict[str, Any]] = []
+    for cloud, path in logs.items():
+        lines += [{**line, "cloud": cloud} for line in _lines(path)]
+    return book(sorted(lines, key=lambda line: float(line["at"])), prices)
+
+
+def _lines(path: Path) -> Iterable[dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    # The last line may be on its way.
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def book(lines: Iterable[Mapping[str, Any]], prices: Mapping[str, float]) -> Book:
+    """Read calls in the order of their time."""
+    machines: dict[tuple[str, str], Machine] = {}
+    refusals: list[Refusal] = []
+    unanswered: list[str] = []
+    for line in lines:
+        cloud, at, outcome = str(line["cloud"]), float(line["at"]), str(line["outcome"])
+        if line["call"] == "create":
+            if outcome == "created":
+                machine = Machine(str(line["ref"]), str(line["key"]), str(line["name"]), cloud, prices[cloud], at)
+                machines[cloud, machine.ref] = machine
+                if line.get("lost"):
+                    unanswered.append(machine.name)
+            elif outcome != "existing":
+                refusals.append(Refusal(str(line["name"]), cloud, outcome, at))
+        elif line["call"] == "delete" and outcome == "ok":
+            found = machines.get((cloud, str(line["ref"])))
+            if found is not None and not found.deleted_at:
+                machines[cloud, found.ref] = replace(found, deleted_at=at)
+    return Book(machines, tuple(refusals), tuple(unanswered))

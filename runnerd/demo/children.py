@@ -1,0 +1,131 @@
+"""Processes of the demo: started in groups of their own, ended by their ids on every way out.
+
+What instances left behind is found by the mark that each of their processes carries in its environment; the name of a
+program is never a reason to end it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from provisioners.processes import identity
+
+#: Every process that the demo starts carries this variable with the demo's directory.
+MARK = "RUNNERD_DEMO"
+#: Seconds between SIGTERM and SIGKILL.
+_GRACE = 8.0
+
+
+class Child:
+    """One process with its log."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], *, directory: Path, environment: Mapping[str, str], out: Path | None
+    ) -> None:
+        self.name = name
+        self.log = directory / f"{name}.log"
+        with open(self.log, "ab") as log:
+            #: Not collected before `end`, so its number stays its own.
+            self._process = subprocess.Popen(  # noqa: S603  # our own interpreter
+                list(command),
+                cwd=directory,
+                env={**environment, MARK: str(directory)},
+                stdin=subprocess.DEVNULL,
+                stdout=log if out is None else open(out, "wb"),  # noqa: SIM115  # the child's from here on
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def kill(self) -> None:
+        """SIGKILL to this process alone."""
+        self._process.kill()
+        self._process.wait(timeout=_GRACE)
+
+    def end(self) -> None:
+        """SIGTERM, and after a grace SIGKILL for its whole group."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=_GRACE)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait(timeout=_GRACE)
+
+    def tail(self, lines: int = 15) -> str:
+        """The end of its log."""
+        try:
+            text = self.log.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(line[:300] for line in text.splitlines()[-lines:])
+
+
+def marked(directory: Path, *marks: str) -> list[identity.Identity]:
+    """Living processes that carry one of the marks with that directory or something below it; not ourselves."""
+    wanted = [os.fsencode(f"{mark}={directory}") for mark in marks]
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        # Who it is comes first, so that a number that is given anew meanwhile is not mistaken.
+        who = identity.identify(int(name))
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                variables = file.read().split(b"\0")
+        except OSError:
+            continue
+        if who is not None and any(
+            variable == one or variable.startswith(one + b"/") for variable in variables for one in wanted
+        ):
+            found.append(who)
+    return found
+
+
+def of_instances(directory: Path) -> list[identity.Identity]:
+    """Living processes of the demo's instances."""
+    return marked(directory, identity.MARK)
+
+
+def end_leftovers(directory: Path) -> int:
+    """End everything of a demo in that directory; how many processes were left."""
+    count = 0
+    for _ in range(50):
+        left = marked(directory, identity.MARK, MARK)
+        if not left:
+            return count
+        count = max(count, len(left))
+        for one in left:
+            identity.send(one, signal.SIGKILL)
+        time.sleep(0.05)
+    return count
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback address that nobody listens on."""
+    sockets = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()

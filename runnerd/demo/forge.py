@@ -1,0 +1,148 @@
+"""The simulated forges, as the demo asks them: by the simulator's control endpoints and its page."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_TIMEOUT = 10.0
+_IMAGE = re.compile(r"!\[[^\]]*\]\((\S+?)(?:\s+[\"'][^)]*)?\)")
+#: What CML marks its comments with; shown by no forge.
+_WATERMARK = "https://cml.dev/watermark.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job as its forge tells it.  Times are unix seconds, 0 for not yet."""
+
+    id: int
+    forge: str
+    repo: str
+    pull: int
+    status: str
+    conclusion: str
+    #: The runner that has or had it; a runner has the name of its instance.
+    runner: str
+    queued_at: float
+    started_at: float
+    finished_at: float
+    #: How often a runner began it.
+    starts: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.repo} {'!' if self.forge == 'gitlab' else '#'}{self.pull}"
+
+    @property
+    def request(self) -> str:
+        """What the comments' `target` says for its pull or merge request."""
+        return f"{'merge_request' if self.forge == 'gitlab' else 'pull'}/{self.pull}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One comment with a report."""
+
+    forge: str
+    repo: str
+    target: str
+    url: str
+    #: Addresses of the images in it.
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The forges at one moment."""
+
+    jobs: tuple[Job, ...]
+    #: Names of registered runners, by forge.
+    runners: Mapping[str, str]
+    reports: tuple[Report, ...]
+
+    def report(self, job: Job) -> Report | None:
+        """The job's report, None while there is none."""
+        for one in self.reports:
+            if (one.forge, one.repo) == (job.forge, job.repo) and one.target in (job.request, f"pull/{job.pull}"):
+                return one
+        return None
+
+
+class Simulator:
+    """The simulator at an address."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def queue(self, order: Mapping[str, Any]) -> None:
+        """Queue jobs.  Raises OSError, with the answer's text when it was refused."""
+        data = json.dumps(order).encode()
+        request = urllib.request.Request(  # noqa: S310  # our own address
+            f"{self.url}/_sim/jobs", data=data, headers={"Content-Type": "application/json"}
+        )
+        try:
+            urllib.request.urlopen(request, timeout=_TIMEOUT).close()  # noqa: S310
+        except urllib.error.HTTPError as error:
+            raise OSError(f"the simulator refused a job: {error.read().decode('utf-8', 'replace')[:300]}") from error
+
+    def view(self) -> View:
+        """The forges now.  Raises OSError."""
+        with urllib.request.urlopen(f"{self.url}/_sim/state", timeout=_TIMEOUT) as answer:  # noqa: S310
+            return read(json.load(answer), self.url)
+
+
+def fetch(url: str) -> tuple[int, bytes]:
+    """Status and first bytes of an address; status 0 when it cannot be reached."""
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:  # noqa: S310  # an address of the demo
+            return int(answer.status), answer.read(4096)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, b""
+    except (OSError, ValueError):
+        return 0, b""
+
+
+def read(state: Mapping[str, Any], url: str) -> View:
+    """The answer of `GET /_sim/state`."""
+    jobs = tuple(
+        Job(
+            id=int(one["id"]),
+            forge=str(one["forge"]),
+            repo=str(one["repo"]),
+            pull=int(one["pull_number"] or 0),
+            status=str(one["status"]),
+            conclusion=str(one["conclusion"] or ""),
+            runner=str(one["runner"] or ""),
+            queued_at=float(one["queued_at"]),
+            started_at=float(one["started_at"] or 0.0),
+            finished_at=float(one["finished_at"] or 0.0),
+            starts=int(one["starts"]),
+        )
+        for one in state["jobs"]
+    )
+    return View(
+        jobs=jobs,
+        runners={str(one["name"]): str(one["forge"]) for one in state["runners"]},
+        reports=tuple(_report(one, url) for one in state["comments"]),
+    )
+
+
+def _report(comment: Mapping[str, Any], base: str) -> Report:
+    forge, repo, target, id = (comment[key] for key in ("forge", "repo", "target", "id"))
+    number = str(target).rpartition("/")[2]
+    if forge == "gitlab":
+        url = f"{base}/{repo}/-/merge_requests/{number}#note_{id}"
+    else:
+        url = f"{base}/{repo}/pull/{number}#issuecomment-{id}"
+    images = []
+    for found in _IMAGE.findall(str(comment["body"])):
+        if not found.startswith(_WATERMARK):
+            # GitLab shows an upload's relative address below its project.
+            images.append(f"{base}/{repo}{found}" if found.startswith("/") else found)
+    return Report(str(forge), str(repo), str(target), url, tuple(images))

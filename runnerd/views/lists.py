@@ -1,0 +1,265 @@
+"""What there is: the whole at a glance, jobs, instances, pools and the offers of a pool."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+import runnerd
+from runnerd import daemon, errors, launcher, model, offers, schedule
+from runnerd.views import facts
+
+#: A job that ended is listed without being asked for by name for so long, in seconds.
+LATELY = 3600.0
+#: Entries of a list at most.
+MOST = 5000
+
+
+def status(daemon: daemon.Daemon) -> dict[str, Any]:
+    """The daemon at a glance: what works, what does not, what is spent."""
+    station, controller = daemon.station, daemon.controller
+    now = station.clock.now()
+    rows = station.rows
+    states = collections.Counter(row.state.value for row in rows.instances.values() if row.live)
+    jobs = collections.Counter(row.state.value for row in rows.jobs.values())
+    return {
+        "controller": station.config.controller,
+        "version": runnerd.__version__,
+        "now": now,
+        "started_at": daemon.started_at,
+        "stopping": daemon.stopping,
+        "store": daemon.store.where,
+        "reload_ok": daemon.reload_ok,
+        "deadlines_held": station.hold,
+        "reconcile": {
+            "passes": controller.passes,
+            "failures": controller.failures,
+            "last_at": controller.last_pass_at,
+            "seconds": controller.pass_seconds,
+        },
+        "jobs": {state.value: jobs[state.value] for state in model.JobState},
+        "instances": dict(sorted(states.items())),
+        "pools": pools(daemon)["pools"],
+        "forges": [_forge(daemon, name) for name in station.forges],
+        "providers": [_provider(daemon, name) for name in station.providers],
+        "budgets": _budgets(daemon),
+        "alarms": [facts.alarm(one) for one in sorted(station.alarms.open.values(), key=lambda one: one.since)],
+    }
+
+
+def _forge(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
+    station = daemon.station
+    forge = station.forges[name]
+    settings = station.config.forges.get(name)
+    found = []
+    for spec in station.specs:
+        if spec.queue.forge != name:
+            continue
+        demand, health = forge.demand(spec.queue), forge.health(spec.queue)
+        found.append(
+            {
+                "queue": str(spec.queue),
+                "pool": spec.queue.pool,
+                "scope": spec.queue.scope,
+                "waiting": demand.waiting,
+                "running": demand.running,
+                "known": demand.known,
+                "as_of": demand.as_of,
+                "headroom": forge.headroom(spec.queue),
+                "ok": health.ok,
+                "problem": health.problem,
+                "register_after": health.register_after,
+            }
+        )
+    return {"name": name, "type": settings.type if settings else "", "queues": found}
+
+
+def _provider(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
+    provider = daemon.station.providers[name]
+    live = [row for row in daemon.station.rows.instances.values() if row.provider == name and row.live]
+    return {
+        "name": name,
+        "type": provider.settings.type,
+        "retired": provider.retired,
+        "problem": provider.problem,
+        "listed_at": provider.listed_at,
+        "paused_until": provider.bucket.paused_until,
+        "instances": len(live),
+        "max_instances": provider.settings.limits.instances,
+        "blocked": sum(
+            1
+            for block in daemon.station.rows.blocks.values()
+            if block.until > daemon.station.clock.now() and offers.matches(block.pattern.split("/")[0], name)
+        ),
+    }
+
+
+def _budgets(daemon: daemon.Daemon) -> list[dict[str, Any]]:
+    settings = daemon.station.config
+    levels = [("all", "")]
+    levels += [("pool", name) for name in settings.pools]
+    levels += [("provider", name) for name in settings.providers]
+    levels += [("team", name) for name in settings.teams]
+    found = []
+    for level, name in levels:
+        for window, used in daemon.controller.admission.totals(level, name):
+            found.append(
+                {
+                    "level": level,
+                    "name": name,
+                    "window": window.name,
+                    "limit": window.dollars,
+                    "committed": round(used, 6),
+                    "left": round(window.dollars - used, 6),
+                }
+            )
+    return found
+
+
+async def jobs(
+    daemon: daemon.Daemon, *, state: str = "", pool: str = "", every: bool = False, limit: int = 500
+) -> dict[str, Any]:
+    """Jobs, newest first: those that are not over and those that ended lately, or ``every`` one in the state."""
+    wanted = _state(model.JobState, state)
+    limit = max(1, min(limit, MOST))
+    now = daemon.station.clock.now()
+    if every:
+        found = await daemon.store.jobs(state=wanted, pool=pool or None, limit=limit)
+    else:
+        found = [
+            row
+            for row in daemon.station.rows.jobs.values()
+            if (wanted is None or row.state is wanted)
+            and (not pool or row.queue.pool == pool)
+            and (row.state is not model.JobState.COMPLETED or now - row.finished_at < LATELY)
+        ]
+        found.sort(key=lambda row: (-row.queued_at, row.key))
+    return {"jobs": [facts.job(row, now) for row in found[:limit]], "now": now, "more": len(found) > limit}
+
+
+async def instances(
+    daemon: daemon.Daemon, *, state: str = "", pool: str = "", every: bool = False, limit: int = 500
+) -> dict[str, Any]:
+    """Instances, newest first: those that live, or ``every`` one in the state."""
+    wanted = _state(model.InstanceState, state)
+    limit = max(1, min(limit, MOST))
+    if every or wanted in model.CLOSED:
+        found = await daemon.store.instances(pool=pool or None, limit=MOST if wanted else limit)
+    else:
+        found = [row for row in daemon.station.rows.instances.values() if row.live and (not pool or row.pool == pool)]
+        found.sort(key=lambda row: (-row.created_at, row.id))
+    if wanted is not None:
+        found = [row for row in found if row.state is wanted]
+    return {
+        "instances": [facts.instance(row, daemon) for row in found[:limit]],
+        "now": daemon.station.clock.now(),
+        "more": len(found) > limit,
+    }
+
+
+def _state(kind: Any, text: str) -> Any:
+    if not text:
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        words = ", ".join(one.value for one in kind)
+        raise errors.Refused(f'"{text}" is not a state; states are {words}', status=400) from None
+
+
+def pools(daemon: daemon.Daemon) -> dict[str, Any]:
+    """Every pool with its demand, its supply and what holds it back."""
+    station = daemon.station
+    wall = station.clock.wall()
+    found = []
+    for pool in station.config.pools.values():
+        members = [row for row in station.rows.instances.values() if row.pool == pool.name and row.live]
+        demands = [
+            station.forges[queue.forge].demand(queue)
+            for queue in station.queues(pool.name)
+            if queue.forge in station.forges
+        ]
+        ranked = daemon.controller.launcher.rank(pool)
+        found.append(
+            {
+                "name": pool.name,
+                "labels": list(pool.labels),
+                "gpu": pool.gpu_model,
+                "gpu_count": pool.gpu_count,
+                "market": pool.market.value,
+                "from": list(pool.from_),
+                "waiting": sum(demand.waiting for demand in demands),
+                "running": sum(demand.running for demand in demands),
+                "known": all(demand.known for demand in demands),
+                "instances": dict(sorted(collections.Counter(row.state.value for row in members).items())),
+                "live": len(members),
+                "max_instances": pool.limits.instances,
+                "warm": schedule.target(pool.warm, wall),
+                "drained": drained(daemon, pool.name),
+                "open_offers": sum(one.open for one in ranked),
+                "offers": len(ranked),
+                "held_back": list(daemon.controller.notes.get(pool.name, ())),
+            }
+        )
+    ghosts = {row.pool for row in station.rows.instances.values() if row.live} - set(station.config.pools)
+    return {"pools": found, "retired": sorted(ghosts)}
+
+
+def drained(daemon: daemon.Daemon, pool: str) -> bool:
+    """True while a person has the pool drained."""
+    return daemon.station.settings.get(f"drained/{pool}") == "yes"
+
+
+def offer_list(daemon: daemon.Daemon, pool: str) -> dict[str, Any]:
+    """The offers of a pool in the order they are tried, each open or with why not and until when.
+
+    Raises :class:`errors.Refused` (404) for an unknown pool.
+    """
+    settings = known_pool(daemon, pool)
+    now = daemon.station.clock.now()
+    lifetime = launcher.lifetime_of(settings)
+    problems = []
+    for name in settings.from_:
+        provider = daemon.station.providers.get(name)
+        if provider is None:
+            problems.append(f"provider {name} is not there")
+        elif provider.problem:
+            problems.append(f"provider {name}: {provider.problem}")
+        elif not provider.known_offers(settings.shape(name)):
+            problems.append(f"provider {name} offers no machine that fits the pool")
+    return {
+        "pool": pool,
+        "order": settings.order.value,
+        "market": settings.market.value,
+        "drained": drained(daemon, pool),
+        "now": now,
+        "offers": [
+            {
+                "place": place,
+                "offer": one.offer.key,
+                "provider": one.offer.provider,
+                "region": one.offer.region,
+                "zone": one.offer.zone,
+                "machine_type": one.offer.machine_type,
+                "market": one.offer.market.value,
+                "gpus": one.offer.gpus,
+                "price": one.offer.price,
+                "dollars_at_most": round(one.offer.price * lifetime / 3600.0, 4),
+                "open": one.open,
+                "refusal": one.refusal,
+                "until": one.until,
+            }
+            for place, one in enumerate(daemon.controller.launcher.rank(settings), start=1)
+        ],
+        "problems": problems,
+        "held_back": list(daemon.controller.notes.get(pool, ())),
+    }
+
+
+def known_pool(daemon: daemon.Daemon, pool: str) -> Any:
+    """The configured pool of that name.  Raises :class:`errors.Refused` (404)."""
+    found = daemon.station.config.pools.get(pool)
+    if found is None:
+        known = ", ".join(daemon.station.config.pools)
+        raise errors.Refused(f'there is no pool "{pool}"; pools are {known}', status=404)
+    return found

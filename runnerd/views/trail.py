@@ -1,0 +1,113 @@
+"""What happened: the audit trail, and what an instance last printed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from provisioners import base
+from runnerd import daemon, errors, model, secrets
+from runnerd.views import facts, words
+
+#: How long a follower's question is held open, and how often the trail is looked at meanwhile, in seconds.
+HOLD, LOOK = 25.0, 0.5
+#: Lines of the audit trail in one answer at most.
+MOST = 2000
+
+
+async def events(
+    daemon: daemon.Daemon,
+    *,
+    subject: str = "",
+    id: str = "",
+    since: float = 0.0,
+    after: int = 0,
+    limit: int = 200,
+    hold: float = 0.0,
+) -> dict[str, Any]:
+    """Lines of the audit trail, oldest first, and ``next``: the row to continue after.
+
+    With ``hold`` an empty answer is put off up to so many seconds until there is a line.
+    """
+    limit = max(1, min(limit, MOST))
+    deadline = daemon.station.clock.now() + min(hold, HOLD)
+    while True:
+        found = await daemon.store.trail(
+            subject=subject or None, id=id or None, since=since, after_rowid=after, limit=limit
+        )
+        if found or daemon.stopping or daemon.station.clock.now() >= deadline:
+            break
+        await daemon.station.clock.sleep(LOOK)
+    return {
+        "events": [facts.event(one, row=row, text=words.event(one)) for row, one in found],
+        "next": found[-1][0] if found else after,
+    }
+
+
+async def logs(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
+    """What is known of an instance's output: its console, its agent's last words, its steps.
+
+    ``name`` is an instance or a job.  Raises :class:`errors.Refused` (404, or 409 when several jobs are meant).
+    """
+    row = await find_instance(daemon, name)
+    job: model.Job | None = None
+    if row is None:
+        jobs = await find_jobs(daemon, name)
+        if not jobs:
+            raise errors.Refused(f'there is no instance and no job "{name}"', status=404)
+        if len(jobs) > 1:
+            some = ", ".join(facts.job(one, 0.0)["id"] for one in jobs[:8])
+            raise errors.Refused(f'"{name}" means {len(jobs)} jobs; name one of them: {some}', status=409)
+        job = jobs[0]
+        row = await find_instance(daemon, str(job.instance or ""))
+        if row is None:
+            raise errors.Refused(
+                f"job {job.name} has not run on an instance of this daemon; `runnerd explain` tells why", status=404
+            )
+    console, problem = await _console(daemon, row)
+    trail = await daemon.store.events(subject="instance", id=row.id, limit=MOST)
+    said = daemon.diagnostics.get(row.id)
+    return {
+        "instance": str(row.id),
+        "state": row.state.value,
+        "job": str(job.key) if job else str(row.job or ""),
+        "job_url": job.url if job else "",
+        "console": secrets.redact(console) if console else None,
+        "console_problem": problem,
+        "diagnostics": secrets.redact(said) if said else None,
+        "events": [facts.event(one, text=words.event(one)) for one in trail],
+    }
+
+
+async def _console(daemon: daemon.Daemon, row: model.Instance) -> tuple[str | None, str]:
+    provider = daemon.station.providers.get(row.provider)
+    if provider is None or not row.ref:
+        return None, "no provider has it"
+    try:
+        text = await provider.provisioner.console_log(row.ref)
+    except base.ProvisionError as error:
+        return None, f"{provider.name}: {error}"
+    return text, "" if text else f"{provider.name} keeps no console output of it"
+
+
+async def find_instance(daemon: daemon.Daemon, name: str) -> model.Instance | None:
+    """The instance of that id or of that provider's handle, live or closed."""
+    if not name:
+        return None
+    rows = daemon.station.rows.instances
+    live = rows.get(model.InstanceId(name)) or next((row for row in rows.values() if row.ref == name), None)
+    return live or await daemon.store.instance(name)
+
+
+async def find_jobs(daemon: daemon.Daemon, name: str) -> list[model.Job]:
+    """The jobs that a person may mean: by key, forge id, run, name or ``repo/name``; newest first."""
+    known = daemon.station.rows.jobs.get(model.JobKey(name))
+    if known is not None:
+        return [known]
+    found = await daemon.store.job(name)
+    if not found:
+        found = [
+            row for row in daemon.station.rows.jobs.values() if name in (f"{row.repo}/{row.name}", row.url) and name
+        ]
+        found.sort(key=lambda row: -row.queued_at)
+    # Memory is never behind the store, and it is what the planner acts on.
+    return [daemon.station.rows.jobs.get(row.key, row) for row in found]
