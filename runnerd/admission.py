@@ -104,11 +104,29 @@ class Admission:
                 account.rate += row.price
                 for index, window in enumerate(account.windows):
                     account.committed[index] += budget.commitment(row, now, window)
-        if any(account.windows for account in self._accounts.values()):
-            for spell in self._station.rows.spells:
-                for account in self._of(spell.pool, spell.provider, spell.repo):
-                    for index, window in enumerate(account.windows):
-                        account.committed[index] += budget.cost(spell.start, spell.end, spell.price, window)
+        for level, account in self._accounts.items():
+            for index, window in enumerate(account.windows):
+                for spent, dollars in self._station.rows.tally.inside(window):
+                    if level[1] == self._member(level[0], spent):
+                        account.committed[index] += dollars
+
+    def _member(self, level: str, spent: budget.Account) -> str:
+        """Which account of a level the dollars belong to."""
+        if level == "pool":
+            return spent.pool
+        if level == "provider":
+            return spent.provider
+        return self.team(spent.repo) if level == "team" else ""
+
+    def overruns(self) -> list[tuple[str, str]]:
+        """Levels at which more is committed than the limit: a price drifted, or the limit only alerts."""
+        found = []
+        for account in self._accounts.values():
+            for window, used in zip(account.windows, account.committed, strict=True):
+                if used > window.dollars + 0.01:
+                    words = f"${used:.2f} are spent or promised for this {window.name}, the limit is ${window.dollars:.2f}"
+                    found.append((account.title, words))
+        return found
 
     def _account(self, title: str, limits: config.Limits, wall: float) -> _Account:
         until = None

@@ -88,8 +88,6 @@ class Agents:
     strays: dict[AttemptKey, Stray] = field(default_factory=dict)
     #: Set to make an agent's open registration request look again.
     _asking: dict[InstanceId, asyncio.Event] = field(default_factory=dict)
-    # Attempt -> instance, for rows in memory.
-    _by_attempt: dict[AttemptKey, InstanceId] = field(default_factory=dict)
     #: Called when the hardware gate or the runner fails on the instance's side: (instance, stage, detail).
     on_fault: Callable[[model.Instance, str, str], None] | None = None
     #: Called with (instance, runner job name, event) when an agent reports a job.
@@ -100,18 +98,9 @@ class Agents:
     # -- who speaks --------------------------------------------------------------------------------------------
 
     def _instance_of(self, attempt: AttemptKey) -> model.Instance | None:
-        known = self._by_attempt.get(attempt)
-        if known is not None:
-            row = self.rows.instances.get(known)
-            if row is not None and row.attempt == attempt:
-                return row
-        for row in self.rows.instances.values():
-            if row.attempt is not None:
-                self._by_attempt[row.attempt] = row.id
-        if len(self._by_attempt) > 2 * len(self.rows.instances) + 1000:
-            self._by_attempt = {row.attempt: row.id for row in self.rows.instances.values() if row.attempt}
-        known = self._by_attempt.get(attempt)
-        return self.rows.instances.get(known) if known is not None else None
+        known = self.rows.attempts.get(attempt)
+        row = None if known is None else self.rows.instances.get(known.instance)
+        return row if row is not None and row.attempt == attempt else None
 
     def _evidence(self, id: InstanceId) -> planner.Evidence:
         found = self.evidence.get(id)

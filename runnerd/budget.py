@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import calendar
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from runnerd import model
 
 HOUR = 3600.0
+DAY = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +28,41 @@ class Window:
     dollars: float
 
 
-@dataclass(frozen=True, slots=True)
-class Spell:
-    """A closed stretch of paid time."""
+@dataclass(frozen=True, slots=True, order=True)
+class Account:
+    """Who dollars are counted for."""
 
     pool: str
     provider: str
     repo: str
-    start: float
-    end: float
-    price: float
-    market: str = ""
+    market: str
+
+
+class Tally:
+    """Dollars of closed instances by account and day (UTC): every window is made of whole days."""
+
+    def __init__(self) -> None:
+        self.dollars: dict[tuple[int, Account], float] = {}
+
+    def add(self, account: Account, *, start: float, end: float, price: float) -> None:
+        """Count a stretch of paid time, split at midnights."""
+        while start < end and price > 0:
+            day = int(start // DAY)
+            stop = min(end, (day + 1) * DAY)
+            key = (day, account)
+            self.dollars[key] = self.dollars.get(key, 0.0) + (stop - start) / HOUR * price
+            start = stop
+
+    def inside(self, window: Window) -> Iterator[tuple[Account, float]]:
+        """The accounts' dollars of a window."""
+        for (day, account), dollars in self.dollars.items():
+            if window.start <= day * DAY < window.end:
+                yield account, dollars
+
+    def forget(self, *, before: float) -> None:
+        """Drop days that no window reaches any more."""
+        for key in [key for key in self.dollars if (key[0] + 1) * DAY <= before]:
+            del self.dollars[key]
 
 
 def windows(
@@ -51,8 +76,8 @@ def windows(
     """The windows that hold now; days and months are those of UTC, as cloud bills count them."""
     found = []
     if per_day is not None:
-        start = wall - wall % (24 * HOUR)
-        found.append(Window("day", start, start + 24 * HOUR, per_day))
+        start = wall - wall % (DAY)
+        found.append(Window("day", start, start + DAY, per_day))
     if per_month is not None:
         now = time.gmtime(wall)
         start = float(calendar.timegm((now.tm_year, now.tm_mon, 1, 0, 0, 0)))
@@ -76,14 +101,6 @@ def commitment(instance: model.Instance, now: float, window: Window) -> float:
     start = instance.running_at or now
     end = max(instance.deadline, now)
     return cost(start, end, instance.price, window)
-
-
-def committed(
-    instances: Iterable[model.Instance], spells: Iterable[Spell], now: float, window: Window
-) -> float:
-    """Dollars of the window that are spent or promised."""
-    promised = sum(commitment(instance, now, window) for instance in instances)
-    return promised + sum(cost(spell.start, spell.end, spell.price, window) for spell in spells)
 
 
 def next_commitment(price: float, lifetime: float, now: float, window: Window) -> float:

@@ -90,6 +90,7 @@ class Controller:
         self.failures = 0
         self.last_pass_at = 0.0
         self._rechecked_at = 0.0
+        self._overrun: set[str] = set()
         self._next_due: float | None = None
 
     # -- the loop ----------------------------------------------------------------------------------------------
@@ -136,6 +137,7 @@ class Controller:
         self._next_due = None
         self._check_clock()
         self.admission.count()
+        self._watch_budgets()
         await self._refresh_offers()
         snapshot = self.snapshot()
         plan = planner.plan(snapshot, self.station.clock.now())
@@ -159,6 +161,14 @@ class Controller:
             self.station.alarms.clear("daemon", "clock", "clock")
         self.station.hold = hold
 
+    def _watch_budgets(self) -> None:
+        over = dict(self.admission.overruns())
+        for title in self._overrun - set(over):
+            self.station.alarms.clear("budget", title, "overrun")
+        for title, words in over.items():
+            self.station.alarms.ring("budget", title, "overrun", words)
+        self._overrun = set(over)
+
     async def _refresh_offers(self) -> None:
         now = self.station.clock.now()
         for pool in self.station.config.pools.values():
@@ -176,11 +186,12 @@ class Controller:
     def snapshot(self) -> planner.Snapshot:
         """Everything a plan depends on, as it is known now."""
         settings = self.station.config
-        pools = [self._pool_view(pool) for pool in settings.pools.values()]
+        ranks = {pool.name: self.launcher.rank(pool) for pool in settings.pools.values()}
+        pools = [self._pool_view(pool, ranks[pool.name]) for pool in settings.pools.values()]
         named = set(settings.pools)
         ghosts = {row.pool for row in self.station.rows.instances.values()} - named
         pools += [planner.PoolView(name, retired=True) for name in sorted(ghosts)]
-        cheapest = self._cheapest()
+        cheapest = self._cheapest(ranks)
         left = self.admission.left("all", "", *cheapest) if cheapest else None
         teams, team_of = self._teams()
         return planner.Snapshot(
@@ -196,10 +207,11 @@ class Controller:
             hold=self.station.hold,
         )
 
-    def _cheapest(self) -> tuple[base.Offer, float] | None:
+    def _cheapest(self, ranks: Mapping[str, list[offers.Ranked]]) -> tuple[base.Offer, float] | None:
+        """The cheapest open offer with the lifetime that it would have: what is left is told in its measure."""
         found: tuple[base.Offer, float] | None = None
         for pool in self.station.config.pools.values():
-            for one in self.launcher.rank(pool):
+            for one in ranks[pool.name]:
                 if one.open and (found is None or one.offer.price < found[0].price):
                     found = (one.offer, launcher.lifetime_of(pool))
         return found
@@ -223,8 +235,7 @@ class Controller:
         forge = self.station.forges.get(queue.forge)
         return model.Demand() if forge is None else forge.demand(queue)
 
-    def _pool_view(self, pool: config.Pool) -> planner.PoolView:
-        ranked = self.launcher.rank(pool)
+    def _pool_view(self, pool: config.Pool, ranked: list[offers.Ranked]) -> planner.PoolView:
         best = next((one for one in ranked if one.open), None)
         later = [one.until for one in ranked if one.until > 0]
         if best is None and later:
@@ -377,6 +388,11 @@ class Controller:
     ) -> tuple[str, str, Callable[[], Coroutine[Any, Any, Any]], bool] | None:
         match action:
             case planner.Request(id):
+                row, pool = self.station.rows.instances.get(id), None
+                if row is not None:
+                    pool = self.station.config.pools.get(row.pool)
+                if row is not None and pool is not None and self.launcher.spill_at(row, pool) > row.created_at:
+                    self._due(self.launcher.spill_at(row, pool))
                 return "request", id, lambda: self.launcher.request(id), False
             case planner.Drop(id, reason):
                 return "drop", id, lambda: self._drop(id, reason), False

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 #: How long a first listing may take before the pools of other providers start without it.
 FIRST_LISTING = 15.0
+#: Seconds of cost that are kept in mind: the longest month and a day.
+COST_MEMORY = 32 * 86400.0
 #: Rows older than that are pruned from the state.
 KEEP = 30 * 86400.0
 
@@ -125,7 +127,7 @@ class Daemon:
             reanchor=self._reanchor,
         )
         self.controller.agents.on_log = self._keep_diagnostics
-        rows.spells = await self._spells()
+        await self._recall_costs()
         await self._settle_restart()
         for provider in settings.providers.values():
             await self._add_provider(provider)
@@ -140,17 +142,12 @@ class Daemon:
         self._background.spawn("runner sweep", self.controller.registrar.sweep_for_ever())
         self.started_at = now()
 
-    async def _spells(self) -> list[budget.Spell]:
-        settings = self._settings
-        limits = [settings.limits, *(pool.limits for pool in settings.pools.values())]
-        limits += [provider.limits for provider in settings.providers.values()]
-        limits += [team.limits for team in settings.teams.values()]
-        everything = any(limit.dollars_total is not None for limit in limits)
-        since = 0.0 if everything else self._clock.wall() - 32 * 86400.0
-        return [
-            budget.Spell(cost.pool, cost.provider, cost.repo, cost.running_at, cost.gone_at, cost.price, cost.market)
-            for cost in await self.store.costs(since)
-        ]
+    async def _recall_costs(self) -> None:
+        """What closed instances have cost, as far back as a budget looks."""
+        since = 0.0 if _total_budget(self._settings) else self._clock.wall() - COST_MEMORY
+        for cost in await self.store.costs(since):
+            account = budget.Account(cost.pool, cost.provider, cost.repo, cost.market)
+            self.station.rows.tally.add(account, start=cost.running_at, end=cost.gone_at, price=cost.price)
 
     async def _settle_restart(self) -> None:
         """What was planned is dropped; what was being requested is unclear until a listing tells."""
@@ -290,6 +287,8 @@ class Daemon:
             try:
                 await self.store.prune(before=self._clock.now() - KEEP)
                 self._forget_jobs()
+                if not _total_budget(self._settings):
+                    self.station.rows.tally.forget(before=self._clock.wall() - COST_MEMORY)
             except errors.StoreError as error:
                 self.station.alarms.ring("daemon", "store", "prune-failed", str(error))
 
@@ -417,6 +416,14 @@ class Daemon:
             with contextlib.suppress(Exception):
                 await provider.provisioner.close()
         await self.store.close()
+
+
+def _total_budget(settings: config.Config) -> bool:
+    """True when some level has a limit for all time."""
+    limits = [settings.limits, *(pool.limits for pool in settings.pools.values())]
+    limits += [provider.limits for provider in settings.providers.values()]
+    limits += [team.limits for team in settings.teams.values()]
+    return any(limit.dollars_total is not None for limit in limits)
 
 
 def queue_specs(settings: config.Config, known: Mapping[str, forges.Forge]) -> tuple[forges.QueueSpec, ...]:

@@ -39,8 +39,15 @@ class Launcher:
 
     # -- choosing ----------------------------------------------------------------------------------------------
 
-    def rank(self, pool: config.Pool) -> list[offers.Ranked]:
-        """The pool's offers in the order they are tried, each with why it cannot be tried now."""
+    def spill_at(self, row: Instance, pool: config.Pool) -> float:
+        """When a planned instance may come from another provider than the pool's first."""
+        return row.created_at + pool.spill_after
+
+    def rank(self, pool: config.Pool, *, first_only: bool = False) -> list[offers.Ranked]:
+        """The pool's offers in the order they are tried, each with why it cannot be tried now.
+
+        ``first_only`` closes every provider but the first, for a job that still waits for it (``spill_after``).
+        """
         now = self._station.clock.now()
         known: list[base.Offer] = []
         closed: dict[str, str] = {}
@@ -50,6 +57,8 @@ class Launcher:
                 continue
             known += provider.known_offers(pool.shape(name))
             why = self._closed(provider)
+            if not why and first_only and name != pool.from_[0]:
+                why = f"waits {pool.spill_after:.0f} s for {pool.from_[0]} first"
             if why:
                 closed[name] = why
         ranked = offers.rank(
@@ -89,8 +98,11 @@ class Launcher:
             if pool is None:
                 await self._give_up(id, Reason.RETIRED, "its pool left the configuration")
                 return
-            ranked = self.rank(pool)
+            patient = self._station.clock.now() < self.spill_at(row, pool)
+            ranked = self.rank(pool, first_only=patient)
             best = next((one for one in ranked if one.open), None)
+            if best is None and patient:
+                return  # it stays planned; the planner asks again
             if best is None:
                 await self._give_up(id, Reason.NO_OFFER, why_none(ranked))
                 return

@@ -50,14 +50,14 @@ class Ledger:
         self.registrations: dict[RegistrationId, Registration] = {}
         self.jobs: dict[JobKey, Job] = {}
         self.blocks: dict[str, Block] = {}
-        #: Closed stretches of paid time that still matter to a budget window.
-        self.spells: list[budget.Spell] = []
+        #: What closed instances have cost.
+        self.tally = budget.Tally()
         #: Called after each instance step with the row before and after.
         self.on_step: list[Callable[[Instance, Instance], None]] = []
         self._locks: dict[str, asyncio.Lock] = {}
         self._by_runner: dict[str, RegistrationId] = {}
         self._by_instance: dict[InstanceId, list[RegistrationId]] = {}
-        #: Closed instances whose cost is in ``spells`` while a registration keeps them in memory.
+        #: Closed instances whose cost is in ``tally`` while a registration keeps them in memory.
         self._costed: set[InstanceId] = set()
 
     # -- filling -----------------------------------------------------------------------------------------------
@@ -176,7 +176,10 @@ class Ledger:
             await self._store.write(*changes)
             self.instances[id] = new
             if attempt_row is not None:
-                self.attempts[attempt_row.key] = attempt_row
+                if attempt_row.state is AttemptState.FAILED:
+                    self.attempts.pop(attempt_row.key, None)
+                else:
+                    self.attempts[attempt_row.key] = attempt_row
             if registration_row is not None:
                 self._keep(registration_row)
             if to in model.CLOSED:
@@ -268,17 +271,8 @@ class Ledger:
     def _forget(self, closed: Instance) -> None:
         """Let a closed instance leave memory once no registration of it is left; its cost stays."""
         if closed.running_at > 0 and closed.id not in self._costed:
-            self.spells.append(
-                budget.Spell(
-                    closed.pool,
-                    closed.provider,
-                    closed.repo,
-                    closed.running_at,
-                    closed.gone_at,
-                    closed.price,
-                    closed.market,
-                )
-            )
+            account = budget.Account(closed.pool, closed.provider, closed.repo, closed.market)
+            self.tally.add(account, start=closed.running_at, end=closed.gone_at, price=closed.price)
             self._costed.add(closed.id)
         if self._by_instance.get(closed.id):
             return

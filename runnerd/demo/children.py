@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from provisioners.processes import identity
@@ -79,10 +79,10 @@ class Child:
         return "\n".join(line[:300] for line in text.splitlines()[-lines:])
 
 
-def marked(directory: Path, *marks: str) -> list[identity.Identity]:
-    """Living processes that carry one of the marks with that directory or something below it; not ourselves."""
-    wanted = [os.fsencode(f"{mark}={directory}") for mark in marks]
-    found = []
+def _marks(directory: Path, *marks: str) -> Iterator[tuple[identity.Identity, str]]:
+    """Living processes that carry a mark with that directory or something below it, and its value; not ourselves."""
+    wanted = [os.fsencode(f"{mark}=") for mark in marks]
+    inside = os.fsencode(directory)
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
             continue
@@ -93,23 +93,24 @@ def marked(directory: Path, *marks: str) -> list[identity.Identity]:
                 variables = file.read().split(b"\0")
         except OSError:
             continue
-        if who is not None and any(
-            variable == one or variable.startswith(one + b"/") for variable in variables for one in wanted
-        ):
-            found.append(who)
-    return found
+        for variable in variables if who is not None else ():
+            mark, _, value = variable.partition(b"=")
+            if mark + b"=" in wanted and (value == inside or value.startswith(inside + b"/")):
+                assert who is not None
+                yield who, os.fsdecode(value)
+                break
 
 
-def of_instances(directory: Path) -> list[identity.Identity]:
-    """Living processes of the demo's instances."""
-    return marked(directory, identity.MARK)
+def instances(directory: Path) -> set[str]:
+    """Names of the demo's instances that have living processes."""
+    return {Path(value).name for _, value in _marks(directory, identity.MARK)}
 
 
 def end_leftovers(directory: Path) -> int:
     """End everything of a demo in that directory; how many processes were left."""
     count = 0
     for _ in range(50):
-        left = marked(directory, identity.MARK, MARK)
+        left = [who for who, _ in _marks(directory, identity.MARK, MARK)]
         if not left:
             return count
         count = max(count, len(left))

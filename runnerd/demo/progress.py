@@ -91,7 +91,9 @@ class Progress:
     def _set_beside(self, view: forge.View, machines: Mapping[str, calls.Machine], gone: Collection[str]) -> None:
         taken = {job.runner for job in view.jobs if job.runner}
         rising = [
-            name for name, machine in machines.items() if name not in taken and name not in gone and not machine.deleted_at
+            name
+            for name, machine in machines.items()
+            if name not in taken and name not in gone and not machine.deleted_at
         ]
         waiting = [job for job in view.jobs if job.status == "queued"]
         fits = {(job.id, name) for job in waiting for name in rising if view.runners.get(name, job.forge) == job.forge}

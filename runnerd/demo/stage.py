@@ -93,11 +93,7 @@ REPOSITORIES = (
     Repository("github", "acme/postcodes", "github.yml", _WORKFLOW),
     Repository("gitlab", "acme/meters", "gitlab-ci.yml", ".gitlab-ci.yml"),
 )
-JOBS = tuple(
-    JobPlan(repository, pull, noise)
-    for pull, noise in ((1, 0.25), (2, 0.4))
-    for repository in REPOSITORIES
-)
+JOBS = tuple(JobPlan(repository, pull, noise) for pull, noise in ((1, 0.25), (2, 0.4)) for repository in REPOSITORIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +209,8 @@ def _lines(stage: Stage, simulator: str, python: str, runner: Path, path: str) -
     yield f"listen: {{ops: {quoted(stage.ops)}, public: {quoted(stage.public)}, socket: {quoted(stage.socket)}}}"
     yield ""
     yield "forges:"
-    yield f"  github: {{type: github, url: {quoted(simulator + '/acme')}, token: \"file:github.token\"}}"
-    yield f"  gitlab: {{type: gitlab, url: {quoted(simulator)}, token: \"file:gitlab.token\", groups: [acme], poll: 2s}}"
+    yield f'  github: {{type: github, url: {quoted(simulator + "/acme")}, token: "file:github.token"}}'
+    yield f'  gitlab: {{type: gitlab, url: {quoted(simulator)}, token: "file:gitlab.token", groups: [acme], poll: 2s}}'
     yield ""
     yield "providers:                 # in the order in which they are tried"
     for cloud in CLOUDS:

@@ -79,7 +79,7 @@ _ATTEMPT: Mapping[str, str] = MappingProxyType(
 )
 _REGISTRATION: Mapping[str, str] = MappingProxyType(
     {
-        "planned": "the forge is asked for runner",
+        "registering": "the forge is asked for runner",
         "unclear": "the forge gave no clear answer about runner",
         "registered": "the forge registered runner",
         "removing": "the forge is asked to remove runner",

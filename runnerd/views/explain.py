@@ -1,0 +1,315 @@
+"""Why a job waits and what is tried next, or what became of it, in plain words.
+
+Everything comes from what the daemon acts on itself: the planner's notes, blocks, attempts, the forges' health, limits,
+drained pools and open alarms.  So the answer cannot be kinder than the truth.  Supply is counted and not paired, which
+is why a waiting job is told about every instance of its pool that is on its way.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from typing import Any
+
+from runnerd import budget, daemon, errors, model
+from runnerd.model import Instance, Job, JobState
+from runnerd.views import facts, lists, trail, words
+
+#: Instances whose attempts are told of a waiting job at most, and lines of its time line.
+MOST_INSTANCES, MOST_LINES = 20, 400
+#: An instance planned so long before a job was told of may be for it: the count comes before the names.
+BEFORE = 5.0
+
+
+async def explain(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
+    """One job in plain words, or ``{"ambiguous": [...]}`` when the name means several.
+
+    Raises :class:`errors.Refused` (404) when it means none.
+    """
+    found = await trail.find_jobs(daemon, name)
+    if not found:
+        raise errors.Refused(
+            f'no job is known as "{name}"; `runnerd jobs` lists them by id. A job that no pool may serve is never told '
+            "to this daemon: compare its labels with `runnerd pools`",
+            status=404,
+        )
+    now = daemon.station.clock.now()
+    if len(found) > 1:
+        return {"ambiguous": [facts.job(one, now) for one in found]}
+    job = found[0]
+    if job.state is JobState.QUEUED:
+        return await _queued(daemon, job)
+    return await _taken(daemon, job)
+
+
+# -- a job that waits ----------------------------------------------------------------------------------------------
+
+
+async def _queued(daemon: daemon.Daemon, job: Job) -> dict[str, Any]:
+    now = daemon.station.clock.now()
+    members = [row for row in daemon.station.rows.instances.values() if row.pool == job.queue.pool and row.live]
+    rising = [row for row in members if row.state in model.RISING and row.queue in (None, job.queue)]
+    rising.sort(key=lambda row: row.created_at)
+    ahead = sum(
+        1
+        for one in daemon.station.rows.jobs.values()
+        if one.queue.pool == job.queue.pool
+        and one.state is JobState.QUEUED
+        and (one.queued_at, one.key) < (job.queued_at, job.key)
+    )
+    lines, refusals = await _story_of_pool(daemon, job)
+    why = [
+        *_forge(daemon, job),
+        *_pool(daemon, job, rising, ahead),
+        *_held_back(daemon, job),
+        *refusals,
+        *_alarms(daemon, job),
+    ]
+    coming = _coming(rising, ahead, now)
+    offers, later = _offers(daemon, job)
+    if job.queue.pool in daemon.station.config.pools and not lists.drained(daemon, job.queue.pool):
+        why += offers if not coming else []
+    else:
+        later = []
+    summary = f"it has waited {words.span(now - job.queued_at)} for an instance of pool {job.queue.pool}"
+    if job.lapses:
+        why.append(f"the forge took an assignment of it back {words.count(job.lapses, 'time')}; it stays our demand")
+    return {
+        "job": facts.job(job, now),
+        "summary": summary,
+        "why": _unique(why) or ["it was only just told of; the next pass of the daemon counts it"],
+        "next": _unique([*coming, *([] if coming and len(rising) > ahead else later)])
+        or ["nothing until one of the reasons above goes away; every pass looks again"],
+        "ahead": ahead,
+        "instances": [facts.instance(row, daemon) for row in rising[:MOST_INSTANCES]],
+        "timeline": lines,
+        "cost": None,
+    }
+
+
+def _forge(daemon: daemon.Daemon, job: Job) -> list[str]:
+    station = daemon.station
+    forge = station.forges.get(job.queue.forge)
+    if forge is None:
+        return [f"forge {job.queue.forge} left the configuration: nobody asks it for the job"]
+    if job.queue not in {spec.queue for spec in station.specs}:
+        return [f"queue {job.queue} is not watched: the configuration has no such pool at that forge any more"]
+    now = station.clock.now()
+    demand, health, headroom = forge.demand(job.queue), forge.health(job.queue), forge.headroom(job.queue)
+    found = []
+    if not health.ok:
+        since = f" (for {words.span(now - health.since)})" if health.since else ""
+        found.append(f"forge {job.queue.forge} is in trouble{since}: {health.problem}")
+    if health.register_after > now:
+        found.append(
+            f"forge {job.queue.forge} registers no runner for the next {words.span(health.register_after - now)}"
+        )
+    if not demand.known:
+        since = f"; its last word is {words.span(now - demand.as_of)} old" if demand.as_of else ""
+        found.append(f"forge {job.queue.forge} has not said lately what waits{since}")
+    elif demand.waiting == 0 and demand.as_of > job.queued_at:
+        found.append("the forge counts no waiting job in this queue: another runner may have taken it")
+    if headroom is not None and headroom <= 0:
+        found.append(f"forge {job.queue.forge} takes no more runners (its runner limit is reached)")
+    return found
+
+
+def _pool(daemon: daemon.Daemon, job: Job, rising: Sequence[Instance], ahead: int) -> list[str]:
+    station = daemon.station
+    pool = station.config.pools.get(job.queue.pool)
+    if pool is None:
+        return [f"pool {job.queue.pool} left the configuration: nothing is bought for it"]
+    found = []
+    if lists.drained(daemon, pool.name):
+        found.append(f"pool {pool.name} is drained by an operator; `runnerd undrain {pool.name}` ends that")
+    if ahead:
+        found.append(f"{words.count(ahead, 'job')} of the pool waited before it")
+    if rising:
+        found.append(f"{words.count(len(rising), 'instance')} of the pool on the way; whichever is first takes a job")
+    return found
+
+
+def _held_back(daemon: daemon.Daemon, job: Job) -> list[str]:
+    """The planner's own words, without those that the forge's part has said already."""
+    notes = daemon.controller.notes.get(job.queue.pool, ())
+    queues = {str(queue) for queue in daemon.station.queues(job.queue.pool)}
+    found = []
+    for note in notes:
+        queue, colon, _ = note.partition(": ")
+        if note == "drained by an operator" or (colon and queue in queues):
+            continue
+        found.append(f"held back: {note}")
+    return found
+
+
+def _alarms(daemon: daemon.Daemon, job: Job) -> list[str]:
+    pool = daemon.station.config.pools.get(job.queue.pool)
+    about = {("queue", str(job.queue)), ("pool", job.queue.pool), ("forge", job.queue.forge), ("job", str(job.key))}
+    about |= {("provider", name) for name in (pool.from_ if pool else ())}
+    return [
+        f"alarm about {one.subject} {one.id}: {one.detail}"
+        for one in daemon.station.alarms.open.values()
+        if (one.subject, one.id) in about or (one.subject == "daemon" and one.reason != "reload-failed")
+    ]
+
+
+def _coming(rising: Sequence[Instance], ahead: int, now: float) -> list[str]:
+    found = []
+    for row in rising[: ahead + 3]:
+        where = f" at {row.offer}" if row.offer else ""
+        for_ = f" for {words.span(now - row.since)}"
+        detail = f" (before: {row.detail})" if row.state is model.InstanceState.PLANNED and row.detail else ""
+        found.append(f"{row.id}{where} {words.RISING[row.state]}{for_}{detail}")
+    if len(rising) > len(found):
+        found.append(f"and {len(rising) - len(found)} more")
+    return found
+
+
+def _offers(daemon: daemon.Daemon, job: Job) -> tuple[list[str], list[str]]:
+    """Why offers are closed, and what is tried next."""
+    pool = daemon.station.config.pools.get(job.queue.pool)
+    if pool is None:
+        return [], []
+    now = daemon.station.clock.now()
+    ranked = daemon.controller.launcher.rank(pool)
+    closed = [one for one in ranked if not one.open]
+    best = next((one for one in ranked if one.open), None)
+    why = []
+    if not ranked:
+        why.append("no provider of the pool offers a machine that fits")
+    by_refusal = collections.Counter(one.refusal for one in closed)
+    for refusal, count in by_refusal.most_common(5):
+        first = next(one.offer.key for one in closed if one.refusal == refusal)
+        more = f" and {count - 1} more" if count > 1 else ""
+        why.append(f"offer {first}{more} is closed: {refusal}")
+    if best is not None:
+        price = f"{words.dollars(best.offer.price)} an hour"
+        return why, [f"the next offer to be tried is {best.offer.key} at {price}"]
+    waits = sorted((one.until, one.offer.key) for one in closed if one.until > now)
+    if waits:
+        until, key = waits[0]
+        return why, [f"offer {key} is tried again in {words.span(until - now)}"]
+    return why, []
+
+
+async def _story_of_pool(daemon: daemon.Daemon, job: Job) -> tuple[list[dict[str, Any]], list[str]]:
+    """What was tried for the pool since the job was queued."""
+    store = daemon.store
+    since = job.queued_at - BEFORE
+    members = [
+        row
+        for row in await store.instances(pool=job.queue.pool, limit=200)
+        if row.created_at >= since or row.state in model.RISING
+    ]
+    members = members[:MOST_INSTANCES]
+    offers: dict[str, str] = {}
+    refused: collections.Counter[str] = collections.Counter()
+    for row in members:
+        for attempt in await store.attempts(row.id):
+            offers[attempt.key] = attempt.offer
+            if attempt.state is model.AttemptState.FAILED and attempt.since >= since:
+                reason = ": ".join(part for part in (attempt.failure, attempt.detail) if part)
+                refused[f"{attempt.offer} ({reason})"] += 1
+    names = {str(row.id) for row in members} | set(offers)
+    names |= {str(job.key), job.queue.pool, str(job.queue), job.queue.forge}
+    events = [
+        one
+        for one in await store.events(since=since, limit=3000)
+        if one.id in names or (one.subject == "offer" and one.what == "blocked")
+    ]
+    own = await store.events(subject="job", id=job.key, limit=100)
+    lines = [*(one for one in own if one.at < since), *events]
+    told = [
+        f"tried and refused since it was queued: {what}" + (f", {count} times" if count > 1 else "")
+        for what, count in refused.most_common(5)
+    ]
+    return _lines(lines, offers), told
+
+
+# -- a job that was taken ------------------------------------------------------------------------------------------
+
+
+async def _taken(daemon: daemon.Daemon, job: Job) -> dict[str, Any]:
+    now = daemon.station.clock.now()
+    row = await trail.find_instance(daemon, str(job.instance or ""))
+    lines: list[model.Event] = list(await daemon.store.events(subject="job", id=job.key, limit=100))
+    offers: dict[str, str] = {}
+    refused = 0
+    if row is not None:
+        lines += await daemon.store.events(subject="instance", id=row.id, limit=200)
+        for attempt in await daemon.store.attempts(row.id):
+            offers[attempt.key] = attempt.offer
+            refused += attempt.state is model.AttemptState.FAILED
+            lines += await daemon.store.events(subject="attempt", id=attempt.key, limit=20)
+        for registration in await daemon.store.registrations(row.id):
+            lines += await daemon.store.events(subject="registration", id=registration.runner_name, limit=20)
+    why: list[str] = []
+    waited = words.span((job.started_at or job.finished_at or now) - job.queued_at)
+    if job.state is JobState.RUNNING:
+        summary = f"it runs since {words.span(now - job.started_at)} after {waited} of waiting"
+    elif not job.started_at:
+        summary = f"it ended without having run ({job.conclusion or 'no conclusion was told'}) after {waited}"
+    else:
+        ran = words.span(job.finished_at - job.started_at)
+        summary = f"it ended ({job.conclusion or 'no conclusion was told'}) after {waited} of waiting and {ran} of work"
+    if row is None:
+        if job.runner_name:
+            why.append(f"it was taken by runner {job.runner_name}, which is not of this daemon")
+    else:
+        why.append(f"it was taken by {row.id} at {row.offer or row.provider}")
+        if refused:
+            why.append(f"{words.count(refused, 'offer')} refused before that one")
+    return {
+        "job": facts.job(job, now),
+        "summary": summary,
+        "why": why,
+        "next": _after(daemon, job, row),
+        "ahead": 0,
+        "instances": [] if row is None else [facts.instance(row, daemon)],
+        "timeline": _lines(lines, offers),
+        "cost": None if row is None else _cost(row, now),
+    }
+
+
+def _after(daemon: daemon.Daemon, job: Job, row: Instance | None) -> list[str]:
+    now = daemon.station.clock.now()
+    if row is None:
+        return []
+    if row.state is model.InstanceState.BUSY:
+        pool = daemon.station.config.pools.get(row.pool)
+        found = []
+        if pool is not None and row.busy_at:
+            found.append(f"it may run {words.span(max(0.0, row.busy_at + pool.max_job - now))} more (max_job)")
+        witness = daemon.station.evidence.get(row.id)
+        if witness is None or not witness.fresh(now):
+            found.append("its agent has not been heard lately; the instance is left alone until its provider says more")
+        return found
+    if row.state in (model.InstanceState.DRAINING, model.InstanceState.ENDING):
+        detail = f": {row.detail}" if row.detail else ""
+        return [f"the instance is {row.state.value} ({row.reason.value or 'no reason'}{detail})"]
+    if row.state in model.CLOSED:
+        return [f"the instance is {row.state.value} ({row.reason.value or 'no reason'})"]
+    return [f"the instance {words.RISING[row.state]}"] if row.state in words.RISING else []
+
+
+def _cost(row: Instance, now: float) -> dict[str, Any]:
+    return {
+        "dollars": round(budget.accrued(row, now), 6),
+        "price": row.price,
+        "seconds": max(0.0, (row.gone_at or now) - row.running_at) if row.running_at else 0.0,
+        "final": bool(row.gone_at),
+    }
+
+
+# -- lines ---------------------------------------------------------------------------------------------------------
+
+
+def _lines(events: Sequence[model.Event], offers: dict[str, str]) -> list[dict[str, Any]]:
+    # Stable: the trail's own order decides between events of one moment.
+    ordered = sorted(events, key=lambda one: one.at)[-MOST_LINES:]
+    return [facts.event(one, text=words.event(one, offer=offers.get(one.id, ""))) for one in ordered]
+
+
+def _unique(lines: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(lines))
+
