@@ -21,6 +21,7 @@ from runnerd import (
     config,
     errors,
     guard,
+    inquiry,
     intake,
     launcher,
     model,
@@ -29,6 +30,7 @@ from runnerd import (
     planner,
     reaper,
     registrar,
+    retrier,
     schedule,
     station,
     tasks,
@@ -76,6 +78,9 @@ class Controller:
         self.launcher = launcher.Launcher(station, self.admission, bundle=bundle)
         self.reaper = reaper.Reaper(station, self.registrar, self.agents)
         self.observer = observer.Observer(station, self.registrar)
+        self.retrier = retrier.Retrier(station)
+        self.launcher.on_demand_only = self._on_demand_only
+        self.inquiry = inquiry.Inquiry(station, self.intake)
         self.guard = guard.Guard(station.clock, reanchor=reanchor)
         self.agents.on_job = lambda row, _: self.intake.note_pickup(row)
         self.agents.on_fault = self._fault
@@ -256,11 +261,16 @@ class Controller:
             max_job=pool.max_job,
             boot=pool.boot,
             drained=self.station.settings.get(f"drained/{pool.name}") == "yes",
+            on_demand_only=self._on_demand_only(pool),
             open_offers=best is not None,
             closed_because="" if best else launcher.why_none(ranked),
             commitment=whole[1] if whole else (left[1] if left else 0.0),
             dollars=left[0] if left else None,
         )
+
+    def _on_demand_only(self, pool: config.Pool) -> bool:
+        """True while an interrupted job runs again and the pool may buy outside the spot market."""
+        return base.Market.ON_DEMAND in pool.market.markets and self.retrier.outstanding(pool.name)
 
     def _queue_view(self, queue: Queue) -> planner.QueueView:
         forge = self.station.forges.get(queue.forge)
@@ -281,8 +291,8 @@ class Controller:
         )
 
     def _due(self, at: float) -> None:
-        """A pass is worth making then."""
-        if self._next_due is None or at < self._next_due:
+        """A pass is worth making then; what is due already was seen by this one."""
+        if at > self.station.clock.now() and (self._next_due is None or at < self._next_due):
             self._next_due = at
 
     def _announce(self, snapshot: planner.Snapshot) -> None:

@@ -139,6 +139,8 @@ class Daemon:
         self._watch_forges()
         self._background.spawn("reconcile", self.controller.run())
         self._background.spawn("housekeeping", self._keep_house())
+        self._background.spawn("retries", self.controller.retrier.run())
+        self._background.spawn("inquiry", self.controller.inquiry.run())
         self._background.spawn("runner sweep", self.controller.registrar.sweep_for_ever())
         self.started_at = now()
 
@@ -471,7 +473,9 @@ def forge_factory(
             on_request(name, endpoint, status)
 
         if isinstance(settings, config.GitHubForge):
-            return GitHub(name, settings, clock=clock, transport=transport, rng=rng, on_request=count)
+            return GitHub(
+                name, settings, clock=clock, transport=transport, rng=rng, on_request=count, owner=controller
+            )
         return GitLab(
             name, settings, clock=clock, transport=transport, rng=rng, on_request=count, controller=controller
         )

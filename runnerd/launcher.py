@@ -36,6 +36,8 @@ class Launcher:
         self._station = station
         self._admission = admission
         self._bundle = bundle
+        #: Whether a pool buys outside the spot market only, for now.
+        self.on_demand_only: Callable[[config.Pool], bool] = lambda _: False
 
     # -- choosing ----------------------------------------------------------------------------------------------
 
@@ -73,8 +75,11 @@ class Launcher:
             # Stable: the whole list of spot offers comes before the first at list price.
             ranked.sort(key=lambda one: one.offer.market is not base.Market.SPOT)
         lifetime = lifetime_of(pool)
+        sure = self.on_demand_only(pool)
         result = []
         for one in ranked:
+            if sure and one.open and one.offer.market is base.Market.SPOT:
+                one = dataclasses.replace(one, refusal="an interrupted job runs again: on demand only")
             if one.open:
                 words = self._admission.refusal(one.offer, pool=pool.name, repo="", lifetime=lifetime)
                 one = dataclasses.replace(one, refusal=words)

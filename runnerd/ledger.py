@@ -78,6 +78,8 @@ class Ledger:
             self._keep(registration)
         self.jobs = {row.key: row for row in jobs}
         self.blocks = {row.pattern: row for row in blocks}
+        # What these cost is read from the store with the costs of all others.
+        self._costed = {row.id for row in self.instances.values() if row.state in model.CLOSED}
 
     def _keep(self, registration: Registration) -> None:
         if registration.state is RegistrationState.GONE:
@@ -255,9 +257,9 @@ class Ledger:
 
     async def write_block(self, block: Block) -> None:
         """Remember a blocked pattern."""
-        self.blocks[block.pattern] = block
         event = Event(block.since, "offer", block.pattern, "blocked", block.reason, block.detail)
         await self._store.write(block, event)
+        self.blocks[block.pattern] = block
 
     async def note(self, *events: Event) -> None:
         """Add to the audit trail."""

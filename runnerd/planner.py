@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeAlias
 
-from provisioners.base import InstanceStatus
+from provisioners.base import InstanceStatus, Market
 from runnerd import model
 from runnerd.model import Instance, InstanceState, Queue, Reason
 
@@ -93,6 +93,8 @@ class PoolView:
     drained: bool = False
     #: It left the configuration.
     retired: bool = False
+    #: An interrupted job is being run again: no spot instance may take it.
+    on_demand_only: bool = False
     #: Some offer can be tried now; otherwise why not, in plain words.
     open_offers: bool = True
     closed_because: str = ""
@@ -623,6 +625,9 @@ class _Fleet:
             left[queue] -= 1
             actions.append(Register(ready.pop().id, queue))
         return actions
+
+    def _market_fits(self, instance: Instance) -> bool:
+        return not (self._pool.on_demand_only and instance.market == Market.SPOT)
 
     def _asks(self, instance: Instance) -> bool:
         evidence = self._evidence.get(instance.id)

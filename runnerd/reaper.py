@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 
 from provisioners import base
-from runnerd import agents, model, planner, registrar, station
+from runnerd import agents, model, planner, registrar, retrier, station
 from runnerd.forges import base as forges
 from runnerd.model import InstanceId, InstanceState, Reason
 
@@ -137,8 +137,10 @@ class Reaper:
         row = self._station.rows.instances.get(id)
         if row is None or row.state in model.CLOSED:
             return
-        if row.state not in (InstanceState.ENDING, InstanceState.DRAINING):
-            reason = await self._why_gone(row) if reason in (Reason.NONE, Reason.VANISHED) else reason
+        unexplained = row.state not in (InstanceState.ENDING, InstanceState.DRAINING)
+        if (unexplained and reason in (Reason.NONE, Reason.VANISHED)) or retrier.interrupted(row):
+            proven = await self._why_gone(row)
+            reason = proven if unexplained or proven is Reason.PREEMPTED else reason
         await self._station.rows.step(id, InstanceState.GONE, reason=reason)
         self._agents.forget(id)
         if id not in self._station.rows.instances:

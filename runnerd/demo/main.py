@@ -59,8 +59,7 @@ class Story:
 
     def tell(self) -> proof.Proof:
         """All of it.  Raises :class:`Failed`."""
-        tokens = self._start_simulator()
-        self._write_config(tokens)
+        self._write_config(self._start_simulator())
         self._start_daemon()
         self._await_daemon(START)
         self._board.say(f"daemon is up, process {self._pid}, log {_short(self._log)}")
@@ -69,7 +68,7 @@ class Story:
         self.proof = self._draw()
         return self.proof
 
-    def _start_simulator(self) -> dict[str, str]:
+    def _start_simulator(self) -> stage.Credentials:
         facts = self._stage.directory / "simulator.json"
         command = [sys.executable, "-m", "runnerd.simulator", "--listen", "127.0.0.1:0", "--json"]
         command += ["--cert-dir", str(self._stage.directory / "simulator")]
@@ -84,15 +83,19 @@ class Story:
         known = json.loads(facts.read_text(encoding="utf-8"))
         self._forges = forge.Simulator(known["url"])
         self._board.say(f"a simulated GitHub and GitLab: {known['url']}")
-        return {name: known["tokens"][name]["token"] for name in ("github", "gitlab")}
+        return stage.Credentials(
+            app_id=known["tokens"]["github"]["app_id"],
+            app_key=Path(known["tokens"]["github"]["app_key_file"]),
+            gitlab_token=known["tokens"]["gitlab"]["token"],
+        )
 
-    def _write_config(self, tokens: dict[str, str]) -> None:
+    def _write_config(self, credentials: stage.Credentials) -> None:
         # The jobs' `python3` is the one that the demo runs with.
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH") or os.defpath])
+        path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
         stage.write_config(
             self._stage,
             simulator=self._forges.url,
-            tokens=tokens,
+            credentials=credentials,
             python=sys.executable,
             runner=_root() / "runnerd" / "simulator" / "runner.py",
             path=path,

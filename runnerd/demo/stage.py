@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,16 @@ CLOUDS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Credentials:
+    """What the simulated forges gave out."""
+
+    app_id: str
+    #: Private key of the GitHub App.
+    app_key: Path
+    gitlab_token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """The demo's directory and the addresses inside it."""
 
@@ -185,16 +195,20 @@ def clear_socket(stage: Stage) -> None:
         shutil.rmtree(stage.socket.parent, ignore_errors=True)
 
 
-def write_config(stage: Stage, *, simulator: str, tokens: dict[str, str], python: str, runner: Path, path: str) -> None:
+def write_config(
+    stage: Stage, *, simulator: str, credentials: Credentials, python: str, runner: Path, path: str
+) -> None:
     """Write the daemon's configuration and the files of its secrets."""
-    for forge, token in tokens.items():
-        file = stage.directory / f"{forge}.token"
-        file.touch(mode=0o600)
-        file.write_text(token, encoding="utf-8")
-    stage.config.write_text("\n".join(_lines(stage, simulator, python, runner, path)) + "\n", encoding="utf-8")
+    token = stage.directory / "gitlab.token"
+    token.touch(mode=0o600)
+    token.write_text(credentials.gitlab_token, encoding="utf-8")
+    lines = _lines(stage, credentials, simulator, python, runner, path)
+    stage.config.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _lines(stage: Stage, simulator: str, python: str, runner: Path, path: str) -> Iterator[str]:
+def _lines(
+    stage: Stage, credentials: Credentials, simulator: str, python: str, runner: Path, path: str
+) -> Iterator[str]:
     def quoted(text: object) -> str:
         # A JSON text is a YAML text.
         return json.dumps(str(text))
@@ -209,8 +223,11 @@ def _lines(stage: Stage, simulator: str, python: str, runner: Path, path: str) -
     yield f"listen: {{ops: {quoted(stage.ops)}, public: {quoted(stage.public)}, socket: {quoted(stage.socket)}}}"
     yield ""
     yield "forges:"
-    yield f'  github: {{type: github, url: {quoted(simulator + "/acme")}, token: "file:github.token"}}'
-    yield f'  gitlab: {{type: gitlab, url: {quoted(simulator)}, token: "file:gitlab.token", groups: [acme], poll: 2s}}'
+    key = quoted(f"file:{credentials.app_key}")
+    yield f"  github: {{type: github, url: {quoted(simulator + '/acme')},"
+    yield f"           app: {{id: {credentials.app_id}, key: {key}}}}}"
+    yield f'  gitlab: {{type: gitlab, url: {quoted(simulator)}, token: "file:gitlab.token",'
+    yield "           groups: [acme], poll: 2s, idle_poll: 5s}"
     yield ""
     yield "providers:                 # in the order in which they are tried"
     for cloud in CLOUDS:

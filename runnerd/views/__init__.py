@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from runnerd.views.explain import explain
 from runnerd.views.lists import drained, instances, jobs, known_pool, offer_list, pools, status
+from runnerd.views import sweep
 from runnerd.views.trail import events, find_instance, find_jobs, logs
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "offers",
     "pools",
     "status",
+    "sweep",
 ]
 
 #: The offers of a pool; the module of the same name is another thing.

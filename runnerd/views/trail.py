@@ -29,7 +29,7 @@ async def events(
     With ``hold`` an empty answer is put off up to so many seconds until there is a line.
     """
     limit = max(1, min(limit, MOST))
-    deadline = daemon.station.clock.now() + min(hold, HOLD)
+    deadline = daemon.station.clock.now() + (min(hold, HOLD) if hold > 0 else 0.0)
     while True:
         found = await daemon.store.trail(
             subject=subject or None, id=id or None, since=since, after_rowid=after, limit=limit

@@ -22,3 +22,23 @@ def test_a_queued_job_gets_an_instance_runs_once_and_the_instance_is_gone(forge:
         assert len(world.creates) == 1
 
     lab.run(lab.Plan(forges=forges), story)
+
+
+def test_a_job_that_a_preemption_interrupted_is_run_again_on_demand() -> None:
+    async def story(world: lab.Lab) -> None:
+        await world.start()
+        await world.sleep(10)
+        world.queue("github", duration=120)
+        assert await world.until(lambda: len(world.creates) > 1 and world.finished(), within=3600), world.describe()
+        assert await world.until(world.settled, within=3600), world.describe()
+        assert [job.conclusion for job in world.jobs()][-1] == "success"
+        assert [machine.offer.rsplit("/", 1)[1] for machine in world.clouds["sky"].listed.values()][-1] == "on-demand"
+
+    lab.run(
+        lab.Plan(
+            forges=lab.GITHUB.replace("}\n", ", retry: {preempted: 1}}\n"),
+            providers="  sky: {type: fake, boot: 5s, faults: [{call: create, preempt_after: 60s}]}\n",
+            pools="  gpu: {market: spot-then-on-demand}\n",
+        ),
+        story,
+    )

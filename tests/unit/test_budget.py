@@ -77,10 +77,29 @@ def test_what_lives_is_committed_to_its_deadline(fields: dict[str, Any], expecte
     assert budget.commitment(row, 1002 * HOUR, WINDOW) == pytest.approx(expected)
 
 
-def test_spent_and_promised_are_added() -> None:
-    row = bought("vm-1", running_at=1002 * HOUR, deadline=1004 * HOUR, price=1.0)
-    spell = budget.Spell("gpu", "sky", "acme/ml", 1000 * HOUR, 1001 * HOUR, 3.0)
-    assert budget.committed([row], [spell], 1002 * HOUR, WINDOW) == pytest.approx(5.0)
+ACCOUNT = budget.Account("gpu", "sky", "acme/ml", "spot")
+
+
+def test_what_was_spent_is_split_at_midnight_and_found_by_the_windows_it_falls_into() -> None:
+    tally = budget.Tally()
+    tally.add(ACCOUNT, start=MIDNIGHT - 2 * HOUR, end=MIDNIGHT + HOUR, price=3.0)
+    tally.add(ACCOUNT, start=MIDNIGHT + 5 * HOUR, end=MIDNIGHT + 6 * HOUR, price=1.0)
+    (today,) = budget.windows(wall=START, per_day=1)
+    (yesterday,) = budget.windows(wall=START - DAY, per_day=1)
+    (always,) = budget.windows(wall=START, total=1)
+    assert list(tally.inside(today)) == [(ACCOUNT, pytest.approx(4.0))]
+    assert list(tally.inside(yesterday)) == [(ACCOUNT, pytest.approx(6.0))]
+    assert sum(dollars for _, dollars in tally.inside(always)) == pytest.approx(10.0)
+
+
+def test_a_tally_forgets_whole_days_and_counts_nothing_for_nothing() -> None:
+    tally = budget.Tally()
+    tally.add(ACCOUNT, start=START, end=START - 1, price=3.0)
+    tally.add(ACCOUNT, start=START, end=START + 1, price=0.0)
+    assert tally.dollars == {}
+    tally.add(ACCOUNT, start=MIDNIGHT - DAY, end=MIDNIGHT + HOUR, price=1.0)
+    tally.forget(before=MIDNIGHT)
+    assert list(tally.dollars.values()) == [pytest.approx(1.0)]
 
 
 def test_one_more_instance_commits_its_whole_life_inside_the_window() -> None:

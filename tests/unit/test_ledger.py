@@ -177,7 +177,7 @@ async def test_what_an_instance_cost_is_counted_once(rows: ledger.Ledger) -> Non
     rows.load(instances=[row], attempts=[], registrations=[registration("r1")], jobs=[], blocks=[])
     await rows.step(row.id, S.GONE)
     await rows.step_registration(model.RegistrationId("r1"), RegistrationState.GONE)
-    assert [(spell.start, spell.end, spell.price) for spell in rows.spells] == [(START - 3600, START, 2.0)]
+    assert list(rows.tally.dollars.values()) == [2.0]
 
 
 async def test_what_was_closed_before_a_restart_is_not_counted_again(rows: ledger.Ledger) -> None:
@@ -185,14 +185,14 @@ async def test_what_was_closed_before_a_restart_is_not_counted_again(rows: ledge
     row = bought("vm-1", "gone", gone_at=START - 5)
     rows.load(instances=[row], attempts=[], registrations=[registration("r1")], jobs=[], blocks=[])
     await rows.step_registration(model.RegistrationId("r1"), RegistrationState.GONE)
-    assert rows.spells == []
+    assert rows.tally.dollars == {}
     assert rows.instances == {}
 
 
 async def test_what_never_ran_costs_nothing(rows: ledger.Ledger) -> None:
     rows.instances[model.InstanceId("vm-1")] = instance("vm-1", "planned")
     await rows.step(model.InstanceId("vm-1"), S.FAILED, reason=Reason.NO_OFFER)
-    assert rows.spells == [] and rows.instances == {}
+    assert rows.tally.dollars == {} and rows.instances == {}
 
 
 # -- registrations -------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 KEPT = 5000
 #: How long a granted offer counts before its assignment is seen; seconds.
 GRANTED = 120.0
+#: How often offers are listed although no message brought any; seconds.
+RELIST = 300.0
 
 
 class Offers:
@@ -42,6 +44,7 @@ class Offers:
         self._expected = acquire is config.Acquire.ALWAYS or (acquire is config.Acquire.AUTO and not hosted)
         self._open: dict[int, None] = {}
         self._granted: dict[int, float] = {}
+        self._listed = 0.0
 
     def add(self, request: int) -> None:
         """A job is offered."""
@@ -61,11 +64,14 @@ class Offers:
         """They belonged to another set."""
         self._open.clear()
         self._granted.clear()
+        self._listed = 0.0
 
     async def refresh(self) -> None:
         """Find offers whose message was lost.  Failing costs one round, not the queue."""
-        if not self._expected:
+        now = self._clock.now()
+        if not self._expected or now - self._listed < RELIST:
             return
+        self._listed = now
         try:
             entries = await self._service.acquirable(self._mailbox.set_id)
         except errors.ForgeError as error:

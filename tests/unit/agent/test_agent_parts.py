@@ -12,7 +12,7 @@ import time
 import agent_loopback
 import pytest
 
-from runnerd.agent import diagnostics, environment, hooks, notices, processes, state
+from runnerd.agent import client, diagnostics, environment, home, hooks, notices, processes, runner, state
 
 # -- diagnostics -------------------------------------------------------------------------------------------------------
 
@@ -282,3 +282,25 @@ def test_a_reused_pid_is_not_signalled() -> None:
 def test_the_agent_and_those_above_it_are_never_members() -> None:
     found = {one.pid for one in processes.members("no-such-mark", session=os.getsid(0))}
     assert not found & {os.getpid(), os.getppid()}
+
+
+# -- the runner's record -----------------------------------------------------------------------------------------------
+
+
+def test_the_runner_is_on_record_before_it_is_started(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*args: object, **more: object) -> None:
+        raise Killed
+
+    orders = client.Orders("run", name="acme-ci-1", kind="gitlab", command=("/bin/true",), environment={"T": "hidden"})
+    place = environment.prepare(tmp_path, tmp_path, None)
+    at = home.Home(tmp_path)
+    monkeypatch.setattr(runner.subprocess, "Popen", killed)
+    with pytest.raises(Killed):
+        runner.Runner.start(orders, place, at, instance="i", base={"PATH": "/bin"})
+    record = at.runner()
+    assert record is not None
+    assert (record.pid, record.kind, record.name) == (0, "gitlab", "acme-ci-1")
+    assert "hidden" not in (tmp_path / "runner.json").read_text()

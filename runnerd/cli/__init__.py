@@ -1,0 +1,3 @@
+"""The command ``runnerd``."""
+
+from __future__ import annotations
