@@ -121,10 +121,19 @@ class Agents:
             raise errors.Refused("this session is not the one that the instance was given", status=403)
         return attempt, nonce, row
 
+    async def _claim(self, row: model.Instance, nonce: str) -> model.Instance | None:
+        """Bind the instance to a nonce; None when another was faster."""
+        return await self.rows.amend(
+            row.id, expect=lambda current: current.agent_nonce in ("", nonce), agent_nonce=nonce
+        )
+
     async def _recognise(self, row: model.Instance, nonce: str) -> model.Instance:
         """Give an adopted instance back the nonce that its session proves."""
         if row.adopted and not row.agent_nonce:
-            return await self.rows.amend(row.id, agent_nonce=nonce) or row
+            claimed = await self._claim(row, nonce)
+            if claimed is None:
+                raise errors.Refused("this session is not the one that the instance was given", status=403)
+            return claimed
         return row
 
     # -- hello -------------------------------------------------------------------------------------------------
@@ -155,8 +164,10 @@ class Agents:
                 raise errors.Refused("the create call has not been confirmed yet; ask again", status=409)
             if row.state is not InstanceState.BOOTING:
                 raise errors.Refused("this token has expired", status=403)
-            amended = await self.rows.amend(row.id, agent_nonce=nonce)
-            if amended is None or amended.agent_nonce != nonce:
+            stray = self.strays.get(attempt)
+            other = stray is not None and stray.nonce != nonce
+            if other or await self._claim(row, nonce) is None:
+                self.alarms.ring("instance", row.id, "token-replayed", "its boot token came with two nonces")
                 raise errors.Refused("this token was exchanged already", status=403)
         self._evidence(row.id).agent_at = self.clock.now()
         duty = self.duty(row)
@@ -263,10 +274,22 @@ class Agents:
             await self._started(row)
         elif worker and row.adopted and row.state is InstanceState.BOOTING:
             await self.rows.step(row.id, InstanceState.BUSY, expect={InstanceState.BOOTING}, busy_at=now)
-        ending = row.state in (InstanceState.DRAINING, InstanceState.ENDING)
-        forced = row.reason in (Reason.MAX_JOB, Reason.OPERATOR)
-        action = "continue" if not ending or (worker and not forced) else ("end" if not worker or forced else "stop")
-        return {"action": action, "heartbeat": HEARTBEAT, "reason": row.reason.value}
+        return {"action": self._order(row, worker, now), "heartbeat": HEARTBEAT, "reason": row.reason.value}
+
+    def _order(self, row: model.Instance, worker: bool, now: float) -> str:
+        """What a living agent is to do.
+
+        A draining instance goes on until its runner is removed at the forge: a runner that is stopped before may
+        have been given a job in the same second, which would fail.
+        """
+        if row.state is InstanceState.DRAINING:
+            if row.reason in (Reason.MAX_JOB, Reason.OPERATOR):
+                return "end"
+            deregistered = not self.rows.registrations_of(row.id)
+            return "stop" if deregistered and not worker and row.hold_until <= now else "continue"
+        if row.state is InstanceState.ENDING or row.state in model.CLOSED:
+            return "end"
+        return "continue"
 
     # -- jobs --------------------------------------------------------------------------------------------------
 
@@ -291,10 +314,13 @@ class Agents:
 
     async def _started(self, row: model.Instance) -> None:
         now = self.clock.now()
+        expect = {InstanceState.REGISTERING, InstanceState.REGISTERED}
+        if row.reason not in (Reason.MAX_JOB, Reason.OPERATOR):
+            expect.add(InstanceState.DRAINING)  # otherwise its end was ordered, job or not
         stepped = await self.rows.step(
             row.id,
             InstanceState.BUSY,
-            expect={InstanceState.REGISTERING, InstanceState.REGISTERED, InstanceState.DRAINING},
+            expect=expect,
             busy_at=row.busy_at or now,
             job_started=True,
         )

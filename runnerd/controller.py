@@ -80,6 +80,10 @@ class Controller:
         self.observer = observer.Observer(station, self.registrar)
         self.retrier = retrier.Retrier(station)
         self.launcher.on_demand_only = self._on_demand_only
+        self.launcher.on_give_up = self._cool_down
+        #: Pool -> how often in a row nothing could be bought, until when it rests, and why.
+        self._cooling: dict[str, tuple[int, float, str]] = {}
+        station.rows.on_step.append(self._stepped)
         self.inquiry = inquiry.Inquiry(station, self.intake)
         self.guard = guard.Guard(station.clock, reanchor=reanchor)
         self.agents.on_job = lambda row, _: self.intake.note_pickup(row)
@@ -245,6 +249,10 @@ class Controller:
         later = [one.until for one in ranked if one.until > 0]
         if best is None and later:
             self._due(min(later))
+        _, resting_until, why = self._cooling.get(pool.name, (0, 0.0, ""))
+        resting = resting_until > self.station.clock.now()
+        if resting:
+            self._due(resting_until)
         lifetime = launcher.lifetime_of(pool)
         left = self.admission.left("pool", pool.name, best.offer, lifetime) if best else None
         whole = self.admission.left("all", "", best.offer, lifetime) if best else None
@@ -262,11 +270,20 @@ class Controller:
             boot=pool.boot,
             drained=self.station.settings.get(f"drained/{pool.name}") == "yes",
             on_demand_only=self._on_demand_only(pool),
-            open_offers=best is not None,
-            closed_because="" if best else launcher.why_none(ranked),
+            open_offers=best is not None and not resting,
+            closed_because=why if resting else "" if best else launcher.why_none(ranked),
             commitment=whole[1] if whole else (left[1] if left else 0.0),
             dollars=left[0] if left else None,
         )
+
+    def _cool_down(self, pool: str, words: str) -> None:
+        """What could not be bought a moment ago is not planned again at once."""
+        count = self._cooling.get(pool, (0, 0.0, ""))[0] + 1
+        self._cooling[pool] = (count, self.station.clock.now() + PACE[min(count, len(PACE) - 1)], words)
+
+    def _stepped(self, old: Instance, new: Instance) -> None:
+        if new.state is InstanceState.BOOTING:
+            self._cooling.pop(new.pool, None)
 
     def _on_demand_only(self, pool: config.Pool) -> bool:
         """True while an interrupted job runs again and the pool may buy outside the spot market."""

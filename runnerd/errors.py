@@ -5,6 +5,7 @@
     RunnerdError
     ├── ConfigInvalid            the configuration cannot be used; lists every problem with its place
     ├── SecretMissing            a secret's reference leads nowhere
+    ├── ListenFailed             an address to listen on cannot be had
     ├── StoreError
     │   ├── StoreBusy            another daemon holds this state
     │   ├── StoreUnwritable      the state directory or database refuses writes
@@ -68,6 +69,10 @@ class ConfigInvalid(RunnerdError):
 
 class SecretMissing(RunnerdError):
     """A secret's reference leads nowhere."""
+
+
+class ListenFailed(RunnerdError):
+    """An address of `listen` cannot be listened on."""
 
 
 class StoreError(RunnerdError):

@@ -38,6 +38,8 @@ class Launcher:
         self._bundle = bundle
         #: Whether a pool buys outside the spot market only, for now.
         self.on_demand_only: Callable[[config.Pool], bool] = lambda _: False
+        #: Called with (pool, words) when a planned instance found no offer.
+        self.on_give_up: Callable[[str, str], None] = lambda pool, words: None
 
     # -- choosing ----------------------------------------------------------------------------------------------
 
@@ -133,9 +135,11 @@ class Launcher:
         return offers.blocking(offer.key, active) is not None
 
     async def _give_up(self, id: InstanceId, reason: Reason, detail: str) -> None:
-        await self._station.rows.step(
+        stepped = await self._station.rows.step(
             id, InstanceState.FAILED, expect={InstanceState.PLANNED}, reason=reason, detail=detail
         )
+        if stepped is not None and reason is Reason.NO_OFFER:
+            self.on_give_up(stepped.pool, detail)
         self._station.wake()
 
     async def _attempt(
@@ -181,8 +185,14 @@ class Launcher:
 
     def _user_data(self, row: Instance, provider: providers.Provider) -> str:
         url = self._station.config.agent_address(provider.name)
-        python = sys.executable if provider.settings.type in BESIDE_US else "python3"
-        return bootstrap.render(url=url.rstrip("/"), instance=row.id, bundle=self._bundle(), python=python)
+        beside = provider.settings.type in BESIDE_US
+        return bootstrap.render(
+            url=url.rstrip("/"),
+            instance=row.id,
+            bundle=self._bundle(),
+            python=sys.executable if beside else "python3",
+            power_off=() if beside else bootstrap.POWER_OFF,
+        )
 
     def _tags(
         self,

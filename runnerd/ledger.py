@@ -190,11 +190,13 @@ class Ledger:
             listener(old, new)
         return new
 
-    async def amend(self, id: InstanceId, **fields: Any) -> Instance | None:
-        """Change facts of an instance without moving it."""
+    async def amend(
+        self, id: InstanceId, *, expect: Callable[[Instance], bool] | None = None, **fields: Any
+    ) -> Instance | None:
+        """Change facts of an instance without moving it; None when it is not as expected (any more)."""
         async with self._lock(id):
             old = self.instances.get(id)
-            if old is None:
+            if old is None or (expect is not None and not expect(old)):
                 return None
             new = dataclasses.replace(old, **fields)
             if new != old:

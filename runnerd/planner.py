@@ -472,7 +472,12 @@ class _Fleet:
         for instance in self._by_state[InstanceState.ENDING]:
             actions.append(self._gone(instance) or Delete(instance.id))
         for instance in self._by_state[InstanceState.DRAINING]:
-            actions.append(self._gone(instance) or Release(instance.id, self._forced(instance)))
+            forced = self._forced(instance)
+            gone = self._gone(instance)
+            if gone:
+                actions.append(gone)
+            elif forced or not self._held(instance):
+                actions.append(Release(instance.id, forced))
         for instance in self._by_state[InstanceState.BUSY]:
             action = self._gone(instance) or self._overdue(instance)
             if action:

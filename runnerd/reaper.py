@@ -74,13 +74,16 @@ class Reaper:
             return
         if pending:
             return
-        if witness.fresh(now) or self._never_spoke(row, witness):
+        if witness.fresh(now) or self._never_had_a_runner(row, witness):
             await self._end(id)
         # Otherwise the second witness is missing: wait for its word, the provider's verdict or the deadline.
 
-    def _never_spoke(self, row: model.Instance, witness: planner.Evidence) -> bool:
-        """No agent exchanged the token, so no runner can have been given to the instance."""
-        return not row.agent_nonce and not row.registered_at and witness.agent_at == 0
+    def _never_had_a_runner(self, row: model.Instance, witness: planner.Evidence) -> bool:
+        """No runner configuration can have reached the instance, so no job can."""
+        if row.adopted:
+            # Its past is not known; that no agent ever spoke, and that no forge has a runner of it, is all there is.
+            return not row.agent_nonce and not row.registered_at and witness.agent_at == 0
+        return not row.registered_at
 
     async def _job_slipped_in(self, row: model.Instance, by_forge: bool) -> None:
         witness = self._station.witness(row.id)

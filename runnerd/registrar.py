@@ -26,6 +26,8 @@ class Registrar:
     def __init__(self, station: station.Station, agents: agents.Agents) -> None:
         self._station = station
         self._agents = agents
+        #: Registrations whose call has not been answered yet.
+        self._under_way: set[RegistrationId] = set()
         #: Runner names seen at a forge without a row; removed when seen again.
         self._strangers: set[tuple[Queue, str]] = set()
 
@@ -62,11 +64,19 @@ class Registrar:
             queue=queue,
         )
         if stepped is not None:
-            await self._ask(forge, registration)
+            self._under_way.add(registration.id)
+            try:
+                await self._ask(forge, registration)
+            finally:
+                self._under_way.discard(registration.id)
 
     async def _free_name(self, row: model.Instance) -> str:
-        used = await self._station.store.registrations(row.id)
-        return row.id if not used else f"{row.id}-{len(used) + 1}"
+        used = {one.runner_name for one in await self._station.store.registrations(row.id)}
+        name, number = str(row.id), 1
+        while name in used:
+            number += 1
+            name = f"{row.id}-{number}"
+        return name
 
     async def _ask(self, forge: forges.Forge, registration: Registration) -> None:
         id = registration.instance
@@ -203,6 +213,9 @@ class Registrar:
                 "no-forge",
                 f"forge {registration.queue.forge} is not configured any more; remove the runner by hand",
             )
+            return forges.Removal.PENDING
+        if registration.id in self._under_way:
+            # A removal now finds nothing, and the runner would come to be after it.
             return forges.Removal.PENDING
         rows = self._station.rows
         if registration.state in (RegistrationState.REGISTERING, RegistrationState.UNCLEAR):

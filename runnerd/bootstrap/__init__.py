@@ -20,12 +20,22 @@ _TEMPLATES = jinja2.Environment(
 )
 
 
-def render(*, url: str, instance: str, bundle: str, python: str = "python3") -> str:
+#: How a machine of its own ends when its agent leaves.
+POWER_OFF = ("systemctl", "poweroff")
+
+
+def render(
+    *, url: str, instance: str, bundle: str, python: str = "python3", power_off: tuple[str, ...] = POWER_OFF
+) -> str:
     """The first-boot script with a placeholder for the token.
 
-    ``url`` is where instances reach the daemon, ``bundle`` the agent archive's SHA-256 in hex.
+    ``url`` is where instances reach the daemon, ``bundle`` the agent archive's SHA-256 in hex; ``power_off`` is empty
+    for an instance that is only a process.
     """
-    settings = json.dumps({"url": url, "token": TOKEN_PLACEHOLDER, "instance": instance}, indent=1)
+    facts: dict[str, object] = {"url": url, "token": TOKEN_PLACEHOLDER, "instance": instance}
+    if power_off:
+        facts["power_off"] = list(power_off)
+    settings = json.dumps(facts, indent=1)
     if "\nRUNNERD_END\n" in settings or "'" in python:
         raise ValueError("a value would break out of the script")
     return _TEMPLATES.get_template("fetch.sh.j2").render(

@@ -64,7 +64,7 @@ class Board:
             known = self._told.get(one.job.id)
             if known is None or one.step > known:
                 self._told[one.job.id] = one.step
-                self.say(f"{one.job.title:<17}{_FORGES[one.job.forge]}  {one.text}")
+                self.say(f"{one.job.title:<19}{_FORGES[one.job.forge]}  {one.text}")
 
     def settle(self) -> None:
         """The jobs' lines stay as they are; what follows comes below them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -143,6 +144,5 @@ def _report(comment: Mapping[str, Any], base: str) -> Report:
     images = []
     for found in _IMAGE.findall(str(comment["body"])):
         if not found.startswith(_WATERMARK):
-            # GitLab shows an upload's relative address below its project.
-            images.append(f"{base}/{repo}{found}" if found.startswith("/") else found)
+            images.append(urllib.parse.urljoin(base, found))
     return Report(str(forge), str(repo), str(target), url, tuple(images))

@@ -189,8 +189,9 @@ class Story:
         now = self._now()
         if not self._killed_at:
             wall = time.time()
-            running = [job for job in view.jobs if job.status == "in_progress" and wall - job.started_at >= RUNNING]
-            if len(running) >= 2 or any(job.status == "completed" for job in view.jobs):
+            running = [job for job in view.jobs if job.status == "in_progress"]
+            well = sum(wall - job.started_at >= RUNNING for job in running)
+            if well >= 2 or any(job.status == "completed" for job in view.jobs):
                 assert self._daemon is not None
                 words = f"kill -9 {self._pid}: the daemon is gone, its {_words(len(running))} running jobs go on"
                 self._daemon.kill()

@@ -53,23 +53,23 @@ class Line:
 
     @property
     def text(self) -> str:
-        """The state in words, at most about sixty characters."""
-        job, where = self.job, f"{self.machine} at {self.cloud}"
+        """The state in words, at most some sixty characters."""
+        job = self.job
         if self.step is Step.QUEUED:
             return "queued"
         if self.step is Step.BOOTING:
-            return f"instance {where} boots"
+            return f"an instance boots at {self.cloud}"
         if self.step is Step.READY:
-            return f"runner of {where} is ready"
+            return f"a runner is ready at {self.cloud}"
         if self.step is Step.RUNNING:
-            return f"runs on {where}" if self.cloud else f"runs on {self.machine}"
+            return f"runs on {self.machine}" + (f" at {self.cloud}" if self.cloud else "")
         word = "done" if job.conclusion == "success" else job.conclusion
+        times = f"{word}: waited {self.waited:.1f} s, ran {self.ran:.1f} s"
         if self.step is Step.ENDED:
-            return f"{word} in {self.ran:.1f} s"
+            return times
         if self.step is Step.REPORTED:
-            return f"{word} in {self.ran:.1f} s, report posted"
-        tail = "reported" if self.report else "no report"
-        return f"{word}: waited {self.waited:.1f} s, ran {self.ran:.1f} s, {tail}, {self.machine} gone"
+            return f"{times}, reported"
+        return f"{times}, {'reported' if self.report else 'NO REPORT'}, instance gone"
 
 
 @dataclass(slots=True)

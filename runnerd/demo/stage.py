@@ -181,6 +181,7 @@ def prepare(directory: Path) -> Stage:
         socket = Path(tempfile.mkdtemp(prefix="runnerd-demo-")) / "runnerd.sock"
     ops, public = children.free_ports(2)
     stage = Stage(directory, f"127.0.0.1:{ops}", f"127.0.0.1:{public}", socket)
+    stage.state.mkdir(mode=0o700)
     for repository in REPOSITORIES:
         for name, data in repository.files().items():
             path = stage.repository(repository) / name

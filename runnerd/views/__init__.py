@@ -6,9 +6,9 @@ an :class:`runnerd.errors.Refused` with the HTTP status that says so.
 
 from __future__ import annotations
 
+from runnerd.views import sweep
 from runnerd.views.explain import explain
 from runnerd.views.lists import drained, instances, jobs, known_pool, offer_list, pools, status
-from runnerd.views import sweep
 from runnerd.views.trail import events, find_instance, find_jobs, logs
 
 __all__ = [

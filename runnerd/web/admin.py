@@ -268,12 +268,9 @@ def bind(path: Path) -> tuple[socket.socket, tuple[int, int]]:
     _clear(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        # The mask is the process's own: nothing else runs between these lines, bind does not wait.
-        mask = os.umask(0o177)
-        try:
-            sock.bind(str(path))
-        finally:
-            os.umask(mask)
+        sock.bind(str(path))
+        # Before listen() nobody can connect, so there is no moment at which the mode matters and is wrong.
+        path.chmod(0o600)
         found = path.lstat()
         sock.listen(64)
         sock.setblocking(False)

@@ -360,6 +360,17 @@ def bought(id: str = "vm-1", state: str | model.InstanceState = "booting", **fie
     return instance(id, state, **values)
 
 
+_ATTEMPT = {"requesting": "requesting", "unknown": "unknown"}
+
+
+def tried(row: model.Instance, **fields: Any) -> model.Attempt:
+    """The attempt that a row came from."""
+    assert row.attempt is not None
+    state = model.AttemptState(_ATTEMPT.get(row.state.value, "created"))
+    values: dict[str, Any] = {"sealed": "", "created_at": row.created_at, "since": row.since} | fields
+    return model.Attempt(row.attempt, row.id, state, row.provider, row.offer, **values)
+
+
 def registration(
     id: str = "r1", owner: str = "vm-1", state: str = "registered", queue: model.Queue = QUEUE, **fields: Any
 ) -> model.Registration:
@@ -395,6 +406,8 @@ class Place:
         for row in rows:
             if isinstance(row, model.Instance):
                 self.rows.instances[row.id] = row
+                if row.attempt is not None and row.attempt not in self.rows.attempts:
+                    self.rows.attempts[row.attempt] = tried(row)
             elif isinstance(row, model.Attempt):
                 self.rows.attempts[row.key] = row
             elif isinstance(row, model.Job):

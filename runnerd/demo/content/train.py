@@ -164,7 +164,7 @@ def main() -> None:
     noise, seed = float(os.environ.get("NOISE", "0.3")), int(os.environ.get("SEED", "1"))
     parser.add_argument("--seed", type=int, default=seed)
     parser.add_argument("--noise", type=float, default=noise, help="how dirty the pictures are")
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--samples", type=int, default=1200)
     options = parser.parse_args()
     began = time.monotonic()

@@ -1,0 +1,268 @@
+"""Documents as text for people: tables with colour on a terminal, plain columns that cut nothing elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from runnerd.views import words
+
+#: Colours of words in tables, on a terminal only.
+_STYLES = {
+    "ok": "green", "open": "green", "success": "green", "busy": "green", "running": "green", "registered": "green",
+    "warning": "yellow", "closed": "yellow", "queued": "yellow", "drained": "yellow", "draining": "yellow",
+    "unknown": "yellow", "error": "red", "failed": "red", "failure": "red", "no": "red",
+}  # fmt: skip
+
+
+def document(found: Any) -> None:
+    """A document for programs, on standard output."""
+    indent = 2 if sys.stdout.isatty() else None
+    click.echo(json.dumps(found, indent=indent, default=str))
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str = "none") -> None:
+    """Rows under heads; ``empty`` says what it means that there are none."""
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if not cells:
+        click.echo(empty)
+        return
+    if sys.stdout.isatty():
+        _rich(heads, cells)
+        return
+    # Columns at whose end nothing stands are not padded, so that lines have no trailing blanks.
+    widths = [max(len(line[column]) for line in [list(heads), *cells]) for column in range(len(heads))]
+    for line in [[head.upper() for head in heads], *cells]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _rich(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    from rich import box, console, table, text
+
+    made = table.Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for head in heads:
+        made.add_column(head, overflow="fold")
+    for line in cells:
+        made.add_row(*(text.Text(cell, style=_STYLES.get(cell, "")) for cell in line))
+    console.Console().print(made)
+
+
+def ago(at: float, now: float) -> str:
+    """How long ago; empty for never."""
+    return words.span(now - at) if at else ""
+
+
+def clock(at: float) -> str:
+    """A moment in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S") if at else ""
+
+
+# -- documents -----------------------------------------------------------------------------------------------------
+
+
+def status(found: dict[str, Any]) -> None:
+    now = found["now"]
+    up = words.span(now - found["started_at"])
+    click.echo(f"controller {found['controller']}: runnerd {found['version']}, process {found['pid']}, up {up}")
+    jobs = ", ".join(f"{count} {state}" for state, count in found["jobs"].items())
+    live = ", ".join(f"{count} {state}" for state, count in found["instances"].items()) or "none"
+    click.echo(f"jobs: {jobs}\ninstances: {live}")
+    if found["stopping"]:
+        click.echo("it is stopping: no new work is taken")
+    if not found["reload_ok"]:
+        click.echo("the last reload failed: the old configuration is in force")
+    if found["deadlines_held"]:
+        click.echo("the clocks disagree: nothing is ended for its age")
+    if found["reconcile"]["failures"]:
+        click.echo(f"failed passes and actions so far: {found['reconcile']['failures']}")
+    click.echo()
+    pools({"pools": found["pools"], "retired": []})
+    click.echo()
+    rows = [
+        [each["name"], queue["queue"], queue["waiting"], queue["running"], "ok" if queue["ok"] else "error",
+         queue["problem"] or ("" if queue["known"] else "has not said lately what waits")]
+        for each in found["forges"] for queue in each["queues"]
+    ]  # fmt: skip
+    table(["forge", "queue", "waiting", "running", "health", "problem"], rows, empty="no queues")
+    click.echo()
+    rows = [
+        [each["name"], each["type"], _of(each["instances"], each["max_instances"]), ago(each["listed_at"], now),
+         "error" if each["problem"] else "ok", each["problem"] or ("retired" if each["retired"] else "")]
+        for each in found["providers"]
+    ]  # fmt: skip
+    table(["provider", "type", "instances", "listed", "health", "problem"], rows, empty="no providers")
+    if found["budgets"]:
+        click.echo()
+        rows = [
+            [f"{each['level']} {each['name']}".strip(), each["window"], words.dollars(each["committed"]),
+             words.dollars(each["limit"]), words.dollars(each["left"])]
+            for each in found["budgets"]
+        ]  # fmt: skip
+        table(["budget", "window", "spent or promised", "limit", "left"], rows)
+    if found["alarms"]:
+        click.echo()
+        rows = [
+            [f"{each['subject']} {each['id']}", each["reason"], ago(each["since"], now), each["count"], each["detail"]]
+            for each in found["alarms"]
+        ]
+        table(["alarm", "reason", "for", "times", "detail"], rows)
+
+
+def _of(count: int, most: int | None) -> str:
+    return f"{count}" if most is None else f"{count} of {most}"
+
+
+def jobs(found: dict[str, Any]) -> None:
+    rows = [
+        [each["id"], each["conclusion"] or each["state"], each["pool"], each["repo"], each["name"],
+         words.span(each["wait_seconds"]), words.span(each["run_seconds"]) if each["started_at"] else "",
+         each["instance"]]
+        for each in found["jobs"]
+    ]  # fmt: skip
+    table(["job", "state", "pool", "repo", "name", "waited", "ran", "instance"], rows, empty="no jobs")
+    _more(found)
+
+
+def instances(found: dict[str, Any]) -> None:
+    now = found["now"]
+    rows = [
+        [each["id"], each["state"], ago(each["since"], now), each["offer"] or each["provider"],
+         words.dollars(each["dollars"]), each["job"].rpartition("|")[2] or each["repo"], _note(each, now)]
+        for each in found["instances"]
+    ]  # fmt: skip
+    table(["instance", "state", "for", "offer", "cost", "job", "note"], rows, empty="no instances")
+    _more(found)
+
+
+def _note(each: dict[str, Any], now: float) -> str:
+    if each["hold_until"]:
+        return f"held for {words.span(each['hold_until'] - now)}"
+    return ": ".join(part for part in (each["reason"], each["detail"]) if part)
+
+
+def _more(found: dict[str, Any]) -> None:
+    if found["more"]:
+        click.echo("there are more; --limit shows them")
+
+
+def pools(found: dict[str, Any]) -> None:
+    rows = [
+        [each["name"], each["waiting"] if each["known"] else f"{each['waiting']}?", each["running"],
+         _of(each["live"], each["max_instances"]), each["warm"], f"{each['open_offers']} of {each['offers']}",
+         "; ".join([*(["drained"] if each["drained"] else []),
+                    *(note for note in each["held_back"] if note != "drained by an operator")])]
+        for each in found["pools"]
+    ]  # fmt: skip
+    table(["pool", "waiting", "running", "instances", "warm", "open offers", "held back"], rows, empty="no pools")
+    for name in found["retired"]:
+        click.echo(f"pool {name} left the configuration and still has instances")
+
+
+def offers(found: dict[str, Any]) -> None:
+    now = found["now"]
+    click.echo(f"pool {found['pool']}: order {found['order']}, market {found['market']}")
+    rows = [
+        [each["place"], each["offer"], f"{words.dollars(each['price'])}/h", words.dollars(each["dollars_at_most"]),
+         "open" if each["open"] else "closed", words.span(each["until"] - now) if each["until"] > now else "",
+         each["refusal"]]
+        for each in found["offers"]
+    ]  # fmt: skip
+    table(["", "offer", "price", "at most", "state", "again in", "why"], rows, empty="no offer fits the pool")
+    for line in (*found["problems"], *found["held_back"]):
+        click.echo(f"  {line}")
+    if found["drained"]:
+        click.echo("the pool is drained: none of them is tried")
+
+
+def explain(found: dict[str, Any]) -> None:
+    job = found["job"]
+    click.echo(f"job {job['name']} of {job['repo']} ({job['id']}): {found['summary']}")
+    if job["url"]:
+        click.echo(f"  {job['url']}")
+    _section("why" if job["state"] == "queued" else "what", found["why"])
+    _section("next", found["next"])
+    cost = found["cost"]
+    if cost is not None:
+        final = "cost" if cost["final"] else "has cost"
+        used = words.span(cost["seconds"])
+        click.echo(f"its instance {final} {words.dollars(cost['dollars'])} ({used} at {words.dollars(cost['price'])}/h)")
+    if found["timeline"]:
+        click.echo("time line (UTC)")
+        for line in found["timeline"]:
+            who = f" {line['id']}:" if line["subject"] == "instance" else ""
+            click.echo(f"  {clock(line['at'])} {who} {line['text']}".replace("  instance", " instance"))
+
+
+def _section(head: str, lines: Sequence[str]) -> None:
+    if lines:
+        click.echo(head)
+    for line in lines:
+        click.echo(f"  - {line}")
+
+
+def ambiguous(found: Sequence[dict[str, Any]]) -> None:
+    rows = [[each["id"], each["conclusion"] or each["state"], each["repo"], each["name"], each["run"]] for each in found]
+    table(["job", "state", "repo", "name", "run"], rows)
+
+
+def events(found: Sequence[dict[str, Any]]) -> None:
+    for line in found:
+        click.echo(f"{clock(line['at'])}  {line['subject']:12} {line['id']}  {line['text']}")
+
+
+def logs(found: dict[str, Any]) -> None:
+    click.echo(f"instance {found['instance']} ({found['state']})")
+    if found["job_url"]:
+        click.echo(f"the job's own log is at {found['job_url']}")
+    for line in found["events"]:
+        click.echo(f"  {clock(line['at'])}  {line['text']}")
+    for head, text in (("console", found["console"]), ("agent's diagnostics", found["diagnostics"])):
+        if text:
+            click.echo(f"--- {head}")
+            click.echo(text.rstrip("\n"))
+    if not found["console"]:
+        click.echo(f"no console output: {found['console_problem']}")
+
+
+def sweep(found: dict[str, Any], *, now: float) -> None:
+    rows = [
+        [provider["name"], each["ref"], each["instance"], each["status"], each["pool"],
+         _deadline(each["deadline"], now), each["row"] or "no row", each.get("done", "")]
+        for provider in found["providers"] for each in provider["instances"]
+    ]  # fmt: skip
+    table(
+        ["provider", "handle", "instance", "status", "pool", "deadline", "known as", "done"],
+        rows,
+        empty="nothing carries our tags",
+    )
+    for provider in found["providers"]:
+        for residue in provider["residues"]:
+            click.echo(f"left over at {provider['name']}: {residue['kind']} {residue['ref']} in {residue['scope']}")
+        if provider["problem"]:
+            click.echo(f"provider {provider['name']} could not be asked: {provider['problem']}")
+        for scope, why in provider["failures"].items():
+            click.echo(f"provider {provider['name']} did not list {scope}: {why}")
+    if not found["state_read"]:
+        click.echo("the state could not be read, so all that carries our tags is listed as having no row")
+    for line in found.get("notes", ()):
+        click.echo(line)
+
+
+def _deadline(at: float, now: float) -> str:
+    if not at:
+        return "none"
+    return f"in {words.span(at - now)}" if at > now else f"{words.span(now - at)} ago"
+
+
+def findings(found: Sequence[dict[str, Any]]) -> None:
+    rows = [[each["level"], each["place"], each["message"], each["remedy"]] for each in found]
+    if sys.stdout.isatty():
+        table(["", "place", "finding", "remedy"], rows)
+        return
+    for level, place, message, remedy in rows:
+        click.echo(f"{level:7}  {place}: {message}" + (f"\n         -> {remedy}" if remedy else ""))

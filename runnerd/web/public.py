@@ -1,0 +1,45 @@
+"""The public listener: webhooks, agents, report images; everything else is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from aiohttp import web
+
+from runnerd import assets
+from runnerd.web import agents, peers, reports, webhooks, wire
+
+
+class Daemon(agents.Daemon, webhooks.Daemon, Protocol):
+    """The part of the daemon that the world reaches."""
+
+
+class Public:
+    """The application of the public listener."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        *,
+        now: Callable[[], float],
+        assets: assets.Assets | None = None,
+        on_hello: Callable[[str], None] = lambda instance: None,
+    ) -> None:
+        self.gate = wire.Gate("public")
+        failures = peers.Peers(now)
+        self.agents = agents.Agents(daemon, failures, on_hello=on_hello)
+        # A body's limit belongs to its route: aiohttp's own would answer before it.
+        self.app = web.Application(middlewares=[self.gate.middleware], client_max_size=0)
+        self.app.add_routes(self.agents.routes())
+        self.app.add_routes(webhooks.Webhooks(daemon, failures).routes())
+        if assets is not None:
+            self.app.add_routes(reports.Reports(assets, failures).routes())
+
+    def release(self) -> None:
+        """Answer whoever waits."""
+        self.agents.release()
+
+    async def close(self) -> None:
+        """End what is still under way for clients that left."""
+        await self.agents.close()

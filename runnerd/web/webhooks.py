@@ -1,0 +1,102 @@
+"""Takes deliveries of forges.  A delivery only wakes: losing one costs an interval, so nothing here waits long.
+
+The forge's client judges signature and meaning over the raw bytes; this file bounds size, time and memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from aiohttp import web
+
+from runnerd import errors, station
+from runnerd.web import peers, wire
+
+log = logging.getLogger(__name__)
+
+#: Bytes of the largest delivery: both forges cap theirs at 25 MB (reference: GitHub's webhook limits, GitLab's
+#: "Webhooks" page); a job's own has some 30 KB.
+MAX_DELIVERY = 25 * 2**20
+#: Bytes from which a delivery counts as large, and how many large ones are in memory at once.
+LARGE = 2**20
+MOST_LARGE = 2
+#: What an address may send that lately failed to prove itself.
+MAX_UNTRUSTED = 256 * 1024
+#: Seconds for the body, and for the forge's client.  GitHub gives up after 10 s, GitLab.com too.
+BODY_TIMEOUT = 9.0
+TAKE_TIMEOUT = 5.0
+
+
+class Daemon(Protocol):
+    """The part of the daemon that webhooks reach."""
+
+    @property
+    def station(self) -> station.Station: ...
+
+    @property
+    def stopping(self) -> bool: ...
+
+
+class Webhooks:
+    """``POST /webhooks/{forge}``."""
+
+    def __init__(self, daemon: Daemon, peers: peers.Peers) -> None:
+        self._daemon = daemon
+        self._peers = peers
+        self._large = MOST_LARGE
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.post("/webhooks/{forge}", self._take)]
+
+    async def _take(self, request: web.Request) -> web.Response:
+        if self._daemon.stopping or not hasattr(self._daemon, "station"):
+            raise wire.Busy("the daemon is not serving now; the next round will see it")
+        forge = self._daemon.station.forges.get(request.match_info["forge"])
+        if forge is None:
+            raise errors.Refused("no forge of that name is configured", status=404)
+        peer = peers.address(request)
+        wait = self._peers.wait(peer)
+        async with self._read(request, most=MAX_UNTRUSTED if wait > 0 else MAX_DELIVERY) as body:
+            headers = {name.lower(): value for name, value in request.headers.items()}
+            try:
+                async with asyncio.timeout(TAKE_TIMEOUT):
+                    told = await forge.webhook(headers, body)
+            except TimeoutError:
+                raise wire.Busy("this takes too long now; the next round will see it") from None
+        if told.status in (401, 403):
+            if wait > 0:
+                raise wire.Busy("too many deliveries without a valid signature", status=429, retry_after=wait)
+            self._peers.fail(peer)
+            log.warning("a webhook for %s from %s was refused: %s", forge.name, peer, told.message)
+        if told.status >= 400:
+            return wire.refusal(told.status, told.message)
+        return wire.answer({"message": told.message}, status=told.status)
+
+    @asynccontextmanager
+    async def _read(self, request: web.Request, *, most: int) -> AsyncIterator[bytes]:
+        """The body, with one of the few places for large ones kept until it is dealt with."""
+        found = bytearray()
+        placed = False
+        try:
+            if (request.content_length or 0) > LARGE:
+                placed = self._place(most, request.content_length or 0)
+            async for chunk in wire.chunks(request, most=most, seconds=BODY_TIMEOUT):
+                found += chunk
+                if not placed and len(found) > LARGE:
+                    placed = self._place(most, len(found))
+            yield bytes(found)
+        finally:
+            self._large += placed
+
+    def _place(self, most: int, size: int) -> bool:
+        if size > most:
+            # The reader says so in better words.
+            return False
+        if self._large <= 0:
+            raise wire.Busy("too many large deliveries at once")
+        self._large -= 1
+        return True
