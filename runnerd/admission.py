@@ -81,6 +81,8 @@ class Admission:
     def __init__(self, station: station.Station) -> None:
         self._station = station
         self._accounts: dict[tuple[str, str], _Account] = {}
+        #: Admitted instances whose rows are not committed as requested yet: they do not count themselves.
+        self._pending: dict[model.InstanceId, tuple[Offer, str, str, float]] = {}
 
     def count(self) -> None:
         """Derive all totals from the rows; called at the start of each pass."""
@@ -104,6 +106,9 @@ class Admission:
                 account.rate += row.price
                 for index, window in enumerate(account.windows):
                     account.committed[index] += budget.commitment(row, now, window)
+        for offer, pool_name, repo, lifetime in self._pending.values():
+            for account in self._of(pool_name, offer.provider, repo):
+                account.add(offer, lifetime, now)
         for level, account in self._accounts.items():
             for index, window in enumerate(account.windows):
                 for spent, dollars in self._station.rows.tally.inside(window):
@@ -162,14 +167,25 @@ class Admission:
                 return words
         return ""
 
-    def admit(self, offer: Offer, *, pool: str, repo: str, lifetime: float) -> str:
-        """Like :meth:`refusal`, and count the instance when nothing is against it."""
+    def admit(
+        self, offer: Offer, *, pool: str, repo: str, lifetime: float, instance: model.InstanceId | None = None
+    ) -> str:
+        """Like :meth:`refusal`, and count the instance when nothing is against it.
+
+        With ``instance`` it stays counted until :meth:`settle`, however often totals are derived meanwhile.
+        """
         words = self.refusal(offer, pool=pool, repo=repo, lifetime=lifetime)
         if not words:
             now = self._station.clock.now()
             for account in self._of(pool, offer.provider, repo):
                 account.add(offer, lifetime, now)
+            if instance is not None:
+                self._pending[instance] = (offer, pool, repo, lifetime)
         return words
+
+    def settle(self, instance: model.InstanceId) -> None:
+        """The row of an admitted instance stands for itself from now on, or nothing came of it."""
+        self._pending.pop(instance, None)
 
     def provider_refusal(self, provider: str) -> str:
         """Why nothing at all may be bought from a provider; empty when something may."""
@@ -191,14 +207,13 @@ class Admission:
         account = self._accounts.get((level, name))
         return [] if account is None else list(zip(account.windows, account.committed, strict=True))
 
-    def team_refusals(self) -> dict[str, str]:
-        """Teams whose budget is used up, with the words for it."""
-        free = Offer("", "", "", "", "", Market.ON_DEMAND, 0.01)
+    def team_refusals(self, offer: Offer, lifetime: float) -> dict[str, str]:
+        """Teams whose budget cannot pay one more instance of that offer, with the words for it."""
         now = self._station.clock.now()
         found = {}
         for (level, name), account in self._accounts.items():
             if level == "team":
-                words = account._dollars(free, 3600.0, now)
+                words = account._dollars(offer, lifetime, now)
                 if words:
                     found[name] = words
         return found

@@ -221,9 +221,6 @@ class Agents:
     def _answer(self, id: InstanceId) -> dict[str, Any] | None:
         row = self.rows.instances.get(id)
         if row is None or row.state in (InstanceState.DRAINING, InstanceState.ENDING) or row.state in model.CLOSED:
-            evidence = self._evidence(id)
-            evidence.finished = True
-            self.wake()
             return {"action": "end", "reason": (row.reason.value if row else "") or "not wanted"}
         grant = self.grants.get(id)
         if grant is None or row.state is not InstanceState.REGISTERED:
@@ -267,8 +264,9 @@ class Agents:
         if evidence.worker != worker:
             evidence.worker = worker
             self.wake()
-        if phase in ("finished", "ending") and not worker and not evidence.finished:
-            evidence.finished = True
+        if phase == "finished" and not worker and row.state in (InstanceState.REGISTERED, InstanceState.BUSY):
+            # Its report of the end was lost, or came while no daemon ran.
+            await self._ended(row, Reason.JOB_DONE if row.job_started else Reason.RUNNER_EXITED, "")
             self.wake()
         if worker and row.state in (InstanceState.REGISTERING, InstanceState.REGISTERED):
             await self._started(row)
@@ -305,7 +303,6 @@ class Agents:
             await self._started(row)
         elif event == "ended":
             evidence.worker = False
-            evidence.finished = True
             await self._ended(row, Reason.JOB_DONE if row.job_started else Reason.RUNNER_EXITED, result)
         else:
             raise errors.Refused('"event" is "started" or "ended"', status=400)
@@ -355,7 +352,6 @@ class Agents:
         if row is None:
             return {}
         self._evidence(row.id).agent_at = self.clock.now()
-        self._evidence(row.id).finished = True
         reason = Reason.GATE_FAILED if stage == "gate" else Reason.RUNNER_EXITED
         await self._ended(row, reason, detail)
         if self.on_fault is not None:

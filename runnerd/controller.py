@@ -98,6 +98,8 @@ class Controller:
         self.pass_seconds = 0.0
         self.failures = 0
         self.last_pass_at = 0.0
+        #: Called after each pass with the seconds that it took.
+        self.on_pass: list[Callable[[float], None]] = []
         self._rechecked_at = 0.0
         self._overrun: set[str] = set()
         self._next_due: float | None = None
@@ -122,6 +124,8 @@ class Controller:
                 self.station.alarms.clear("daemon", "reconcile", "reconcile-failed")
             self.pass_seconds = self.station.clock.now() - started
             self.last_pass_at = self.station.clock.now()
+            for listener in self.on_pass:
+                listener(self.pass_seconds)
             await self.station.clock.sleep(max(REST, REST_FACTOR * self.pass_seconds))
             await self._until_woken()
 
@@ -153,6 +157,7 @@ class Controller:
         self.notes = plan.notes
         self._announce(snapshot)
         self._renew_lost_grants()
+        self._resolve_lost_requests()
         self._recheck_completed()
         await self._act(plan)
 
@@ -229,10 +234,8 @@ class Controller:
         settings = self.station.config
         if not settings.teams:
             return {}, {}
-        used_up = self.admission.team_refusals()
         views = {
-            team.name: planner.TeamView(team.limits.instances, team.limits.gpus, used_up.get(team.name, ""))
-            for team in settings.teams.values()
+            team.name: planner.TeamView(team.limits.instances, team.limits.gpus) for team in settings.teams.values()
         }
         repos = {row.repo for row in self.station.rows.instances.values()}
         for spec in self.station.specs:
@@ -274,6 +277,7 @@ class Controller:
             closed_because=why if resting else "" if best else launcher.why_none(ranked),
             commitment=whole[1] if whole else (left[1] if left else 0.0),
             dollars=left[0] if left else None,
+            team_refusals=self.admission.team_refusals(best.offer, lifetime) if best else {},
         )
 
     def _cool_down(self, pool: str, words: str) -> None:
@@ -469,6 +473,12 @@ class Controller:
             self.station.background.spawn(f"block {offer.key}", self.station.rows.write_block(found))
 
     # -- second looks ------------------------------------------------------------------------------------------
+
+    def _resolve_lost_requests(self) -> None:
+        """Requests that no task of this process waits for: their answer came and could not be written."""
+        for id, row in self.station.rows.instances.items():
+            if row.state is InstanceState.REQUESTING and not self._running & {("request", id), ("resolve", id)}:
+                self._begin("lost", id, functools.partial(self.launcher.lost, id), paced=True)
 
     def _renew_lost_grants(self) -> None:
         """Agents that wait for a configuration that this process does not have, or for a name that is unclear."""

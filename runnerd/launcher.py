@@ -47,10 +47,11 @@ class Launcher:
         """When a planned instance may come from another provider than the pool's first."""
         return row.created_at + pool.spill_after
 
-    def rank(self, pool: config.Pool, *, first_only: bool = False) -> list[offers.Ranked]:
+    def rank(self, pool: config.Pool, *, first_only: bool = False, repo: str = "") -> list[offers.Ranked]:
         """The pool's offers in the order they are tried, each with why it cannot be tried now.
 
-        ``first_only`` closes every provider but the first, for a job that still waits for it (``spill_after``).
+        ``first_only`` closes every provider but the first, for a job that still waits for it (``spill_after``);
+        with ``repo`` the limits of its team count as well.
         """
         now = self._station.clock.now()
         known: list[base.Offer] = []
@@ -83,7 +84,7 @@ class Launcher:
             if sure and one.open and one.offer.market is base.Market.SPOT:
                 one = dataclasses.replace(one, refusal="an interrupted job runs again: on demand only")
             if one.open:
-                words = self._admission.refusal(one.offer, pool=pool.name, repo="", lifetime=lifetime)
+                words = self._admission.refusal(one.offer, pool=pool.name, repo=repo, lifetime=lifetime)
                 one = dataclasses.replace(one, refusal=words)
             result.append(one)
         return result
@@ -106,7 +107,7 @@ class Launcher:
                 await self._give_up(id, Reason.RETIRED, "its pool left the configuration")
                 return
             patient = self._station.clock.now() < self.spill_at(row, pool)
-            ranked = self.rank(pool, first_only=patient)
+            ranked = self.rank(pool, first_only=patient, repo=row.repo)
             best = next((one for one in ranked if one.open), None)
             if best is None and patient:
                 return  # it stays planned; the planner asks again
@@ -122,11 +123,10 @@ class Launcher:
             if self._closed(provider) or self._blocked(best.offer):
                 continue
             refusal = self._admission.admit(
-                best.offer, pool=pool.name, repo=row.repo, lifetime=lifetime_of(pool)
+                best.offer, pool=pool.name, repo=row.repo, lifetime=lifetime_of(pool), instance=id
             )
             if refusal:
-                await self._give_up(id, Reason.NO_OFFER, refusal)
-                return
+                continue  # what was left went to another meanwhile; the next offer may have room
             await self._attempt(row, pool, provider, best.offer)
 
     def _blocked(self, offer: base.Offer) -> bool:
@@ -171,15 +171,18 @@ class Launcher:
             sends=1,
             price=offer.price,
         )
-        stepped = await self._station.rows.step(
-            row.id,
-            InstanceState.REQUESTING,
-            expect={InstanceState.PLANNED},
-            reason=Reason.NONE,
-            attempt_row=attempt,
-            # The setters of an instance's place: it is accounted to it from here on.
-            **_place(key, offer, deadline),
-        )
+        try:
+            stepped = await self._station.rows.step(
+                row.id,
+                InstanceState.REQUESTING,
+                expect={InstanceState.PLANNED},
+                reason=Reason.NONE,
+                attempt_row=attempt,
+                # The setters of an instance's place: it is accounted to it from here on.
+                **_place(key, offer, deadline),
+            )
+        finally:
+            self._admission.settle(row.id)
         if stepped is not None:
             await self._send(attempt, provider)
 
@@ -295,6 +298,24 @@ class Launcher:
     def _moved(self, attempt: Attempt, to: AttemptState, **fields: Any) -> Attempt:
         current = self._station.rows.attempts.get(attempt.key, attempt)
         return dataclasses.replace(current, state=to, since=self._station.clock.now(), **fields)
+
+    async def lost(self, id: InstanceId) -> None:
+        """Nobody waits for the answer of a create call any more, because it could not be written: it is unclear."""
+        row = self._station.rows.instances.get(id)
+        if row is None or row.state is not InstanceState.REQUESTING or row.attempt is None:
+            return
+        attempt = self._station.rows.attempts.get(row.attempt)
+        moved = None
+        if attempt is not None and attempt.state is AttemptState.REQUESTING:
+            moved = self._moved(attempt, AttemptState.UNKNOWN)
+        await self._station.rows.step(
+            id,
+            InstanceState.UNKNOWN,
+            expect={InstanceState.REQUESTING},
+            attempt_row=moved,
+            detail="its answer could not be written",
+        )
+        self._station.wake()
 
     # -- resolving ---------------------------------------------------------------------------------------------
 

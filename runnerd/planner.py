@@ -42,8 +42,6 @@ class Evidence:
     worker: bool = False
     #: The agent has a registration request open.
     asking: bool = False
-    #: The agent has been told, or has said, that it is done: no runner runs and none will.
-    finished: bool = False
     #: What the provider last said, and when; None before the first listing.
     cloud: InstanceStatus | None = None
     cloud_at: float = 0.0
@@ -102,6 +100,8 @@ class PoolView:
     commitment: float = 0.0
     #: Dollars left for this pool's own budget; None for no limit.
     dollars: float | None = None
+    #: Team name -> plain words when its budget cannot pay one more instance by the best open offer.
+    team_refusals: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,6 @@ class TeamView:
 
     max_instances: int | None = None
     max_gpus: int | None = None
-    #: Plain words when its budget is used up; empty otherwise.
-    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +304,7 @@ class _Room:
             held, held_gpus = self._team_counts.get(team, (0, 0))
             self._team_counts[team] = (held + 1, held_gpus + gpus)
 
-    def team_refusal(self, repo: str, gpus: int) -> str:
+    def team_refusal(self, repo: str, pool: PoolView) -> str:
         """Why the repository's team may not have one more instance; empty when it may."""
         name = self._team_of.get(repo)
         if name is None:
@@ -315,9 +313,9 @@ class _Room:
         held, held_gpus = self._team_counts.get(name, (0, 0))
         if team.max_instances is not None and held >= team.max_instances:
             return f"team {name} is at its limit of {team.max_instances} instances"
-        if team.max_gpus is not None and held_gpus + gpus > team.max_gpus:
+        if team.max_gpus is not None and held_gpus + pool.gpus > team.max_gpus:
             return f"team {name} is at its limit of {team.max_gpus} GPUs"
-        return team.refusal
+        return pool.team_refusals.get(name, "")
 
     def refusal(self, pool: PoolView) -> str:
         """Why one more instance of the pool is not allowed; empty when it is."""
@@ -399,7 +397,7 @@ def _launch(
             notes[want.pool.name].append(refusal)
             want.count = 0
             continue
-        refusal = room.team_refusal(repo, want.pool.gpus)
+        refusal = room.team_refusal(repo, want.pool)
         if refusal:
             notes[want.pool.name].append(refusal)
             want.repos[repo] = 0

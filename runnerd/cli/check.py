@@ -12,7 +12,6 @@ import os
 import random
 import tempfile
 from collections.abc import Awaitable
-from pathlib import Path
 from typing import Any
 
 from provisioners import base
@@ -29,7 +28,7 @@ async def check(settings: config.Config) -> list[dict[str, Any]]:
     found = [*settings.warnings(), *_state(settings)]
     with tempfile.TemporaryDirectory(prefix="runnerd-check-") as empty:
         parts = [_forge(settings, name, now) for name in settings.forges]
-        parts += [_provider(settings, one, now, Path(empty) / one.name) for one in settings.providers.values()]
+        parts += [_provider(settings, one, now, f"{empty}/{one.name}") for one in settings.providers.values()]
         for part in await asyncio.gather(*parts):
             found += part
     if not any(one.level is Level.ERROR for one in found):
@@ -40,7 +39,7 @@ async def check(settings: config.Config) -> list[dict[str, Any]]:
 async def _forge(settings: config.Config, name: str, now: clock.Clock) -> list[Finding]:
     place = f"forges.{name}"
     try:
-        make = daemon.forge_factory(clock=now, rng=random.Random(), on_request=lambda *_: None)
+        make = daemon.forge_factory(settings.controller, clock=now, rng=random.Random(), on_request=lambda *_: None)
         forge = make(name, settings.forges[name])
     except (errors.RunnerdError, OSError, ValueError) as error:
         return [Finding(Level.ERROR, place, str(error))]
@@ -50,11 +49,11 @@ async def _forge(settings: config.Config, name: str, now: clock.Clock) -> list[F
         await forge.close()
 
 
-async def _provider(settings: config.Config, one: config.Provider, now: clock.Clock, empty: Path) -> list[Finding]:
+async def _provider(settings: config.Config, one: config.Provider, now: clock.Clock, empty: str) -> list[Finding]:
     place = f"providers.{one.name}"
-    empty.mkdir()
+    os.mkdir(empty)
     context = base.Context(
-        name=one.name, controller=settings.controller, directory=str(empty), now=now.now, sleep=now.sleep
+        name=one.name, controller=settings.controller, directory=empty, now=now.now, sleep=now.sleep
     )
     try:
         provisioner = daemon.provisioner(one, context)
@@ -122,7 +121,7 @@ def _state(settings: config.Config) -> list[Finding]:
         found.append(Finding(Level.ERROR, "database", str(error)))
     else:
         if pending:
-            new = "will be made" if len(pending) > 0 and not _exists(settings) else "will be migrated"
+            new = "will be migrated" if _exists(settings) else "will be made"
             found.append(Finding(Level.OK, "database", f"the schema {new} at the first start"))
     return found
 

@@ -50,6 +50,8 @@ def of(error: errors.RunnerdError) -> Exit:
             return Exit.USAGE
         case errors.StoreError():
             return Exit.STATE
+        case errors.ListenFailed():
+            return Exit.LISTEN
         case errors.Refused():
             return Exit.NOT_FOUND if error.status == 404 else Exit.REFUSED
         case _:

@@ -26,6 +26,11 @@ def document(found: Any) -> None:
     click.echo(json.dumps(found, indent=indent, default=str))
 
 
+def line(found: Any) -> None:
+    """A document on one line, for programs that read a stream."""
+    click.echo(json.dumps(found, default=str))
+
+
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str = "none") -> None:
     """Rows under heads; ``empty`` says what it means that there are none."""
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
@@ -36,9 +41,10 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str = "
         _rich(heads, cells)
         return
     # Columns at whose end nothing stands are not padded, so that lines have no trailing blanks.
-    widths = [max(len(line[column]) for line in [list(heads), *cells]) for column in range(len(heads))]
-    for line in [[head.upper() for head in heads], *cells]:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    lines = [[head.upper() for head in heads], *cells]
+    widths = [max(len(each[column]) for each in lines) for column in range(len(heads))]
+    for each in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(each, widths, strict=True)).rstrip())
 
 
 def _rich(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
@@ -47,8 +53,8 @@ def _rich(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     made = table.Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for head in heads:
         made.add_column(head, overflow="fold")
-    for line in cells:
-        made.add_row(*(text.Text(cell, style=_STYLES.get(cell, "")) for cell in line))
+    for each in cells:
+        made.add_row(*(text.Text(cell, style=_STYLES.get(cell, "")) for cell in each))
     console.Console().print(made)
 
 
@@ -173,8 +179,8 @@ def offers(found: dict[str, Any]) -> None:
         for each in found["offers"]
     ]  # fmt: skip
     table(["", "offer", "price", "at most", "state", "again in", "why"], rows, empty="no offer fits the pool")
-    for line in (*found["problems"], *found["held_back"]):
-        click.echo(f"  {line}")
+    for words_ in (*found["problems"], *found["held_back"]):
+        click.echo(f"  {words_}")
     if found["drained"]:
         click.echo("the pool is drained: none of them is tried")
 
@@ -190,37 +196,40 @@ def explain(found: dict[str, Any]) -> None:
     if cost is not None:
         final = "cost" if cost["final"] else "has cost"
         used = words.span(cost["seconds"])
-        click.echo(f"its instance {final} {words.dollars(cost['dollars'])} ({used} at {words.dollars(cost['price'])}/h)")
+        price = words.dollars(cost["price"])
+        click.echo(f"its instance {final} {words.dollars(cost['dollars'])} ({used} at {price} an hour)")
     if found["timeline"]:
         click.echo("time line (UTC)")
-        for line in found["timeline"]:
-            who = f" {line['id']}:" if line["subject"] == "instance" else ""
-            click.echo(f"  {clock(line['at'])} {who} {line['text']}".replace("  instance", " instance"))
+        for each in found["timeline"]:
+            who = f"{each['id']}: " if each["subject"] == "instance" else ""
+            click.echo(f"  {clock(each['at'])}  {who}{each['text']}")
 
 
 def _section(head: str, lines: Sequence[str]) -> None:
     if lines:
         click.echo(head)
-    for line in lines:
-        click.echo(f"  - {line}")
+    for each in lines:
+        click.echo(f"  - {each}")
 
 
 def ambiguous(found: Sequence[dict[str, Any]]) -> None:
-    rows = [[each["id"], each["conclusion"] or each["state"], each["repo"], each["name"], each["run"]] for each in found]
+    rows = [
+        [each["id"], each["conclusion"] or each["state"], each["repo"], each["name"], each["run"]] for each in found
+    ]
     table(["job", "state", "repo", "name", "run"], rows)
 
 
 def events(found: Sequence[dict[str, Any]]) -> None:
-    for line in found:
-        click.echo(f"{clock(line['at'])}  {line['subject']:12} {line['id']}  {line['text']}")
+    for each in found:
+        click.echo(f"{clock(each['at'])}  {each['subject']:12} {each['id']}  {each['text']}")
 
 
 def logs(found: dict[str, Any]) -> None:
     click.echo(f"instance {found['instance']} ({found['state']})")
     if found["job_url"]:
         click.echo(f"the job's own log is at {found['job_url']}")
-    for line in found["events"]:
-        click.echo(f"  {clock(line['at'])}  {line['text']}")
+    for each in found["events"]:
+        click.echo(f"  {clock(each['at'])}  {each['text']}")
     for head, text in (("console", found["console"]), ("agent's diagnostics", found["diagnostics"])):
         if text:
             click.echo(f"--- {head}")
@@ -249,8 +258,8 @@ def sweep(found: dict[str, Any], *, now: float) -> None:
             click.echo(f"provider {provider['name']} did not list {scope}: {why}")
     if not found["state_read"]:
         click.echo("the state could not be read, so all that carries our tags is listed as having no row")
-    for line in found.get("notes", ()):
-        click.echo(line)
+    for note in found.get("notes", ()):
+        click.echo(note)
 
 
 def _deadline(at: float, now: float) -> str:

@@ -105,7 +105,7 @@ class Story:
         self._board.say(f"two simulated clouds, tried in this order: {clouds}")
 
     def _start_daemon(self) -> None:
-        command = [sys.executable, "-m", "runnerd.cli.main", "run", "--config", str(self._stage.config)]
+        command = [sys.executable, "-m", "runnerd.cli", "run", "--config", str(self._stage.config)]
         self._daemon = self._start("daemon", command)
 
     def _await_daemon(self, patience: float) -> None:
@@ -122,9 +122,8 @@ class Story:
             raise Failed(f"the jobs could not be queued: {error}") from error
         counts = collections.Counter(job.repository.forge for job in stage.JOBS)
         where = f"{_words(counts['github'])} on GitHub, {_words(counts['gitlab'])} on GitLab"
-        self._board.say(
-            f"{_words(len(stage.JOBS))} jobs ask for a {stage.POOL}: {where}; at most {stage.INSTANCES} instances"
-        )
+        words = f"{_words(len(stage.JOBS))} jobs ask for {stage.POOL}: {where}"
+        self._board.say(f"{words}; the limit is {_words(stage.INSTANCES)} instances at a time")
 
     def _watch(self) -> None:
         """Look on until every job is done and every instance is gone; kill the daemon on the way."""

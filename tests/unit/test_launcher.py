@@ -145,6 +145,7 @@ async def test_a_provider_at_its_limit_does_not_keep_the_next_one_from_being_tri
     )
     place.put(instance("vm-1", "planned"), instance("vm-2", "planned"))
     buyer = office(place)
+    place.station.providers["sky"].bucket.pause(5)
     await clock.finish(asyncio.gather(buyer.request(VM), buyer.request(InstanceId("vm-2"))))
     assert sorted((len(tries(place)), len(tries(place, "sea")))) == [1, 1]
 

@@ -483,21 +483,21 @@ def test_jobs_of_unnamed_repositories_get_turns_too() -> None:
     [
         pytest.param(planner.TeamView(max_instances=2), "team nlp is at its limit of 2 instances", id="instances"),
         pytest.param(planner.TeamView(max_gpus=2), "team nlp is at its limit of 2 GPUs", id="gpus"),
-        pytest.param(planner.TeamView(refusal="team nlp has no dollars"), "team nlp has no dollars", id="dollars"),
+        pytest.param(planner.TeamView(), "team nlp has no dollars", id="dollars"),
     ],
 )
 def test_a_team_at_its_ceiling_waits_and_leaves_the_rest_to_others(team: planner.TeamView, words: str) -> None:
     rows = [instance("vm-1", "busy", repo="acme/nlp-1", gpus=1)]
     wanted = Demand(8, 0, NOW, True, {"acme/nlp-1": 2, "acme/nlp-2": 2, "acme/web": 4})
     made = plan(
-        pool(view(demand=wanted), gpus=1),
+        pool(view(demand=wanted), gpus=1, team_refusals={"nlp": words} if "dollars" in words else {}),
         rows,
         teams={"nlp": team},
         team_of={"acme/nlp-1": "nlp", "acme/nlp-2": "nlp"},
     )
     repos = [action.repo for action in of(made, planner.Launch)]
     assert repos.count("acme/web") == 4
-    assert sum(repo.startswith("acme/nlp") for repo in repos) == (0 if team.refusal else 1)
+    assert sum(repo.startswith("acme/nlp") for repo in repos) == (0 if "dollars" in words else 1)
     assert words in made.notes["gpu"]
 
 

@@ -176,11 +176,12 @@ def main() -> None:
     right = sum(matrix[digit][digit] for digit in range(CLASSES))
     seconds = time.monotonic() - began
     lines = [
-        f"Accuracy: {right / len(unseen):.1%} of {len(unseen)} unseen pictures",
-        f"Loss: {loss:.4f} after {options.epochs} epochs over {len(learned)} pictures",
-        f"Training time: {seconds:.1f} s",
+        f"- Accuracy: **{right / len(unseen):.1%}** of {len(unseen)} unseen pictures",
+        f"- Loss: {loss:.4f} after {options.epochs} epochs over {len(learned)} pictures",
+        f"- Training time: {seconds:.1f} s",
     ]
-    Path("metrics.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    # Markdown: the empty line ends the list.
+    Path("metrics.txt").write_text("\n".join(lines) + "\n\n", encoding="utf-8")
     Path("confusion_matrix.png").write_bytes(draw_matrix(matrix))
     print("\n".join(lines))
 

@@ -1,0 +1,280 @@
+"""``runnerd run``: the daemon as a process, with signals, listeners and the word to systemd.
+
+SIGTERM and SIGINT let it finish what is under way and leave; a second one makes it leave at once, which is as safe as
+a crash.  SIGHUP reads the configuration again.  Nothing here polls: a daemon without work sleeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import random
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import runnerd
+from runnerd import clock, config, daemon, errors, logs, metrics, notify, store, tasks
+from runnerd.cli.exits import CommandFailed, Exit
+from runnerd.web import admin, listeners
+
+log = logging.getLogger(__name__)
+
+#: Seconds beyond ``reconcile.drain`` that saying good-bye to forges and providers may take.
+GOODBYE = 45.0
+#: Seconds without a pass of the controller after which the watchdog is not fed any more; far above any real pass.
+STUCK = 600.0
+
+
+def run(path: Path) -> Exit:
+    """Be the daemon until told to stop.
+
+    Raises :class:`errors.ConfigInvalid`, :class:`errors.StoreError` or :class:`CommandFailed` when it cannot start.
+    """
+    settings = config.load(path)
+    # The journal adds the time by itself.
+    set_up = functools.partial(logs.set_up, stamped="JOURNAL_STREAM" not in os.environ)
+    set_up(level=settings.log.level.value, format=settings.log.format.value)
+    make_state(settings.state)
+    service = Service(path, settings, set_up_log=set_up)
+    return asyncio.run(service.run())
+
+
+def make_state(state: Path) -> None:
+    """Make the state directory, for its owner alone, if what it lies in exists.
+
+    Raises :class:`errors.StoreUnwritable`.
+    """
+    if state.is_dir():
+        if not os.access(state, os.W_OK | os.X_OK, effective_ids=True):
+            raise errors.StoreUnwritable(f"the state directory {state} is not writable for user id {os.geteuid()}")
+        return
+    if not state.parent.is_dir():
+        raise errors.StoreUnwritable(
+            f"the state directory {state} cannot be made: {state.parent} does not exist; create it, or set `state`"
+        )
+    try:
+        state.mkdir(mode=0o700)
+    except OSError as error:
+        words = error.strerror or str(error)
+        raise errors.StoreUnwritable(f"the state directory {state} cannot be made: {words}") from error
+
+
+class Service:
+    """One life of the daemon's process."""
+
+    def __init__(
+        self,
+        path: Path,
+        settings: config.Config,
+        *,
+        set_up_log: Callable[..., Any],
+        leave: Callable[[int], Any] = os._exit,
+    ) -> None:
+        self._path = path
+        self._folder = path.resolve().parent
+        self._settings = settings
+        self._set_up_log = set_up_log
+        self._leave = leave
+        self._notify = notify.Notify()
+        self._asked: list[str] = []
+        self._stop = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._hangup = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._clock = clock.SystemClock()
+        self._offload = tasks.Offload(1, name="store")
+        self._tasks = tasks.Group("process")
+        self._metrics = metrics.Metrics()
+        self._listeners: listeners.Listeners | None = None
+        self._admin: admin.Admin | None = None
+        self._daemon = self._make()
+
+    def _make(self) -> daemon.Daemon:
+        rng = random.SystemRandom()
+        return daemon.Daemon(
+            self._settings,
+            clock=self._clock,
+            rng=rng,
+            offload=self._offload,
+            make_provisioner=daemon.provisioner,
+            make_forge=daemon.forge_factory(
+                self._settings.controller, clock=self._clock, rng=rng, on_request=self._metrics.on_request
+            ),
+            reanchor=self._clock.reanchor,
+            load_settings=lambda: config.load(self._path),
+            open_store=self._open_store,
+        )
+
+    async def _open_store(self, url: str, **keywords: Any) -> store.Store:
+        """Open the state, then the listeners: a taken port is told before anything is bought, and a second daemon is
+        told of the state first, which is what matters more."""
+        opened = await store.Store.open(url, **keywords)
+        try:
+            self._listeners = await listeners.start(
+                self._daemon, self._metrics, settings=self._settings, clock=self._clock
+            )
+        except BaseException:
+            await opened.close()
+            raise
+        return opened
+
+    # -- the life ----------------------------------------------------------------------------------------------
+
+    async def run(self) -> Exit:
+        """Start, work, stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_stop, number.name)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        try:
+            if not await self._unless_stopped(self._start()):
+                log.info("stopped while starting")
+                await self._abandon()
+                return Exit.OK
+        except BaseException:
+            await self._abandon()
+            raise
+        self._tasks.spawn("reload", self._reload_on_hangup())
+        if self._notify.watchdog:
+            self._tasks.spawn("watchdog", self._feed_watchdog())
+        await self._stop.wait()
+        return await self._end()
+
+    def _asked_to_stop(self, name: str) -> None:
+        self._asked.append(name)
+        (self._at_once if self._stop.is_set() else self._stop).set()
+
+    async def _unless_stopped(self, work: Awaitable[None]) -> bool:
+        """Do work, or give it up when told to stop; says whether it was done."""
+        task = asyncio.ensure_future(work)
+        stop = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return False
+        task.result()
+        return True
+
+    async def _start(self) -> None:
+        settings = self._settings
+        log.info("runnerd %s starts as controller %s", runnerd.__version__, settings.controller)
+        await self._daemon.start()
+        self._metrics.attach(self._daemon)
+        logs.follow(self._daemon)
+        # A relative path starts at the directory of the file, as all paths in it do.
+        socket_file = self._folder / settings.listen.socket
+        self._admin = admin.Admin(self._daemon, socket_file, reload=self.reload)
+        try:
+            await self._admin.start()
+        except OSError as error:
+            raise CommandFailed(_words(error), exit=Exit.LISTEN) from error
+        self._notify.ready(self._status())
+        log.info("ready: %s", self._status(), extra={"action": "ready"})
+
+    def _status(self) -> str:
+        settings = self._daemon.station.config
+        return f"{len(settings.pools)} pools, {len(settings.providers)} providers, {len(settings.forges)} forges"
+
+    async def _end(self) -> Exit:
+        drain = self._daemon.station.config.reconcile.drain
+        log.info("%s: stopping; instances with jobs go on by themselves", self._asked[0], extra={"action": "stop"})
+        self._notify.stopping("finishing what is under way")
+        ending = asyncio.ensure_future(self._close())
+        at_once = asyncio.ensure_future(self._at_once.wait())
+        await asyncio.wait({ending, at_once}, timeout=drain + GOODBYE, return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            why = "told twice" if self._at_once.is_set() else f"not done after {drain + GOODBYE:.0f} s"
+            log.warning("%s: leaving at once; the next start resolves what is unclear", why)
+            # Threads may hang in a call, and an orderly exit would wait for them.
+            self._daemon.store.abandon()
+            logging.shutdown()
+            self._leave(Exit.PROBLEMS)
+            return Exit.PROBLEMS
+        at_once.cancel()
+        ending.result()
+        log.info("stopped", extra={"action": "stopped"})
+        return Exit.OK
+
+    async def _close(self) -> None:
+        await self._tasks.close()
+        # Listeners stay to the last: agents and `status` get answers while work under way is finished.
+        await self._daemon.stop()
+        await self._close_listeners()
+        self._offload.close()
+
+    async def _close_listeners(self) -> None:
+        if self._listeners is not None:
+            await self._listeners.close()
+        if self._admin is not None:
+            await self._admin.close()
+
+    async def _abandon(self) -> None:
+        """Give back what a failed start has taken."""
+        await self._close_listeners()
+        if self._daemon.started_at:
+            with contextlib.suppress(errors.RunnerdError):
+                await self._daemon.stop()
+        elif hasattr(self._daemon, "store"):
+            self._daemon.store.abandon()
+        self._offload.close()
+
+    # -- reload ------------------------------------------------------------------------------------------------
+
+    async def _reload_on_hangup(self) -> None:
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            try:
+                await self.reload()
+            except errors.ConfigInvalid:
+                # Told already, problem by problem.
+                continue
+            except Exception as error:
+                log.exception("reload failed: %s", error)
+
+    async def reload(self) -> list[str]:
+        """Read the configuration again; a bad one changes nothing.  Raises :class:`errors.ConfigInvalid`."""
+        async with self._reloading:
+            self._notify.reloading()
+            try:
+                done = await self._daemon.reload()
+            except errors.ConfigInvalid as error:
+                for problem in error.problems:
+                    log.error("the new configuration is bad: %s", problem, extra={"action": "reload-failed"})
+                log.error("the old configuration stays in force", extra={"action": "reload-failed"})
+                raise
+            finally:
+                self._notify.ready(self._status())
+            settings = self._daemon.station.config.log
+            self._set_up_log(level=settings.level.value, format=settings.format.value)
+            for line in done:
+                log.info("reload: %s", line, extra={"action": "reload"})
+            return done
+
+    # -- watchdog ----------------------------------------------------------------------------------------------
+
+    async def _feed_watchdog(self) -> None:
+        """A sign of life for systemd while the controller makes its passes."""
+        started = asyncio.get_running_loop().time()
+        while True:
+            controller = self._daemon.controller
+            last = controller.last_pass_at or self._daemon.started_at
+            silent = self._daemon.station.clock.now() - last
+            if silent < STUCK + self._daemon.station.config.reconcile.interval:
+                self._notify.alive()
+            else:
+                alive = asyncio.get_running_loop().time() - started
+                log.error("no pass for %.0f s (up %.0f s): the watchdog is not fed", silent, alive)
+            await asyncio.sleep(self._notify.watchdog / 2)
+
+
+def _words(error: BaseException) -> str:
+    found = getattr(error, "strerror", None) or str(error)
+    return str(found) or type(error).__name__

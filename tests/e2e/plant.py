@@ -1,0 +1,483 @@
+"""The real thing as processes: a simulator, a daemon and what its instances start, in one directory.
+
+Shared by the end-to-end tests and the benchmark.  It talks to both only as anybody could: over HTTP, by signals, by
+the logs of the simulated clouds and by /proc.  Every wait is bounded, and on every way out each process that was
+started here, or below here, is ended by its id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import yaml
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).resolve().parents[2]
+#: The stand-in for the forges' runner programs.
+RUNNER = ROOT / "runnerd" / "simulator" / "runner.py"
+#: Every process that is started here, and all that they start, carries it with the plant's directory.
+MARK = "RUNNERD_PLANT"
+#: Marks of what an instance started.
+INSTANCE = "RUNNERD_INSTANCE"
+#: Seconds between SIGTERM and SIGKILL.
+GRACE = 10.0
+#: States of an instance row that is over (the words of the life cycle).
+CLOSED = ("gone", "failed")
+
+
+class TookTooLong(AssertionError):
+    """A bounded wait ended without what was waited for."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback address that nobody listens on now."""
+    sockets = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def until(look: Callable[[], T], words: str, *, seconds: float, pause: float = 0.1) -> T:
+    """Look again until the look is true; what it saw.  Raises :class:`TookTooLong`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise TookTooLong(f"not within {seconds:g} s: {words}")
+        time.sleep(pause)
+
+
+def call(
+    method: str, url: str, body: Any = None, *, headers: Mapping[str, str] | None = None, timeout: float = 30.0
+) -> tuple[int, bytes]:
+    """Status and body of a request; status 0 when nobody answers."""
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, method=method)
+    request.add_header("Content-Type", "application/json")
+    for name, value in (headers or {}).items():
+        request.add_header(name, value)
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return int(answer.status), answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+    except OSError:
+        return 0, b""
+
+
+class Child:
+    """One process with its log, in a session of its own."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], *, directory: Path, environment: Mapping[str, str], out: Path | None
+    ) -> None:
+        self.name = name
+        self.log = directory / f"{name}.log"
+        with contextlib.ExitStack() as files:
+            log = files.enter_context(open(self.log, "ab"))
+            stdout = log if out is None else files.enter_context(open(out, "wb"))
+            self._process = subprocess.Popen(
+                list(command),
+                cwd=directory,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Exit status, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def kill(self) -> None:
+        """SIGKILL to this process alone."""
+        self._process.kill()
+        self._process.wait(GRACE)
+
+    def stop(self, seconds: float = GRACE) -> int:
+        """SIGTERM; its exit status.  Killed when it takes longer than ``seconds``."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        assert self._process.returncode is not None
+        return self._process.returncode
+
+    def wait(self, seconds: float) -> int:
+        """Its exit status.  Raises :class:`TookTooLong`."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise TookTooLong(f"the {self.name} still runs after {seconds:g} s") from None
+
+    def cpu_seconds(self) -> float:
+        """User and system time used so far."""
+        times = psutil.Process(self.pid).cpu_times()
+        return times.user + times.system
+
+    def rss(self) -> int:
+        """Bytes of memory that are resident."""
+        return int(psutil.Process(self.pid).memory_info().rss)
+
+    def tail(self, lines: int = 40) -> str:
+        try:
+            text = self.log.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(line[:400] for line in text.splitlines()[-lines:])
+
+
+class Simulator:
+    """A running simulator."""
+
+    def __init__(self, child: Child, facts: Mapping[str, Any]) -> None:
+        self.child = child
+        self.facts = facts
+        self.url: str = facts["url"]
+
+    def ask(self, method: str, path: str, body: Any = None, *, timeout: float = 60.0) -> Any:
+        """The JSON answer of a control endpoint; fails when it is refused."""
+        status, data = call(method, self.url + path, body, timeout=timeout)
+        assert 200 <= status < 300, f"{method} {path}: {status} {data[:300]!r}\n{self.child.tail()}"
+        return json.loads(data) if data else None
+
+    def queue(self, forge: str, *, repo: str = "acme/ml", labels: Sequence[str] = ("gpu-t4",), **more: Any) -> list[int]:
+        """Queue jobs; their ids."""
+        body = {"forge": forge, "repo": repo, "labels": list(labels), **more}
+        ids: list[int] = self.ask("POST", "/_sim/jobs", body)["ids"]
+        return ids
+
+    def state(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.ask("GET", "/_sim/state")
+        return found
+
+    def jobs(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.state()["jobs"]
+        return found
+
+    def options(self, **options: Any) -> None:
+        """Change options of the simulated GitHub."""
+        self.ask("POST", "/_sim/github/options", options)
+
+    def faults(self, *faults: Mapping[str, Any]) -> None:
+        self.ask("POST", "/_sim/faults", {"faults": list(faults)})
+
+    def requests(self) -> Counter[str]:
+        """How often each endpoint was called so far."""
+        return Counter(self.state()["requests"])
+
+
+@dataclass(slots=True)
+class Plant:
+    """A directory with a simulator, at most one daemon at a time, and what they leave."""
+
+    directory: Path
+    simulator: Simulator | None = None
+    daemon: Child | None = None
+    #: Every process that was started here.
+    children: list[Child] = field(default_factory=list)
+    ops: str = ""
+    public: str = ""
+    #: Name of each fake provider -> its log of calls.
+    logs: dict[str, Path] = field(default_factory=dict)
+    _starts: int = 0
+    _socket_directory: Path | None = None
+
+    # -- parts -------------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "runnerd.yaml"
+
+    @property
+    def state(self) -> Path:
+        return self.directory / "state"
+
+    @property
+    def database(self) -> Path:
+        return self.state / "runnerd.db"
+
+    @property
+    def forges(self) -> Simulator:
+        assert self.simulator is not None, "start_simulator() comes first"
+        return self.simulator
+
+    @property
+    def running(self) -> Child:
+        assert self.daemon is not None, "start_daemon() comes first"
+        return self.daemon
+
+    def environment(self) -> dict[str, str]:
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", MARK: str(self.directory)}
+
+    def start(self, name: str, command: Sequence[str], *, out: Path | None = None, **environment: str) -> Child:
+        """Start a process that ends with the plant."""
+        child = Child(
+            name, command, directory=self.directory, environment={**self.environment(), **environment}, out=out
+        )
+        self.children.append(child)
+        return child
+
+    def start_simulator(self, *options: str, repos: Sequence[str] = ("acme/ml",)) -> Simulator:
+        """A simulator on a free port, without rate limits."""
+        facts = self.directory / "simulator.json"
+        command = [sys.executable, "-m", "runnerd.simulator", "--listen", "127.0.0.1:0", "--json", "--no-limits"]
+        command += ["--cert-dir", str(self.directory / "simulator")]
+        for name in repos:
+            command += ["--repo", name]
+        child = self.start("simulator", [*command, *options], out=facts)
+
+        def up() -> bool:
+            assert child.status is None, f"the simulator ended with status {child.status}\n{child.tail()}"
+            return facts.read_bytes().endswith(b"\n")
+
+        until(up, "the simulator is up", seconds=40)
+        self.simulator = Simulator(child, json.loads(facts.read_text()))
+        return self.simulator
+
+    def start_daemon(self, *, wait: bool = True, seconds: float = 40.0) -> Child:
+        """A daemon on the configuration; with ``wait``, until it is ready."""
+        self._starts += 1
+        command = [sys.executable, "-m", "runnerd.cli.main", "run", "--config", str(self.config)]
+        self.daemon = self.start("daemon", command)
+        if wait:
+            self.await_daemon(seconds)
+        return self.daemon
+
+    def await_daemon(self, seconds: float = 40.0) -> None:
+        child = self.running
+
+        def ready() -> bool:
+            assert child.status is None, f"the daemon ended with status {child.status}\n{child.tail()}"
+            return self.ready()
+
+        try:
+            until(ready, "the daemon is ready", seconds=seconds, pause=0.05)
+        except TookTooLong as error:
+            raise TookTooLong(f"{error}\n{child.tail()}") from None
+
+    def ready(self) -> bool:
+        return call("GET", f"http://{self.ops}/readyz", timeout=5)[0] == 200
+
+    # -- configuration -----------------------------------------------------------------------------------------
+
+    def configure(
+        self,
+        *,
+        forges: Mapping[str, Mapping[str, Any]] | None = None,
+        providers: Mapping[str, Mapping[str, Any]] | None = None,
+        limits: Mapping[str, Any] | None = None,
+        pools: Mapping[str, Mapping[str, Any] | None] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        reconcile: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> Path:
+        """Write a configuration for the running simulator; what is given is laid over what is usual here."""
+        if not self.ops:
+            self.ops, self.public = (f"127.0.0.1:{port}" for port in free_ports(2))
+        self.state.mkdir(mode=0o700, exist_ok=True)
+        given = {name: dict(entry) for name, entry in (providers or {"sim": {}}).items()}
+        for name, entry in given.items():
+            entry.setdefault("type", "fake")
+            self.logs[name] = self.directory / f"{name}.jsonl"
+            if entry["type"] == "fake":
+                entry.setdefault("machine_types", {"g4": {"gpu": "t4", "price": 0.5}})
+                entry.setdefault("boot", "0s")
+                entry.setdefault("log", str(self.logs[name]))
+        runner = {
+            "github": {"command": [sys.executable, str(RUNNER), "github"]},
+            "gitlab": {"command": [sys.executable, str(RUNNER), "gitlab"]},
+            "env": {"PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"},
+        }
+        settings: dict[str, Any] = {
+            "controller": "plant",
+            "public_url": f"http://{self.public}",
+            "state": str(self.state),
+            "listen": {"ops": self.ops, "public": self.public, "socket": str(self.socket)},
+            "forges": {name: dict(entry) for name, entry in (forges or self.both_forges()).items()},
+            "providers": given,
+            "limits": {"instances": 6, **(limits or {})},
+            "defaults": {"max_job": "10m", "idle": "1m", "boot": "2m", "runner": runner, **(defaults or {})},
+            "pools": dict(pools or {"gpu-t4": {"gpu": "t4"}}),
+            "reconcile": {"interval": "2s", "list_interval": "2s", "drain": "5s", **(reconcile or {})},
+            **more,
+        }
+        self.config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        return self.config
+
+    @property
+    def socket(self) -> Path:
+        """A path that is short enough for a Unix socket (unix(7): 107 bytes)."""
+        path = self.directory / "runnerd.sock"
+        if len(os.fsencode(path)) <= 107:
+            return path
+        if self._socket_directory is None:
+            self._socket_directory = Path(tempfile.mkdtemp(prefix="plant-", dir="/tmp"))
+        return self._socket_directory / "runnerd.sock"
+
+    def secret(self, name: str, text: str) -> str:
+        """A secret in a file of its own; the reference to it."""
+        path = self.directory / name
+        path.touch(mode=0o600)
+        path.write_text(text, encoding="utf-8")
+        return f"file:{path}"
+
+    def github(self, **more: Any) -> dict[str, Any]:
+        tokens = self.forges.facts["tokens"]["github"]
+        key = f"file:{tokens['app_key_file']}"
+        app = {"id": int(tokens["app_id"]), "key": key}
+        return {"type": "github", "url": f"{self.forges.url}/acme", "app": app, **more}
+
+    def gitlab(self, **more: Any) -> dict[str, Any]:
+        token = self.secret("gitlab.token", self.forges.facts["tokens"]["gitlab"]["token"])
+        usual = {"groups": ["acme"], "poll": "2s", "idle_poll": "2s", "requests_per_minute": 100_000}
+        return {"type": "gitlab", "url": self.forges.url, "token": token, **usual, **more}
+
+    def both_forges(self) -> dict[str, dict[str, Any]]:
+        return {"github": self.github(), "gitlab": self.gitlab()}
+
+    # -- what is there -----------------------------------------------------------------------------------------
+
+    def calls(self) -> list[dict[str, Any]]:
+        """Every call that the simulated clouds noted, in the order of time."""
+        found: list[dict[str, Any]] = []
+        for path in self.logs.values():
+            if path.exists():
+                # A line that is still being written has no end yet.
+                found += [json.loads(line) for line in path.read_bytes().rpartition(b"\n")[0].splitlines()]
+        return sorted(found, key=lambda line: float(line["at"]))
+
+    def processes(self, mark: str = INSTANCE) -> dict[int, str]:
+        """Living processes of this plant that carry a mark: process id -> the mark's value."""
+        found: dict[int, str] = {}
+        ours, wanted = os.fsencode(f"{MARK}={self.directory}"), os.fsencode(f"{mark}=")
+        below = os.fsencode(f"{self.directory}/")
+        for name in os.listdir("/proc"):
+            if not name.isdigit() or int(name) == os.getpid():
+                continue
+            try:
+                variables = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            # What an instance starts has an environment of its own, with a path below our directory in it.
+            if ours not in variables and not any(one.partition(b"=")[2].startswith(below) for one in variables):
+                continue
+            for variable in variables:
+                if variable.startswith(wanted):
+                    found[int(name)] = os.fsdecode(variable[len(wanted) :])
+        return found
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What the SQLite state says; read only, also while the daemon runs."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)) as connection:
+            return list(connection.execute(query))
+
+    def instances(self) -> Counter[str]:
+        """How many instance rows there are, by state."""
+        try:
+            return Counter(dict(self.rows("SELECT state, count(*) FROM instances GROUP BY state")))
+        except sqlite3.OperationalError:
+            return Counter()
+
+    def live_rows(self) -> int:
+        return sum(count for state, count in self.instances().items() if state not in CLOSED)
+
+    def metric(self, name: str) -> dict[frozenset[tuple[str, str]], float]:
+        """The samples of one metric: labels -> value."""
+        status, data = call("GET", f"http://{self.ops}/metrics")
+        assert status == 200, (status, data[:200])
+        found: dict[frozenset[tuple[str, str]], float] = {}
+        for line in data.decode().splitlines():
+            sample, _, value = line.rpartition(" ")
+            metric, _, labels = sample.partition("{")
+            if metric != name or line.startswith("#"):
+                continue
+            pairs = [pair.partition("=") for pair in labels.removesuffix("}").split('",') if pair]
+            found[frozenset((key, text.strip('"')) for key, _, text in pairs)] = float(value)
+        return found
+
+    def story(self, lines: int = 60) -> str:
+        """What to look at after a failure."""
+        parts = []
+        for child in {one.log: one for one in self.children}.values():
+            parts.append(f"--- {child.log}\n{child.tail(lines)}")
+        with contextlib.suppress(sqlite3.Error, OSError):
+            events = self.rows("SELECT at, subject, id, event, reason, detail FROM events ORDER BY at DESC LIMIT 60")
+            parts.append("--- events\n" + "\n".join(" ".join(map(str, row)) for row in reversed(events)))
+        parts.append("--- calls\n" + "\n".join(json.dumps(line) for line in self.calls()[-40:]))
+        return "\n".join(parts)
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def end(self) -> int:
+        """End everything that was started here; how many processes were left by what is no child of ours."""
+        for child in reversed(self.children):
+            with contextlib.suppress(subprocess.TimeoutExpired, ProcessLookupError):
+                child.stop()
+        left = 0
+        for _ in range(50):
+            found = {**self.processes(MARK), **self.processes(INSTANCE)}
+            if not found:
+                break
+            left = max(left, len(found))
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+        if self._socket_directory is not None:
+            shutil.rmtree(self._socket_directory, ignore_errors=True)
+        return left
+
+
+@contextlib.contextmanager
+def plant(directory: Path) -> Iterator[Plant]:
+    """A plant that is gone afterwards, whatever happens."""
+    made = Plant(directory.resolve())
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for number in before:
+            signal.signal(number, _leave)
+        yield made
+    finally:
+        made.end()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
