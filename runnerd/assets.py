@@ -47,7 +47,8 @@ _NAME = re.compile(r"([a-z2-7]{40})\.([a-z]{3,4})\Z")
 _CAPABILITY = re.compile(r"([a-z0-9][a-z0-9-]{0,63})\.([a-z2-7]{40})\Z")
 # Atomic groups: comments that could be cut in many ways must not cost time.
 _SVG = re.compile(
-    r"\s*+(?:<\?xml[^>]{0,200}+>\s*+)?+(?:(?><!--.*?-->)\s*+|(?><!DOCTYPE svg[^>\[]{0,300}+>)\s*+)*+<svg[\s>]", re.DOTALL
+    r"\s*+(?:<\?xml[^>]{0,200}+>\s*+)?+(?:(?><!--.*?-->)\s*+|(?><!DOCTYPE svg[^>\[]{0,300}+>)\s*+)*+<svg[\s>]",
+    re.DOTALL,
 )
 
 

@@ -42,7 +42,12 @@ class Observer:
     async def follow(self, provider: providers.Provider) -> None:
         """List a provider until cancelled."""
         while True:
-            await self.look(provider)
+            try:
+                await self.look(provider)
+            except Exception as error:
+                # What was seen could not be written, or a plugin broke: the next look sees it again.
+                log.exception("%s: a listing could not be taken in", provider.name)
+                self._station.alarms.ring("provider", provider.name, "listing-failed", str(error))
             failing = bool(provider.problem)
             interval = min(10.0, self._station.config.reconcile.list_interval) if failing else (
                 self._station.config.reconcile.list_interval
@@ -80,8 +85,11 @@ class Observer:
         rows = self._station.rows
         seen: set[str] = set()
         for view in listing.views:
-            row = rows.instances.get(InstanceId(view.name))
             attempt = view.tags.get(base.TAG_ATTEMPT, "")
+            row = rows.instances.get(InstanceId(view.name))
+            if row is not None and row.attempt != attempt:
+                # A second one under one name has a row under a name of its own.
+                row = rows.instances.get(_second(view), row)
             if row is not None and row.state not in model.CLOSED and row.attempt == attempt:
                 seen.add(row.id)
                 if row.state in EXPECTED:
@@ -109,7 +117,7 @@ class Observer:
         live = rows.instances.get(id)
         if live is not None and live.state not in model.CLOSED:
             # A live row with another attempt: this one must not be, and is ended under a name of its own.
-            id = InstanceId(f"{view.name}-{(key or 'x')[:6]}")
+            id = _second(view)
             if id in rows.instances:
                 return
         now = self._station.clock.now()
@@ -184,6 +192,11 @@ class Observer:
                 self._station.alarms.ring("provider", provider.name, "residue", f"{residue.kind} {residue.ref}: {error}")
         for key in [key for key in self._residues if key[0] == provider.name and key not in present]:
             del self._residues[key]
+
+
+def _second(view: base.InstanceView) -> InstanceId:
+    """The name under which an instance is known that must not be beside the one that has its name."""
+    return InstanceId(f"{view.name}-{(view.tags.get(base.TAG_ATTEMPT) or 'x')[:6]}")
 
 
 def _number(text: str | None) -> float:

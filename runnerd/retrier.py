@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from runnerd import errors, model, station, store
@@ -52,6 +53,8 @@ class Retrier:
     def __init__(self, station: station.Station) -> None:
         self._station = station
         self._wishes: dict[JobKey, Wish] = {}
+        #: Called with the forge's name and what became of the wish there.
+        self.on_outcome: list[Callable[[str, forges.RetryOutcome], None]] = []
         for name, value in station.settings.items():
             if name.startswith(_PREFIX) and value:
                 key = JobKey(name.removeprefix(_PREFIX))
@@ -114,6 +117,8 @@ class Retrier:
         except (errors.ForgeError, errors.TransportError) as error:
             log.info("%s: not run again yet: %s", wish.job, error)
             return
+        for listener in self.on_outcome:
+            listener(job.queue.forge, outcome)
         if outcome is forges.RetryOutcome.RETRIED:
             taken = Wish(wish.job, wish.pool, wish.at, wish.count + 1, self._station.clock.now())
             await self._save(taken, "taken", f"run again for the {wish.count + 1}. time")

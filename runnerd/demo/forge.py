@@ -97,10 +97,10 @@ class Simulator:
             return read(json.load(answer), self.url)
 
 
-def fetch(url: str) -> tuple[int, bytes]:
+def fetch(url: str, *, timeout: float = _TIMEOUT) -> tuple[int, bytes]:
     """Status and first bytes of an address; status 0 when it cannot be reached."""
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:  # noqa: S310  # an address of the demo
+        with urllib.request.urlopen(url, timeout=timeout) as answer:  # noqa: S310  # an address of the demo
             return int(answer.status), answer.read(4096)
     except urllib.error.HTTPError as error:
         with error:

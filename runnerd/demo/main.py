@@ -112,7 +112,7 @@ class Story:
         self._until(self._ready, patience, self._daemon, "the daemon did not get ready")
 
     def _ready(self) -> bool:
-        return forge.fetch(f"http://{self._stage.ops}/readyz")[0] == 200
+        return forge.fetch(f"http://{self._stage.ops}/readyz", timeout=2.0)[0] == 200
 
     def _queue(self) -> None:
         try:

@@ -74,7 +74,7 @@ class Proof:
             ("jobs", f"{self.succeeded} of {self.queued} succeeded, {once}"),
             ("reports", f"{len(self.reports)} posted, {self._images}"),
             ("instances", f"{self.created} made, {self.twice} created twice, {self.left} left"),
-            ("trouble", f"{self.refused} create calls refused, {self.unanswered} answer lost, daemon killed once"),
+            ("trouble", f"out of capacity {self.refused} x, answer lost {self.unanswered} x, daemon killed 1 x"),
             ("waits", f"p50 {self.wait_p50:.1f} s, p95 {self.wait_p95:.1f} s, from queued to running"),
             ("cost", f"${self.dollars:.4f} simulated, of a budget of ${self.budget:.2f} a day"),
         ]

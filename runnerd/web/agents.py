@@ -157,7 +157,9 @@ class Agents:
         kind, _, token = request.headers.get("Authorization", "").partition(" ")
         token = token.strip()
         known = self._ready().tokens
-        proven = kind.lower() == "bearer" and (known.read_boot(token) if boot else known.read_session(token)) is not None
+        proven = (
+            kind.lower() == "bearer" and (known.read_boot(token) if boot else known.read_session(token)) is not None
+        )
         if proven:
             return token
         peer = peers.address(request)

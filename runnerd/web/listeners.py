@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from runnerd import assets, clock, config, errors, metrics
+from runnerd import assets, clock, config, daemon, errors, metrics
 from runnerd.web import ops, public, wire
 
 log = logging.getLogger(__name__)
@@ -25,10 +25,6 @@ log = logging.getLogger(__name__)
 GRACE = 5.0
 #: Connections that wait to be accepted.
 BACKLOG = 512
-
-
-class Daemon(public.Daemon, ops.Daemon, Protocol):
-    """What the listeners need of the daemon."""
 
 
 class _Application(Protocol):
@@ -75,6 +71,7 @@ class _Listener:
 
         def connected() -> asyncio.Protocol:
             protocol: Any = made()
+            self._application.gate.silent.add(protocol)
             loop.call_later(self._head_timeout, self._cut_silent, protocol)
             return protocol  # type: ignore[no-any-return]
 
@@ -86,8 +83,11 @@ class _Listener:
         log.info("the %s listener is open at %s:%d", self.name, *self.address[:2], extra={"action": "listen"})
 
     def _cut_silent(self, protocol: Any) -> None:
-        if protocol not in self._application.gate.spoken and protocol.transport is not None:
-            protocol.transport.abort()
+        silent = self._application.gate.silent
+        if protocol in silent:
+            silent.discard(protocol)
+            if protocol.transport is not None:
+                protocol.transport.abort()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -122,7 +122,7 @@ class Listeners:
 
 
 async def start(
-    daemon: Daemon,
+    daemon: daemon.Daemon,
     metrics: metrics.Metrics,
     *,
     assets: assets.Assets | None = None,

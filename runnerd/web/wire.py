@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -56,7 +55,10 @@ class Busy(errors.Refused):
 def answer(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """A JSON answer that nothing between here and the client keeps."""
     return web.Response(
-        text=json.dumps(body), status=status, content_type="application/json", headers={"Cache-Control": "no-store", **(headers or {})}
+        text=json.dumps(body),
+        status=status,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store", **(headers or {})},
     )
 
 
@@ -113,12 +115,12 @@ class Gate:
         self.name = name
         self._most = in_flight
         self._now_in_flight = 0
-        #: Connections that have sent a whole head at least once.
-        self.spoken: weakref.WeakSet[Any] = weakref.WeakSet()
+        #: Connections that have not sent a whole head yet.
+        self.silent: set[Any] = set()
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        self.spoken.add(request.protocol)
+        self.silent.discard(request.protocol)
         loop = asyncio.get_running_loop()
         started = loop.time()
         if self._now_in_flight >= self._most:

@@ -273,7 +273,7 @@ class Plant:
     def start_daemon(self, *, wait: bool = True, seconds: float = 40.0) -> Child:
         """A daemon on the configuration; with ``wait``, until it is ready."""
         self._starts += 1
-        command = [sys.executable, "-m", "runnerd.cli.main", "run", "--config", str(self.config)]
+        command = [sys.executable, "-m", "runnerd.cli", "run", "--config", str(self.config)]
         self.daemon = self.start("daemon", command)
         if wait:
             self.await_daemon(seconds)

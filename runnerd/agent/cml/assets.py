@@ -105,7 +105,10 @@ class Publisher:
             "Content-Length": str(len(upload.data)),
             "Content-Disposition": f'inline; filename="{plain}"',
         }
-        return self._http.send("POST", url, headers=headers, body=upload.data, secret_path=True, timeout=_TIMEOUT)
+        # The same file twice is one file to the store, and runnerd's may be down for the moment of a restart.
+        return self._http.send(
+            "POST", url, headers=headers, body=upload.data, secret_path=True, patient=True, timeout=_TIMEOUT
+        )
 
 
 def read(path: pathlib.Path, mime: str = "") -> driver.Upload | None:

@@ -32,6 +32,8 @@ _RATE_LIMIT_TRIES = 5
 _PATIENCE = 900.0
 #: Seconds between the tries of a request that changes nothing, after the forge or the network failed.
 _DELAYS = (1.0, 2.0, 4.0)
+#: The same for a request that may be repeated whatever became of it, to a server that may be restarting: a minute.
+_PATIENT_DELAYS = (1.0, 1.0, 2.0, 2.0, 4.0, 4.0, 8.0, 8.0, 15.0, 15.0)
 _REDIRECTS = 5
 #: Failures before anything was sent, so that even a POST may be repeated.
 _UNSENT = (ConnectionRefusedError, socket.gaierror)
@@ -99,27 +101,30 @@ class Transport:
         body: bytes | None = None,
         secret_path: bool = False,
         once: bool = False,
+        patient: bool = False,
         timeout: float = _TIMEOUT,
     ) -> Answer:
         """Send one request and return the last answer, whatever its status.
 
         :param secret_path: name only the host in messages; the path is what protects the address.
         :param once: try a single time, for requests whose answer is not needed.
+        :param patient: repeat it for a minute after failures of the network or the server, even a POST.
         :raises failures.Failure: when there is no answer.
         """
         where = host(url) if secret_path else place(url)
         limited = failed = redirected = 0
+        delays = _PATIENT_DELAYS if patient else _DELAYS
         while True:
             try:
                 answer = self._once(method, url, headers, body, timeout)
             except (OSError, http.client.HTTPException) as error:
                 cause = _cause(error)
-                repeatable = method == "GET" or isinstance(cause, _UNSENT)
+                repeatable = patient or method == "GET" or isinstance(cause, _UNSENT)
                 hopeless = isinstance(cause, ssl.SSLCertVerificationError)
-                if once or hopeless or not repeatable or failed >= len(_DELAYS):
+                if once or hopeless or not repeatable or failed >= len(delays):
                     raise _unreachable(method, where, cause) from error
-                self._context.debug(f"{method} {where}: {cause}; again in {_DELAYS[failed]:g} s")
-                self._context.sleep(_DELAYS[failed])
+                self._context.debug(f"{method} {where}: {cause}; again in {delays[failed]:g} s")
+                self._context.sleep(delays[failed])
                 failed += 1
                 continue
             self._context.debug(f"{method} {where} -> {answer.status}")
@@ -131,8 +136,10 @@ class Transport:
                 self._context.info(f"{host(url)} limits the rate of requests; again in {pause:.0f} s")
                 self._context.sleep(pause)
                 self._waited += pause
-            elif method == "GET" and answer.status in (500, 502, 503, 504) and failed < len(_DELAYS):
-                self._context.sleep(_DELAYS[failed])
+            elif (
+                (patient or method == "GET") and answer.status in (500, 502, 503, 504) and failed < len(delays)
+            ):
+                self._context.sleep(delays[failed])
                 failed += 1
             elif answer.status in (301, 302, 303, 307, 308) and "location" in answer.headers:
                 redirected += 1

@@ -1,0 +1,412 @@
+"""What Prometheus is told: every metric with its help, its unit and a closed set of labels.
+
+No label ever names a job, an instance or a repository: those are unbounded, and the audit trail has them.  What can
+be derived from the state is derived at the scrape, in time that grows with what is live; counters and histograms hang
+on the listeners of the ledger and the intake, so nothing has to remember to count.
+"""
+
+from __future__ import annotations
+
+import collections
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol, TypeVar
+
+import prometheus_client
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+import runnerd
+from provisioners import base
+from runnerd import budget, controller, model, station
+from runnerd.forges import base as forges
+from runnerd.model import Instance, InstanceId, InstanceState, Job, JobState, Reason
+
+PREFIX = "runnerd_"
+
+#: Names that the design reserves and nothing fills yet -> what will fill them.
+LATER = MappingProxyType(
+    {
+        "gpu_utilization_ratio": "the issue about dashboards: agents do not report GPU use yet",
+        "forge_rate_limit_remaining": "the issue about dashboards: the contract of a forge does not tell it yet",
+        "credential_expiry_timestamp_seconds": "the issue about dashboards: forges do not tell when tokens end yet",
+    }
+)
+
+#: How a job may end; anything else that a forge says counts as ``other``.
+OUTCOMES = frozenset({"success", "failure", "cancelled", "timed_out", "skipped"})
+#: Kinds of failed attempts that ``provision_attempts_total`` names, beside ``created``, ``lost`` and ``other``.
+FAILURES = frozenset(kind.value for kind in base.Kind)
+#: The phases of a job's wait, in order.
+WAITS = ("dispatch", "provision", "boot", "gate", "register", "pickup")
+#: State -> the phase of an instance's life that it belongs to.
+PHASES = MappingProxyType(
+    {
+        InstanceState.PLANNED: "dispatch",
+        InstanceState.REQUESTING: "provision",
+        InstanceState.UNKNOWN: "provision",
+        InstanceState.BOOTING: "boot",
+        InstanceState.READY: "register",
+        InstanceState.REGISTERING: "register",
+        InstanceState.REGISTERED: "idle",
+        InstanceState.BUSY: "job",
+        InstanceState.DRAINING: "drain",
+        InstanceState.ENDING: "end",
+    }
+)
+#: States in which a paid instance waits for work.
+IDLE = frozenset({InstanceState.READY, InstanceState.REGISTERING, InstanceState.REGISTERED})
+_WAIT_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 90, 120, 180, 300, 600, 1200, 1800, 3600, 7200, 21600)
+_PHASE_BUCKETS = (0.1, 1, 5, 10, 30, 60, 120, 180, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400)
+_PASS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+#: Series of ``forge_requests_total`` at most; clients name endpoints by template, and a slip must not flood.
+MOST_ENDPOINTS = 500
+
+_Key = TypeVar("_Key", bound=tuple[str, ...])
+
+
+class Daemon(Protocol):
+    """The part of the daemon that is measured."""
+
+    @property
+    def station(self) -> station.Station: ...
+
+    @property
+    def controller(self) -> controller.Controller: ...
+
+    @property
+    def reload_ok(self) -> bool: ...
+
+
+@dataclass(slots=True)
+class _Marks:
+    """Moments of an instance's life that its row does not keep."""
+
+    requested: float = 0.0
+    hello: float = 0.0
+    #: Dollars and idle seconds that the counters have already.
+    charged: float = 0.0
+    idle_since: float = 0.0
+
+
+class Metrics:
+    """All metrics of one daemon, in a registry of their own."""
+
+    def __init__(self, registry: prometheus_client.CollectorRegistry | None = None) -> None:
+        # Creation times double the series of every counter and no query of ours reads them.
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no hint here
+        self.registry = registry or prometheus_client.CollectorRegistry()
+        #: None until one is attached.
+        self.daemon: Daemon | None = None
+        self._marks: dict[InstanceId, _Marks] = {}
+        self._endpoints: set[tuple[str, str, str]] = set()
+        # First of all: a scrape brings the counters that run with time up to now before it reads them.
+        self.registry.register(_AtScrape(self))
+
+        def counter(name: str, words: str, labels: Iterable[str] = ()) -> Counter:
+            return Counter(PREFIX + name, words, tuple(labels), registry=self.registry)
+
+        def histogram(name: str, words: str, labels: Iterable[str], buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(PREFIX + name, words, tuple(labels), registry=self.registry, buckets=buckets)
+
+        self.job_wait = histogram(
+            "job_wait_seconds",
+            "Seconds that jobs waited until they ran, by where the time went; total is from queued to started.",
+            ("pool", "phase"),
+            _WAIT_BUCKETS,
+        )
+        self.jobs = counter("jobs_total", "Jobs that ended.", ("pool", "forge", "outcome"))
+        self.phase = histogram(
+            "instance_phase_seconds",
+            "Seconds that instances spent in each phase of their life.",
+            ("pool", "provider", "phase"),
+            _PHASE_BUCKETS,
+        )
+        self.attempts = counter(
+            "provision_attempts_total",
+            "Create calls by their final outcome: created, lost (shown absent), or the class of the failure.",
+            ("provider", "region", "market", "outcome"),
+        )
+        self.preemptions = counter(
+            "preemptions_total", "Instances that their provider proved to have taken back.", ("provider", "region")
+        )
+        self.retries = counter(
+            "retries_total", "Wishes to run a preempted job again, by the forge's answer.", ("forge", "outcome")
+        )
+        self.reaped = counter("reaped_total", "Instances that are confirmed gone, by why they ended.", ("reason",))
+        self.cost = counter(
+            "cost_dollars_total",
+            "US dollars accrued while this process ran, at the price fixed at launch.",
+            ("pool", "provider", "market"),
+        )
+        self.idle = counter("idle_seconds_total", "Seconds that ready instances waited for a job.", ("pool",))
+        self.requests = counter(
+            "forge_requests_total",
+            "Requests to forges; status 0 means that no answer came.",
+            ("forge", "endpoint", "status"),
+        )
+        self.passes = histogram(
+            "reconcile_seconds", "Seconds that one pass of the control loop took.", (), _PASS_BUCKETS
+        )
+        build = Gauge(
+            PREFIX + "build_info", "What runs; the value is always 1.", ("version", "python"), registry=self.registry
+        )
+        build.labels(runnerd.__version__, platform.python_version()).set(1)
+        prometheus_client.ProcessCollector(registry=self.registry)
+
+    # -- hooks -------------------------------------------------------------------------------------------------
+
+    def attach(self, daemon: Daemon) -> None:
+        """Follow a daemon whose station and controller exist.  What was accrued before counts as told already."""
+        self.daemon = daemon
+        now = daemon.station.clock.now()
+        for row in daemon.station.rows.instances.values():
+            self._marks[row.id] = _Marks(charged=budget.accrued(row, now), idle_since=now if row.state in IDLE else 0.0)
+        daemon.station.rows.on_step.append(self._stepped)
+        daemon.controller.intake.on_job.append(self._job)
+        daemon.controller.retrier.on_outcome.append(self._retried)
+        daemon.controller.on_pass.append(self.passes.observe)
+
+    def on_request(self, forge: str, endpoint: str, status: int) -> None:
+        """A forge client made a request; ``endpoint`` is a template, ``status`` 0 when no answer came."""
+        key = (forge, endpoint, str(status))
+        if key not in self._endpoints and len(self._endpoints) >= MOST_ENDPOINTS:
+            key = (forge, "other", str(status))
+        self._endpoints.add(key)
+        self.requests.labels(*key).inc()
+
+    def hello(self, instance: str) -> None:
+        """An agent reported for the first time; its boot is over and the hardware gate begins."""
+        if self.daemon is None or (id := InstanceId(instance)) not in self.daemon.station.rows.instances:
+            return
+        now = self.daemon.station.clock.now()
+        marks = self._marks_of(self.daemon.station.rows.instances[id], now)
+        marks.hello = marks.hello or now
+
+    def _stepped(self, old: Instance, new: Instance) -> None:
+        assert self.daemon is not None
+        now = self.daemon.station.clock.now()
+        marks = self._marks_of(old, now)
+        self._charge(new if new.provider else old, marks, now)
+        self._count_idle(old, marks, now)
+        if new.state is old.state:
+            return
+        marks.idle_since = now if new.state in IDLE else 0.0
+        self._time(old, new, marks)
+        if new.state is InstanceState.REQUESTING:
+            marks.requested = now
+        if old.state in (InstanceState.REQUESTING, InstanceState.UNKNOWN):
+            self._attempted(old, new)
+        if new.state is InstanceState.GONE:
+            self.reaped.labels(new.reason.value or "none").inc()
+            if new.reason is Reason.PREEMPTED:
+                self.preemptions.labels(new.provider, new.region).inc()
+        if new.state in model.CLOSED:
+            del self._marks[new.id]
+
+    def _marks_of(self, row: Instance, now: float) -> _Marks:
+        marks = self._marks.get(row.id)
+        if marks is None:
+            # What an adopted instance cost before it was found, an earlier process has told.
+            before = budget.accrued(row, now) if row.adopted else 0.0
+            marks = self._marks[row.id] = _Marks(charged=before, idle_since=now if row.state in IDLE else 0.0)
+        return marks
+
+    def _time(self, old: Instance, new: Instance, marks: _Marks) -> None:
+        spent = max(0.0, new.since - old.since)
+        provider = old.provider or new.provider
+        phase = PHASES[old.state]
+        if old.state is InstanceState.BOOTING and new.state is InstanceState.READY and marks.hello:
+            gate = min(spent, max(0.0, new.since - marks.hello))
+            self.phase.labels(new.pool, provider, "gate").observe(gate)
+            spent -= gate
+        self.phase.labels(new.pool, provider, phase).observe(spent)
+
+    def _attempted(self, old: Instance, new: Instance) -> None:
+        if new.state is InstanceState.BOOTING:
+            outcome = "created"
+        elif new.state in (InstanceState.PLANNED, InstanceState.FAILED):
+            assert self.daemon is not None
+            attempt = self.daemon.station.rows.attempts.get(old.attempt) if old.attempt else None
+            lost = old.state is InstanceState.UNKNOWN
+            failure = attempt.failure if attempt is not None else ""
+            # An attempt that was unclear keeps the failure of its call; that it came to nothing, a listing showed.
+            outcome = "lost" if lost or not failure else failure if failure in FAILURES else "other"
+        else:
+            return
+        self.attempts.labels(old.provider, old.region, old.market, outcome).inc()
+
+    def _charge(self, row: Instance, marks: _Marks, now: float) -> None:
+        accrued = budget.accrued(row, now)
+        if accrued > marks.charged:
+            self.cost.labels(row.pool, row.provider, row.market).inc(accrued - marks.charged)
+            marks.charged = accrued
+
+    def _count_idle(self, row: Instance, marks: _Marks, now: float) -> None:
+        if marks.idle_since and now > marks.idle_since:
+            self.idle.labels(row.pool).inc(now - marks.idle_since)
+            marks.idle_since = now
+
+    def _job(self, before: Job | None, after: Job) -> None:
+        was = before.state if before is not None else None
+        if after.state is JobState.COMPLETED and was is not JobState.COMPLETED:
+            outcome = after.conclusion if after.conclusion in OUTCOMES else "other"
+            self.jobs.labels(after.queue.pool, after.queue.forge, outcome).inc()
+        elif after.state is JobState.RUNNING and was is not JobState.RUNNING:
+            self._waited(after)
+
+    def _waited(self, job: Job) -> None:
+        """Cut a job's wait at the moments of the instance that took it; what lay before the job counts for nothing."""
+        if not job.queued_at or not job.started_at:
+            return
+        pool = job.queue.pool
+        self.job_wait.labels(pool, "total").observe(max(0.0, job.started_at - job.queued_at))
+        assert self.daemon is not None
+        row = self.daemon.station.rows.instances.get(job.instance) if job.instance else None
+        if row is None or row.adopted or not row.registered_at:
+            return
+        marks = self._marks.get(row.id, _Marks())
+        requested = marks.requested or row.created_at
+        # Without a hello in this process the gate cannot be told from the boot.
+        hello = marks.hello or row.ready_at
+        cuts = (job.queued_at, requested, row.running_at, hello, row.ready_at, row.registered_at, job.started_at)
+        at = job.queued_at
+        for phase, end in zip(WAITS, cuts[1:], strict=True):
+            until = min(max(at, end), max(at, job.started_at))
+            self.job_wait.labels(pool, phase).observe(until - at)
+            at = until
+
+    def _retried(self, forge: str, outcome: forges.RetryOutcome) -> None:
+        if outcome is not forges.RetryOutcome.LATER:
+            self.retries.labels(forge, outcome.value).inc()
+
+    # -- at the scrape -----------------------------------------------------------------------------------------
+
+    def catch_up(self, daemon: Daemon) -> None:
+        """Bring the counters that run with time up to now."""
+        now = daemon.station.clock.now()
+        for row in daemon.station.rows.instances.values():
+            if row.state in model.CLOSED:
+                continue
+            marks = self._marks_of(row, now)
+            self._charge(row, marks, now)
+            self._count_idle(row, marks, now)
+
+
+class _AtScrape(Collector):
+    """What is derived from the state when somebody asks."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._daemon: Daemon
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        daemon = self._metrics.daemon
+        if daemon is None:
+            return
+        self._daemon = daemon
+        self._metrics.catch_up(daemon)
+        yield from self._demand()
+        yield from self._supply()
+        yield from self._money()
+        yield from self._self()
+
+    def _demand(self) -> Iterator[Metric]:
+        place = self._daemon.station
+        queued: collections.Counter[tuple[str, str]] = collections.Counter()
+        known: dict[tuple[str, str], bool] = {}
+        for spec in place.specs:
+            forge = place.forges.get(spec.queue.forge)
+            demand = forge.demand(spec.queue) if forge is not None else model.Demand()
+            key = (spec.queue.pool, spec.queue.forge)
+            queued[key] += demand.waiting
+            known[key] = known.get(key, True) and demand.known
+        yield _gauge("jobs_queued", "Jobs that wait, as the forge last told.", ("pool", "forge"), queued)
+        yield _gauge(
+            "demand_known",
+            "1 while the forge's word about a pool's demand is fresh enough to act on.",
+            ("forge", "pool"),
+            {(forge, pool): float(value) for (pool, forge), value in known.items()},
+        )
+
+    def _supply(self) -> Iterator[Metric]:
+        place = self._daemon.station
+        live = [row for row in place.rows.instances.values() if row.live]
+        counts = collections.Counter((row.pool, row.provider, row.region, row.market, row.state.value) for row in live)
+        yield _gauge(
+            "instances", "Instances that are not gone.", ("pool", "provider", "region", "market", "state"), counts
+        )
+        orphans = collections.Counter((row.provider, "instance") for row in live if row.adopted)
+        for provider in place.providers.values():
+            if provider.listing is not None:
+                orphans.update((provider.name, residue.kind) for residue in provider.listing.residues)
+        yield _gauge(
+            "orphans", "Things at providers that carried our tags and had no row.", ("provider", "kind"), orphans
+        )
+        now = place.clock.now()
+        blocked: collections.Counter[tuple[str, str, str]] = collections.Counter()
+        for block in place.rows.blocks.values():
+            if block.until > now:
+                parts = (block.pattern.split("/") + ["*"] * 6)[:6]
+                blocked[parts[0], parts[2], block.reason] += 1
+        yield _gauge(
+            "offers_blocked", "Blocked offer patterns; * is any region.", ("provider", "region", "reason"), blocked
+        )
+        registered = collections.Counter(
+            (row.queue.forge, row.state.value) for row in place.rows.registrations.values()
+        )
+        yield _gauge("registrations", "Runners that a forge may still have.", ("forge", "state"), registered)
+
+    def _money(self) -> Iterator[Metric]:
+        """A window's name says which limit: day, month, total; without a pool it is the whole."""
+        admission = self._daemon.controller.admission
+        committed: dict[tuple[str, str], float] = {}
+        left: dict[tuple[str, str], float] = {}
+        levels = [("all", ""), *(("pool", name) for name in self._daemon.station.config.pools)]
+        for level, name in levels:
+            for window, used in admission.totals(level, name):
+                committed[name, window.name] = used
+                left[name, window.name] = window.dollars - used
+        labels = ("pool", "window")
+        yield _gauge(
+            "committed_dollars",
+            "US dollars spent or promised in a budget's window; an empty pool is the whole.",
+            labels,
+            committed,
+        )
+        yield _gauge("budget_remaining_dollars", "US dollars that a budget has left; see committed.", labels, left)
+
+    def _self(self) -> Iterator[Metric]:
+        daemon = self._daemon
+        failures = CounterMetricFamily(
+            PREFIX + "reconcile_failures", "Passes and actions of the control loop that failed."
+        )
+        failures.add_metric((), daemon.controller.failures)
+        yield failures
+        yield _gauge(
+            "config_reload_success",
+            "1 unless the last reload was refused and the old configuration stays.",
+            (),
+            {(): float(daemon.reload_ok)},
+        )
+        alarms = collections.Counter((one.reason,) for one in daemon.station.alarms.open.values())
+        yield _gauge("alarms_open", "Alarms that a person should look at, by reason.", ("reason",), alarms)
+        yield _gauge(
+            "last_reconcile_timestamp_seconds",
+            "When the control loop last finished a pass.",
+            (),
+            {(): daemon.controller.last_pass_at},
+        )
+
+
+def _gauge(name: str, words: str, labels: tuple[str, ...], values: Mapping[_Key, float]) -> Metric:
+    family = GaugeMetricFamily(PREFIX + name, words, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family

@@ -1,0 +1,99 @@
+"""A daemon as the listeners see it: real core on scripted surroundings, and raw sockets for clients that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import core_fakes as fakes
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from runnerd import assets, bundle, controller, model, tasks
+
+KEY = b"the key of the store of images"
+PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 50
+SVG = b'<?xml version="1.0"?>\n<!-- drawn --><svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+
+
+class State:
+    """What the listeners ask of the store."""
+
+    def __init__(self) -> None:
+        self.broken: Exception | None = None
+        self.probes = 0
+        self.trail_rows: list[tuple[int, model.Event]] = []
+        self.where = "state/runnerd.db"
+
+    async def probe(self) -> None:
+        self.probes += 1
+        if self.broken is not None:
+            raise self.broken
+
+    async def trail(self, **asked: Any) -> list[tuple[int, model.Event]]:
+        if self.broken is not None:
+            raise self.broken
+        return self.trail_rows
+
+
+@dataclasses.dataclass
+class Daemon:
+    """Duck-typed like the real one."""
+
+    place: fakes.Place
+    controller: controller.Controller
+    bundle: bundle.Bundle
+    store: State
+    stopping: bool = False
+    reload_ok: bool = True
+    started_at: float = fakes.START
+
+    @property
+    def station(self) -> Any:
+        return self.place.station
+
+
+def daemon(place: fakes.Place) -> Daemon:
+    made = controller.Controller(place.station, cursors={}, bundle=lambda: "0" * 64, duty=fakes.duty)
+    made.last_pass_at = place.clock.now()
+    return Daemon(place, made, bundle.Bundle(b"PK the agent", "a" * 64), State())
+
+
+def store(folder: Path, clock: fakes.ManualClock, *, alive: set[str], place: fakes.Place, **changes: Any) -> assets.Assets:
+    settings = place.station.config.assets.model_copy(update=changes)
+    return assets.Assets(
+        settings,
+        folder,
+        KEY,
+        clock.now,
+        public_url="https://runnerd.example",
+        alive=lambda id: id in alive,
+        offload=tasks.Offload(0),
+        alarms=place.station.alarms,
+    )
+
+
+@contextlib.asynccontextmanager
+async def served(app: web.Application) -> AsyncIterator[TestClient[Any, Any]]:
+    async with TestClient(TestServer(app)) as client:
+        yield client
+
+
+async def raw(port: int, data: bytes, *, wait: float = 5.0) -> bytes:
+    """Send bytes as they are and read until the other side ends the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(data)
+        await writer.drain()
+        async with asyncio.timeout(wait):
+            return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
