@@ -285,7 +285,10 @@ class Agents:
                 return "end"
             deregistered = not self.rows.registrations_of(row.id)
             return "stop" if deregistered and not worker and row.hold_until <= now else "continue"
-        if row.state is InstanceState.ENDING or row.state in model.CLOSED:
+        if row.state in model.CLOSED:
+            # Whoever said that it is gone was wrong; a job that runs all the same is let run.
+            return "continue" if worker else "end"
+        if row.state is InstanceState.ENDING:
             return "end"
         return "continue"
 

@@ -16,6 +16,7 @@ from provisioners import base
 from runnerd import (
     agents,
     alarms,
+    assets,
     budget,
     bundle,
     clock,
@@ -82,6 +83,8 @@ class Daemon:
         self.reload_ok = True
         self.started_at = 0.0
         self.stopping = False
+        #: The store of report images, where there is one; its owner sets it before the start.
+        self.assets: assets.Assets | None = None
         #: The last words of instances, a bounded number of them.
         self.diagnostics: dict[model.InstanceId, str] = {}
 
@@ -263,6 +266,11 @@ class Daemon:
                 start = settings.start(pool.name, provider=row.provider, forge=name)
                 commands[forge.type] = start.command
                 environment.update(start.env)
+        if self.assets is not None:
+            upload = self.assets.upload_url(row.id, base=settings.agent_address(row.provider))
+            if upload:
+                # The operator's own choice of a place wins.
+                environment.setdefault("CML_ASSET_URL", upload)
         beside = provider is not None and provider.settings.type in ("local", "fake")
         return agents.Duty(
             # Instances that are processes on this host have no hardware of their own to prove.

@@ -85,16 +85,19 @@ class Intake:
         self.forget_pickup(update.queue, owner.id)
         try:
             if update.event is forges.JobEvent.STARTED:
-                await rows.step(
+                expect = {InstanceState.REGISTERING, InstanceState.REGISTERED}
+                if owner.reason not in (Reason.MAX_JOB, Reason.OPERATOR):
+                    expect.add(InstanceState.DRAINING)  # otherwise its end was ordered, job or not
+                stepped = await rows.step(
                     owner.id,
                     InstanceState.BUSY,
-                    expect={InstanceState.REGISTERING, InstanceState.REGISTERED, InstanceState.DRAINING},
+                    expect=expect,
                     job=update.key,
                     busy_at=owner.busy_at or self._station.clock.now(),
                     job_started=True,
                 )
-                if owner.state is InstanceState.BUSY and owner.job != update.key:
-                    await rows.amend(owner.id, job=update.key)
+                if stepped is None and owner.state in (InstanceState.BUSY, InstanceState.DRAINING):
+                    await rows.amend(owner.id, job=update.key, job_started=True)
             elif update.event is forges.JobEvent.COMPLETED:
                 # Only draining, never ending: the forge has been seen to say this while the job still ran.
                 await rows.step(

@@ -158,6 +158,7 @@ def check(config_file: str | None, as_json: bool) -> None:
 
     from runnerd.cli import check as checking
     from runnerd.cli import render
+    from runnerd.views import words
 
     file = Path(config_file or DEFAULT_CONFIG)
     try:
@@ -178,7 +179,7 @@ def check(config_file: str | None, as_json: bool) -> None:
         render.document({"findings": found, "errors": bad, "warnings": warned})
     else:
         render.findings(found)
-        click.echo(f"{bad} errors, {warned} warnings")
+        click.echo(f"{words.count(bad, 'error')}, {words.count(warned, 'warning')}")
     click.get_current_context().exit(Exit.PROBLEMS if bad else Exit.OK)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import runnerd
-from runnerd import clock, config, daemon, errors, logs, metrics, notify, store, tasks
+from runnerd import assets, clock, config, daemon, errors, logs, metrics, model, notify, store, tasks
 from runnerd.cli.exits import CommandFailed, Exit
 from runnerd.web import admin, listeners
 
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 GOODBYE = 45.0
 #: Seconds without a pass of the controller after which the watchdog is not fed any more; far above any real pass.
 STUCK = 600.0
+#: Seconds between two sweeps of the store of report images.
+SWEEP = 3600.0
 
 
 def run(path: Path) -> Exit:
@@ -115,13 +117,42 @@ class Service:
         told of the state first, which is what matters more."""
         opened = await store.Store.open(url, **keywords)
         try:
+            self._daemon.assets = kept = self._make_assets()
             self._listeners = await listeners.start(
-                self._daemon, self._metrics, settings=self._settings, clock=self._clock
+                self._daemon, self._metrics, assets=kept, settings=self._settings, clock=self._clock
             )
         except BaseException:
             await opened.close()
             raise
         return opened
+
+    def _make_assets(self) -> assets.Assets:
+        settings = self._settings
+        return assets.Assets(
+            settings.assets,
+            settings.state / "assets",
+            settings.token_key().reveal().encode(),
+            self._clock.now,
+            public_url=settings.public_url,
+            alive=self._alive,
+            offload=self._offload,
+        )
+
+    def _alive(self, instance: model.InstanceId) -> bool:
+        """Whether an instance may still upload.  Raises :class:`errors.Refused` while the state is not loaded."""
+        if not self._daemon.started_at:
+            raise errors.Refused("the daemon is starting; ask again", status=503)
+        row = self._daemon.station.rows.instances.get(instance)
+        return row is not None and row.live
+
+    async def _sweep_assets(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            if self._daemon.assets is not None:
+                try:
+                    await self._daemon.assets.sweep()
+                except errors.StoreError as error:
+                    log.warning("%s", error)
 
     # -- the life ----------------------------------------------------------------------------------------------
 
@@ -140,6 +171,7 @@ class Service:
             await self._abandon()
             raise
         self._tasks.spawn("reload", self._reload_on_hangup())
+        self._tasks.spawn("assets", self._sweep_assets())
         if self._notify.watchdog:
             self._tasks.spawn("watchdog", self._feed_watchdog())
         await self._stop.wait()
@@ -252,6 +284,9 @@ class Service:
                 raise
             finally:
                 self._notify.ready(self._status())
+            if self._daemon.assets is not None:
+                new = self._daemon.station.config
+                self._daemon.assets.configure(new.assets, new.public_url)
             settings = self._daemon.station.config.log
             self._set_up_log(level=settings.level.value, format=settings.format.value)
             for line in done:

@@ -123,7 +123,7 @@ class Story:
         counts = collections.Counter(job.repository.forge for job in stage.JOBS)
         where = f"{_words(counts['github'])} on GitHub, {_words(counts['gitlab'])} on GitLab"
         words = f"{_words(len(stage.JOBS))} jobs ask for {stage.POOL}: {where}"
-        self._board.say(f"{words}; the limit is {_words(stage.INSTANCES)} instances at a time")
+        self._board.say(f"{words}; the limit is {_words(stage.INSTANCES)} instances")
 
     def _watch(self) -> None:
         """Look on until every job is done and every instance is gone; kill the daemon on the way."""

@@ -7,8 +7,10 @@ started here, or below here, is ended by its id.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -28,6 +30,8 @@ from typing import Any, TypeVar
 
 import psutil
 import yaml
+
+from provisioners import base, fake
 
 T = TypeVar("T")
 
@@ -381,6 +385,41 @@ class Plant:
                 # A line that is still being written has no end yet.
                 found += [json.loads(line) for line in path.read_bytes().rpartition(b"\n")[0].splitlines()]
         return sorted(found, key=lambda line: float(line["at"]))
+
+    def lives(self, provider: str) -> list[tuple[str, float, float]]:
+        """Name, create and end of every instance in the journal of a fake provider; infinity for no end."""
+        path = self.state / "providers" / provider / "cloud.jsonl"
+        born: dict[str, tuple[str, float]] = {}
+        ended: dict[str, float] = {}
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            what, *facts = json.loads(line)
+            if what == "create":
+                born[facts[0]["ref"]] = (facts[0]["name"], float(facts[0]["created_at"]))
+            elif what == "end":
+                ended[facts[0]] = float(facts[1])
+        return [(name, began, ended.get(ref, math.inf)) for ref, (name, began) in born.items()]
+
+    def present(self, provider: str) -> list[str]:
+        """Names of the instances that a fake provider still has, asked of the provider and not of the daemon."""
+        return asyncio.run(self._present(provider))
+
+    async def _present(self, provider: str) -> list[str]:
+        settings = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        options = {key: value for key, value in settings["providers"][provider].items() if key not in ("type", "log")}
+        context = base.Context(
+            name=provider,
+            controller=settings["controller"],
+            directory=str(self.state / "providers" / provider),
+            now=time.time,
+            sleep=asyncio.sleep,
+        )
+        one = fake.Fake(context, options)
+        await one.start()
+        try:
+            listing = await one.list_owned()
+        finally:
+            await one.close()
+        return sorted(view.name for view in listing.views if view.status is not base.InstanceStatus.GONE)
 
     def processes(self, mark: str = INSTANCE) -> dict[int, str]:
         """Living processes of this plant that carry a mark: process id -> the mark's value."""

@@ -211,7 +211,6 @@ async def test_who_waits_is_told_as_soon_as_it_is_drained(talk: agents.Agents, p
     known(place, "draining", reason=Reason.IDLE)
     talk.nudge(VM)
     assert await asked == {"action": "end", "reason": "idle"}
-    assert place.station.evidence[VM].finished
 
 
 async def test_a_stray_is_told_to_wait(talk: agents.Agents, place: Place) -> None:
@@ -255,7 +254,7 @@ async def test_a_session_of_another_nonce_is_refused_and_alarmed(talk: agents.Ag
     [
         pytest.param("registered", Reason.NONE, False, "continue", id="waits for a job"),
         pytest.param("busy", Reason.NONE, True, "continue", id="has a job"),
-        pytest.param("draining", Reason.IDLE, False, "end", id="draining without a job"),
+        pytest.param("draining", Reason.IDLE, False, "stop", id="draining without a job or a runner"),
         pytest.param("draining", Reason.IDLE, True, "continue", id="a job slipped in"),
         pytest.param("draining", Reason.MAX_JOB, True, "end", id="its job ran too long"),
         pytest.param("draining", Reason.OPERATOR, True, "end", id="a person said so"),
@@ -338,7 +337,21 @@ async def test_an_ended_runner_drains_the_instance(
     talk.grant(VM, grant())
     await talk.job(SESSION, event="ended", result="succeeded")
     assert (place.state(), place.row().reason, place.row().job_ended_at) == ("draining", reason, START)
-    assert place.station.evidence[VM].finished and talk.grants == {}
+    assert talk.grants == {}
+
+
+async def test_a_heartbeat_tells_the_end_whose_own_report_was_lost(talk: agents.Agents, place: Place) -> None:
+    known(place, "busy", job_started=True)
+    await talk.heartbeat(SESSION, phase="finished", worker=False, job_started=True)
+    assert (place.state(), place.row().reason) == ("draining", Reason.JOB_DONE)
+
+
+async def test_a_runner_is_stopped_only_after_the_forge_has_removed_it(talk: agents.Agents, place: Place) -> None:
+    known(place, "draining", reason=Reason.IDLE)
+    place.put(registration("r1"))
+    assert (await talk.heartbeat(SESSION, phase="idle", worker=False))["action"] == "continue"
+    await place.rows.step_registration(model.RegistrationId("r1"), model.RegistrationState.GONE)
+    assert (await talk.heartbeat(SESSION, phase="idle", worker=False))["action"] == "stop"
 
 
 async def test_an_unknown_event_is_refused(talk: agents.Agents, place: Place) -> None:

@@ -7,9 +7,8 @@ from core_fakes import FULL, NONCE, QUEUE, START, Place, bought, registration
 
 from runnerd import errors, intake, model, store
 from runnerd.forges.base import JobEvent, JobUpdate
-from runnerd.model import InstanceId, JobState, Reason
+from runnerd.model import JobState, Reason
 
-VM = InstanceId("vm-1")
 Q, S, C, L = JobEvent.QUEUED, JobEvent.STARTED, JobEvent.COMPLETED, JobEvent.LAPSED
 
 
@@ -120,16 +119,6 @@ async def test_a_start_makes_its_instance_busy(sink: intake.Intake, place: Place
     row = place.row()
     assert (row.state.value, row.job, row.job_started) == ("busy", told(S).key, True)
     assert job(place).instance == "vm-1"
-
-
-async def test_a_start_that_is_told_after_the_agent_saw_the_end_makes_nothing_busy(
-    sink: intake.Intake, place: Place
-) -> None:
-    place.put(bought("vm-1", "draining", reason=Reason.JOB_DONE, job_started=True), registration("r1"))
-    witness = place.station.witness(VM)
-    witness.agent_at, witness.finished = START, True
-    await sink.record(QUEUE, [told(S)])
-    assert (place.state(), place.row().job) == ("draining", told(S).key)
 
 
 @pytest.mark.parametrize("reason", [Reason.OPERATOR, Reason.MAX_JOB])

@@ -136,9 +136,7 @@ class Transport:
                 self._context.info(f"{host(url)} limits the rate of requests; again in {pause:.0f} s")
                 self._context.sleep(pause)
                 self._waited += pause
-            elif (
-                (patient or method == "GET") and answer.status in (500, 502, 503, 504) and failed < len(delays)
-            ):
+            elif (patient or method == "GET") and answer.status in (500, 502, 503, 504) and failed < len(delays):
                 self._context.sleep(delays[failed])
                 failed += 1
             elif answer.status in (301, 302, 303, 307, 308) and "location" in answer.headers:

@@ -152,4 +152,4 @@ async def test_a_stopping_daemon_takes_no_delivery(world: Any, hub: SigningForge
 async def test_a_broken_chunked_body_is_malformed(world: Any, hub: SigningForge) -> None:
     head = b"POST /webhooks/hub HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     answer = await web_daemon.raw(world.port, head + b"5\r\nhello\r\nzz\r\n", wait=10.0)
-    assert answer.startswith(b"HTTP/1.1 400")
+    assert b" 400 " in answer

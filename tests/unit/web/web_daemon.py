@@ -84,13 +84,13 @@ async def served(app: web.Application) -> AsyncIterator[TestClient[Any, Any]]:
 
 
 async def raw(port: int, data: bytes, *, wait: float = 5.0) -> bytes:
-    """Send bytes as they are and read until the other side ends the connection."""
+    """Send bytes as they are and read the first line that comes back; empty when the connection ends without one."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(data)
         await writer.drain()
         async with asyncio.timeout(wait):
-            return await reader.read()
+            return await reader.readline()
     except ConnectionError:
         return b""
     finally:
