@@ -159,9 +159,9 @@ class Assets:
             try:
                 await self._offload(draft.open)
                 async for chunk in chunks:
+                    self._fits(draft.size + len(chunk))
                     self._count(instance, len(chunk))
                     draft.add(chunk)
-                    self._fits(draft.size)
                     if not looked and draft.size >= HEAD:
                         self._kind(draft)
                         looked = True

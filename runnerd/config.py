@@ -208,9 +208,6 @@ class Reconcile(Model):
     list_interval: Span = 30.0
     """How often each provider is asked for its instances."""
 
-    stale_after: Span = 120.0
-    """The age at which a forge's word about demand counts as unknown and shrinks nothing."""
-
     drain: Duration = 30.0
     """How long the daemon finishes work under way when told to stop."""
 
@@ -319,11 +316,10 @@ class Config(Model):
         levels = [self.defaults.runner, self.providers[provider].runner, self.pools[pool].runner]
         found = [command for level in levels if (command := getattr(level, kind)) is not None]
         command = found[-1].command if found else (GITHUB_COMMAND if kind == "github" else GITLAB_COMMAND)
-        works = [one.work for one in found if one.work is not None]
         env: dict[str, str] = {}
         for level in levels:
             env |= level.env
-        return Start(command=command, work=works[-1] if works else None, env=env)
+        return Start(command=command, env=env)
 
     def team_of(self, repo: str) -> Team | None:
         """The first team of the file that names a repository; None for none."""
@@ -353,8 +349,6 @@ class Start:
     """How a runner is started."""
 
     command: tuple[str, ...]
-    #: Where its jobs' checkouts go; None for the runner's own default.
-    work: str | None
     env: Mapping[str, str]
 
 

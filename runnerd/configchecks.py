@@ -131,6 +131,8 @@ def _pool(
     yield from _labels(pool, {forge.type for forge in served})
     if pool.untagged and served and not any(forge.type == "gitlab" for forge in served):
         yield Complaint((*here, "untagged"), "jobs without tags are GitLab's, and this pool serves no GitLab")
+    if pool.bootstrap == "embedded":
+        yield Complaint((*here, "bootstrap"), "embedded is not available yet; write fetch, or leave the key out")
 
 
 def _unknown(place: yamlfile.Place, what: str, name: str, known: Iterable[str]) -> Complaint:
@@ -382,12 +384,6 @@ def _pool_findings(pool: config.Pool, settings: config.Config) -> Iterator[base.
             f"{place}.labels",
             f"a stray job that asks only for [{', '.join(stray)}] gets an instance of this pool",
             f"leave {' and '.join(stray)} out and ask for the pool's own label",
-        )
-    if pool.bootstrap == "embedded":
-        yield _warning(
-            f"{place}.bootstrap",
-            "user-data holds a runner's credential, and the forge is asked before the hardware is proven",
-            "use fetch wherever instances can reach the daemon",
         )
     if pool.allow.public or pool.allow.forks:
         open_to = " and ".join(key for key in ("public", "forks") if getattr(pool.allow, key))

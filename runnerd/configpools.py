@@ -148,9 +148,6 @@ class RunnerCommand(Model):
     command: Command
     """The program and its arguments, one entry each; no shell reads them."""
 
-    work: str | None = None
-    """The directory for the jobs' checkouts on the instance; the runner's own default when absent."""
-
 
 class Runner(Model):
     """How runners are started. May stand in `defaults`, at a provider and at a pool; the nearest to the
@@ -227,8 +224,7 @@ class Defaults(Model):
     """The Unix user that runs jobs on an instance; never root."""
 
     bootstrap: Bootstrap = Bootstrap.FETCH
-    """`fetch` (from the daemon, with a one-time token) or `embedded` (in user-data; weaker, see the
-    guide)."""
+    """`fetch`: from the daemon, with a one-time token. `embedded` (in user-data) is not available yet."""
 
     spill_after: Duration = 0.0
     """How long a job waits for the first provider of `from` before the next is tried; 0 tries at once. For

@@ -28,6 +28,7 @@ from runnerd import (
     observer,
     offers,
     planner,
+    providers,
     reaper,
     registrar,
     retrier,
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 PACE = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 #: The shortest rest between two passes, and how many times a pass's own duration it rests at least.
 REST, REST_FACTOR = 0.005, 3.0
+#: How long a provider may take to tell its offers, and how long it rests after it could not.
+OFFERS_TIMEOUT, OFFERS_PAUSE = 60.0, 10.0
 #: Seconds between looks at busy instances whose job the forge calls completed.
 RECHECK = 60.0
 
@@ -101,6 +104,8 @@ class Controller:
         #: Called after each pass with the seconds that it took.
         self.on_pass: list[Callable[[float], None]] = []
         self._rechecked_at = 0.0
+        #: Provider and shape -> when its offers may be asked for again.
+        self._offers_after: dict[tuple[str, base.Shape], float] = {}
         self._overrun: set[str] = set()
         self._next_due: float | None = None
 
@@ -120,7 +125,7 @@ class Controller:
                 log.exception("reconcile failed")
                 self.station.alarms.ring("daemon", "reconcile", "reconcile-failed", f"{type(error).__name__}: {error}")
             else:
-                self.station.alarms.clear("daemon", "store", "state-unwritable")
+                await self._probe_store()
                 self.station.alarms.clear("daemon", "reconcile", "reconcile-failed")
             self.pass_seconds = self.station.clock.now() - started
             self.last_pass_at = self.station.clock.now()
@@ -128,6 +133,15 @@ class Controller:
                 listener(self.pass_seconds)
             await self.station.clock.sleep(max(REST, REST_FACTOR * self.pass_seconds))
             await self._until_woken()
+
+    async def _probe_store(self) -> None:
+        """A pass may write nothing: only a write that passes says that the state can be written again."""
+        if ("daemon", "store", "state-unwritable") in self.station.alarms.open:
+            try:
+                await self.station.store.probe()
+            except errors.StoreError:
+                return
+            self.station.alarms.clear("daemon", "store", "state-unwritable")
 
     async def _until_woken(self) -> None:
         wait = self.station.config.reconcile.interval
@@ -151,7 +165,7 @@ class Controller:
         self._check_clock()
         self.admission.count()
         self._watch_budgets()
-        await self._refresh_offers()
+        self._refresh_offers()
         snapshot = self.snapshot()
         plan = planner.plan(snapshot, self.station.clock.now())
         self.notes = plan.notes
@@ -183,7 +197,8 @@ class Controller:
             self.station.alarms.ring("budget", title, "overrun", words)
         self._overrun = set(over)
 
-    async def _refresh_offers(self) -> None:
+    def _refresh_offers(self) -> None:
+        """Ask for offers that are stale, in the background: a cloud that hangs must not stop the others' passes."""
         now = self.station.clock.now()
         for pool in self.station.config.pools.values():
             for name in pool.from_:
@@ -191,11 +206,22 @@ class Controller:
                 shape = pool.shape(name)
                 if provider is None or not provider.stale(shape, now):
                     continue
-                try:
-                    await provider.refresh(shape, now)
-                    self.station.alarms.clear("provider", name, "offers-failed")
-                except base.ProvisionError as error:
-                    self.station.alarms.ring("provider", name, "offers-failed", str(error))
+                if now >= self._offers_after.get((name, shape), 0.0):
+                    self._offers_after[name, shape] = now + OFFERS_TIMEOUT
+                    self._actions.spawn(f"offers {name}", self._ask_offers(provider, shape))
+
+    async def _ask_offers(self, provider: providers.Provider, shape: base.Shape) -> None:
+        name = provider.name
+        try:
+            async with asyncio.timeout(OFFERS_TIMEOUT):
+                await provider.refresh(shape, self.station.clock.now())
+        except (base.ProvisionError, TimeoutError) as error:
+            self.station.alarms.ring("provider", name, "offers-failed", str(error) or "no answer in time")
+            self._offers_after[name, shape] = self.station.clock.now() + OFFERS_PAUSE
+            return
+        self._offers_after.pop((name, shape), None)
+        self.station.alarms.clear("provider", name, "offers-failed")
+        self.station.wake()
 
     def snapshot(self) -> planner.Snapshot:
         """Everything a plan depends on, as it is known now."""
@@ -299,15 +325,21 @@ class Controller:
             return planner.QueueView(queue, model.Demand(), healthy=False, problem="its forge is not configured")
         demand = forge.demand(queue)
         health = forge.health(queue)
-        if health.register_after > self.station.clock.now():
-            self._due(health.register_after)
+        pause = self.registrar.pause(queue)
+        register_after = max(health.register_after, pause.until)
+        if register_after > self.station.clock.now():
+            self._due(register_after)
+        headroom = forge.headroom(queue)
+        if pause.refusals:
+            # One at a time finds out whether the forge registers again.
+            headroom = 1 if headroom is None else min(headroom, 1)
         return planner.QueueView(
             queue=queue,
             demand=demand,
-            headroom=forge.headroom(queue),
+            headroom=headroom,
             healthy=health.ok,
-            register_after=health.register_after,
-            problem=health.problem,
+            register_after=register_after,
+            problem=health.problem or pause.words,
             pickups=self.intake.pickups(queue, demand.as_of),
         )
 

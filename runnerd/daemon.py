@@ -238,7 +238,8 @@ class Daemon:
         async def follow() -> None:
             with contextlib.suppress(Exception):
                 await first
-            await self._clock.sleep(self._settings.reconcile.list_interval if not provider.problem else 2.0)
+            pause = 2.0 if provider.problem else self._settings.reconcile.list_interval
+            await clock.sleep_or_wake(self._clock, pause, provider.listing_wanted)
             await self.controller.observer.follow(provider)
 
         self._listings[name] = self._background.spawn(f"listing {name}", follow())

@@ -61,7 +61,11 @@ class Intake:
         if cursor is not None:
             extra.append(store.Cursor(str(queue), dict(cursor)))
         if fresh or extra:
-            await self._station.rows.write_jobs(fresh.values(), *extra)
+            try:
+                await self._station.rows.write_jobs(fresh.values(), *extra)
+            except errors.StoreError as error:
+                self._station.alarms.ring("daemon", "store", "state-unwritable", str(error))
+                raise
         if cursor is not None:
             self._cursors[str(queue)] = dict(cursor)
         for key, job in fresh.items():

@@ -54,6 +54,8 @@ class Ledger:
         self.tally = budget.Tally()
         #: Called after each instance step with the row before and after.
         self.on_step: list[Callable[[Instance, Instance], None]] = []
+        #: Called with each attempt row that a step wrote, before and after.
+        self.on_attempt: list[Callable[[Attempt | None, Attempt], None]] = []
         self._locks: dict[str, asyncio.Lock] = {}
         self._by_runner: dict[str, RegistrationId] = {}
         self._by_instance: dict[InstanceId, list[RegistrationId]] = {}
@@ -177,6 +179,7 @@ class Ledger:
                 changes += self._registration_changes(registration_row)
             await self._store.write(*changes)
             self.instances[id] = new
+            attempt_before = self.attempts.get(attempt_row.key) if attempt_row is not None else None
             if attempt_row is not None:
                 if attempt_row.state is AttemptState.FAILED:
                     self.attempts.pop(attempt_row.key, None)
@@ -186,6 +189,9 @@ class Ledger:
                 self._keep(registration_row)
             if to in model.CLOSED:
                 self._forget(new)
+        if attempt_row is not None:
+            for attempt_listener in self.on_attempt:
+                attempt_listener(attempt_before, attempt_row)
         for listener in self.on_step:
             listener(old, new)
         return new

@@ -23,7 +23,7 @@ import runnerd
 from provisioners import base
 from runnerd import budget, controller, model, station
 from runnerd.forges import base as forges
-from runnerd.model import Instance, InstanceId, InstanceState, Job, JobState, Reason
+from runnerd.model import Attempt, AttemptState, Instance, InstanceId, InstanceState, Job, JobState, Reason
 
 PREFIX = "runnerd_"
 
@@ -166,6 +166,7 @@ class Metrics:
         for row in daemon.station.rows.instances.values():
             self._marks[row.id] = _Marks(charged=budget.accrued(row, now), idle_since=now if row.state in IDLE else 0.0)
         daemon.station.rows.on_step.append(self._stepped)
+        daemon.station.rows.on_attempt.append(self._attempted)
         daemon.controller.intake.on_job.append(self._job)
         daemon.controller.retrier.on_outcome.append(self._retried)
         daemon.controller.on_pass.append(self.passes.observe)
@@ -198,8 +199,6 @@ class Metrics:
         self._time(old, new, marks)
         if new.state is InstanceState.REQUESTING:
             marks.requested = now
-        if old.state in (InstanceState.REQUESTING, InstanceState.UNKNOWN):
-            self._attempted(old, new)
         if new.state is InstanceState.GONE:
             self.reaped.labels(new.reason.value or "none").inc()
             if new.reason is Reason.PREEMPTED:
@@ -225,19 +224,20 @@ class Metrics:
             spent -= gate
         self.phase.labels(new.pool, provider, phase).observe(spent)
 
-    def _attempted(self, old: Instance, new: Instance) -> None:
-        if new.state is InstanceState.BOOTING:
+    def _attempted(self, before: Attempt | None, after: Attempt) -> None:
+        if before is not None and before.state is after.state:
+            return
+        if after.state is AttemptState.CREATED:
             outcome = "created"
-        elif new.state in (InstanceState.PLANNED, InstanceState.FAILED):
-            assert self.daemon is not None
-            attempt = self.daemon.station.rows.attempts.get(old.attempt) if old.attempt else None
-            lost = old.state is InstanceState.UNKNOWN
-            failure = attempt.failure if attempt is not None else ""
+        elif after.state is AttemptState.FAILED:
             # An attempt that was unclear keeps the failure of its call; that it came to nothing, a listing showed.
-            outcome = "lost" if lost or not failure else failure if failure in FAILURES else "other"
+            lost = before is not None and before.state is AttemptState.UNKNOWN
+            outcome = "lost" if lost else after.failure if after.failure in FAILURES else "other"
         else:
             return
-        self.attempts.labels(old.provider, old.region, old.market, outcome).inc()
+        # provider/account/region/zone/type/market
+        parts = (after.offer.split("/") + [""] * 6)[:6]
+        self.attempts.labels(after.provider, parts[2], parts[5], outcome).inc()
 
     def _charge(self, row: Instance, marks: _Marks, now: float) -> None:
         accrued = budget.accrued(row, now)

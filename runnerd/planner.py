@@ -603,13 +603,19 @@ class _Fleet:
         )
 
     def _registers(self, leaving: set[model.InstanceId]) -> list[Action]:
-        """Give ready instances to the queues that wait, the one with most open jobs first."""
+        """Give ready instances to the queues that wait: the one that holds fewest first, then the one with most jobs.
+
+        As with launches, a long queue does not starve a short one.
+        """
         if self._pool.drained or self._pool.retired:
             return []
         ready = [
             instance
             for instance in self._by_state[InstanceState.READY]
-            if instance.id not in leaving and self._time_for_a_job(instance) and self._asks(instance)
+            if instance.id not in leaving
+            and self._time_for_a_job(instance)
+            and self._market_fits(instance)
+            and self._asks(instance)
         ]
         if not ready:
             return []
@@ -620,12 +626,19 @@ class _Fleet:
             for queue, count in self._open.items()
             if views[queue].register_after <= self._now
         }
+        held = dict.fromkeys(left, 0)
+        for state in (InstanceState.REGISTERING, InstanceState.REGISTERED, InstanceState.BUSY):
+            for instance in self._by_state[state]:
+                if instance.queue in held:
+                    held[instance.queue] += 1
         actions: list[Action] = []
-        while ready and left:
-            queue = max(left, key=lambda one: (left[one], str(one)))
-            if left[queue] <= 0:
+        while ready:
+            wanting = [queue for queue, count in left.items() if count > 0]
+            if not wanting:
                 break
+            queue = min(wanting, key=lambda one: (held[one], -left[one], str(one)))
             left[queue] -= 1
+            held[queue] += 1
             actions.append(Register(ready.pop().id, queue))
         return actions
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import dataclass
 
 from runnerd import agents, errors, model, station
 from runnerd.forges import base as forges
@@ -20,12 +21,26 @@ log = logging.getLogger(__name__)
 SWEEP_EVERY = 300.0
 
 
+#: Seconds without a try after so many refusals in a row.
+PAUSES = (0.0, 1.0, 2.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A queue whose forge did not register the last runners: instances wait, and are not bought again and again."""
+
+    refusals: int = 0
+    until: float = 0.0
+    words: str = ""
+
+
 class Registrar:
     """Registers and deregisters runners."""
 
     def __init__(self, station: station.Station, agents: agents.Agents) -> None:
         self._station = station
         self._agents = agents
+        self._pauses: dict[Queue, Pause] = {}
         #: Registrations whose call has not been answered yet.
         self._under_way: set[RegistrationId] = set()
         #: Runner names seen at a forge without a row; removed when seen again.
@@ -85,6 +100,7 @@ class Registrar:
                 registration.runner_name, registration.queue, note=f"runnerd {self._station.config.controller}"
             )
         except (errors.ForgeError, errors.TransportError) as error:
+            self._refused(registration.queue, str(error))
             unclear = (
                 error.maybe_created
                 if isinstance(error, errors.ForgeError)
@@ -99,6 +115,7 @@ class Registrar:
                 await self._back_to_ready(id, str(error))
             self._station.wake()
             return
+        self._pauses.pop(registration.queue, None)
         moved = await self._station.rows.step_registration(
             registration.id,
             RegistrationState.REGISTERED,
@@ -115,6 +132,18 @@ class Registrar:
         )
         if stepped is not None:
             self._agents.grant(id, agents.Grant(registration.id, registration.runner_name, config))
+
+    def pause(self, queue: Queue) -> Pause:
+        """How the last tries for a queue went; without refusals when the last one succeeded."""
+        return self._pauses.get(queue, Pause())
+
+    def _refused(self, queue: Queue, words: str) -> None:
+        now = self._station.clock.now()
+        last = self.pause(queue)
+        if now < last.until:
+            return  # one of a burst that was sent together
+        count = last.refusals + 1
+        self._pauses[queue] = Pause(count, now + PAUSES[min(count, len(PAUSES) - 1)], words)
 
     async def _back_to_ready(self, id: InstanceId, detail: str) -> None:
         await self._station.rows.step(

@@ -52,9 +52,7 @@ async def _forge(settings: config.Config, name: str, now: clock.Clock) -> list[F
 async def _provider(settings: config.Config, one: config.Provider, now: clock.Clock, empty: str) -> list[Finding]:
     place = f"providers.{one.name}"
     os.mkdir(empty)
-    context = base.Context(
-        name=one.name, controller=settings.controller, directory=empty, now=now.now, sleep=now.sleep
-    )
+    context = base.Context(name=one.name, controller=settings.controller, directory=empty, now=now.now, sleep=now.sleep)
     try:
         provisioner = daemon.provisioner(one, context)
         await provisioner.start()

@@ -504,7 +504,6 @@ def version(as_json: bool) -> None:
     """The version of runnerd and what it runs on."""
     import platform
 
-
     found = {"version": runnerd.__version__, "python": platform.python_version(), "system": platform.platform()}
     _show(found, as_json, lambda found: click.echo(f"runnerd {found['version']}, Python {found['python']}"))
 

@@ -44,9 +44,7 @@ async def once(settings: config.Config, *, dry_run: bool, system: clock.Clock | 
             notes.append(problem)
         found = await sweep.look(provisioners, None if rows is None else _known(rows))
         for name, words in problems.items():
-            found["providers"].append(
-                {"name": name, "problem": words, "failures": {}, "instances": [], "residues": []}
-            )
+            found["providers"].append({"name": name, "problem": words, "failures": {}, "instances": [], "residues": []})
             found["incomplete"].append(name)
         found["dry_run"] = dry_run
         found["ended"] = 0

@@ -24,12 +24,12 @@ class Machine:
     #: Dollars per hour.
     price: float
     created_at: float
-    #: 0 while nobody has asked to delete it.
-    deleted_at: float = 0.0
+    #: When it was asked to go, or seen to have gone by itself; 0 for neither.
+    ended_at: float = 0.0
 
     def dollars(self, now: float) -> float:
-        """Simulated dollars until its deletion, or until now."""
-        return max(0.0, (self.deleted_at or now) - self.created_at) / 3600.0 * self.price
+        """Simulated dollars until its end, or until now."""
+        return max(0.0, (self.ended_at or now) - self.created_at) / 3600.0 * self.price
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,13 @@ class Book:
         attempts = {machine.key for machine in self.machines.values()}
         names = {machine.name for machine in self.machines.values()}
         return len(self.machines) - min(len(attempts), len(names))
+
+    def ended(self, seen: Mapping[str, float]) -> Book:
+        """The same with the ends of instances, by name, that left without being asked."""
+        machines = {
+            key: replace(one, ended_at=one.ended_at or seen.get(one.name, 0.0)) for key, one in self.machines.items()
+        }
+        return replace(self, machines=machines)
 
     def dollars(self, now: float) -> float:
         return sum(machine.dollars(now) for machine in self.machines.values())
@@ -97,6 +104,6 @@ def book(lines: Iterable[Mapping[str, Any]], prices: Mapping[str, float]) -> Boo
                 refusals.append(Refusal(str(line["name"]), cloud, outcome, at))
         elif line["call"] == "delete" and outcome == "ok":
             found = machines.get((cloud, str(line["ref"])))
-            if found is not None and not found.deleted_at:
-                machines[cloud, found.ref] = replace(found, deleted_at=at)
+            if found is not None and not found.ended_at:
+                machines[cloud, found.ref] = replace(found, ended_at=at)
     return Book(machines, tuple(refusals), tuple(unanswered))

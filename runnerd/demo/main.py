@@ -25,8 +25,9 @@ import runnerd
 from provisioners import base, fake
 from runnerd.demo import board, calls, children, forge, progress, proof, stage
 
-#: Seconds that each part may take before the demo gives up.
-START, WORK, LEAVE, BACK = 40.0, 120.0, 60.0, 40.0
+#: Seconds that each part may take before the demo gives up.  Long, because a kill in the very moment of a registration
+#: costs GitLab's two minutes for a call that may still be under way: late and right is no failure.
+START, WORK, LEAVE, BACK = 40.0, 200.0, 180.0, 40.0
 #: Seconds between two looks.
 TICK = 0.3
 #: Seconds that two jobs must have run when the daemon is killed, and that it stays dead.
@@ -50,6 +51,9 @@ class Story:
         self._forges = forge.Simulator("")
         self._progress = progress.Progress()
         self._announced: set[str] = set()
+        #: Instances that had processes at some look, and when one that had some had none any more.
+        self._present: set[str] = set()
+        self._ended: dict[str, float] = {}
         self._killed_at = 0.0
         self._restarted_at = 0.0
         self._back = False
@@ -159,9 +163,13 @@ class Story:
         except OSError as error:
             raise Failed(f"the simulator does not answer: {error}") from error
         present = children.instances(self._stage.directory)
-        gone = {
-            machine.name for machine in book.machines.values() if machine.deleted_at and machine.name not in present
-        }
+        self._present |= present
+        wall = time.time()
+        for name in self._present - present:
+            # Its agent may have left before the daemon asked for its deletion.
+            self._ended.setdefault(name, wall)
+        book = book.ended(self._ended)
+        gone = {one.name for one in book.machines.values() if one.ended_at and one.name not in present}
         return view, book, gone
 
     def _book(self) -> calls.Book:
@@ -281,9 +289,10 @@ class Story:
                 raise Failed(f"{words} within {patience:.0f} s")
             time.sleep(0.1)
 
-    def linger(self) -> None:
-        """Keep everything up until somebody interrupts."""
-        while all(child.running for child in self._children):
+    def linger(self) -> NoReturn:
+        """Keep everything up until somebody interrupts.  Raises :class:`Failed` when something ends by itself."""
+        while True:
+            self._look()
             time.sleep(0.5)
 
     def end(self) -> None:
@@ -328,8 +337,8 @@ def _words(count: int) -> str:
 def _next_steps(out: board.Board) -> None:
     program = Path(sys.executable).parent / "runnerd"
     name = _short(program) if program.exists() else "runnerd"
-    out.plain("\nNext, with your own GitHub (docs/quickstart.md tells the rest):", "bold")
-    out.plain("  cp config/minimal.yaml runnerd.yaml    # put your organisation in it")
+    out.plain("\nNext, with your own GitHub:", "bold")
+    out.plain("  write runnerd.yaml: ten lines, in docs/quickstart.md, section 2")
     out.plain("  export GITHUB_TOKEN=...                # one that may manage self-hosted runners")
     out.plain(f"  {name} check --config runnerd.yaml")
     out.plain(f"  {name} run --config runnerd.yaml")
@@ -388,7 +397,12 @@ def _tell(story: Story, told: board.Board, *, once: bool, as_json: bool) -> int:
         print(json.dumps(found.as_json()), flush=True)
     if not once:
         told.plain("\nSimulator and daemon stay up, so that the report can be read. Ctrl-C ends everything.", "bold")
-        story.linger()
+        try:
+            story.linger()
+        except Failed as error:
+            told.plain(f"\n{error}", "bold red")
+            story.explain(told)
+            return 1
     return 1 if found.problems else 0
 
 

@@ -83,7 +83,7 @@ class Progress:
         self._beside = {}
 
     def follow(self, view: forge.View, book: calls.Book, gone: Collection[str]) -> list[Line]:
-        """One line per job; `gone` are the names of instances without processes and with a deletion."""
+        """One line per job; `gone` are the names of instances that ended and have no processes."""
         machines = {machine.name: machine for machine in book.machines.values()}
         self._set_beside(view, machines, gone)
         return [self._line(job, view, machines, gone) for job in view.jobs]
@@ -93,7 +93,7 @@ class Progress:
         rising = [
             name
             for name, machine in machines.items()
-            if name not in taken and name not in gone and not machine.deleted_at
+            if name not in taken and name not in gone and not machine.ended_at
         ]
         waiting = [job for job in view.jobs if job.status == "queued"]
         fits = {(job.id, name) for job in waiting for name in rising if view.runners.get(name, job.forge) == job.forge}

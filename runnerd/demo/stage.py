@@ -156,6 +156,8 @@ class Stage:
 
 def prepare(directory: Path) -> Stage:
     """An empty stage.  Raises :class:`Unplayable`."""
+    if not Path("/proc/self/environ").exists():
+        raise Unplayable("it needs Linux: instances are processes that are told apart by /proc")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         directory = directory.resolve()

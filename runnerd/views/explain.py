@@ -312,4 +312,3 @@ def _lines(events: Sequence[model.Event], offers: dict[str, str]) -> list[dict[s
 
 def _unique(lines: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(lines))
-

@@ -300,4 +300,3 @@ def _clear(path: Path) -> None:
         except OSError as error:
             raise OSError(f"{path}: {error.strerror or error}") from error
     raise FileExistsError(f"another process listens on {path}; stop it first, or set listen.socket to another path")
-

@@ -42,6 +42,8 @@ RUNNER = ROOT / "runnerd" / "simulator" / "runner.py"
 MARK = "RUNNERD_PLANT"
 #: Marks of what an instance started.
 INSTANCE = "RUNNERD_INSTANCE"
+#: How the names of GitLab's heartbeat records begin.
+HEARTBEAT = "runnerd heartbeat "
 #: Seconds between SIGTERM and SIGKILL.
 GRACE = 10.0
 #: States of an instance row that is over (the words of the life cycle).
@@ -377,6 +379,14 @@ class Plant:
 
     # -- what is there -----------------------------------------------------------------------------------------
 
+    def runners(self) -> list[str]:
+        """Names of the runners that the forges still have."""
+        return [one["name"] for one in self.forges.state()["runners"] if not one["name"].startswith(HEARTBEAT)]
+
+    def heartbeats(self) -> list[str]:
+        """The records that runnerd keeps at GitLab so that jobs may wait: one for each set of tags, for ever."""
+        return [one["name"] for one in self.forges.state()["runners"] if one["name"].startswith(HEARTBEAT)]
+
     def calls(self) -> list[dict[str, Any]]:
         """Every call that the simulated clouds noted, in the order of time."""
         found: list[dict[str, Any]] = []
@@ -476,9 +486,11 @@ class Plant:
         for child in {one.log: one for one in self.children}.values():
             parts.append(f"--- {child.log}\n{child.tail(lines)}")
         with contextlib.suppress(sqlite3.Error, OSError):
-            events = self.rows("SELECT at, subject, id, event, reason, detail FROM events ORDER BY at DESC LIMIT 60")
+            events = self.rows("SELECT at, subject, id, what, reason, detail FROM events ORDER BY rowid DESC LIMIT 80")
             parts.append("--- events\n" + "\n".join(" ".join(map(str, row)) for row in reversed(events)))
-        parts.append("--- calls\n" + "\n".join(json.dumps(line) for line in self.calls()[-40:]))
+        parts.append("--- calls\n" + "\n".join(
+            json.dumps(line) for line in [one for one in self.calls() if one["call"] != "list"][-60:]
+        ))
         return "\n".join(parts)
 
     # -- the end -----------------------------------------------------------------------------------------------

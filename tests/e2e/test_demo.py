@@ -18,7 +18,7 @@ from runnerd.demo import children, stage
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Seconds for the whole demo on a busy machine.
-PATIENCE = 240.0
+PATIENCE = 450.0
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(PATIENCE + 30)]
 

@@ -32,7 +32,10 @@ def test_a_burst_survives_twenty_kills_at_random_moments(plant: plants.Plant) ->
 
     plant.start_daemon()
     plants.until(burst.all_done, "every job is completed", seconds=PATIENCE, pause=0.3)
-    plants.until(lambda: not burst.left(), "nothing is left", seconds=PATIENCE, pause=0.3)
+    try:
+        plants.until(lambda: not burst.left(), "nothing is left", seconds=PATIENCE, pause=0.3)
+    except plants.TookTooLong as error:
+        raise plants.TookTooLong(f"{error}: {burst.left()}") from None
 
     _assert_each_job_ran_once(burst)
     _assert_nothing_is_left(plant)
@@ -66,12 +69,12 @@ class Burst:
 
     def left(self) -> str:
         """What still has to go, in words; empty when nothing has."""
-        state = self._plant.forges.state()
+        runners = self._plant.runners()
         return "; ".join(
             filter(
                 None,
                 [
-                    f"runners {[one['name'] for one in state['runners']]}" if state["runners"] else "",
+                    f"runners {runners}" if runners else "",
                     f"rows {dict(self._plant.instances())}" if self._plant.live_rows() else "",
                     f"processes {self._plant.processes()}" if self._plant.processes() else "",
                 ],
@@ -126,7 +129,8 @@ def _assert_each_job_ran_once(burst: Burst) -> None:
 
 
 def _assert_nothing_is_left(plant: plants.Plant) -> None:
-    assert plant.forges.state()["runners"] == []
+    assert plant.runners() == []
+    assert len(plant.heartbeats()) == 1
     assert plant.processes() == {}
     assert plant.present("sim") == []
     assert plant.live_rows() == 0

@@ -107,6 +107,10 @@ class Book:
             if isinstance(change, model.Registration):
                 self.known[change.id] = change
 
+    async def probe(self) -> None:
+        if self.broken is not None:
+            raise self.broken
+
     async def registrations(self, instance_id: str) -> list[model.Registration]:
         return [one for one in self.known.values() if one.instance == instance_id]
 

@@ -230,7 +230,9 @@ async def test_an_upload_that_breaks_off_is_taken_back(store: assets.Assets, tmp
     assert store.used == 0
 
 
-async def test_what_a_killed_process_left_is_swept(store: assets.Assets, tmp_path: Path, clock: fakes.ManualClock) -> None:
+async def test_what_a_killed_process_left_is_swept(
+    store: assets.Assets, tmp_path: Path, clock: fakes.ManualClock
+) -> None:
     await put(store)
     left = tmp_path / "assets" / "tmp" / "1-1.part"
     left.write_bytes(b"half")
@@ -249,7 +251,16 @@ async def test_a_disk_that_takes_nothing_is_an_error_of_the_state(store: assets.
 
 @pytest.mark.parametrize(
     "name",
-    ["", "..", "../../secret.key", "a" * 40, "a" * 40 + ".html", "A" * 40 + ".png", "a" * 39 + "/.png", "a" * 40 + ".png\n"],
+    [
+        "",
+        "..",
+        "../../secret.key",
+        "a" * 40,
+        "a" * 40 + ".html",
+        "A" * 40 + ".png",
+        "a" * 39 + "/.png",
+        "a" * 40 + ".png\n",
+    ],
 )
 async def test_only_names_of_ours_are_looked_for(store: assets.Assets, name: str) -> None:
     assert await store.find(name) is None

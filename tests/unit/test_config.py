@@ -180,14 +180,14 @@ def test_an_enterprise_takes_a_token() -> None:
 
 def test_a_runner_is_started_as_the_pool_says_before_the_provider_before_the_defaults() -> None:
     data = changed(
-        defaults__runner={"github": {"command": ["default"], "work": "/work"}, "env": {"A": "1", "B": "1"}},
+        defaults__runner={"github": {"command": ["default"]}, "env": {"A": "1", "B": "1"}},
         providers__aws__runner={"github": {"command": ["provider"]}, "env": {"B": "2", "C": "2"}},
         pools__gpu_1a100__runner={"gitlab": {"command": ["pool"]}, "env": {"C": "3"}},
     )
     settings = read(data)
     assert settings.start("gpu-t4", provider="boxes", forge="acme").command == ("default",)
     found = settings.start("gpu-a100", provider="aws", forge="acme")
-    assert found == config.Start(command=("provider",), work="/work", env={"A": "1", "B": "2", "C": "3"})
+    assert found == config.Start(command=("provider",), env={"A": "1", "B": "2", "C": "3"})
     assert settings.start("gpu-a100", provider="aws", forge="gl").command == ("pool",)
     assert settings.start("gpu-t4", provider="aws", forge="gl").command == (
         "/usr/bin/gitlab-runner",
@@ -716,7 +716,6 @@ def test_a_sound_configuration_has_no_warning() -> None:
     ("paths", "place", "part"),
     [
         ({"pools__gpu_1t4__labels": ["self-hosted", "gpu-t4"]}, "pools.gpu-t4.labels", "a stray job"),
-        ({"pools__gpu_1t4__bootstrap": "embedded"}, "pools.gpu-t4.bootstrap", "credential"),
         ({"pools__gpu_1t4__allow": {"forks": True}}, "pools.gpu-t4.allow.forks", "strangers"),
         ({"pools__gpu_1t4__warm": 9}, "pools.gpu-t4.warm", "asks for 9 warm instances, and limits allow 8"),
         ({"pools__gpu_1t4__warm": {"0 8 * * *": 1}}, "pools.gpu-t4.warm", "no cron entry ever"),

@@ -225,12 +225,17 @@ def test_ready_instances_of_a_drained_pool_go_when_idle_although_jobs_wait() -> 
 # -- registering ---------------------------------------------------------------------------------------------------
 
 
+def test_a_queue_that_holds_few_gets_its_turn_beside_one_with_a_hundred_jobs() -> None:
+    rows = [instance("vm-1", "ready"), *(instance(f"vm-{n}", "busy", queue=QUEUE) for n in range(2, 5))]
+    made = plan(pool(view(100), view(2, OTHER)), rows, evidence=asking(rows[0]))
+    assert [action.queue for action in of(made, planner.Register)] == [OTHER]
+
+
 def test_ready_instances_go_to_the_queue_with_most_open_jobs_longest_ready_first() -> None:
     rows = [instance("vm-1", "ready", age=5), instance("vm-2", "ready", age=50), instance("vm-3", "ready", age=20)]
     made = plan(pool(view(1), view(3, OTHER)), rows, evidence=asking(*rows))
     given_out = [(action.instance, action.queue) for action in of(made, planner.Register)]
-    assert given_out[:2] == [("vm-2", OTHER), ("vm-3", OTHER)]
-    assert given_out[2][0] == "vm-1"
+    assert given_out == [("vm-2", OTHER), ("vm-3", QUEUE), ("vm-1", OTHER)]
 
 
 def test_an_instance_that_is_drained_is_not_registered_at_the_same_time() -> None:
@@ -238,6 +243,13 @@ def test_an_instance_that_is_drained_is_not_registered_at_the_same_time() -> Non
     made = plan(pool(view(1)), rows, evidence=asking(*rows))
     assert [action.instance for action in of(made, planner.Drain)] == ["vm-1"]
     assert [action.instance for action in of(made, planner.Register)] == ["vm-2"]
+
+
+def test_while_an_interrupted_job_runs_again_no_spot_instance_is_registered() -> None:
+    rows = [instance("vm-1", "ready", market="spot", age=9), instance("vm-2", "ready", market="on-demand")]
+    made = plan(pool(view(2), on_demand_only=True), rows, evidence=asking(*rows))
+    assert [action.instance for action in of(made, planner.Register)] == ["vm-2"]
+    assert len(of(plan(pool(view(2)), rows, evidence=asking(*rows)), planner.Register)) == 2
 
 
 def test_an_instance_past_its_idle_age_is_not_registered() -> None:

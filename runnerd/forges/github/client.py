@@ -166,6 +166,7 @@ class GitHub:
             except TimeoutError:
                 log.warning("%s: not every session was ended in time; they run out by themselves", self._name)
         await self._leaving.close(grace=GOOD_BYE / 6)
+        await self._wire.close()
 
     # -- what is known ---------------------------------------------------------------------------------------------
 

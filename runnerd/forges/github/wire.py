@@ -64,6 +64,10 @@ class Wire:
             self._date = (date, self.clock.now())
         return response
 
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._transport.close()
+
     def server_date(self) -> tuple[float, float] | None:
         """The server's clock when last heard, with our steady time of then."""
         return self._date

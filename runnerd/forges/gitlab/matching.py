@@ -10,6 +10,7 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from runnerd import config
 from runnerd.forges import base
 from runnerd.forges.gitlab import jobs
 
@@ -43,7 +44,7 @@ def allowed(spec: base.QueueSpec, repo: str, *, public: bool) -> bool:
     """Whether the operator lets the project use the pool."""
     if public and not spec.public:
         return False
-    return not spec.repos or any(fnmatch.fnmatchcase(repo, pattern) for pattern in spec.repos)
+    return not spec.repos or config.matches(repo, spec.repos)
 
 
 def candidates(specs: Sequence[base.QueueSpec], view: jobs.JobView, repo: str, *, public: bool) -> list[base.QueueSpec]:

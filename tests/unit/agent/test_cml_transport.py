@@ -39,6 +39,9 @@ class Surroundings:
         body = b"x" if method != "GET" else None
         return self.http.send(method, url, headers={"Authorization": "token secret99"}, body=body)
 
+    def post_patiently(self, url: str) -> transport.Answer:
+        return self.http.send("POST", url, headers={}, body=b"x", patient=True)
+
 
 LIMITED = [
     pytest.param(429, {"retry-after": "7"}, "", 7.0, id="429 with Retry-After"),
@@ -110,6 +113,20 @@ def test_a_refused_connection_is_tried_again_also_for_a_post() -> None:
     with pytest.raises(failures.Failure, match="no answer to POST"):
         here.get(url, "POST")
     assert here.slept == [1.0, 2.0, 4.0]
+
+
+def test_a_post_that_may_be_repeated_outlives_the_restart_of_its_server(server: cml_loopback.Server) -> None:
+    server.on("POST", "/", None, reply(503), reply(503), reply(200, "kept"))
+    here = Surroundings()
+    assert here.post_patiently(server.url).text == "kept"
+    assert here.slept == [1.0, 1.0, 2.0]
+
+
+def test_a_post_that_may_be_repeated_is_given_up_after_a_minute(server: cml_loopback.Server) -> None:
+    server.on("POST", "/", reply(503))
+    here = Surroundings()
+    assert here.post_patiently(server.url).status == 503
+    assert sum(here.slept) == 60.0
 
 
 def test_a_redirect_on_the_same_server_is_followed(server: cml_loopback.Server) -> None:

@@ -119,13 +119,13 @@ def test_check_lists_every_problem_of_the_file_with_its_line(file: Path) -> None
     result = run("check", "--config", str(file), "--json")
     found = json.loads(result.stdout)
     assert result.exit_code == Exit.PROBLEMS and found["errors"] >= 2
-    assert any("runnerd.yaml:11" in one["place"] and "gpuu" in one["message"] for one in found["findings"])
+    assert any("runnerd.yaml:10" in one["place"] and "gpuu" in one["message"] for one in found["findings"])
     text = run("check", "--config", str(file))
     assert text.exit_code == Exit.PROBLEMS and 'did you mean "gpu"' in text.stdout
 
 
 def test_check_asks_forges_and_providers_and_leaves_nothing_behind(file: Path, tmp_path: Path) -> None:
-    # By hand in a process of its own: nothing listens at the forge's address.
+    # In a process of its own, because a real forge client is at work; nothing listens at its address.
     line = [sys.executable, "-m", "runnerd.cli", "check", "--config", str(file), "--json"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=25, check=False)
     assert done.returncode == Exit.PROBLEMS, done.stderr

@@ -194,3 +194,21 @@ def test_a_daemon_without_work_sleeps(tmp_path: Path) -> None:
         time.sleep(4.0)
         # One per cent of a core, and the clock's own grain of a hundredth of a second.
         assert used() - before <= 0.01 * 4.0 + 2 / ticks
+
+
+def test_a_second_signal_leaves_at_once_and_the_next_start_resolves_what_is_unclear(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    text = (
+        file.read_text().replace("{type: fake}", "{type: fake, create_latency: 10m}").replace("drain: 1s", "drain: 10m")
+    )
+    file.write_text(text.replace("{gpu: t4}", "{gpu: t4, warm: 1}"))
+    with daemon(file) as running:
+        running.until(lambda: running.status()["instances"] == {"requesting": 1})
+        running.process.send_signal(signal.SIGTERM)
+        running.until(lambda: running.said("stop"))
+        assert running.status()["stopping"] is True
+        assert running.end() == Exit.PROBLEMS
+    with daemon(file) as running:
+        running.until(
+            lambda: "unknown" in running.status()["instances"] or "requesting" in running.status()["instances"]
+        )

@@ -36,6 +36,12 @@ def test_an_instance_that_nobody_deleted_costs_until_now() -> None:
     assert calls.book([create(0.0, cloud="b")], PRICES).dollars(3600.0) == 3.6
 
 
+def test_an_instance_that_left_by_itself_costs_until_it_was_seen_gone() -> None:
+    book = calls.book([create(0.0, cloud="b"), create(0.0, ref="i-2", key="k2", name="m2"), delete(5.0, "i-2")], PRICES)
+    ended = book.ended({"m1": 1800.0, "m2": 3600.0})
+    assert [one.ended_at for one in ended.machines.values()] == [1800.0, 5.0]
+
+
 def test_one_attempt_with_two_instances_is_twice() -> None:
     assert calls.book([create(1.0), create(2.0, ref="i-2", name="m2")], PRICES).twice == 1
 

@@ -21,7 +21,7 @@ JOB = forge.Job(
     starts=1,
 )
 REPORT = forge.Report("github", "acme/digits", "pull/1", "http://sim/r", ("http://sim/i.png",))
-MACHINE = calls.Machine("i-1", "k1", "m1", "roomy", 0.5, created_at=0.0, deleted_at=3600.0)
+MACHINE = calls.Machine("i-1", "k1", "m1", "roomy", 0.5, created_at=0.0, ended_at=3600.0)
 REFUSAL = calls.Refusal("m1", "thrifty", "InsufficientCapacity", 10.0)
 
 

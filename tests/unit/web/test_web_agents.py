@@ -226,9 +226,7 @@ async def test_an_unexpected_failure_tells_the_client_nothing(
         raise RuntimeError("inner words")
 
     monkeypatch.setattr(type(running.controller.agents), "heartbeat", fail)
-    answer = await world.post(
-        "/agent/v1/heartbeat", json={"phase": "idle", "worker": False}, headers=bearer(SESSION)
-    )
+    answer = await world.post("/agent/v1/heartbeat", json={"phase": "idle", "worker": False}, headers=bearer(SESSION))
     text = await answer.text()
     assert answer.status == 500
     assert "inner words" not in text
@@ -239,7 +237,9 @@ async def test_an_unexpected_failure_tells_the_client_nothing(
 @pytest.mark.usefixtures("ready")
 async def test_a_body_that_does_not_come_is_timed_out(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agents, "BODY_TIMEOUT", 0.05)
-    head = f"POST /agent/v1/heartbeat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SESSION}\r\nContent-Length: 50\r\n\r\n"
+    head = (
+        f"POST /agent/v1/heartbeat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SESSION}\r\nContent-Length: 50\r\n\r\n"
+    )
     answer = await web_daemon.raw(world.port, head.encode() + b'{"phase"', wait=10.0)
     assert answer.startswith(b"HTTP/1.1 408")
 

@@ -13,6 +13,7 @@ import pytest
 import web_daemon
 
 from runnerd import assets, config, errors, metrics
+from runnerd.agent import client, state
 from runnerd.web import listeners, wire
 
 
@@ -146,3 +147,20 @@ async def test_more_requests_than_a_listener_bears_are_turned_away() -> None:
         go.set()
         assert (await first).status == 200
         assert (await client.get("/")).status == 200
+
+
+async def test_the_shipped_agent_speaks_with_the_listener(both: listeners.Listeners, place: fakes.Place) -> None:
+    place.put(fakes.bought("vm-1", "booting"))
+    host, port = both.addresses["public"]
+    line = client.Client(f"http://{host}:{port}", timeout=5)
+    boot = fakes.TOKENS.boot(fakes.model.AttemptKey("key-vm-1"))
+    welcome = client.Welcome.read(await asyncio.to_thread(line.hello, boot, fakes.NONCE))
+    assert (welcome.instance, welcome.gpus, welcome.gpu) == ("vm-1", 1, "t4")
+    line.session = welcome.session
+    beat = await asyncio.to_thread(line.heartbeat, state.State(0.0).body())
+    assert beat["action"] == "continue"
+    with pytest.raises(client.Refused):
+        await asyncio.to_thread(line.hello, boot, "another-nonce-of-somebody")
+    await asyncio.to_thread(line.diagnostics, b"last words")
+    await asyncio.to_thread(line.failed, "gate", "no GPU")
+    assert place.state() == "draining"

@@ -66,7 +66,9 @@ async def test_a_refused_upload_says_why(world: Any, images: assets.Assets, data
     assert await answer.text()
 
 
-async def test_upstreams_client_gets_no_body_that_it_would_take_for_an_address(world: Any, images: assets.Assets) -> None:
+async def test_upstreams_client_gets_no_body_that_it_would_take_for_an_address(
+    world: Any, images: assets.Assets
+) -> None:
     agent = {"User-Agent": "node-fetch/1.0 (+https://github.com/bitinn/node-fetch)"}
     answer = await world.post(upload(images), data=b"<html>", headers=agent)
     assert (answer.status, await answer.text()) == (415, "")
@@ -108,9 +110,7 @@ async def test_an_upload_announced_too_large_is_refused_at_once(world: Any, imag
     assert b" 413 " in await web_daemon.raw(world.port, head.encode() + web_daemon.PNG)
 
 
-async def test_a_slow_upload_is_timed_out(
-    world: Any, images: assets.Assets, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_slow_upload_is_timed_out(world: Any, images: assets.Assets, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "UPLOAD_TIMEOUT", 0.05)
     head = f"POST {upload(images)} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
     assert b" 408 " in await web_daemon.raw(world.port, head.encode() + web_daemon.PNG[:50])

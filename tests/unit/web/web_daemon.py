@@ -63,7 +63,9 @@ def daemon(place: fakes.Place) -> Daemon:
     return Daemon(place, made, bundle.Bundle(b"PK the agent", "a" * 64), State())
 
 
-def store(folder: Path, clock: fakes.ManualClock, *, alive: set[str], place: fakes.Place, **changes: Any) -> assets.Assets:
+def store(
+    folder: Path, clock: fakes.ManualClock, *, alive: set[str], place: fakes.Place, **changes: Any
+) -> assets.Assets:
     settings = place.station.config.assets.model_copy(update=changes)
     return assets.Assets(
         settings,
