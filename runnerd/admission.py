@@ -54,13 +54,13 @@ class _Account:
                 )
         return ""
 
-    def add(self, offer: Offer, lifetime: float, now: float) -> None:
-        """Count an admitted instance until its row is counted."""
-        self.instances += 1
-        self.gpus += offer.gpus
-        self.rate += offer.price
+    def add(self, offer: Offer, lifetime: float, now: float, *, count: int = 1) -> None:
+        """Count an admitted instance until its row is counted; a count of -1 takes it back."""
+        self.instances += count
+        self.gpus += count * offer.gpus
+        self.rate += count * offer.price
         for index, window in enumerate(self.windows):
-            self.committed[index] += budget.next_commitment(offer.price, lifetime, now, window)
+            self.committed[index] += count * budget.next_commitment(offer.price, lifetime, now, window)
 
     def affordable(self, offer: Offer, lifetime: float, now: float) -> tuple[float, float] | None:
         """Dollars left and what one instance commits, in the window that is the first to be used up."""
@@ -186,6 +186,12 @@ class Admission:
     def settle(self, instance: model.InstanceId) -> None:
         """The row of an admitted instance stands for itself from now on, or nothing came of it."""
         self._pending.pop(instance, None)
+
+    def release(self, offer: Offer, *, pool: str, repo: str, lifetime: float) -> None:
+        """An admitted instance certainly did not come to be: what was counted for it is free for its next offer."""
+        now = self._station.clock.now()
+        for account in self._of(pool, offer.provider, repo):
+            account.add(offer, lifetime, now, count=-1)
 
     def provider_refusal(self, provider: str) -> str:
         """Why nothing at all may be bought from a provider; empty when something may."""

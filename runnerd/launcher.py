@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from provisioners import base
-from runnerd import admission, bootstrap, config, model, offers, planner, providers, station
+from runnerd import admission, bootstrap, config, offers, planner, providers, station
 from runnerd.model import Attempt, AttemptKey, AttemptState, Instance, InstanceId, InstanceState, Reason
 
 log = logging.getLogger(__name__)
@@ -183,8 +183,16 @@ class Launcher:
             )
         finally:
             self._admission.settle(row.id)
-        if stepped is not None:
+        if stepped is None:
+            self._release(row, offer)
+        else:
             await self._send(attempt, provider)
+
+    def _release(self, row: Instance, offer: base.Offer) -> None:
+        """Nothing came of an admitted instance; its place is free, first of all for its own next offer."""
+        pool = self._station.config.pools.get(row.pool)
+        lifetime = lifetime_of(pool) if pool is not None else 0.0
+        self._admission.release(offer, pool=row.pool, repo=row.repo, lifetime=lifetime)
 
     def _user_data(self, row: Instance, provider: providers.Provider) -> str:
         url = self._station.config.agent_address(provider.name)
@@ -285,7 +293,7 @@ class Launcher:
             if found is not None:
                 await self._station.rows.write_block(found)
         moved = self._moved(attempt, AttemptState.FAILED, failure=error.kind.value, code=error.code, detail=detail)
-        await self._station.rows.step(
+        stepped = await self._station.rows.step(
             attempt.instance,
             InstanceState.PLANNED,
             expect={InstanceState.REQUESTING, InstanceState.UNKNOWN},
@@ -294,6 +302,8 @@ class Launcher:
             attempt_row=moved,
             **_no_place(),
         )
+        if stepped is not None:
+            self._release(stepped, offer)
 
     def _moved(self, attempt: Attempt, to: AttemptState, **fields: Any) -> Attempt:
         current = self._station.rows.attempts.get(attempt.key, attempt)

@@ -17,6 +17,8 @@ from runnerd.model import InstanceId, InstanceState, Reason
 
 log = logging.getLogger(__name__)
 
+#: Seconds after the end of a job in which a witness may still see it.
+AFTERGLOW = 15.0
 #: States from which an instance may be drained.
 DRAINABLE = frozenset(
     {
@@ -87,8 +89,9 @@ class Reaper:
 
     async def _job_slipped_in(self, row: model.Instance, by_forge: bool) -> None:
         witness = self._station.witness(row.id)
-        if row.reason in (Reason.JOB_DONE, Reason.RUNNER_EXITED) and not witness.worker:
-            # The runner's record outlives its job for a moment; ask again.
+        young = self._station.clock.now() - row.since < AFTERGLOW
+        if row.reason in (Reason.JOB_DONE, Reason.RUNNER_EXITED) and (young or not witness.worker):
+            # The runner's record and its processes outlive the job for a moment; ask again.
             return
         who = "the forge" if by_forge else "its agent"
         await self._station.rows.step(

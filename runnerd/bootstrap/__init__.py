@@ -7,6 +7,7 @@ is a placeholder.  Nothing from third parties is fetched: only the agent, from t
 from __future__ import annotations
 
 import json
+import shlex
 
 import jinja2
 
@@ -39,5 +40,5 @@ def render(
     if "\nRUNNERD_END\n" in settings or "'" in python:
         raise ValueError("a value would break out of the script")
     return _TEMPLATES.get_template("fetch.sh.j2").render(
-        url=json.dumps(url), bundle=bundle, settings=settings, python=python
+        url=shlex.quote(url), bundle=bundle, settings=settings, python=python
     )

@@ -46,10 +46,12 @@ class Bench(fake.Fake):
 
     async def create(self, request: base.CreateRequest) -> base.InstanceView:
         view = await super().create(request)
-        token, bundle = _TOKEN.search(request.user_data), _BUNDLE.search(request.user_data)
-        if token is None or bundle is None:
+        token = _TOKEN.search(request.user_data)
+        # The hash is the script's last argument; the token before it may look like one.
+        bundles = _BUNDLE.findall(request.user_data)
+        if token is None or not bundles:
             raise RuntimeError("the boot script holds no token, or no hash of the agent")
-        line = json.dumps([view.name, token[1], bundle[1]])
+        line = json.dumps([view.name, token[1], bundles[-1]])
         if self._socket is None:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self._socket.connect(self._path)

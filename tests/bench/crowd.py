@@ -63,12 +63,14 @@ class Crowd:
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
             async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                while line := await reader.readline():
-                    name, token, bundle = json.loads(line)
-                    self.counts["instances"] += 1
-                    task = asyncio.ensure_future(self._live(session, name, token, bundle))
-                    lives.add(task)
-                    task.add_done_callback(lives.discard)
+                # Cancelled when the crowd stops: nobody waits for this task.
+                with contextlib.suppress(asyncio.CancelledError):
+                    while line := await reader.readline():
+                        name, token, bundle = json.loads(line)
+                        self.counts["instances"] += 1
+                        task = asyncio.ensure_future(self._live(session, name, token, bundle))
+                        lives.add(task)
+                        task.add_done_callback(lives.discard)
                 writer.close()
 
             server = await asyncio.start_unix_server(hear, str(self._socket))

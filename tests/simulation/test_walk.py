@@ -42,3 +42,23 @@ def test_a_job_that_a_preemption_interrupted_is_run_again_on_demand() -> None:
         ),
         story,
     )
+
+
+def test_the_next_offer_is_taken_at_once_although_the_limit_is_full_of_its_own_instances() -> None:
+    async def story(world: lab.Lab) -> None:
+        await world.start()
+        await world.sleep(10)
+        world.queue("github", count=4, duration=30)
+        assert await world.until(lambda: len(world.live()) == 4, within=10, step=1), world.describe()
+        assert world.daemon is not None
+        events = await world.daemon.store.events(subject="instance", limit=500)
+        assert not [event for event in events if event.reason == "no-offer"]
+        assert {machine.offer.split("/")[0] for machine in world.live()} == {"sea"}
+
+    lab.run(
+        lab.Plan(
+            providers="  sky: {type: fake, faults: [{call: create, kind: capacity}]}\n  sea: {type: fake}\n",
+            limits="{instances: 4}",
+        ),
+        story,
+    )

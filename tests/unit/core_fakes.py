@@ -456,7 +456,10 @@ def place(folder: Path, clock: ManualClock, **changes: Any) -> Place:
     for name, entry in read.providers.items():
         cloud = clouds[name] = ScriptedProvisioner(name, clock)
         found = providers.Provider(
-            name, entry, cloud, providers.Bucket(clock, rate=TRAITS.create_rate, burst=TRAITS.create_burst)  # type: ignore[arg-type]
+            name,
+            entry,
+            cloud,
+            providers.Bucket(clock, rate=TRAITS.create_rate, burst=TRAITS.create_burst),  # type: ignore[arg-type]
         )
         for pool in read.pools.values():
             shape = pool.shape(name)
@@ -470,7 +473,12 @@ def place(folder: Path, clock: ManualClock, **changes: Any) -> Place:
 
 def duty(row: model.Instance) -> agents.Duty:
     return agents.Duty(
-        gpus=1, gpu="t4", max_job=7200.0, unclaimed=660.0, commands={"github": ("/runner", "run")}, environment={"A": "b"}
+        gpus=1,
+        gpu="t4",
+        max_job=7200.0,
+        unclaimed=660.0,
+        commands={"github": ("/runner", "run")},
+        environment={"A": "b"},
     )
 
 

@@ -37,9 +37,7 @@ LEVELS: list[Any] = [
 
 
 @pytest.mark.parametrize(("changes", "title"), LEVELS)
-def test_a_limit_holds_at_every_level(
-    tmp_path: Path, clock: ManualClock, changes: dict[str, Any], title: str
-) -> None:
+def test_a_limit_holds_at_every_level(tmp_path: Path, clock: ManualClock, changes: dict[str, Any], title: str) -> None:
     place = make_place(tmp_path, clock, **changes)
     desk = books(place)
     assert desk.admit(offer(), pool="gpu", repo="acme/nlp-1", lifetime=LIFE) == ""
@@ -67,9 +65,7 @@ def test_dollars_are_counted_before_they_are_spent(
 
 
 def test_with_spot_only_a_used_up_budget_still_buys_spot(tmp_path: Path, clock: ManualClock) -> None:
-    place = make_place(
-        tmp_path, clock, limits={"instances": 8, "dollars_per_day": 1.0, "on_reached": "spot-only"}
-    )
+    place = make_place(tmp_path, clock, limits={"instances": 8, "dollars_per_day": 1.0, "on_reached": "spot-only"})
     desk = books(place)
     assert desk.refusal(offer(), pool="gpu", repo="", lifetime=LIFE)
     assert not desk.refusal(offer(market=Market.SPOT), pool="gpu", repo="", lifetime=LIFE)
@@ -131,9 +127,7 @@ def test_a_provider_at_its_limit_is_closed(tmp_path: Path, clock: ManualClock) -
 
 
 def test_a_team_whose_budget_cannot_pay_one_more_instance_is_named(tmp_path: Path, clock: ManualClock) -> None:
-    place = make_place(
-        tmp_path, clock, teams={"nlp": {"repos": ["acme/nlp-*"], "limits": {"dollars_per_day": 3.0}}}
-    )
+    place = make_place(tmp_path, clock, teams={"nlp": {"repos": ["acme/nlp-*"], "limits": {"dollars_per_day": 3.0}}})
     desk = books(place)
     assert desk.team_refusals(offer(), LIFE) == {}
     assert desk.admit(offer(), pool="gpu", repo="acme/nlp-1", lifetime=LIFE) == ""
@@ -143,6 +137,4 @@ def test_a_team_whose_budget_cannot_pay_one_more_instance_is_named(tmp_path: Pat
 def test_what_passes_a_limit_all_the_same_is_told(tmp_path: Path, clock: ManualClock) -> None:
     place = make_place(tmp_path, clock, limits={"instances": 8, "dollars_per_day": 1.0})
     place.put(bought("vm-1", "busy", running_at=START - HOUR, deadline=START + 3 * HOUR, price=1.0))
-    assert books(place).overruns() == [
-        ("the whole", "$4.00 are spent or promised for this day, the limit is $1.00")
-    ]
+    assert books(place).overruns() == [("the whole", "$4.00 are spent or promised for this day, the limit is $1.00")]

@@ -315,7 +315,9 @@ async def test_a_late_start_does_not_undo_an_order(talk: agents.Agents, place: P
     assert (place.state(), place.row().reason, place.row().job_started) == ("draining", reason, True)
 
 
-async def test_a_start_that_is_told_twice_changes_nothing(talk: agents.Agents, place: Place, clock: ManualClock) -> None:
+async def test_a_start_that_is_told_twice_changes_nothing(
+    talk: agents.Agents, place: Place, clock: ManualClock
+) -> None:
     known(place, "registered")
     await talk.job(SESSION, event="started")
     await clock.advance(60)

@@ -31,7 +31,9 @@ def test_clocks_that_agree_hold_nothing(clock: ManualClock, forge: ScriptedForge
 
 
 @pytest.mark.parametrize("jump", [DAY, -DAY, 61.0])
-def test_a_wall_clock_that_jumps_holds_until_it_comes_back(clock: ManualClock, forge: ScriptedForge, jump: float) -> None:
+def test_a_wall_clock_that_jumps_holds_until_it_comes_back(
+    clock: ManualClock, forge: ScriptedForge, jump: float
+) -> None:
     watcher, anchored = watch(clock)
     clock.jump = jump
     assert watcher.check([forge]) is True

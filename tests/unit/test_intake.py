@@ -42,7 +42,9 @@ def folded(*updates: JobUpdate) -> model.Job:
         pytest.param([told(Q), told(Q), told(S), told(S), told(C), told(C)], "completed", "success", 0, id="all twice"),
         pytest.param([told(C), told(C, conclusion="failure")], "completed", "success", 0, id="an end is final"),
         pytest.param([told(Q), told(L), told(Q, "2")], "queued", "", 1, id="lapsed and assigned again"),
-        pytest.param([told(Q), told(L), told(Q, "2"), told(S, "2"), told(C, "2")], "completed", "success", 1, id="then done"),
+        pytest.param(
+            [told(Q), told(L), told(Q, "2"), told(S, "2"), told(C, "2")], "completed", "success", 1, id="then done"
+        ),
         pytest.param([told(C, "1"), told(Q, "2")], "queued", "", 0, id="run again"),
         pytest.param([told(C, "1"), told(S, "2")], "running", "", 0, id="run again, its wait was lost"),
         pytest.param([told(C), told(L)], "completed", "success", 0, id="a lapse after its end"),
@@ -94,9 +96,7 @@ async def test_facts_and_cursor_are_one_commit(sink: intake.Intake, place: Place
     assert place.wakes
 
 
-async def test_what_cannot_be_written_is_told_so_that_it_is_not_acknowledged(
-    sink: intake.Intake, place: Place
-) -> None:
+async def test_what_cannot_be_written_is_told_so_that_it_is_not_acknowledged(sink: intake.Intake, place: Place) -> None:
     place.book.broken = FULL
     with pytest.raises(errors.StoreError):
         await sink.record(QUEUE, [told(Q)], {"last": 5})
@@ -130,7 +130,13 @@ async def test_a_start_does_not_undo_an_order(sink: intake.Intake, place: Place,
 
 @pytest.mark.parametrize(
     ("state", "after"),
-    [("registered", "draining"), ("busy", "draining"), ("ready", "ready"), ("draining", "draining"), ("ending", "ending")],
+    [
+        ("registered", "draining"),
+        ("busy", "draining"),
+        ("ready", "ready"),
+        ("draining", "draining"),
+        ("ending", "ending"),
+    ],
 )
 async def test_an_end_drains_and_never_ends(sink: intake.Intake, place: Place, state: str, after: str) -> None:
     place.put(bought("vm-1", state), registration("r1"))

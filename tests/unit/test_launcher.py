@@ -51,7 +51,7 @@ def tries(place: Place, cloud: str = "sky") -> list[str]:
 
 async def test_the_attempt_is_durable_before_it_is_sent(buyer: launcher.Launcher, place: Place) -> None:
     await place.clock.finish(buyer.request(VM))
-    first, second = place.book.commits
+    first, _ = place.book.commits
     assert {type(change).__name__ for change in first} == {"Instance", "Attempt", "Event"}
     (attempt,) = [change for change in first if isinstance(change, model.Attempt)]
     assert (attempt.state, attempt.sent_at, attempt.sends) == (AttemptState.REQUESTING, START, 1)
@@ -73,9 +73,7 @@ async def test_no_secret_is_stored_and_the_sent_request_carries_the_token(
     assert float(request.tags[base.TAG_DEADLINE]) == int(place.row().deadline)
 
 
-async def test_a_refusal_blocks_the_offer_and_the_next_is_tried_at_once(
-    buyer: launcher.Launcher, place: Place
-) -> None:
+async def test_a_refusal_blocks_the_offer_and_the_next_is_tried_at_once(buyer: launcher.Launcher, place: Place) -> None:
     place.sky.creates = [refusal(), refusal(base.Kind.QUOTA, scope="sky/acct/east/*")]
     await place.clock.finish(buyer.request(VM))
     assert tries(place) == ["a", "b"] and tries(place, "sea") == ["a"]

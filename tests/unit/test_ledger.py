@@ -112,9 +112,7 @@ async def test_an_attempts_own_table_is_enforced_inside_the_step(
     rows: ledger.Ledger, book: Book, old: str | None, new: str, legal: bool
 ) -> None:
     row = instance("vm-1", "unknown")
-    rows.load(
-        instances=[row], attempts=[attempt(state=old)] if old else [], registrations=[], jobs=[], blocks=[]
-    )
+    rows.load(instances=[row], attempts=[attempt(state=old)] if old else [], registrations=[], jobs=[], blocks=[])
     if legal:
         await rows.step(row.id, S.BOOTING, attempt_row=attempt(state=new))
         assert rows.attempts[attempt().key].state is AttemptState(new)

@@ -216,9 +216,7 @@ def disk(owner: str = "vm-9", age: float = 600.0) -> base.Residue:
     return base.Residue("disk", "d-1", "sky/acct/east/a", {base.TAG_INSTANCE: owner}, START - age)
 
 
-async def test_a_side_resource_without_its_instance_goes_when_seen_twice(
-    eyes: observer.Observer, place: Place
-) -> None:
+async def test_a_side_resource_without_its_instance_goes_when_seen_twice(eyes: observer.Observer, place: Place) -> None:
     place.sky.residues = (disk(),)
     await look(place, eyes)
     assert place.sky.count("delete_residue") == 0

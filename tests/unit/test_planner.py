@@ -477,9 +477,7 @@ def test_what_nobody_else_wants_the_big_one_gets() -> None:
 
 def test_turns_are_fair_over_two_pools() -> None:
     first = pool(view(demand=Demand(9, 0, NOW, True, {"acme/a": 9})), name="gpu")
-    second = pool(
-        view(queue=Queue("hub", "acme", "big"), demand=Demand(9, 0, NOW, True, {"acme/b": 9})), name="big"
-    )
+    second = pool(view(queue=Queue("hub", "acme", "big"), demand=Demand(9, 0, NOW, True, {"acme/b": 9})), name="big")
     made = plan((first, second), max_instances=6)
     assert sorted(action.pool for action in of(made, planner.Launch)) == ["big"] * 3 + ["gpu"] * 3
 
@@ -576,9 +574,7 @@ def _snapshots(draw: st.DrawFn) -> planner.Snapshot:
         draw(_pools), name="big", queues=(view(draw(st.integers(0, 9)), Queue("hub", "acme", "big")),)
     )
     evidence = {
-        row.id: planner.Evidence(
-            agent_at=draw(st.sampled_from([0.0, NOW - 200, NOW])), asking=draw(st.booleans())
-        )
+        row.id: planner.Evidence(agent_at=draw(st.sampled_from([0.0, NOW - 200, NOW])), asking=draw(st.booleans()))
         for row in rows
     }
     return planner.Snapshot(

@@ -31,9 +31,7 @@ def gate(place: Place) -> reaper.Reaper:
 
 def draining(place: Place, reason: Reason = Reason.IDLE, *, agent: str = "denies", **fields: Any) -> None:
     """A draining instance with a runner, and what its agent last said."""
-    row = bought(
-        "vm-1", "draining", reason=reason, agent_nonce=NONCE, registered_at=START - 60, queue=QUEUE, **fields
-    )
+    row = bought("vm-1", "draining", reason=reason, agent_nonce=NONCE, registered_at=START - 60, queue=QUEUE, **fields)
     place.put(row, registration("r1"))
     witness = place.station.witness(VM)
     if agent != "silent":
@@ -117,9 +115,7 @@ async def test_who_never_exchanged_its_token_needs_no_witness(gate: reaper.Reape
 
 
 @pytest.mark.parametrize("forge", [Removal.BUSY, Removal.PENDING, errors.ForgeUnavailable("503")])
-async def test_an_override_ends_it_whatever_the_witnesses_say(
-    gate: reaper.Reaper, place: Place, forge: Any
-) -> None:
+async def test_an_override_ends_it_whatever_the_witnesses_say(gate: reaper.Reaper, place: Place, forge: Any) -> None:
     draining(place, Reason.MAX_JOB, agent="works")
     place.forge.removals = [forge]
     await gate.release(VM, forced=True)

@@ -8,7 +8,7 @@ from core_fakes import FULL, NONCE, QUEUE, START, Place, bought, duty, registrat
 
 from runnerd import agents, errors, model, registrar
 from runnerd.forges.base import Removal, RunnerView
-from runnerd.model import InstanceId, RegistrationId, RegistrationState
+from runnerd.model import InstanceId, RegistrationId
 
 VM = InstanceId("vm-1")
 

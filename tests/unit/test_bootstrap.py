@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from provisioners.base import TOKEN_PLACEHOLDER
+from runnerd import bootstrap
+
+
+def test_the_script_carries_a_placeholder_where_the_token_goes() -> None:
+    script = bootstrap.render(url="https://runnerd.example", instance="vm-1", bundle="ab" * 32)
+    assert script.startswith("#!/bin/sh\n")
+    assert script.count(TOKEN_PLACEHOLDER) == 1
+    assert len(script) < 12_000, "user-data is small: some clouds take 16 KiB"
+    settings = json.loads(script.split("<<'RUNNERD_END'\n", 1)[1].split("\nRUNNERD_END\n", 1)[0])
+    assert (settings["url"], settings["token"], settings["instance"]) == (
+        "https://runnerd.example",
+        TOKEN_PLACEHOLDER,
+        "vm-1",
+    )
+
+
+def test_a_value_that_would_leave_its_place_is_refused() -> None:
+    with pytest.raises(ValueError, match="break out"):
+        bootstrap.render(url="u", instance="vm-1", bundle="ab", python="python3'; rm -rf /; '")
+
+
+@pytest.mark.parametrize("url", ["https://x/$(touch pwned)", "https://x/`touch pwned`", 'https://x/"; touch pwned; "'])
+def test_the_shell_reads_no_command_out_of_an_address(tmp_path: Path, url: str) -> None:
+    script = bootstrap.render(url=url, instance="vm-1", bundle="ab" * 32, python="/bin/true")
+    subprocess.run(["sh", "-c", script], cwd=tmp_path, env={"HOME": str(tmp_path)}, timeout=10, check=True)
+    assert not list(tmp_path.rglob("pwned"))
+
+
+AGENT = b"import sys\nprint('the agent runs', sys.argv[1:])\n"
+
+
+@pytest.mark.parametrize("honest", [True, False], ids=["the right bytes", "other bytes"])
+def test_the_agent_is_run_only_when_its_hash_is_right(tmp_path: Path, honest: bool) -> None:
+    digest = hashlib.sha256(AGENT).hexdigest()
+
+    class Files(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(AGENT if honest else b"print('something else')")
+
+        def log_message(self, *arguments: object) -> None:
+            return None
+
+    server = HTTPServer(("127.0.0.1", 0), Files)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}"
+        script = bootstrap.render(url=url, instance="vm-1", bundle=digest, python=sys.executable)
+        environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+        running = subprocess.Popen(
+            ["sh", "-c", script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            told, _ = running.communicate(timeout=10 if honest else 2)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            told, complaint = running.communicate()
+            assert not honest and "another hash" in complaint
+        assert ("the agent runs" in told) is honest and "something else" not in told
+    finally:
+        server.shutdown()
+        server.server_close()
