@@ -49,7 +49,7 @@ class _Account:
             more = budget.next_commitment(offer.price, lifetime, now, window)
             if used + more > window.dollars + 1e-9:
                 return (
-                    f"{self.title}: ${used:.2f} of ${window.dollars:.2f} for this {window.name} are spent or promised, "
+                    f"{self.title}: ${used:.2f} of ${window.dollars:.2f} for {_which(window, now)} are spent or promised, "
                     f"one more instance may cost ${more:.2f}"
                 )
         return ""
@@ -82,10 +82,16 @@ class Admission:
         self._station = station
         self._accounts: dict[tuple[str, str], _Account] = {}
         #: Admitted instances whose rows are not committed as requested yet: they do not count themselves.
+        self._horizon = 0.0
         self._pending: dict[model.InstanceId, tuple[Offer, str, str, float]] = {}
 
-    def count(self) -> None:
-        """Derive all totals from the rows; called at the start of each pass."""
+    def count(self, *, horizon: float = 0.0) -> None:
+        """Derive all totals from the rows; called at the start of each pass.
+
+        ``horizon`` is the longest that an instance launched now may live: budgets of every day that it may reach are
+        counted.
+        """
+        self._horizon = horizon
         settings = self._station.config
         now, wall = self._station.clock.now(), self._station.clock.wall()
         self._accounts = {("all", ""): self._account("the whole", settings.limits, wall)}
@@ -129,7 +135,8 @@ class Admission:
         for account in self._accounts.values():
             for window, used in zip(account.windows, account.committed, strict=True):
                 if used > window.dollars + 0.01:
-                    words = f"${used:.2f} are spent or promised for this {window.name}, the limit is ${window.dollars:.2f}"
+                    which = _which(window, self._station.clock.now())
+                    words = f"${used:.2f} are spent or promised for {which}, the limit is ${window.dollars:.2f}"
                     found.append((account.title, words))
         return found
 
@@ -143,6 +150,7 @@ class Admission:
             per_month=limits.dollars_per_month,
             total=limits.dollars_total,
             until=until,
+            horizon=self._horizon,
         )
         return _Account(title, limits, windows, [0.0] * len(windows))
 
@@ -211,7 +219,11 @@ class Admission:
     def totals(self, level: str, name: str) -> list[tuple[budget.Window, float]]:
         """The windows of a level with what is committed in each: for metrics and ``status``."""
         account = self._accounts.get((level, name))
-        return [] if account is None else list(zip(account.windows, account.committed, strict=True))
+        if account is None:
+            return []
+        wall = self._station.clock.wall()
+        pairs = zip(account.windows, account.committed, strict=True)
+        return [(window, used) for window, used in pairs if window.start <= wall]
 
     def team_refusals(self, offer: Offer, lifetime: float) -> dict[str, str]:
         """Teams whose budget cannot pay one more instance of that offer, with the words for it."""
@@ -223,3 +235,8 @@ class Admission:
                 if words:
                     found[name] = words
         return found
+
+
+def _which(window: budget.Window, now: float) -> str:
+    """A window in words."""
+    return f"this {window.name}" if window.start <= now else f"the {window.name} after"

@@ -72,20 +72,33 @@ def windows(
     per_month: float | None = None,
     total: float | None = None,
     until: float | None = None,
+    horizon: float = 0.0,
 ) -> list[Window]:
-    """The windows that hold now; days and months are those of UTC, as cloud bills count them."""
+    """The windows that hold now or begin within ``horizon`` seconds; days and months are those of UTC, as cloud bills
+    count them.  An instance launched in the evening spends tomorrow's dollars too.
+    """
     found = []
     if per_day is not None:
-        start = wall - wall % (DAY)
-        found.append(Window("day", start, start + DAY, per_day))
+        start = wall - wall % DAY
+        while start <= wall + horizon:
+            found.append(Window("day", start, start + DAY, per_day))
+            start += DAY
     if per_month is not None:
         now = time.gmtime(wall)
-        start = float(calendar.timegm((now.tm_year, now.tm_mon, 1, 0, 0, 0)))
-        year, month = (now.tm_year, now.tm_mon + 1) if now.tm_mon < 12 else (now.tm_year + 1, 1)
-        found.append(Window("month", start, float(calendar.timegm((year, month, 1, 0, 0, 0))), per_month))
+        year, month = now.tm_year, now.tm_mon
+        start = _month(year, month)
+        while start <= wall + horizon:
+            year, month = (year, month + 1) if month < 12 else (year + 1, 1)
+            end = _month(year, month)
+            found.append(Window("month", start, end, per_month))
+            start = end
     if total is not None:
         found.append(Window("total", 0.0, until if until is not None else float("inf"), total))
     return found
+
+
+def _month(year: int, month: int) -> float:
+    return float(calendar.timegm((year, month, 1, 0, 0, 0)))
 
 
 def cost(start: float, end: float, price: float, window: Window) -> float:

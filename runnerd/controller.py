@@ -88,7 +88,9 @@ class Controller:
         self._cooling: dict[str, tuple[int, float, str]] = {}
         station.rows.on_step.append(self._stepped)
         self.inquiry = inquiry.Inquiry(station, self.intake)
-        self.guard = guard.Guard(station.clock, reanchor=reanchor)
+        self._started_at = station.clock.now()
+        self._reanchor = reanchor
+        self.guard = guard.Guard(station.clock, reanchor=self._take_over_wall_clock)
         self.agents.on_job = lambda row, _: self.intake.note_pickup(row)
         self.agents.on_fault = self._fault
         self._actions = tasks.Group("act", on_failure=self._action_failed)
@@ -163,7 +165,8 @@ class Controller:
         self.passes += 1
         self._next_due = None
         self._check_clock()
-        self.admission.count()
+        pools = self.station.config.pools.values()
+        self.admission.count(horizon=max(map(launcher.lifetime_of, pools), default=0.0))
         self._watch_budgets()
         self._refresh_offers()
         snapshot = self.snapshot()
@@ -188,6 +191,21 @@ class Controller:
         else:
             self.station.alarms.clear("daemon", "clock", "clock")
         self.station.hold = hold
+
+    def _take_over_wall_clock(self) -> None:
+        """Steady time jumps to the wall clock; every time that ages are counted from jumps with it.
+
+        What was stamped by a wrong clock keeps its age.  After a suspension the ages are too young instead, which ends
+        nothing early; the provider's own deadline does not wait.
+        """
+        before = self.station.clock.now()
+        self._reanchor()
+        drift = self.station.clock.now() - before
+        self._started_at += drift
+        for witness in self.station.evidence.values():
+            witness.agent_at += drift if witness.agent_at else 0.0
+            witness.cloud_at += drift if witness.cloud_at else 0.0
+        self.station.background.spawn("clock", self.station.rows.shift(drift))
 
     def _watch_budgets(self) -> None:
         over = dict(self.admission.overruns())
@@ -244,6 +262,7 @@ class Controller:
             dollars=left[0] if left else None,
             teams=teams,
             team_of=team_of,
+            started=self._started_at,
             hold=self.station.hold,
         )
 

@@ -259,7 +259,10 @@ class Daemon:
     def _duty(self, row: model.Instance) -> agents.Duty:
         settings = self.station.config
         pool = settings.pools.get(row.pool)
-        provider = self.station.providers.get(row.provider)
+        # Agents speak as soon as the listeners are open, which is before the providers are met again.
+        known = settings.providers.get(row.provider)
+        met = self.station.providers.get(row.provider)
+        kind = known.type if known is not None else met.settings.type if met is not None else ""
         commands: dict[str, tuple[str, ...]] = {}
         environment: dict[str, str] = {}
         if pool is not None and row.provider in settings.providers:
@@ -272,7 +275,7 @@ class Daemon:
             if upload:
                 # The operator's own choice of a place wins.
                 environment.setdefault("CML_ASSET_URL", upload)
-        beside = provider is not None and provider.settings.type in ("local", "fake")
+        beside = kind in ("local", "fake")
         return agents.Duty(
             # Instances that are processes on this host have no hardware of their own to prove.
             gpus=-1 if beside else row.gpus,

@@ -453,7 +453,6 @@ def _no_place() -> dict[str, Any]:
         "zone": "",
         "machine_type": "",
         "market": "",
-        "gpus": 0,
         "price": 0.0,
         "deadline": 0.0,
     }

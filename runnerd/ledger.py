@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable, Container, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from runnerd import budget, model
 from runnerd.model import (
@@ -196,6 +196,20 @@ class Ledger:
             listener(old, new)
         return new
 
+    async def shift(self, drift: float) -> None:
+        """Move every time of the live rows, because the clock that stamped them was moved."""
+        for row in list(self.instances.values()):
+            if row.state not in model.CLOSED:
+                self.instances[row.id] = _shifted(row, _INSTANCE_TIMES, drift)
+        for attempt in list(self.attempts.values()):
+            self.attempts[attempt.key] = _shifted(attempt, ("created_at", "since", "sent_at"), drift)
+        for registration in list(self.registrations.values()):
+            self.registrations[registration.id] = _shifted(registration, ("created_at", "since"), drift)
+        event = Event(self._now(), "daemon", "clock", "shifted", "", f"by {drift:+.0f} s")
+        await self._store.write(
+            *self.instances.values(), *self.attempts.values(), *self.registrations.values(), event
+        )
+
     async def amend(
         self, id: InstanceId, *, expect: Callable[[Instance], bool] | None = None, **fields: Any
     ) -> Instance | None:
@@ -297,3 +311,23 @@ class Ledger:
         if lock is None:
             lock = self._locks[name] = asyncio.Lock()
         return lock
+
+
+_INSTANCE_TIMES = (
+    "created_at",
+    "since",
+    "running_at",
+    "ready_at",
+    "registered_at",
+    "busy_at",
+    "job_ended_at",
+    "deadline",
+    "hold_until",
+)
+_Row = TypeVar("_Row", Instance, Attempt, Registration)
+
+
+def _shifted(row: _Row, times: Iterable[str], drift: float) -> _Row:
+    """The row with its times moved; 0 means never and stays."""
+    changes: dict[str, Any] = {name: getattr(row, name) + drift for name in times if getattr(row, name)}
+    return dataclasses.replace(row, **changes)

@@ -16,6 +16,8 @@ from runnerd.model import Attempt, AttemptKey, AttemptState, Instance, InstanceI
 
 log = logging.getLogger(__name__)
 
+#: Seconds for which an instance that is gone is remembered, so that an old listing does not bring it back.
+REMEMBER = 3600.0
 #: States in which a provider should have the instance.
 EXPECTED = frozenset(
     {
@@ -38,6 +40,17 @@ class Observer:
         self._registrar = registrar
         #: Residues seen once; deleted when seen again.
         self._residues: dict[tuple[str, str], float] = {}
+        #: Attempts whose instances were seen gone lately, and when.
+        self._closed: dict[str, float] = {}
+        station.rows.on_step.append(self._stepped)
+
+    def _stepped(self, old: Instance, new: Instance) -> None:
+        if new.state is not InstanceState.GONE or not old.attempt:
+            return
+        now = self._station.clock.now()
+        self._closed[old.attempt] = now
+        while self._closed and now - next(iter(self._closed.values())) > REMEMBER:
+            del self._closed[next(iter(self._closed))]
 
     async def follow(self, provider: providers.Provider) -> None:
         """List a provider until cancelled."""
@@ -99,6 +112,9 @@ class Observer:
                 continue
             if view.status is base.InstanceStatus.GONE:
                 continue
+            closed_at = self._closed.get(attempt)
+            if closed_at is not None and started < closed_at + provider.provisioner.traits.visibility_grace:
+                continue  # an old listing: it was seen gone since
             await self._adopt(provider, view)
         grace = provider.provisioner.traits.visibility_grace
         for row in list(rows.instances.values()):
@@ -135,6 +151,7 @@ class Observer:
             zone=parts[3] if len(parts) == 6 else "",
             machine_type=parts[4] if len(parts) == 6 else "",
             market=parts[5] if len(parts) == 6 else "",
+            gpus=pool.gpu_count if (pool := self._station.config.pools.get(view.tags.get(base.TAG_POOL, ""))) else 0,
             ref=view.ref,
             price=_number(view.tags.get(base.TAG_PRICE)),
             running_at=view.created_at or now,

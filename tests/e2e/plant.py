@@ -97,6 +97,11 @@ def call(
         return 0, b""
 
 
+def command(*arguments: str) -> list[str]:
+    """The command line of runnerd, installed or not."""
+    return [sys.executable, "-m", "runnerd.cli", *arguments]
+
+
 class Child:
     """One process with its log, in a session of its own."""
 
@@ -220,7 +225,6 @@ class Plant:
     public: str = ""
     #: Name of each fake provider -> its log of calls.
     logs: dict[str, Path] = field(default_factory=dict)
-    _starts: int = 0
     _socket_directory: Path | None = None
 
     # -- parts -------------------------------------------------------------------------------------------------
@@ -262,11 +266,11 @@ class Plant:
     def start_simulator(self, *options: str, repos: Sequence[str] = ("acme/ml",)) -> Simulator:
         """A simulator on a free port, without rate limits."""
         facts = self.directory / "simulator.json"
-        command = [sys.executable, "-m", "runnerd.simulator", "--listen", "127.0.0.1:0", "--json", "--no-limits"]
-        command += ["--cert-dir", str(self.directory / "simulator")]
+        line = [sys.executable, "-m", "runnerd.simulator", "--listen", "127.0.0.1:0", "--json", "--no-limits"]
+        line += ["--cert-dir", str(self.directory / "simulator")]
         for name in repos:
-            command += ["--repo", name]
-        child = self.start("simulator", [*command, *options], out=facts)
+            line += ["--repo", name]
+        child = self.start("simulator", [*line, *options], out=facts)
 
         def up() -> bool:
             assert child.status is None, f"the simulator ended with status {child.status}\n{child.tail()}"
@@ -278,9 +282,7 @@ class Plant:
 
     def start_daemon(self, *, wait: bool = True, seconds: float = 40.0) -> Child:
         """A daemon on the configuration; with ``wait``, until it is ready."""
-        self._starts += 1
-        command = [sys.executable, "-m", "runnerd.cli", "run", "--config", str(self.config)]
-        self.daemon = self.start("daemon", command)
+        self.daemon = self.start("daemon", command("run", "--config", str(self.config)))
         if wait:
             self.await_daemon(seconds)
         return self.daemon

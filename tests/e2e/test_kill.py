@@ -17,11 +17,12 @@ KILLS = 20
 #: Jobs in the queue before the first kill; one more comes with each life of the daemon.
 FIRST = 6
 INSTANCES = 6
-#: Seconds for what is left after the last kill.
-PATIENCE = 100.0
+#: Seconds for what is left after the last kill.  A kill between the intent to register at GitLab and its answer costs
+#: the two minutes in which a lost create call may still be applied there.
+PATIENCE = 165.0
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(420)
 def test_a_burst_survives_twenty_kills_at_random_moments(plant: plants.Plant) -> None:
     seed = int(os.environ.get("RUNNERD_KILL_SEED") or random.SystemRandom().randrange(1_000_000))
     print(f"seed {seed}; the same moments again: RUNNERD_KILL_SEED={seed} pytest {__file__}")

@@ -1,0 +1,102 @@
+"""What the planner says: each action with its meaning, and the plan as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from runnerd import model
+from runnerd.model import Queue, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Plan one more instance of a pool, bought for a repository's turn."""
+
+    pool: str
+    repo: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Forget a planned instance that nobody wants any more."""
+
+    instance: model.InstanceId
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Try offers for a planned instance."""
+
+    instance: model.InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """Find out what became of an unclear create call."""
+
+    instance: model.InstanceId
+    #: False when nobody wants it any more: it is not sent again.
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """Give a ready instance a runner for a queue."""
+
+    instance: model.InstanceId
+    queue: Queue
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Let the instance take no further job, then end it through the gate."""
+
+    instance: model.InstanceId
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Ask the forge to remove a draining instance's runner, and end it when both witnesses deny a job."""
+
+    instance: model.InstanceId
+    #: End it whatever the witnesses say: deadline, dead machine, a person's order.
+    forced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Ask the provider to delete an ending instance, until it is gone."""
+
+    instance: model.InstanceId
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The instance is confirmed absent."""
+
+    instance: model.InstanceId
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Deregister:
+    """Remove a registration that no instance needs any more."""
+
+    registration: model.RegistrationId
+
+
+Action: TypeAlias = Launch | Drop | Request | Resolve | Register | Drain | Release | Delete | Close | Deregister
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Actions in the order to start them, and why what is wanted is not being done."""
+
+    actions: tuple[Action, ...]
+    #: Pool -> plain words on what holds it back; what ``explain`` shows.
+    notes: Mapping[str, tuple[str, ...]]

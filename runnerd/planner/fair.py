@@ -1,0 +1,158 @@
+"""Who gets the next instance when not all that is wanted is allowed: limits counted down, turns taken fairly."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from runnerd.model import Instance
+from runnerd.planner.actions import Action, Launch
+from runnerd.planner.snapshot import PoolView, Snapshot
+
+
+@dataclass(slots=True)
+class Want:
+    """How many more instances a pool wants, and whose turn they are."""
+
+    pool: PoolView
+    count: int
+    #: Repository -> waiting jobs that no rising instance covers yet.
+    repos: dict[str, int]
+    #: Repository -> live instances bought for it.
+    holds: dict[str, int]
+    held_back: tuple[str, ...]
+
+
+class Room:
+    """What the limits still allow, counted down while launches are handed out."""
+
+    def __init__(self, snapshot: Snapshot, members: Mapping[str, list[Instance]]) -> None:
+        live = sum(map(len, members.values()))
+        gpus = sum(instance.gpus for fleet in members.values() for instance in fleet)
+        self._instances = _left(snapshot.max_instances, live)
+        self._gpus = _left(snapshot.max_gpus, gpus)
+        self._dollars = snapshot.dollars
+        self._pools: dict[str, tuple[int | None, int | None]] = {}
+        self._pool_dollars: dict[str, float | None] = {}
+        for pool in snapshot.pools:
+            fleet = members[pool.name]
+            self._pools[pool.name] = (
+                _left(pool.max_instances, len(fleet)),
+                _left(pool.max_gpus, sum(instance.gpus for instance in fleet)),
+            )
+            self._pool_dollars[pool.name] = pool.dollars
+        self._team_of = snapshot.team_of
+        self._teams = dict(snapshot.teams)
+        self._team_counts: dict[str, tuple[int, int]] = {}
+        if self._teams:
+            for fleet in members.values():
+                for instance in fleet:
+                    self._count_team(instance.repo, instance.gpus)
+
+    def _count_team(self, repo: str, gpus: int) -> None:
+        team = self._team_of.get(repo)
+        if team is not None:
+            held, held_gpus = self._team_counts.get(team, (0, 0))
+            self._team_counts[team] = (held + 1, held_gpus + gpus)
+
+    def team_refusal(self, repo: str, pool: PoolView) -> str:
+        """Why the repository's team may not have one more instance; empty when it may."""
+        name = self._team_of.get(repo)
+        if name is None:
+            return ""
+        team = self._teams[name]
+        held, held_gpus = self._team_counts.get(name, (0, 0))
+        if team.max_instances is not None and held >= team.max_instances:
+            return f"team {name} is at its limit of {team.max_instances} instances"
+        if team.max_gpus is not None and held_gpus + pool.gpus > team.max_gpus:
+            return f"team {name} is at its limit of {team.max_gpus} GPUs"
+        return pool.team_refusals.get(name, "")
+
+    def refusal(self, pool: PoolView) -> str:
+        """Why one more instance of the pool is not allowed; empty when it is."""
+        count, gpus = self._pools[pool.name]
+        if count is not None and count < 1:
+            return f"pool {pool.name} is at its limit of {pool.max_instances} instances"
+        if gpus is not None and gpus < pool.gpus:
+            return f"pool {pool.name} is at its limit of {pool.max_gpus} GPUs"
+        if self._instances is not None and self._instances < 1:
+            return "the limit of instances over all pools is reached"
+        if self._gpus is not None and self._gpus < pool.gpus:
+            return "the limit of GPUs over all pools is reached"
+        own = self._pool_dollars[pool.name]
+        if own is not None and own < pool.commitment:
+            return (
+                f"pool {pool.name}: one more instance may cost ${pool.commitment:.2f}, "
+                f"${max(own, 0):.2f} of its budget are not committed"
+            )
+        if self._dollars is not None and self._dollars < pool.commitment:
+            return (
+                f"one more instance may cost ${pool.commitment:.2f}, "
+                f"${max(self._dollars, 0):.2f} of the budget are not committed"
+            )
+        return ""
+
+    def take(self, pool: PoolView, repo: str) -> None:
+        """Count one launch."""
+        self._count_team(repo, pool.gpus)
+        count, gpus = self._pools[pool.name]
+        self._pools[pool.name] = (_less(count, 1), _less(gpus, pool.gpus))
+        self._instances = _less(self._instances, 1)
+        self._gpus = _less(self._gpus, pool.gpus)
+        own = self._pool_dollars[pool.name]
+        if own is not None:
+            self._pool_dollars[pool.name] = own - pool.commitment
+        if self._dollars is not None:
+            self._dollars -= pool.commitment
+
+
+def _left(limit: int | None, used: int) -> int | None:
+    return None if limit is None else limit - used
+
+
+def _less(left: int | None, by: int) -> int | None:
+    return None if left is None else left - by
+
+
+def launches(wants: list[Want], room: Room, burst: int) -> tuple[list[Action], dict[str, tuple[str, ...]]]:
+    """Hand out launches one at a time to the repository that holds the fewest instances.
+
+    That is max-min fairness: one 200-job matrix cannot starve the rest, and what nobody else wants it gets.
+    """
+    holds: dict[str, int] = {}
+    for want in wants:
+        for repo, count in want.holds.items():
+            holds[repo] = holds.get(repo, 0) + count
+    notes = {want.pool.name: list(want.held_back) for want in wants}
+    # Ties go to the pool that is written first, then by name: deterministic.
+    heap = [
+        (holds.get(repo, 0), order, repo) for order, want in enumerate(wants) for repo in want.repos if want.count > 0
+    ]
+    heapq.heapify(heap)
+    launches: list[Action] = []
+    while heap and len(launches) < burst:
+        held, order, repo = heapq.heappop(heap)
+        want = wants[order]
+        if want.count <= 0 or want.repos[repo] <= 0:
+            continue
+        if held != holds.get(repo, 0):  # its standing changed through another pool
+            heapq.heappush(heap, (holds.get(repo, 0), order, repo))
+            continue
+        refusal = room.refusal(want.pool)
+        if refusal:
+            notes[want.pool.name].append(refusal)
+            want.count = 0
+            continue
+        refusal = room.team_refusal(repo, want.pool)
+        if refusal:
+            notes[want.pool.name].append(refusal)
+            want.repos[repo] = 0
+            continue
+        room.take(want.pool, repo)
+        launches.append(Launch(want.pool.name, repo))
+        want.count -= 1
+        want.repos[repo] -= 1
+        holds[repo] = holds.get(repo, 0) + 1
+        heapq.heappush(heap, (holds[repo], order, repo))
+    return launches, {pool: tuple(reasons) for pool, reasons in notes.items()}
