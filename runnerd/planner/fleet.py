@@ -114,7 +114,7 @@ class Fleet:
     def _silent(self, instance: Instance) -> bool:
         """Its agent has not spoken for long: it is not counted on, whatever the provider says of it."""
         evidence = self._evidence.get(instance.id)
-        if evidence is None:
+        if evidence is None or evidence.asking:
             return False
         return self._now - max(evidence.agent_at, min(self._started, self._now), instance.since) > SILENCE
 

@@ -22,6 +22,8 @@ import aiohttp
 
 #: Tries of a request to a daemon or simulator that does not answer well.
 TRIES = 50
+#: Connections at one time: a fleet boots over minutes, and a process may open some thousand files at most.
+CONNECTIONS = 300
 
 
 class Crowd:
@@ -58,7 +60,7 @@ class Crowd:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         lives: set[asyncio.Task[None]] = set()
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        connector = aiohttp.TCPConnector(limit=CONNECTIONS, force_close=True)
         timeout = aiohttp.ClientTimeout(total=90)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 

@@ -85,6 +85,8 @@ class Lab:
     deaths: list[str] = field(default_factory=list)
     #: Instances that a person ordered to end.
     ordered: set[str] = field(default_factory=set)
+    #: What the forges' clocks are ahead of this world's.
+    forge_jump: float = 0.0
     _main: asyncio.Task[Any] | None = None
     _lies: list[asyncio.Task[None]] = field(default_factory=list)
     _watch: asyncio.Task[None] | None = None
@@ -154,7 +156,8 @@ class Lab:
             return life.Provisioner(inner, one, on_call=functools.partial(self._on_call, inner.cloud))  # type: ignore[return-value]
 
         def make_forge(name: str, settings: config.AnyForge) -> Forge:
-            transport = life.Transport(one, self.app, random.Random(rng.random()), self.plan.latency)
+            seed = random.Random(rng.random())
+            transport = life.Transport(one, self.app, seed, self.plan.latency, self._date)
             common: dict[str, Any] = {"clock": clock, "transport": transport, "rng": rng, "on_request": None}
             if isinstance(settings, config.GitHubForge):
                 return GitHub(name, settings, **common)
@@ -303,6 +306,9 @@ class Lab:
         daemon = self.daemon
         if daemon is not None and self._agents() is not None:
             await daemon.controller.intake.record(queue, [update])
+
+    def _date(self) -> float:
+        return self.clock.now() + self.forge_jump
 
     def cancel(self) -> None:
         """A person cancels everything that waits."""

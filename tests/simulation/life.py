@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import Any
 
 from provisioners import base
@@ -59,7 +60,15 @@ class Clock(virtual.Clock):
 class Transport:
     """HTTP answered in process by the simulator."""
 
-    def __init__(self, life: Life, app: simulator.App, rng: random.Random, latency: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        life: Life,
+        app: simulator.App,
+        rng: random.Random,
+        latency: tuple[float, float],
+        date: Callable[[], float],
+    ) -> None:
+        self._date = date
         self._life = life
         self._app = app
         self._rng = rng
@@ -84,6 +93,7 @@ class Transport:
             raise errors.TransportError("no answer in time") from error
         await self._life.cross(f"after {what}")
         headers = {name.lower(): value for name, value in answer.headers.items()}
+        headers.setdefault("date", formatdate(self._date(), usegmt=True))
         return http.Response(answer.status, headers, answer.body)
 
     async def close(self) -> None:

@@ -44,6 +44,8 @@ class Machines:
         self._rng = rng
         self._daemon = daemon
         self.loss = loss
+        #: How many of the next agents fall silent once they were given a runner.
+        self.mute = 0
         #: By tag of the attempt, which is unique over all clouds.
         self.running: dict[str, Agent] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -129,6 +131,9 @@ class Agent:
         orders = await self._register()
         if orders is None:
             return self._power_off()
+        if self._machines.mute:
+            self._machines.mute -= 1
+            await asyncio.get_running_loop().create_future()
         beat = asyncio.get_running_loop().create_task(self._beat())
         try:
             await self._work(orders)

@@ -62,3 +62,34 @@ def test_the_next_offer_is_taken_at_once_although_the_limit_is_full_of_its_own_i
         ),
         story,
     )
+
+
+def test_a_registered_instance_that_falls_silent_is_not_counted_on() -> None:
+    async def story(world: lab.Lab) -> None:
+        await world.start()
+        await world.sleep(10)
+        world.machines.mute = 1
+        world.queue("github", duration=30)
+        assert await world.until(world.finished, within=900), world.describe()
+        assert len(world.creates) == 2
+
+    lab.run(lab.Plan(forges=lab.GITHUB), story)
+
+
+def test_a_corrected_wall_clock_ends_nothing() -> None:
+    async def story(world: lab.Lab) -> None:
+        await world.start()
+        await world.sleep(10)
+        world.queue("github", duration=900)
+        await world.until(lambda: any(agent.worker for agent in world.machines.running.values()), within=60)
+        assert world.daemon is not None
+        day = 86400.0
+        world.daemon._clock.jump = day  # type: ignore[attr-defined]
+        world.forge_jump = day
+        await world.sleep(300)
+        assert abs(world.daemon._clock.now() - world.clock.now() - day) < 1
+        assert await world.until(world.finished, within=1200), world.describe()
+        assert [(job.conclusion, job.starts) for job in world.jobs()] == [("success", 1)]
+        assert len(world.creates) == 1
+
+    lab.run(lab.Plan(forges=lab.GITHUB), story)
