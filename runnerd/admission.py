@@ -49,8 +49,8 @@ class _Account:
             more = budget.next_commitment(offer.price, lifetime, now, window)
             if used + more > window.dollars + 1e-9:
                 return (
-                    f"{self.title}: ${used:.2f} of ${window.dollars:.2f} for {_which(window, now)} are spent or promised, "
-                    f"one more instance may cost ${more:.2f}"
+                    f"{self.title}: ${used:.2f} of ${window.dollars:.2f} for {_which(window, now)} are spent or "
+                    f"promised, one more instance may cost ${more:.2f}"
                 )
         return ""
 

@@ -1,4 +1,4 @@
-"""The agent as one file: a zip archive of the agent package that any Python runs, the same bytes for the same source."""
+"""The agent as one file: a zip archive of its package that any Python runs, the same bytes for the same source."""
 
 from __future__ import annotations
 

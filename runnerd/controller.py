@@ -465,9 +465,7 @@ class Controller:
         else:
             self.station.alarms.ring("daemon", name, "action-failed", f"{type(error).__name__}: {error}")
 
-    def _work(
-        self, action: planner.Action
-    ) -> tuple[str, str, Callable[[], Coroutine[Any, Any, Any]], bool] | None:
+    def _work(self, action: planner.Action) -> tuple[str, str, Callable[[], Coroutine[Any, Any, Any]], bool] | None:
         match action:
             case planner.Request(id):
                 row, pool = self.station.rows.instances.get(id), None

@@ -301,10 +301,17 @@ class Daemon:
             try:
                 await self.store.prune(before=self._clock.now() - KEEP)
                 self._forget_jobs()
+                await self._close_retired_forges()
                 if not _total_budget(self._settings):
                     self.station.rows.tally.forget(before=self._clock.wall() - COST_MEMORY)
             except errors.StoreError as error:
                 self.station.alarms.ring("daemon", "store", "prune-failed", str(error))
+
+    async def _close_retired_forges(self) -> None:
+        """A forge that left the configuration is kept as long as runners of ours may be there."""
+        needed = {one.queue.forge for one in self.station.rows.registrations.values()}
+        for name in set(self.station.forges) - set(self._settings.forges) - needed:
+            await self.station.forges.pop(name).close()
 
     def _forget_jobs(self) -> None:
         old = self._clock.now() - 86400.0
@@ -369,7 +376,11 @@ class Daemon:
             provider = self.station.providers[name]
             first = self._background.spawn(f"first look at {name}", self.controller.observer.look(provider))
             self._follow(name, provider, first)
-        for name in (*change.forges.removed, *change.forges.changed):
+        for name in change.forges.removed:
+            await self._stop_watch(name)
+            done.append(f"forge {name} retires: its runners are removed as their instances end")
+        await self._close_retired_forges()
+        for name in change.forges.changed:
             await self._stop_watch(name)
             await self.station.forges.pop(name).close()
             done.append(f"forge {name} left")
@@ -445,7 +456,7 @@ def queue_specs(settings: config.Config, known: Mapping[str, forges.Forge]) -> t
     specs = []
     for pool in settings.pools.values():
         for name, forge in known.items():
-            if pool.forges and name not in pool.forges:
+            if name not in settings.forges or (pool.forges and name not in pool.forges):
                 continue
             kind = settings.forges[name]
             for scope in forge.scopes():
@@ -485,9 +496,7 @@ def forge_factory(
             on_request(name, endpoint, status)
 
         if isinstance(settings, config.GitHubForge):
-            return GitHub(
-                name, settings, clock=clock, transport=transport, rng=rng, on_request=count, owner=controller
-            )
+            return GitHub(name, settings, clock=clock, transport=transport, rng=rng, on_request=count, owner=controller)
         return GitLab(
             name, settings, clock=clock, transport=transport, rng=rng, on_request=count, controller=controller
         )

@@ -6,7 +6,6 @@ Retries, limits and meaning belong to the clients above; nothing here repeats a 
 
 from __future__ import annotations
 
-import asyncio
 import codecs
 import json as jsonlib
 import ssl
@@ -117,7 +116,7 @@ class AiohttpTransport:
                 return Response(answer.status, headers, body)
         except aiohttp.ClientConnectorError as error:
             raise errors.TransportError(f"cannot connect: {error}", maybe_applied=False) from error
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
             what = str(error) or type(error).__name__
             raise errors.TransportError(f"no answer from {_host(request.url)}: {what}") from error
 

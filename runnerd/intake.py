@@ -139,9 +139,7 @@ class Intake:
         self._capacity = dict(capacity)
 
     def waiting_jobs(self, queue: Queue) -> Sequence[Job]:
-        return [
-            job for job in self._station.rows.jobs.values() if job.queue == queue and job.state is JobState.QUEUED
-        ]
+        return [job for job in self._station.rows.jobs.values() if job.queue == queue and job.state is JobState.QUEUED]
 
     def alarm(self, subject: str, id: str, reason: str, detail: str) -> None:
         self._station.alarms.ring(subject, id, reason, detail)

@@ -30,9 +30,7 @@ BESIDE_US = frozenset({"local", "fake"})
 class Launcher:
     """Turns planned instances into booting ones."""
 
-    def __init__(
-        self, station: station.Station, admission: admission.Admission, *, bundle: Callable[[], str]
-    ) -> None:
+    def __init__(self, station: station.Station, admission: admission.Admission, *, bundle: Callable[[], str]) -> None:
         self._station = station
         self._admission = admission
         self._bundle = bundle
@@ -142,9 +140,7 @@ class Launcher:
             self.on_give_up(stepped.pool, detail)
         self._station.wake()
 
-    async def _attempt(
-        self, row: Instance, pool: config.Pool, provider: providers.Provider, offer: base.Offer
-    ) -> None:
+    async def _attempt(self, row: Instance, pool: config.Pool, provider: providers.Provider, offer: base.Offer) -> None:
         now = self._station.clock.now()
         key = AttemptKey(f"{self._station.fresh_name(26)}")
         deadline = now + lifetime_of(pool)

@@ -206,9 +206,7 @@ class Ledger:
         for registration in list(self.registrations.values()):
             self.registrations[registration.id] = _shifted(registration, ("created_at", "since"), drift)
         event = Event(self._now(), "daemon", "clock", "shifted", "", f"by {drift:+.0f} s")
-        await self._store.write(
-            *self.instances.values(), *self.attempts.values(), *self.registrations.values(), event
-        )
+        await self._store.write(*self.instances.values(), *self.attempts.values(), *self.registrations.values(), event)
 
     async def amend(
         self, id: InstanceId, *, expect: Callable[[Instance], bool] | None = None, **fields: Any

@@ -175,9 +175,7 @@ CLOSED = frozenset({_S.GONE, _S.FAILED})
 #: States in which a provider has or may have the instance, so that it may cost money.
 MAY_COST = frozenset(_S) - CLOSED - {_S.PLANNED}
 #: States on the way to a first job: they count as supply for waiting jobs.
-RISING = frozenset(
-    {_S.PLANNED, _S.REQUESTING, _S.UNKNOWN, _S.BOOTING, _S.READY, _S.REGISTERING, _S.REGISTERED}
-)
+RISING = frozenset({_S.PLANNED, _S.REQUESTING, _S.UNKNOWN, _S.BOOTING, _S.READY, _S.REGISTERING, _S.REGISTERED})
 
 
 class Reason(enum.StrEnum):
@@ -294,12 +292,8 @@ class AttemptState(enum.StrEnum):
 
 ATTEMPT_TRANSITIONS: Mapping[AttemptState, frozenset[AttemptState]] = MappingProxyType(
     {
-        AttemptState.REQUESTING: frozenset(
-            {AttemptState.UNKNOWN, AttemptState.CREATED, AttemptState.FAILED}
-        ),
-        AttemptState.UNKNOWN: frozenset(
-            {AttemptState.REQUESTING, AttemptState.CREATED, AttemptState.FAILED}
-        ),
+        AttemptState.REQUESTING: frozenset({AttemptState.UNKNOWN, AttemptState.CREATED, AttemptState.FAILED}),
+        AttemptState.UNKNOWN: frozenset({AttemptState.REQUESTING, AttemptState.CREATED, AttemptState.FAILED}),
         AttemptState.CREATED: frozenset(),
         AttemptState.FAILED: frozenset(),
     }

@@ -62,8 +62,10 @@ class Observer:
                 log.exception("%s: a listing could not be taken in", provider.name)
                 self._station.alarms.ring("provider", provider.name, "listing-failed", str(error))
             failing = bool(provider.problem)
-            interval = min(10.0, self._station.config.reconcile.list_interval) if failing else (
-                self._station.config.reconcile.list_interval
+            interval = (
+                min(10.0, self._station.config.reconcile.list_interval)
+                if failing
+                else (self._station.config.reconcile.list_interval)
             )
             await clock.sleep_or_wake(self._station.clock, interval, provider.listing_wanted)
             # A burst of wishes makes one listing.
@@ -206,7 +208,9 @@ class Observer:
             try:
                 await provider.provisioner.delete_residue(residue)
             except base.ProvisionError as error:
-                self._station.alarms.ring("provider", provider.name, "residue", f"{residue.kind} {residue.ref}: {error}")
+                self._station.alarms.ring(
+                    "provider", provider.name, "residue", f"{residue.kind} {residue.ref}: {error}"
+                )
         for key in [key for key in self._residues if key[0] == provider.name and key not in present]:
             del self._residues[key]
 

@@ -15,7 +15,6 @@ from types import MappingProxyType
 from provisioners.base import Kind, Offer
 from runnerd.model import Block
 
-
 #: Seconds that a failure blocks its scope, first and at most; it doubles while the same pattern fails again.
 BLOCK_TIMES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
@@ -101,9 +100,7 @@ def matches(pattern: str, key: str) -> bool:
     return all(fnmatchcase(value, part) for value, part in zip(key.split("/"), parts, strict=False))
 
 
-def block(
-    offer: Offer, reason: str, *, scope: str, detail: str, blocks: Iterable[Block], now: float
-) -> Block | None:
+def block(offer: Offer, reason: str, *, scope: str, detail: str, blocks: Iterable[Block], now: float) -> Block | None:
     """The block that a failure earns; None when its class blocks nothing.
 
     The time doubles when the same pattern failed for the same reason not long ago.

@@ -45,9 +45,7 @@ class Reaper:
         if row is None or row.state not in DRAINABLE:
             return False
         expect = {row.state}
-        stepped = await self._station.rows.step(
-            id, InstanceState.DRAINING, expect=expect, reason=reason, detail=detail
-        )
+        stepped = await self._station.rows.step(id, InstanceState.DRAINING, expect=expect, reason=reason, detail=detail)
         if stepped is None:
             return False
         self._agents.nudge(id)

@@ -101,11 +101,7 @@ class Registrar:
             )
         except (errors.ForgeError, errors.TransportError) as error:
             self._refused(registration.queue, str(error))
-            unclear = (
-                error.maybe_created
-                if isinstance(error, errors.ForgeError)
-                else error.maybe_applied
-            )
+            unclear = error.maybe_created if isinstance(error, errors.ForgeError) else error.maybe_applied
             if unclear:
                 await self._station.rows.step_registration(
                     registration.id, RegistrationState.UNCLEAR, detail=str(error)
@@ -209,9 +205,7 @@ class Registrar:
             detail="found at the forge",
         )
         current = self._station.rows.instances.get(row.id, row)
-        await self._station.rows.adopt(
-            current, f"the forge has its runner {view.name}", registration_row=registration
-        )
+        await self._station.rows.adopt(current, f"the forge has its runner {view.name}", registration_row=registration)
         if current.state is InstanceState.BOOTING:
             busy = bool(view.busy)
             await self._station.rows.step(

@@ -390,7 +390,9 @@ class Lab:
         """Everything a person needs to see of a failure."""
         now = self.clock.now()
         lines = [f"seed {self.plan.seed} at {now - virtual.EPOCH:.1f} s", *self.violations]
-        lines += [f"  job {job.id} {job.status} {job.conclusion} starts={job.starts} {job.runner}" for job in self.jobs()]
+        lines += [
+            f"  job {job.id} {job.status} {job.conclusion} starts={job.starts} {job.runner}" for job in self.jobs()
+        ]
         lines += [
             f"  machine {one.name} {one.key} {one.ref} {one.status(now)} made at {one.created_at - virtual.EPOCH:.1f}"
             for one in self.live()
@@ -401,10 +403,12 @@ class Lab:
             lines += [f"  registration {one}" for one in self.daemon.station.rows.registrations.values()]
             lines += [f"  alarm {one}" for one in self.daemon.station.alarms.open.values()]
             lines += [f"  note {pool}: {why}" for pool, why in self.daemon.controller.notes.items()]
-            lines += [f"  demand {queue}: {forge.demand(queue)} {forge.health(queue)}"
-                      for forge in self.daemon.station.forges.values()
-                      for queue in [spec.queue for spec in self.daemon.station.specs]
-                      if queue.forge == forge.name]
+            lines += [
+                f"  demand {queue}: {forge.demand(queue)} {forge.health(queue)}"
+                for forge in self.daemon.station.forges.values()
+                for queue in [spec.queue for spec in self.daemon.station.specs]
+                if queue.forge == forge.name
+            ]
         return "\n".join(lines)
 
     async def close(self) -> None:

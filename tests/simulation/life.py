@@ -114,9 +114,7 @@ class Store(store.Store):
 class Provisioner:
     """A provisioner with a seam on both sides of each call, and eyes on what it is asked to do."""
 
-    def __init__(
-        self, inner: base.Provisioner, life: Life, *, on_call: Callable[[str, Any], None]
-    ) -> None:
+    def __init__(self, inner: base.Provisioner, life: Life, *, on_call: Callable[[str, Any], None]) -> None:
         self._inner = inner
         self._life = life
         self._on_call = on_call

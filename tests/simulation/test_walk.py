@@ -8,7 +8,8 @@ from tests.simulation import lab
 
 
 @pytest.mark.parametrize(
-    ("forge", "forges"), [pytest.param("github", lab.GITHUB, id="github"), pytest.param("gitlab", lab.GITLAB, id="gitlab")]
+    ("forge", "forges"),
+    [pytest.param("github", lab.GITHUB, id="github"), pytest.param("gitlab", lab.GITLAB, id="gitlab")],
 )
 def test_a_queued_job_gets_an_instance_runs_once_and_the_instance_is_gone(forge: str, forges: str) -> None:
     async def story(world: lab.Lab) -> None:
