@@ -263,7 +263,7 @@ class Daemon:
         known = settings.providers.get(row.provider)
         met = self.station.providers.get(row.provider)
         kind = known.type if known is not None else met.settings.type if met is not None else ""
-        commands: dict[str, tuple[str, ...]] = {}
+        commands: dict[str, tuple[str, ...]] = {"github": config.GITHUB_COMMAND, "gitlab": config.GITLAB_COMMAND}
         environment: dict[str, str] = {}
         if pool is not None and row.provider in settings.providers:
             for name, forge in settings.forges.items():

@@ -6,9 +6,11 @@ Retries, limits and meaning belong to the clients above; nothing here repeats a 
 
 from __future__ import annotations
 
+import base64
 import codecs
 import json as jsonlib
 import ssl
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -83,6 +85,26 @@ class AiohttpTransport:
         self._ca_file = ca_file
         self._user_agent = user_agent
         self._session: aiohttp.ClientSession | None = None
+        #: Scheme and host -> the proxy for it, and the header with its credentials.
+        self._proxies: dict[tuple[str, str], tuple[yarl.URL | None, dict[str, str]]] = {}
+
+    def _proxy(self, url: yarl.URL) -> tuple[yarl.URL | None, dict[str, str]]:
+        """What the environment says of a host (``HTTPS_PROXY``, ``NO_PROXY``), read once.
+
+        The session's ``trust_env`` would read it, and ~/.netrc, for every request; and it refuses to send one of ours
+        to a host of which that file has an entry.
+        """
+        key = (url.scheme, url.host or "")
+        if key not in self._proxies:
+            named = None if urllib.request.proxy_bypass(key[1]) else urllib.request.getproxies().get(key[0])
+            proxy = yarl.URL(named) if named else None
+            headers = {}
+            if proxy is not None and proxy.user is not None:
+                words = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
+                headers["Proxy-Authorization"] = f"Basic {words}"
+                proxy = proxy.with_user(None)
+            self._proxies[key] = (proxy, headers)
+        return self._proxies[key]
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -93,18 +115,22 @@ class AiohttpTransport:
                 connector=aiohttp.TCPConnector(ssl=context, limit=200),
                 headers={"User-Agent": self._user_agent},
                 auto_decompress=True,
-                trust_env=True,
             )
         return self._session
 
     async def send(self, request: Request) -> Response:
         timeout = aiohttp.ClientTimeout(total=request.timeout, sock_connect=10)
+        # The URL is sent as given: GitLab project paths carry %2F, which must survive.
+        url = yarl.URL(request.url, encoded=True)
+        proxy, credentials = self._proxy(url)
         try:
             async with self._open().request(
                 request.method,
-                # The URL is sent as given: GitLab project paths carry %2F, which must survive.
-                yarl.URL(request.url, encoded=True),
-                headers=request.headers,
+                url,
+                proxy=proxy,
+                proxy_headers=credentials,
+                # Without TLS the request itself goes to the proxy, not into a tunnel through it.
+                headers={**request.headers, **credentials} if url.scheme == "http" else request.headers,
                 data=request.body,
                 timeout=timeout,
                 allow_redirects=False,

@@ -15,7 +15,7 @@ from tests.bench import measures, report
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, and no queue of 10,000 jobs")
-    parser.add_argument("--only", choices=measures.NAMES, action="append", help="only this measurement; may be repeated")
+    parser.add_argument("--only", choices=measures.NAMES, action="append", help="only this one; may be repeated")
     parser.add_argument("--keep", action="store_true", help="keep the directories with the logs and say where")
     arguments = parser.parse_args()
     found = measures.Found()

@@ -39,6 +39,8 @@ class Found:
     slow_forge: dict[int, list[float]] = field(default_factory=dict)
     #: Jobs queued -> (daemon CPU seconds per job, jobs done).
     cpu: dict[int, tuple[float, int]] = field(default_factory=dict)
+    #: Jobs queued -> instances that were bought and got no job; those that wait for one are given back after `idle`.
+    spare: dict[int, int] = field(default_factory=dict)
     #: Jobs queued -> jobs per second of wall time.
     rates: dict[int, float] = field(default_factory=dict)
     plan_seconds: float | None = None
@@ -232,10 +234,15 @@ class Bench:
         done = crew.counts["jobs"]
         if done == size:
             # The whole life of an instance counts, to its confirmed end.
-            plants.until(lambda: plant.live_rows() == 0, "every instance is gone", seconds=60, pause=0.25)
+            try:
+                plants.until(lambda: plant.live_rows() == 0, "every instance is gone", seconds=20, pause=0.25)
+            except plants.TookTooLong:
+                self._found.spare[size] = plant.live_rows()
+                self._say(f"  instances that no job needed: {_spare(plant)}")
         used, seconds = plant.running.cpu_seconds() - cpu, time.monotonic() - began
-        assert done > 0, f"no job was done in {seconds:.0f} s: {dict(crew.counts)} {crew.problems}\n{plant.running.tail()}"
-        self._say(f"  {done} of {size} jobs in {seconds:.0f} s, {used:.1f} s CPU: {dict(crew.counts)} {crew.problems}")
+        told = f"{dict(crew.counts)} {crew.problems}"
+        assert done > 0, f"no job was done in {seconds:.0f} s: {told}\n{plant.running.tail()}"
+        self._say(f"  {done} of {size} jobs in {seconds:.0f} s, {used:.1f} s CPU: {told}")
         self._found.cpu[size] = (used / done, done)
         self._found.rates[size] = done / seconds
         if size == 1000 or self._found.forge_calls is None:
@@ -286,6 +293,15 @@ class Bench:
 
     def _plan(self) -> None:
         self._found.plan_seconds, self._found.plan_actions = planning.measure()
+
+
+def _spare(plant: plants.Plant) -> list[tuple[Any, ...]]:
+    """What the state says of live instances, with their events."""
+    closed = ", ".join(f"'{state}'" for state in plants.CLOSED)
+    return plant.rows(
+        "SELECT i.id, i.state, i.reason, i.queue_forge, i.detail, e.at, e.what, e.reason, e.detail "
+        f"FROM instances i JOIN events e ON e.id = i.id WHERE i.state NOT IN ({closed}) ORDER BY e.rowid"
+    )[:40]
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from rich import box, console
@@ -40,7 +40,9 @@ def _spread(values: list[float] | None) -> dict[str, float | None]:
 
 def table(found: measures.Found) -> str:
     """What was measured against the goals of the design."""
-    made = tables.Table(box=box.SIMPLE, title="runnerd: measured against section 10 of the design", title_justify="left")
+    made = tables.Table(
+        box=box.SIMPLE, title="runnerd: measured against section 10 of the design", title_justify="left"
+    )
     for heading in ("what", "measured", "goal", "", "how"):
         made.add_column(heading, no_wrap=heading in ("", "measured", "goal"))
     for row in _rows(found):
@@ -63,7 +65,7 @@ def _rows(found: measures.Found) -> Iterator[tuple[str, str, str, str, str]]:
         yield _burst("burst of 1,000: last", found.signals[1000], 1000, "max", 3.0)
     if found.slow_forge.get(200):
         yield _burst("burst of 200, forge 300 ms slow: p95", found.slow_forge[200], 200, "p95", 0.5)
-    yield from _cpu(found.cpu, found.rates)
+    yield from _cpu(found)
     if found.plan_seconds is not None:
         how = f"{planning.INSTANCES:,} instances, {planning.JOBS:,} queued jobs of {planning.REPOS:,} repositories; "
         yield _row("one plan", found.plan_seconds, 0.050, f"{how}{found.plan_actions} actions; best of 5", _ms)
@@ -81,13 +83,14 @@ def _rows(found: measures.Found) -> Iterator[tuple[str, str, str, str, str]]:
         yield _row("idle", found.idle_cpu, 0.01, how, lambda value: f"{100 * value:.2f} %")
 
 
-def _cpu(
-    cpu: Mapping[int, tuple[float, int]], rates: Mapping[int, float]
-) -> Iterator[tuple[str, str, str, str, str]]:
-    first = cpu[min(cpu)][0] if cpu else 0.0
-    for size, (seconds, done) in sorted(cpu.items()):
+def _cpu(found: measures.Found) -> Iterator[tuple[str, str, str, str, str]]:
+    first = found.cpu[min(found.cpu)][0] if found.cpu else 0.0
+    for size, (seconds, done) in sorted(found.cpu.items()):
         counted = f"{done:,} of {size:,} queued jobs" if done < size else f"{size:,} jobs"
-        how = f"{counted}, {measures.WORKERS} instances at most; {rates[size]:.1f} jobs/s; {seconds / first:.2f} x the first"
+        how = f"{counted}, {measures.WORKERS} instances at most; {found.rates[size]:.1f} jobs/s; "
+        how += f"{seconds / first:.2f} x the first"
+        if found.spare.get(size):
+            how += f"; {found.spare[size]} instances too many were bought"
         # "Constant" with room for noise: nothing that grows with the queue stays below it from 100 to 10,000.
         yield _row(f"CPU per job, queue of {size:,}", seconds, 1.5 * first, how, _ms, goal="constant")
 
@@ -98,7 +101,9 @@ def _burst(what: str, values: list[float], size: int, key: str, goal: float) -> 
     return _row(what, seen[key], goal, how, _ms)
 
 
-def _row(what: str, value: float, most: float, how: str, show: Any, *, goal: str = "") -> tuple[str, str, str, str, str]:
+def _row(
+    what: str, value: float, most: float, how: str, show: Any, *, goal: str = ""
+) -> tuple[str, str, str, str, str]:
     return what, show(value), goal or f"<= {show(most)}", "met" if value <= most else "NOT MET", how
 
 

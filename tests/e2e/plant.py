@@ -186,7 +186,9 @@ class Simulator:
         assert 200 <= status < 300, f"{method} {path}: {status} {data[:300]!r}\n{self.child.tail()}"
         return json.loads(data) if data else None
 
-    def queue(self, forge: str, *, repo: str = "acme/ml", labels: Sequence[str] = ("gpu-t4",), **more: Any) -> list[int]:
+    def queue(
+        self, forge: str, *, repo: str = "acme/ml", labels: Sequence[str] = ("gpu-t4",), **more: Any
+    ) -> list[int]:
         """Queue jobs; their ids."""
         body = {"forge": forge, "repo": repo, "labels": list(labels), **more}
         ids: list[int] = self.ask("POST", "/_sim/jobs", body)["ids"]
@@ -490,9 +492,10 @@ class Plant:
         with contextlib.suppress(sqlite3.Error, OSError):
             events = self.rows("SELECT at, subject, id, what, reason, detail FROM events ORDER BY rowid DESC LIMIT 80")
             parts.append("--- events\n" + "\n".join(" ".join(map(str, row)) for row in reversed(events)))
-        parts.append("--- calls\n" + "\n".join(
-            json.dumps(line) for line in [one for one in self.calls() if one["call"] != "list"][-60:]
-        ))
+        parts.append(
+            "--- calls\n"
+            + "\n".join(json.dumps(line) for line in [one for one in self.calls() if one["call"] != "list"][-60:])
+        )
         return "\n".join(parts)
 
     # -- the end -----------------------------------------------------------------------------------------------

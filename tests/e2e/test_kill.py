@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import time
@@ -151,7 +152,7 @@ def _assert_no_attempt_twice(plant: plants.Plant) -> None:
         by_name.setdefault(name, []).append((began, ended))
     for name, spans in by_name.items():
         spans.sort()
-        for (_, ended), (began, _) in zip(spans, spans[1:], strict=False):
+        for (_, ended), (began, _) in itertools.pairwise(spans):
             assert ended <= began, f"{name} lived twice at one time: {spans}"
     # The limit held at every moment of the burst, daemon or not.
     moments = sorted([(began, 1) for _, began, _ in lives] + [(ended, -1) for _, _, ended in lives])
