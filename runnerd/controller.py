@@ -205,7 +205,10 @@ class Controller:
         for witness in self.station.evidence.values():
             witness.agent_at += drift if witness.agent_at else 0.0
             witness.cloud_at += drift if witness.cloud_at else 0.0
-        self.station.background.spawn("clock", self.station.rows.shift(drift))
+        # At once, because this very pass plans by these times.
+        self.station.rows.shift(drift)
+        event = model.Event(self.station.clock.now(), "daemon", "clock", "shifted", "", f"by {drift:+.0f} s")
+        self.station.background.spawn("clock", self.station.rows.keep(event))
 
     def _watch_budgets(self) -> None:
         over = dict(self.admission.overruns())

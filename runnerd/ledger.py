@@ -196,8 +196,8 @@ class Ledger:
             listener(old, new)
         return new
 
-    async def shift(self, drift: float) -> None:
-        """Move every time of the live rows, because the clock that stamped them was moved."""
+    def shift(self, drift: float) -> None:
+        """Move every time of the live rows, because the clock that stamped them was moved; :meth:`keep` stores them."""
         for row in list(self.instances.values()):
             if row.state not in model.CLOSED:
                 self.instances[row.id] = _shifted(row, _INSTANCE_TIMES, drift)
@@ -205,7 +205,9 @@ class Ledger:
             self.attempts[attempt.key] = _shifted(attempt, ("created_at", "since", "sent_at"), drift)
         for registration in list(self.registrations.values()):
             self.registrations[registration.id] = _shifted(registration, ("created_at", "since"), drift)
-        event = Event(self._now(), "daemon", "clock", "shifted", "", f"by {drift:+.0f} s")
+
+    async def keep(self, event: Event) -> None:
+        """Write every row in memory anew, with why."""
         await self._store.write(*self.instances.values(), *self.attempts.values(), *self.registrations.values(), event)
 
     async def amend(

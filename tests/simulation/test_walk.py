@@ -92,5 +92,7 @@ def test_a_corrected_wall_clock_ends_nothing() -> None:
         assert await world.until(world.finished, within=1200), world.describe()
         assert [(job.conclusion, job.starts) for job in world.jobs()] == [("success", 1)]
         assert len(world.creates) == 1
+        events = await world.daemon.store.events(subject="instance", limit=500)
+        assert not [event for event in events if event.reason in ("max-job", "age", "boot-timeout")]
 
     lab.run(lab.Plan(forges=lab.GITHUB), story)
