@@ -18,6 +18,8 @@ from runnerd.model import Event, InstanceId, InstanceState, Job, JobState, Queue
 
 log = logging.getLogger(__name__)
 
+#: Seconds for which a count may still be older than its receipt says.
+AFTERMATH = 5.0
 #: How many ids of one job are remembered.
 ALIASES = 8
 
@@ -163,7 +165,7 @@ class Intake:
         found = self._pickups.get(queue)
         if not found:
             return 0
-        for id in [id for id, at in found.items() if at <= as_of]:
+        for id in [id for id, at in found.items() if at <= as_of - AFTERMATH]:
             del found[id]
         return len(found)
 
