@@ -1,7 +1,8 @@
 """Bringing a database to the schema of this code, and telling how far it is.
 
-Alembic does the work; its scripts travel inside the package.  A database of a newer runnerd or of another program is
-refused, never changed.
+Alembic does the work; its scripts travel inside the package.  It is imported only where a schema is to be changed:
+that takes 11 MB, which a daemon on a finished schema need not carry.  A database of a newer runnerd or of another
+program is refused, never changed.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
-from alembic import command, config, runtime, script
 
 from runnerd import errors
 from runnerd.store import backup, engine, lock, tables
+
+if TYPE_CHECKING:
+    from alembic import config
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -28,6 +31,8 @@ SCRIPTS = Path(__file__).parent / "migrations"
 
 def alembic_config(connection: sa.Connection | None = None) -> config.Config:
     """What Alembic needs, without an ini file."""
+    from alembic import config
+
     settings = config.Config()
     settings.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     settings.set_main_option("path_separator", "os")
@@ -37,9 +42,8 @@ def alembic_config(connection: sa.Connection | None = None) -> config.Config:
 
 @functools.cache
 def revisions() -> tuple[str, ...]:
-    """Every revision of this code, oldest first; the history is one line."""
-    scripts = script.ScriptDirectory.from_config(alembic_config())
-    return tuple(reversed([each.revision for each in scripts.walk_revisions()]))
+    """Every revision of this code, oldest first; the history is one line, and its scripts are numbered in order."""
+    return tuple(sorted(path.name.partition("_")[0] for path in (SCRIPTS / "versions").glob("[0-9]*_*.py")))
 
 
 def _revision(connection: sa.Connection) -> str | None:
@@ -51,8 +55,9 @@ def _revision(connection: sa.Connection) -> str | None:
                 f"this database holds a table named {ours[0]} that is not runnerd's; give runnerd a database of its own"
             )
         return None
-    context = runtime.migration.MigrationContext.configure(connection, opts={"version_table": tables.VERSION_TABLE})
-    return context.get_current_revision()
+    version = sa.table(tables.VERSION_TABLE, sa.column("version_num", sa.String))
+    found: str | None = connection.execute(sa.select(version.c.version_num)).scalar()
+    return found
 
 
 def _missing(revision: str | None, where: str) -> tuple[str, ...]:
@@ -89,6 +94,8 @@ def upgrade(connection: sa.Connection, url: sa.URL, *, now: float) -> list[str]:
             backup.copy(path, revision=todo[0], now=now)
         elif not engine.is_memory(url):
             log.warning("%s", backup.hint(where))
+    from alembic import command
+
     with connection.begin():
         command.upgrade(alembic_config(connection), "head")
     log.info("%s migrated to %s", where, todo[-1])

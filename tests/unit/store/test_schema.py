@@ -3,11 +3,13 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic import autogenerate, runtime
+from alembic import autogenerate, runtime, script
 
 from runnerd import errors, store
 from runnerd.store import backup, engine, schema, tables
@@ -179,3 +181,21 @@ class TestRefused:
             connection.exec_driver_sql("CREATE TABLE jobs (mine INTEGER)")
         with pytest.raises(errors.StoreError, match="table named jobs that is not runnerd's"):
             await opened(durable_url)
+
+
+def test_the_numbered_scripts_are_the_history_that_alembic_follows():
+    scripts = script.ScriptDirectory.from_config(schema.alembic_config())
+    assert schema.revisions() == tuple(reversed([each.revision for each in scripts.walk_revisions()]))
+
+
+def test_a_database_that_needs_no_migration_is_opened_without_alembic(tmp_path):
+    url = f"sqlite:///{tmp_path}/runnerd.db"
+    store.migrate(url)
+    code = (
+        "import asyncio, sys, time\nfrom runnerd import store, tasks\n"
+        "async def main():\n"
+        f"    opened = await store.Store.open({url!r}, offload=tasks.Offload(0), now=time.time)\n"
+        "    await opened.close()\n"
+        "asyncio.run(main())\nsys.exit('alembic' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0
