@@ -166,11 +166,13 @@ async def test_sweep_lists_what_has_no_row_and_the_daemon_takes_it_in(tmp_path: 
         assert [one["row"] for each in found["providers"] for one in each["instances"]] == ["booting"]
         assert found["unaccounted"] == 0
         del at.small.rows[row.id]
-        provider = at.small.daemon.station.providers["sky"]
         found = await at.json("sweep", "--dry-run", exit=Exit.PROBLEMS)
-        assert found["unaccounted"] == 1 and not provider.listing_wanted.is_set()
+        assert found["unaccounted"] == 1 and row.id not in at.small.rows
         await at.json("sweep", exit=Exit.PROBLEMS)
-        assert provider.listing_wanted.is_set()
+        async with asyncio.timeout(10):
+            while row.id not in at.small.rows:
+                await asyncio.sleep(0.01)
+        assert at.small.rows[row.id].adopted
 
 
 async def test_events_follow_goes_on_until_the_reader_leaves(tmp_path: Path) -> None:
