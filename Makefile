@@ -29,8 +29,8 @@ demo: $(VENV)/.installed
 	@$(BIN)/runnerd demo $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/unit tests/contract tests/simulation
-	$(BIN)/python -m pytest -q tests/e2e
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q --durations=8 tests/unit tests/contract tests/simulation
+	$(BIN)/python -m pytest -q --durations=4 tests/e2e
 
 unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q tests/unit
