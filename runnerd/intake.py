@@ -18,8 +18,9 @@ from runnerd.model import Event, InstanceId, InstanceState, Job, JobState, Queue
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which a count may still be older than its receipt says.
-AFTERMATH = 5.0
+#: Seconds for which a count may still be older than its receipt says, and for which a pickup outweighs a count at most:
+#: a forge whose word of it was lost is believed again, or one job would wait for ever.
+AFTERMATH, LOST_WORD = 5.0, 120.0
 #: How many ids of one job are remembered.
 ALIASES = 8
 
@@ -165,7 +166,8 @@ class Intake:
         found = self._pickups.get(queue)
         if not found:
             return 0
-        for id in [id for id, at in found.items() if at <= as_of - AFTERMATH]:
+        now = self._station.clock.now()
+        for id in [id for id, at in found.items() if now - at >= (LOST_WORD if at > as_of else AFTERMATH)]:
             del found[id]
         return len(found)
 

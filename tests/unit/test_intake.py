@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from core_fakes import FULL, NONCE, QUEUE, START, Place, bought, registration
+from core_fakes import FULL, NONCE, QUEUE, START, ManualClock, Place, bought, registration
 
 from runnerd import errors, intake, model, store
 from runnerd.forges.base import JobEvent, JobUpdate
@@ -190,15 +190,28 @@ def test_the_announced_capacity_is_never_zero(sink: intake.Intake) -> None:
     assert sink.capacity(QUEUE) == 7
 
 
-async def test_a_pickup_counts_until_the_forge_has_told_or_counted_again(sink: intake.Intake, place: Place) -> None:
+async def test_a_pickup_counts_until_the_forge_has_told_or_counted_again(
+    sink: intake.Intake, place: Place, clock: ManualClock
+) -> None:
     place.put(bought("vm-1", "busy", queue=QUEUE, agent_nonce=NONCE), registration("r1"))
     sink.note_pickup(place.row())
     assert sink.pickups(QUEUE, as_of=START - 1) == 1
     # The forge may have counted before the pickup and been heard after it.
     assert sink.pickups(QUEUE, as_of=START + 1) == 1
-    assert sink.pickups(QUEUE, as_of=START + intake.AFTERMATH) == 0
+    await clock.advance(intake.AFTERMATH)
+    assert sink.pickups(QUEUE, as_of=START - 1) == 1
+    assert sink.pickups(QUEUE, as_of=START + 1) == 0
     sink.note_pickup(place.row())
     await sink.record(QUEUE, [told(S)])
+    assert sink.pickups(QUEUE, as_of=START - 1) == 0
+
+
+async def test_a_pickup_that_the_forge_never_tells_of_holds_no_job_back_for_ever(
+    sink: intake.Intake, place: Place, clock: ManualClock
+) -> None:
+    place.put(bought("vm-1", "busy", queue=QUEUE, agent_nonce=NONCE), registration("r1"))
+    sink.note_pickup(place.row())
+    await clock.advance(intake.LOST_WORD)
     assert sink.pickups(QUEUE, as_of=START - 1) == 0
 
 
