@@ -81,8 +81,9 @@ class Admission:
     def __init__(self, station: station.Station) -> None:
         self._station = station
         self._accounts: dict[tuple[str, str], _Account] = {}
-        #: Admitted instances whose rows are not committed as requested yet: they do not count themselves.
+        #: Seconds that an instance launched now may live at most.
         self._horizon = 0.0
+        #: Admitted instances whose rows are not committed as requested yet: they do not count themselves.
         self._pending: dict[model.InstanceId, tuple[Offer, str, str, float]] = {}
 
     def count(self, *, horizon: float = 0.0) -> None:
@@ -113,8 +114,7 @@ class Admission:
                 for index, window in enumerate(account.windows):
                     account.committed[index] += budget.commitment(row, now, window)
         for offer, pool_name, repo, lifetime in self._pending.values():
-            for account in self._of(pool_name, offer.provider, repo):
-                account.add(offer, lifetime, now)
+            self._add(offer, pool=pool_name, repo=repo, lifetime=lifetime)
         for level, account in self._accounts.items():
             for index, window in enumerate(account.windows):
                 for spent, dollars in self._station.rows.tally.inside(window):
@@ -184,9 +184,7 @@ class Admission:
         """
         words = self.refusal(offer, pool=pool, repo=repo, lifetime=lifetime)
         if not words:
-            now = self._station.clock.now()
-            for account in self._of(pool, offer.provider, repo):
-                account.add(offer, lifetime, now)
+            self._add(offer, pool=pool, repo=repo, lifetime=lifetime)
             if instance is not None:
                 self._pending[instance] = (offer, pool, repo, lifetime)
         return words
@@ -197,9 +195,13 @@ class Admission:
 
     def release(self, offer: Offer, *, pool: str, repo: str, lifetime: float) -> None:
         """An admitted instance certainly did not come to be: what was counted for it is free for its next offer."""
+        self._add(offer, pool=pool, repo=repo, lifetime=lifetime, count=-1)
+
+    def _add(self, offer: Offer, *, pool: str, repo: str, lifetime: float, count: int = 1) -> None:
+        """Count an instance of that offer at every level that it belongs to."""
         now = self._station.clock.now()
         for account in self._of(pool, offer.provider, repo):
-            account.add(offer, lifetime, now, count=-1)
+            account.add(offer, lifetime, now, count=count)
 
     def provider_refusal(self, provider: str) -> str:
         """Why nothing at all may be bought from a provider; empty when something may."""

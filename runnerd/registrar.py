@@ -16,11 +16,8 @@ from runnerd.model import InstanceId, InstanceState, Queue, Registration, Regist
 
 log = logging.getLogger(__name__)
 
-
 #: Seconds between looks for runners that nobody knows of.
 SWEEP_EVERY = 300.0
-
-
 #: Seconds without a try after so many refusals in a row.
 PAUSES = (0.0, 1.0, 2.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0)
 

@@ -118,28 +118,10 @@ class Admin:
         return _answer({**views.status(self._daemon), "pid": os.getpid(), "socket": str(self._path)})
 
     async def _jobs(self, request: web.Request) -> web.Response:
-        query = request.query
-        return _answer(
-            await views.jobs(
-                self._daemon,
-                state=query.get("state", ""),
-                pool=query.get("pool", ""),
-                every=query.get("all") == "1",
-                limit=int(query.get("limit", 500)),
-            )
-        )
+        return _answer(await views.jobs(self._daemon, **_selection(request)))
 
     async def _instances(self, request: web.Request) -> web.Response:
-        query = request.query
-        return _answer(
-            await views.instances(
-                self._daemon,
-                state=query.get("state", ""),
-                pool=query.get("pool", ""),
-                every=query.get("all") == "1",
-                limit=int(query.get("limit", 500)),
-            )
-        )
+        return _answer(await views.instances(self._daemon, **_selection(request)))
 
     async def _pools(self, request: web.Request) -> web.Response:
         return _answer(views.pools(self._daemon))
@@ -241,6 +223,17 @@ def _peer(request: web.Request) -> tuple[int, int]:
         raise errors.Refused("the caller is unknown", status=403)
     pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return pid, uid
+
+
+def _selection(request: web.Request) -> dict[str, Any]:
+    """Which rows of a list are asked for."""
+    query = request.query
+    return {
+        "state": query.get("state", ""),
+        "pool": query.get("pool", ""),
+        "every": query.get("all") == "1",
+        "limit": int(query.get("limit", 500)),
+    }
 
 
 def admitted(peer: tuple[int, int]) -> str:

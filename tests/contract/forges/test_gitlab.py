@@ -9,7 +9,6 @@ import dataclasses
 import email.utils
 import itertools
 import random
-import selectors
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +22,7 @@ from runnerd.forges.gitlab import runners as runner_records
 from runnerd.simulator import app, world
 from runnerd.simulator import gitlab as simulated
 from runnerd.simulator import http as wire
+from tests.simulation.virtual import Loop as _Loop
 
 T = TypeVar("T")
 START = 1_790_000_000.0
@@ -30,29 +30,6 @@ URL = "https://gitlab.test"
 SIGNING = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 GPU = model.Queue("gl", "acme", "gpu-t4")
 BIG = model.Queue("gl", "acme", "gpu-a100")
-
-
-class _Jumping(selectors.SelectSelector):
-    """Never waits: moves the loop's time instead."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0)
-        if not ready and timeout is None:
-            raise RuntimeError("everything waits and no timer is left")
-        if not ready and timeout:
-            self.now += timeout
-        return ready
-
-
-class _Loop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self.jumping = _Jumping()
-        super().__init__(self.jumping)
-
-    def time(self) -> float:
-        return self.jumping.now
 
 
 class Clock:

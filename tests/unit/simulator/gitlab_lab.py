@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import selectors
 import ssl
 import subprocess
 import sys
@@ -16,36 +15,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runnerd.simulator import app, gitlab, gitlab_runner, http, world
+from tests.simulation.virtual import Loop as VirtualLoop
 
 T = TypeVar("T")
 #: A Monday, on a full hour.
 START = 1_780_307_600.0 // 3600 * 3600
 FEATURES = {"variables": True, "refspecs": True, "two_phase_job_commit": True, "cancel_gracefully": True}
-
-
-class _Jumping(selectors.DefaultSelector):
-    """Never waits: moves the loop's time instead."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise RuntimeError("everything waits and no timer is left")
-        self.now += max(0.0, timeout)
-        return super().select(0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop in which sleeping takes no time."""
-
-    def __init__(self) -> None:
-        self._jumping = _Jumping()
-        super().__init__(self._jumping)
-
-    def time(self) -> float:
-        return self._jumping.now
 
 
 class Lab:
