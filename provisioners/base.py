@@ -11,9 +11,11 @@ Units: times are unix seconds, durations seconds, money US dollars.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
+
+from provisioners.offload import Offload
 
 #: Tag names that every instance and side resource carries from the moment it exists.
 TAG_CONTROLLER = "runnerd-controller"
@@ -66,6 +68,11 @@ class Offer:
     #: Dollars per hour at launch.
     price: float
     gpus: int = 0
+    cpus: int = 0
+    #: What it boots from, as far as it is known: boot failures of one image count together.
+    image: str = ""
+    #: Where the price comes from and of which day, for people: ``catalogue 2026-07-20``, ``spot price history``.
+    price_source: str = ""
 
     @property
     def key(self) -> str:
@@ -99,6 +106,43 @@ class CreateRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Kind(enum.StrEnum):
+    """What a failed call means for what is tried next."""
+
+    #: Nothing free here now; elsewhere there may be.
+    CAPACITY = "capacity"
+    #: Our limit at the provider is reached.
+    QUOTA = "quota"
+    #: The price asked is above what we pay.
+    PRICE = "price"
+    #: Too many calls; pause this API, the offer is not to blame.
+    THROTTLED = "throttled"
+    #: The credential is missing, expired or refused.
+    AUTH = "auth"
+    #: The request cannot work as configured (image, subnet, type).
+    CONFIG = "config"
+    #: The provider stumbled; the same call may pass.
+    TRANSIENT = "transient"
+    #: There is nothing under that handle.
+    NOT_FOUND = "not-found"
+    #: The machine was there and its system did not come up: the image is suspected.
+    BOOT = "boot"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something could not be bought, and how far that speaks."""
+
+    kind: Kind
+    message: str
+    #: The widest place it speaks for, as an offer pattern (``*`` and ``a|b`` in each segment); empty: only this offer.
+    scope: str = ""
+    #: The provider's own code.
+    code: str = ""
+    #: Seconds for which the provider's own documents say that it lasts; 0 for what is usual for the kind.
+    block_for: float = 0.0
+
+
 class InstanceStatus(enum.StrEnum):
     """What the provider says of an instance."""
 
@@ -110,6 +154,8 @@ class InstanceStatus(enum.StrEnum):
     ENDING = "ending"
     #: Exists, does not run, may still cost money: runnerd deletes it.
     STOPPED = "stopped"
+    #: Its launch was accepted and then failed; it never runs, may still cost money, and is deleted at once.
+    FAILED = "failed"
     #: Ended; the provider still remembers it.
     GONE = "gone"
 
@@ -132,6 +178,8 @@ class InstanceView:
     address: str = ""
     #: False when the provider's own health probe says the machine is dead; None when there is no probe or no verdict.
     healthy: bool | None = None
+    #: Why its launch failed after it was accepted; None when it did not.
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +193,17 @@ class Residue:
     created_at: float
 
 
+def within(scope: str, scopes: frozenset[str]) -> bool:
+    """True when a scope is one of those, or in a region that is there with all its zones."""
+    return scope in scopes or f"{scope.rpartition('/')[0]}/*" in scopes
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a provider has of ours.  Absence means something only inside ``complete_scopes``."""
+    """What a provider has of ours.  Absence means something only inside ``complete_scopes``.
+
+    A scope is ``provider/account/region/zone``; ``provider/account/region/*`` stands for every zone of the region.
+    """
 
     views: tuple[InstanceView, ...]
     complete_scopes: frozenset[str]
@@ -157,7 +213,7 @@ class Listing:
 
     def covers(self, scope: str) -> bool:
         """True when every instance of that scope is in ``views``."""
-        return scope in self.complete_scopes
+        return within(scope, self.complete_scopes)
 
 
 class EndKind(enum.StrEnum):
@@ -181,33 +237,16 @@ class EndReason:
 
     kind: EndKind
     detail: str = ""
-
-
-class Kind(enum.StrEnum):
-    """What a failed call means for what is tried next."""
-
-    #: Nothing free here now; elsewhere there may be.
-    CAPACITY = "capacity"
-    #: Our limit at the provider is reached.
-    QUOTA = "quota"
-    #: The price asked is above what we pay.
-    PRICE = "price"
-    #: Too many calls; pause this API, the offer is not to blame.
-    THROTTLED = "throttled"
-    #: The credential is missing, expired or refused.
-    AUTH = "auth"
-    #: The request cannot work as configured (image, subnet, type).
-    CONFIG = "config"
-    #: The provider stumbled; the same call may pass.
-    TRANSIENT = "transient"
-    #: There is nothing under that handle.
-    NOT_FOUND = "not-found"
+    #: What the end says about its offer, where it was a launch that failed; None otherwise.
+    failure: Failure | None = None
 
 
 class ProvisionError(Exception):
     """A provider call failed.
 
-    ``scope`` is the widest place the failure speaks for, as an offer pattern with ``*`` (empty: only this offer).
+    ``scope``, ``code`` and ``block_for`` are those of :class:`Failure`; ``retry_after`` is the pause in seconds that a
+    throttling provider asked for (0: it did not say).
+
     ``maybe_created`` is True unless it is certain that no instance came of the call; an unknown outcome must be
     resolved by listing or by sending the same request again, never by a new one.
     """
@@ -221,6 +260,7 @@ class ProvisionError(Exception):
         code: str = "",
         maybe_created: bool = False,
         retry_after: float = 0.0,
+        block_for: float = 0.0,
     ) -> None:
         super().__init__(message)
         self.kind = kind
@@ -228,6 +268,41 @@ class ProvisionError(Exception):
         self.code = code
         self.maybe_created = maybe_created
         self.retry_after = retry_after
+        self.block_for = block_for
+
+    @property
+    def failure(self) -> Failure:
+        """What is remembered of it."""
+        return Failure(self.kind, str(self), self.scope, self.code, self.block_for)
+
+
+class Unit(enum.StrEnum):
+    """What a quota counts."""
+
+    INSTANCES = "instances"
+    GPUS = "gpus"
+    VCPUS = "vcpus"
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """A ceiling that the provider sets for the account, as it last told it."""
+
+    #: The provider's own name for it, for people.
+    name: str
+    #: The offers that it governs, as a pattern like that of :class:`Failure`.
+    pattern: str
+    unit: Unit
+    limit: float
+    #: Used by everybody in the account, us included.
+    used: float
+    as_of: float
+    #: Where it is raised.
+    remedy: str = ""
+
+
+#: The commands by which an instance that is a machine of its own ends.
+POWER_OFF = ("systemctl", "poweroff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +320,15 @@ class Traits:
     #: Creates per second in the long run, and how many at once; the caller paces itself.
     create_rate: float = 10.0
     create_burst: int = 50
+    #: True when that holds for each region by itself, False when for the whole provider.
+    paced_by_region: bool = False
+    #: Bytes of user-data that the provider takes.
+    user_data_limit: int = 16384
+    #: How an instance ends itself when its agent leaves or its deadline passes, as a command without a shell; empty
+    #: when it is only a process.
+    power_off: tuple[str, ...] = POWER_OFF
+    #: Its instances are processes beside the daemon: no hardware to prove, the daemon's Python, the daemon's user.
+    beside_daemon: bool = False
     #: Plain words on what can be left behind if the daemon never comes back; ``check`` prints them.
     residue: str = ""
 
@@ -269,6 +353,10 @@ class Finding:
     remedy: str = ""
 
 
+def _no_secrets(reference: str) -> str:
+    raise ValueError(f"{reference}: nobody here can read secrets")
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What runnerd hands a provisioner: everything it may depend on from outside."""
@@ -283,6 +371,28 @@ class Context:
     now: Callable[[], float]
     #: ``await sleep(seconds)``.
     sleep: Callable[[float], Any]
+    #: ``offload(width)`` makes the door through which a blocking SDK is called: at most that many calls at once.
+    offload: Callable[[int], Offload] = Offload
+    #: Reads the value behind a secret's reference (``file:``, ``env:``, ``credential:``) now; raises ValueError in
+    #: plain words.  Options hold references only.
+    secret: Callable[[str], str] = _no_secrets
+
+
+class Basics:
+    """What a provisioner without quotas, price lists and options of pools answers; to inherit from."""
+
+    @classmethod
+    def validate_pool(cls, options: Mapping[str, Any]) -> list[str]:
+        return [f"{key}: this provider takes no options from pools" for key in options]
+
+    def why_none(self, shape: Shape) -> str:
+        return ""
+
+    async def quotas(self) -> list[Quota]:
+        return []
+
+    async def refresh_prices(self) -> list[Finding]:
+        return []
 
 
 @runtime_checkable
@@ -299,11 +409,16 @@ class Provisioner(Protocol):
         """Problems of a provider's options as ``"dotted.key: what is wrong"``; empty when usable.  No I/O."""
         ...
 
+    @classmethod
+    def validate_pool(cls, options: Mapping[str, Any]) -> list[str]:
+        """Problems of a pool's options for this provider, told like those of :meth:`validate`.  No I/O."""
+        ...
+
     @property
     def traits(self) -> Traits: ...
 
     def scopes(self) -> frozenset[str]:
-        """Every scope that the configuration names."""
+        """Every scope that the configuration names, as far as it can be told before :meth:`start`."""
         ...
 
     async def start(self) -> None:
@@ -316,6 +431,14 @@ class Provisioner(Protocol):
 
     async def offers(self, shape: Shape) -> list[Offer]:
         """What could be bought for that shape, in the operator's order.  Availability is not promised."""
+        ...
+
+    def why_none(self, shape: Shape) -> str:
+        """Plain words on why :meth:`offers` has nothing for a shape, with the nearest thing that exists; else empty."""
+        ...
+
+    async def quotas(self) -> list[Quota]:
+        """The account's ceilings that govern configured offers, where the provider tells them; cached by the caller."""
         ...
 
     async def create(self, request: CreateRequest) -> InstanceView:
@@ -334,8 +457,8 @@ class Provisioner(Protocol):
         """Remove a side resource.  Idempotent."""
         ...
 
-    async def list_owned(self) -> Listing:
-        """Everything that carries our controller tag, in configured scopes and any other that is known."""
+    async def list_owned(self, also: frozenset[str] = frozenset()) -> Listing:
+        """Everything that carries our controller tag, in configured scopes and those of ``also`` (which have rows)."""
         ...
 
     async def end_reason(self, ref: str) -> EndReason:
@@ -346,6 +469,14 @@ class Provisioner(Protocol):
         """The last console output, None where there is none."""
         ...
 
-    async def check(self) -> list[Finding]:
-        """Try credentials, permissions, quota, image and network without buying anything."""
+    async def check(self, samples: Sequence[CreateRequest] = ()) -> list[Finding]:
+        """Try credentials, permissions, quota, image and network without buying anything.
+
+        ``samples`` are requests as the pools would send them, one for each pool that buys here; what can be tried of
+        them without buying is tried.  A finding about a sample names ``pools.<its runnerd-pool tag>``.
+        """
+        ...
+
+    async def refresh_prices(self) -> list[Finding]:
+        """Ask the provider's price list anew and keep the answer in the context's directory; what came of it."""
         ...

@@ -11,7 +11,7 @@ import asyncio
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -94,7 +94,7 @@ def read(given: Mapping[str, Any]) -> tuple[Settings, list[str]]:
     return settings, reader.problems
 
 
-class Local:
+class Local(base.Basics):
     """Processes of this host as instances."""
 
     def __init__(self, context: base.Context, options: Mapping[str, Any]) -> None:
@@ -226,7 +226,7 @@ class Local:
     async def delete_residue(self, residue: base.Residue) -> None:
         """There are no side resources."""
 
-    async def list_owned(self) -> base.Listing:
+    async def list_owned(self, also: frozenset[str] = frozenset()) -> base.Listing:
         now = self._context.now()
         await self._offload(self._room.purge, now=now, keep=self._settings.keep)
         try:
@@ -259,7 +259,7 @@ class Local:
             return None
         return await self._offload(self._room.console, ref)
 
-    async def check(self) -> list[base.Finding]:
+    async def check(self, samples: Sequence[base.CreateRequest] = ()) -> list[base.Finding]:
         place = f"providers.{self._context.name}"
         if sys.platform != "linux":
             return [base.Finding(base.Level.ERROR, place, "local instances need Linux", "use another provider")]

@@ -190,6 +190,16 @@ class Reader:
         self.complain(key, f"expected a size such as 16GiB, not {_named(value)}")
         return default
 
+    def secret(self, key: str) -> str:
+        """A reference to a secret (``file:/path``, ``env:NAME`` or ``credential:NAME``); never the secret itself."""
+        value = self.text(key)
+        source, _, name = value.partition(":")
+        if value and (source not in ("file", "env", "credential") or not name):
+            # The value may be the secret itself, pasted: it is not repeated.
+            self.complain(key, "expected where the secret is: file:/path, env:NAME or credential:NAME")
+            return ""
+        return value
+
     def texts(self, key: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
         """A list of texts without repetition."""
         value = self.raw(key)

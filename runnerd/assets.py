@@ -20,7 +20,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from runnerd import alarms, config, errors, model, tasks
+from provisioners.offload import Offload
+from runnerd import alarms, config, errors, model
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Assets:
         *,
         public_url: str | None,
         alive: Callable[[model.InstanceId], bool],
-        offload: tasks.Offload,
+        offload: Offload,
         alarms: alarms.Alarms | None = None,
     ) -> None:
         self._settings = settings

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from provisioners import base
+from provisioners.offload import Offload
 from runnerd import (
     agents,
     alarms,
@@ -57,7 +58,7 @@ class Daemon:
         *,
         clock: clock.Clock,
         rng: random.Random,
-        offload: tasks.Offload,
+        offload: Offload,
         make_provisioner: ProvisionerFactory,
         make_forge: ForgeFactory,
         reanchor: Callable[[], None] = lambda: None,
@@ -185,12 +186,11 @@ class Daemon:
             sleep=self._clock.sleep,
         )
         provisioner = self._make_provisioner(settings, context)
-        traits = provisioner.traits
         provider = providers.Provider(
             name=settings.name,
             settings=settings,
             provisioner=provisioner,
-            bucket=providers.Bucket(self._clock, rate=traits.create_rate, burst=traits.create_burst),
+            clock=self._clock,
             retired=retired,
             problem="it has not been listed yet",
         )

@@ -113,7 +113,7 @@ class Launcher:
                 await self._give_up(id, Reason.NO_OFFER, why_none(ranked))
                 return
             provider = self._station.providers[best.offer.provider]
-            await provider.bucket.take()
+            await provider.bucket(best.offer.region).take()
             # The wait may have been long: is it still wanted, and is the offer still open?
             row = self._station.rows.instances.get(id)
             if row is None or row.state is not InstanceState.PLANNED:
@@ -276,7 +276,7 @@ class Launcher:
             self._station.wake()
             return
         if error.kind is base.Kind.THROTTLED:
-            provider.bucket.pause(error.retry_after or 2.0)
+            provider.bucket(offer.region).pause(error.retry_after or 2.0)
         else:
             found = offers.block(
                 offer,

@@ -6,47 +6,13 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
-from provisioners import base
+from provisioners import base, pace
 from runnerd import clock, config
 
 log = logging.getLogger(__name__)
 
 #: Seconds for which a provider's offers are taken as known.
 OFFERS_FRESH = 300.0
-
-
-class Bucket:
-    """Paces create calls: ``burst`` at once, ``rate`` per second in the long run, nothing while paused."""
-
-    def __init__(self, clock: clock.Clock, *, rate: float, burst: int) -> None:
-        self._clock = clock
-        self._rate = rate
-        self._burst = float(burst)
-        self._tokens = float(burst)
-        self._at = clock.now()
-        self._paused_until = 0.0
-        self._turn = asyncio.Lock()
-
-    @property
-    def paused_until(self) -> float:
-        return self._paused_until
-
-    def pause(self, seconds: float) -> None:
-        """The provider asked to be left alone."""
-        self._paused_until = max(self._paused_until, self._clock.now() + seconds)
-
-    async def take(self) -> None:
-        """Wait for the right to send one call; first come, first served."""
-        async with self._turn:
-            while True:
-                now = self._clock.now()
-                self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-                self._at = now
-                wait = max(self._paused_until - now, (1.0 - self._tokens) / self._rate)
-                if wait <= 0:
-                    self._tokens -= 1.0
-                    return
-                await self._clock.sleep(wait)
 
 
 @dataclass(slots=True)
@@ -56,7 +22,7 @@ class Provider:
     name: str
     settings: config.Provider
     provisioner: base.Provisioner
-    bucket: Bucket
+    clock: clock.Clock
     #: It left the configuration but has instances: nothing is bought from it any more.
     retired: bool = False
     #: What its last listing said, and when; None before the first.
@@ -67,6 +33,23 @@ class Provider:
     _offers: dict[base.Shape, tuple[float, list[base.Offer]]] = field(default_factory=dict)
     #: Wakes the listing loop before its time.
     listing_wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    _buckets: dict[str, pace.Bucket] = field(default_factory=dict)
+
+    def bucket(self, region: str) -> pace.Bucket:
+        """What paces the create calls that go to a region."""
+        traits = self.provisioner.traits
+        key = region if traits.paced_by_region else ""
+        found = self._buckets.get(key)
+        if found is None:
+            found = self._buckets[key] = pace.Bucket(
+                rate=traits.create_rate, burst=traits.create_burst, now=self.clock.now, sleep=self.clock.sleep
+            )
+        return found
+
+    @property
+    def paused_until(self) -> float:
+        """When the last of its pauses ends; in the past when none holds."""
+        return max((one.paused_until for one in self._buckets.values()), default=0.0)
 
     def known_offers(self, shape: base.Shape) -> list[base.Offer]:
         """The offers for a shape as last told; empty before :meth:`refresh`."""

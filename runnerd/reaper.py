@@ -121,8 +121,6 @@ class Reaper:
             await provider.provisioner.delete(row.ref)
             view = await provider.provisioner.describe(row.ref)
         except base.ProvisionError as error:
-            if error.kind is base.Kind.THROTTLED:
-                provider.bucket.pause(error.retry_after or 2.0)
             self._station.alarms.ring("instance", id, "delete-failed", f"{provider.name}: {error}")
             return
         self._station.alarms.clear("instance", id, "delete-failed")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
@@ -53,22 +52,3 @@ class Group:
             task.cancel()
         if rest:
             await asyncio.gather(*rest, return_exceptions=True)
-
-
-class Offload:
-    """The one door through which blocking code (the database, cloud SDKs) leaves the event loop.
-
-    ``width`` threads at most; ``Offload(0)`` runs inline, which makes the simulation deterministic.
-    """
-
-    def __init__(self, width: int, *, name: str = "offload") -> None:
-        self._pool = ThreadPoolExecutor(width, thread_name_prefix=name) if width else None
-
-    async def __call__(self, work: Callable[[], T]) -> T:
-        if self._pool is None:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)

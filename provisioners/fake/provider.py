@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ _LAUNCHING = 5.0
 _FRESH = 1.0
 
 
-class Fake:
+class Fake(base.Basics):
     """A simulated cloud as a source of instances."""
 
     def __init__(
@@ -73,6 +73,8 @@ class Fake:
             idempotent_create=chosen.idempotent,
             create_rate=chosen.create_rate,
             create_burst=chosen.create_burst,
+            power_off=(),
+            beside_daemon=True,
             residue=(
                 "nothing: simulated instances end at their deadline"
                 if chosen.self_end
@@ -295,7 +297,7 @@ class Fake:
     async def delete_residue(self, residue: base.Residue) -> None:
         """This cloud leaves nothing behind."""
 
-    async def list_owned(self) -> base.Listing:
+    async def list_owned(self, also: frozenset[str] = frozenset()) -> base.Listing:
         fired = await self._fired(faults.Call.LIST, *sorted(self.scopes()))
         await self._pause("list", fired)
         everywhere = [one for one in fired if one.kind and one.match == "*"]
@@ -341,7 +343,7 @@ class Fake:
             return await self._processes.console(machine)
         return f"simulated instance {machine.name}\n" if self._context.now() >= machine.boots_at else None
 
-    async def check(self) -> list[base.Finding]:
+    async def check(self, samples: Sequence[base.CreateRequest] = ()) -> list[base.Finding]:
         place = f"providers.{self._context.name}"
         message = "a simulated cloud: nothing is bought and nothing is billed"
         findings = [base.Finding(base.Level.WARNING, place, message, "use it for the demo and for tests only")]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import runnerd
+from provisioners.offload import Offload
 from runnerd import assets, clock, config, daemon, errors, logs, metrics, model, notify, store, tasks
 from runnerd.cli.exits import CommandFailed, Exit
 from runnerd.web import admin, listeners
@@ -89,7 +90,7 @@ class Service:
         self._hangup = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._clock = clock.SystemClock()
-        self._offload = tasks.Offload(1, name="store")
+        self._offload = Offload(1, name="store")
         self._tasks = tasks.Group("process")
         self._metrics = metrics.Metrics()
         self._listeners: listeners.Listeners | None = None

@@ -14,7 +14,8 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from runnerd import errors, model, tasks
+from provisioners.offload import Offload
+from runnerd import errors, model
 from runnerd.store import commit, database, prune, queries, rows
 
 Change = commit.Change
@@ -36,7 +37,7 @@ class _Waiting:
 class Store:
     """The durable state.  One per process and database; :meth:`open` makes it."""
 
-    def __init__(self, opened: database.Database, *, offload: tasks.Offload, now: Callable[[], float]) -> None:
+    def __init__(self, opened: database.Database, *, offload: Offload, now: Callable[[], float]) -> None:
         self._database = opened
         self._offload = offload
         self._now = now
@@ -45,7 +46,7 @@ class Store:
         self._closed = False
 
     @classmethod
-    async def open(cls, url: str, *, offload: tasks.Offload, now: Callable[[], float], migrate: bool = True) -> Store:
+    async def open(cls, url: str, *, offload: Offload, now: Callable[[], float], migrate: bool = True) -> Store:
         """Open, lock and migrate the database at ``url``; an older SQLite file is copied first.
 
         Raises :class:`errors.StoreBusy` naming who uses it, :class:`errors.StoreUnwritable` when it cannot be

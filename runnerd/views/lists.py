@@ -83,7 +83,7 @@ def _provider(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
         "retired": provider.retired,
         "problem": provider.problem,
         "listed_at": provider.listed_at,
-        "paused_until": provider.bucket.paused_until,
+        "paused_until": provider.paused_until,
         "instances": len(live),
         "max_instances": provider.settings.limits.instances,
         "blocked": sum(

@@ -19,7 +19,8 @@ from typing import Any
 from provisioners import base
 from provisioners.fake import Fake
 from provisioners.fake.cloud import FakeCloud
-from runnerd import agents, budget, config, daemon, errors, model, store, tasks
+from provisioners.offload import Offload
+from runnerd import agents, budget, config, daemon, errors, model, store
 from runnerd.forges import base as forges
 from runnerd.forges.base import Forge
 from runnerd.forges.github import GitHub
@@ -167,7 +168,7 @@ class Lab:
             self.settings(),
             clock=clock,
             rng=rng,
-            offload=tasks.Offload(0),
+            offload=Offload(0),
             make_provisioner=make_provisioner,
             make_forge=make_forge,
             reanchor=clock.reanchor,

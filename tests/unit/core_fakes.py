@@ -134,7 +134,7 @@ TRAITS = base.Traits(
 )
 
 
-class ScriptedProvisioner:
+class ScriptedProvisioner(base.Basics):
     """Answers as told; what is not told succeeds."""
 
     def __init__(self, name: str, clock: ManualClock, traits: base.Traits = TRAITS) -> None:
@@ -208,7 +208,7 @@ class ScriptedProvisioner:
     async def delete_residue(self, residue: base.Residue) -> None:
         self.calls.append(("delete_residue", residue.ref))
 
-    async def list_owned(self) -> base.Listing:
+    async def list_owned(self, also: frozenset[str] = frozenset()) -> base.Listing:
         self.calls.append(("list", None))
         if self.listing_error is not None:
             raise self.listing_error
@@ -221,7 +221,7 @@ class ScriptedProvisioner:
     async def console_log(self, ref: str) -> str | None:
         return None
 
-    async def check(self) -> list[base.Finding]:
+    async def check(self, samples: Sequence[base.CreateRequest] = ()) -> list[base.Finding]:
         return []
 
     def count(self, call: str) -> int:
@@ -314,7 +314,7 @@ class ScriptedForge:
     async def webhook(self, headers: Mapping[str, str], body: bytes) -> forges.WebhookAnswer:
         return forges.WebhookAnswer(404, "")
 
-    async def check(self) -> list[base.Finding]:
+    async def check(self, samples: Sequence[base.CreateRequest] = ()) -> list[base.Finding]:
         return []
 
     def count(self, call: str) -> int:
@@ -459,7 +459,7 @@ def place(folder: Path, clock: ManualClock, **changes: Any) -> Place:
             name,
             entry,
             cloud,
-            providers.Bucket(clock, rate=TRAITS.create_rate, burst=TRAITS.create_burst),  # type: ignore[arg-type]
+            clock,  # type: ignore[arg-type]
         )
         for pool in read.pools.values():
             shape = pool.shape(name)

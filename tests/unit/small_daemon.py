@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from provisioners.base import Finding
-from runnerd import config, daemon, model, tasks
+from provisioners.offload import Offload
+from runnerd import config, daemon, model
 from runnerd.forges import base as forges
 from runnerd.forges.base import JobEvent
 
@@ -170,7 +171,7 @@ def settings(folder: Path, **more: Any) -> config.Config:
 async def running(folder: Path, **more: Any) -> AsyncIterator[Small]:
     """The daemon, started and stopped."""
     clock = Clock()
-    offload = tasks.Offload(1)
+    offload = Offload(1)
     made = daemon.Daemon(
         settings(folder, **more),
         clock=clock,

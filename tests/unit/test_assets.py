@@ -13,7 +13,8 @@ from typing import Any
 import core_fakes as fakes
 import pytest
 
-from runnerd import assets, errors, model, tasks
+from provisioners.offload import Offload
+from runnerd import assets, errors, model
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 50
 VM = model.InstanceId("vm-1")
@@ -38,7 +39,7 @@ def opened(place: fakes.Place, folder: Path, alive: set[str], **changes: Any) ->
         place.clock.now,
         public_url="https://runnerd.example/",
         alive=lambda id: id in alive,
-        offload=tasks.Offload(0),
+        offload=Offload(0),
         alarms=place.station.alarms,
     )
 

@@ -252,7 +252,7 @@ async def test_a_teams_used_up_budget_holds_back_that_team_alone(make: Make, clo
 
 async def test_money_is_never_promised_twice_in_a_burst(make: Make, clock: ManualClock) -> None:
     place, desk = make(limits={"instances": 8, "dollars_per_day": 7.0})
-    place.station.providers["sky"].bucket.pause(5)
+    place.station.providers["sky"].bucket("east").pause(5)
     wants(place, 8)
     await passes(desk, clock, 30)
     # Each may live 2.4 hours at a dollar.

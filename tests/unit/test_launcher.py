@@ -118,7 +118,7 @@ async def test_spot_in_all_places_comes_before_the_list_price(tmp_path: Path, cl
 async def test_who_waits_for_the_bucket_asks_again_whether_it_is_still_wanted(
     buyer: launcher.Launcher, place: Place
 ) -> None:
-    place.station.providers["sky"].bucket.pause(60)
+    place.station.providers["sky"].bucket("east").pause(60)
     work = asyncio.ensure_future(buyer.request(VM))
     await settle()
     await place.rows.step(VM, InstanceState.FAILED, reason=Reason.NOT_WANTED)
@@ -127,7 +127,7 @@ async def test_who_waits_for_the_bucket_asks_again_whether_it_is_still_wanted(
 
 
 async def test_who_waits_for_the_bucket_looks_again_at_the_offer(buyer: launcher.Launcher, place: Place) -> None:
-    place.station.providers["sky"].bucket.pause(60)
+    place.station.providers["sky"].bucket("east").pause(60)
     work = asyncio.ensure_future(buyer.request(VM))
     await settle()
     place.rows.blocks["sky"] = model.Block("sky", "auth", START + 600, START)
@@ -143,7 +143,7 @@ async def test_a_provider_at_its_limit_does_not_keep_the_next_one_from_being_tri
     )
     place.put(instance("vm-1", "planned"), instance("vm-2", "planned"))
     buyer = office(place)
-    place.station.providers["sky"].bucket.pause(5)
+    place.station.providers["sky"].bucket("east").pause(5)
     await clock.finish(asyncio.gather(buyer.request(VM), buyer.request(InstanceId("vm-2"))))
     assert sorted((len(tries(place)), len(tries(place, "sea")))) == [1, 1]
 

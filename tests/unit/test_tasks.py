@@ -6,6 +6,7 @@ import threading
 import pytest
 from core_fakes import settle
 
+from provisioners.offload import Offload
 from runnerd import tasks
 
 
@@ -49,9 +50,9 @@ async def test_closing_with_grace_lets_work_end_by_itself() -> None:
 
 
 async def test_blocking_work_leaves_the_loop_unless_the_width_is_zero() -> None:
-    inline = tasks.Offload(0)
+    inline = Offload(0)
     assert await inline(threading.get_ident) == threading.get_ident()
-    door = tasks.Offload(1)
+    door = Offload(1)
     try:
         assert await door(threading.get_ident) != threading.get_ident()
         with pytest.raises(ZeroDivisionError):

@@ -18,7 +18,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from runnerd import store, tasks
+from provisioners.offload import Offload
+from runnerd import store
 
 #: PostgreSQL refuses to run as root; its files then belong to this account.
 UNPRIVILEGED = "nobody"
@@ -146,9 +147,9 @@ def durable_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def offload() -> Iterator[tasks.Offload]:
+def offload() -> Iterator[Offload]:
     """Two threads, as the daemon has several."""
-    door = tasks.Offload(2)
+    door = Offload(2)
     yield door
     door.close()
 
@@ -157,7 +158,7 @@ Opener = Callable[..., Awaitable[store.Store]]
 
 
 @pytest.fixture
-async def opened(offload: tasks.Offload) -> AsyncIterator[Opener]:
+async def opened(offload: Offload) -> AsyncIterator[Opener]:
     """Opens stores that are closed at the end."""
     made: list[store.Store] = []
 

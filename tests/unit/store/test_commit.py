@@ -5,7 +5,8 @@ import dataclasses
 
 import pytest
 
-from runnerd import errors, model, store, tasks
+from provisioners.offload import Offload
+from runnerd import errors, model, store
 
 from . import facts
 
@@ -120,7 +121,7 @@ async def test_closing_writes_what_was_asked_for(durable_url, opened):
 
 
 async def test_an_executor_that_is_gone_fails_the_write_and_not_in_silence(file_url):
-    door = tasks.Offload(1)
+    door = Offload(1)
     state = await store.Store.open(file_url, offload=door, now=lambda: 1.0)
     door.close()
     with pytest.raises(errors.StoreError, match="not carried out"):
@@ -129,7 +130,7 @@ async def test_an_executor_that_is_gone_fails_the_write_and_not_in_silence(file_
 
 
 async def test_inline_the_store_is_deterministic(file_url):
-    state = await store.Store.open(file_url, offload=tasks.Offload(0), now=lambda: 1.0)
+    state = await store.Store.open(file_url, offload=Offload(0), now=lambda: 1.0)
     await asyncio.gather(*(state.write(event(f"{n}")) for n in range(3)))
     assert state.commits == 1
     await state.close()

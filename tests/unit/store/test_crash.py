@@ -29,7 +29,7 @@ async def pour(state, lane):
         number += 1
 
 async def main():
-    state = await store.Store.open(sys.argv[1], offload=tasks.Offload(2), now=time.time)
+    state = await store.Store.open(sys.argv[1], offload=Offload(2), now=time.time)
     await asyncio.gather(*(pour(state, lane) for lane in range(8)))
 
 asyncio.run(main())

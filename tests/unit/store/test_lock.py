@@ -7,7 +7,8 @@ import re
 import psycopg
 import pytest
 
-from runnerd import errors, store, tasks
+from provisioners.offload import Offload
+from runnerd import errors, store
 from runnerd.store import engine
 
 from . import facts
@@ -44,7 +45,7 @@ async def test_after_closing_another_may_open(durable_url, opened):
 
 
 async def test_an_abandoned_store_can_be_opened_again_in_the_same_process(durable_url):
-    door = tasks.Offload(0)
+    door = Offload(0)
     first = await store.Store.open(durable_url, offload=door, now=lambda: 1.0)
     await first.write(facts.BARE)
     unanswered = asyncio.create_task(first.write(facts.INSTANCE))

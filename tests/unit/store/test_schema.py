@@ -194,7 +194,7 @@ def test_a_database_that_needs_no_migration_is_opened_without_alembic(tmp_path):
     code = (
         "import asyncio, sys, time\nfrom runnerd import store, tasks\n"
         "async def main():\n"
-        f"    opened = await store.Store.open({url!r}, offload=tasks.Offload(0), now=time.time)\n"
+        f"    opened = await store.Store.open({url!r}, offload=Offload(0), now=time.time)\n"
         "    await opened.close()\n"
         "asyncio.run(main())\nsys.exit('alembic' in sys.modules)\n"
     )

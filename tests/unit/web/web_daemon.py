@@ -13,7 +13,8 @@ import core_fakes as fakes
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from runnerd import assets, bundle, controller, model, tasks
+from provisioners.offload import Offload
+from runnerd import assets, bundle, controller, model
 
 KEY = b"the key of the store of images"
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 50
@@ -74,7 +75,7 @@ def store(
         clock.now,
         public_url="https://runnerd.example",
         alive=lambda id: id in alive,
-        offload=tasks.Offload(0),
+        offload=Offload(0),
         alarms=place.station.alarms,
     )
 

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from core_fakes import ManualClock, settle
+
+from provisioners import pace
+
+
+def _bucket(clock: ManualClock, *, rate: float, burst: int) -> pace.Bucket:
+    return pace.Bucket(rate=rate, burst=burst, now=clock.now, sleep=clock.sleep)
+
+
+async def _take(bucket: pace.Bucket, clock: ManualClock, times: int) -> list[float]:
+    taken: list[float] = []
+
+    async def one() -> None:
+        await bucket.take()
+        taken.append(clock.now())
+
+    await clock.finish(asyncio.gather(*(one() for _ in range(times))))
+    return [at - taken[0] for at in taken]
+
+
+async def test_a_bucket_lets_a_burst_through_and_then_keeps_the_rate(clock: ManualClock) -> None:
+    taken = await _take(_bucket(clock, rate=2.0, burst=3), clock, 6)
+    assert taken == pytest.approx([0, 0, 0, 0.5, 1.0, 1.5])
+
+
+async def test_a_paused_bucket_lets_nothing_through(clock: ManualClock) -> None:
+    bucket = _bucket(clock, rate=10.0, burst=5)
+    start = clock.now()
+    bucket.pause(30)
+    bucket.pause(10)
+    assert bucket.paused_until == start + 30
+    await clock.finish(bucket.take())
+    assert clock.now() == start + 30
+
+
+async def test_a_pause_reaches_who_waits_already(clock: ManualClock) -> None:
+    bucket = _bucket(clock, rate=1.0, burst=1)
+    await bucket.take()
+    start = clock.now()
+    waiting = asyncio.ensure_future(bucket.take())
+    await settle()
+    bucket.pause(20)
+    await clock.finish(waiting)
+    assert clock.now() == start + 20
+
+
+async def test_who_gives_up_waiting_does_not_hold_up_the_others(clock: ManualClock) -> None:
+    bucket = _bucket(clock, rate=1.0, burst=1)
+    await bucket.take()
+    first, second = asyncio.ensure_future(bucket.take()), asyncio.ensure_future(bucket.take())
+    await settle()
+    first.cancel()
+    await clock.finish(second)
+    assert second.done()
