@@ -220,6 +220,8 @@ class Reason(enum.StrEnum):
     RESTART = "restart"
     #: An offer refused and the next one is tried.
     REFUSED = "refused"
+    #: Its launch was accepted by the provider and failed later.
+    LAUNCH_FAILED = "launch-failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,10 +247,15 @@ class Instance:
     machine_type: str = ""
     market: str = ""
     gpus: int = 0
+    cpus: int = 0
+    #: What it boots from, as far as its offer told; empty where not known.
+    image: str = ""
     #: The provider's own handle, empty until it answered.
     ref: str = ""
     #: Dollars per hour, fixed at launch.
     price: float = 0.0
+    #: Where that price came from and of which day, for people.
+    price_source: str = ""
     #: When it starts to cost money, and when it was gone.
     running_at: float = 0.0
     ready_at: float = 0.0
@@ -271,10 +278,42 @@ class Instance:
     adopted: bool = False
     #: Plain words for people about the last thing that went wrong.
     detail: str = ""
+    #: Who ended it, as its provider proves (a :class:`provisioners.base.EndKind` value); empty while it lives.
+    end: str = ""
+    #: The provider's own words for that.
+    end_detail: str = ""
 
     @property
     def live(self) -> bool:
         return self.state not in CLOSED
+
+
+class ConsoleKind(enum.StrEnum):
+    """Whose words a kept text of an instance is."""
+
+    #: What its console printed, from the provider.
+    CONSOLE = "console"
+    #: The last words of its agent.
+    AGENT = "agent"
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """What an instance printed, kept when it ends.  One of each kind per instance: the newest replaces the older."""
+
+    instance: InstanceId
+    kind: ConsoleKind
+    #: When it was taken.
+    at: float
+    #: Without known secrets, and only the end of what is long.
+    text: str
+    #: Why there is no text; empty when there is.
+    problem: str = ""
+
+    @property
+    def key(self) -> str:
+        """Names it in the state."""
+        return f"{self.instance}/{self.kind.value}"
 
 
 class AttemptState(enum.StrEnum):

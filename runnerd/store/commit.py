@@ -21,6 +21,7 @@ Change = (
     | model.Attempt
     | model.Registration
     | model.Job
+    | model.Console
     | model.Event
     | model.Block
     | rows.Cursor
@@ -34,6 +35,7 @@ CODECS: tuple[rows.Codec[Any], ...] = (
     rows.ATTEMPT,
     rows.REGISTRATION,
     rows.JOB,
+    rows.CONSOLE,
     rows.BLOCK,
     rows.CURSOR,
     rows.SETTING,

@@ -2,6 +2,7 @@
 
 Nothing goes that money, a machine or a runner's record may still hang on: an instance stays while one of its
 attempts is open or one of its registrations may be at the forge, and events stay as long as what they are about.
+What instances printed goes earlier than their rows, because it is large.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from runnerd.store import queries, tables
 
 #: Rows per step.
 STEP = 2000
+#: Seconds for which what an instance printed is kept, and how many such texts at most.
+CONSOLES, MOST_CONSOLES = 14 * 86400.0, 5000
 
 
 class Step(Protocol):
@@ -40,7 +43,7 @@ def _instances(connection: sa.Connection, before: float) -> tuple[int, bool]:
     if not ids:
         return 0, False
     gone = 0
-    for column in (a.instance, r.instance, i.id):
+    for column in (a.instance, r.instance, tables.consoles.c.instance, i.id):
         gone += connection.execute(sa.delete(column.table).where(column.in_(ids))).rowcount
     return gone, len(ids) == STEP
 
@@ -77,6 +80,16 @@ def _events(connection: sa.Connection, before: float) -> tuple[int, bool]:
 
 def _blocks(connection: sa.Connection, before: float) -> tuple[int, bool]:
     gone = connection.execute(_limited(tables.blocks, tables.blocks.c.until < before)).rowcount
+    return gone, gone == STEP
+
+
+def consoles(connection: sa.Connection, before: float) -> tuple[int, bool]:
+    """Forget what was printed before that time, and the oldest of what is too much."""
+    c = tables.consoles.c
+    surplus = connection.scalar(sa.select(c.at).order_by(c.at.desc()).offset(MOST_CONSOLES).limit(1))
+    gone = connection.execute(
+        _limited(tables.consoles, c.at < before if surplus is None else sa.or_(c.at < before, c.at <= surplus))
+    ).rowcount
     return gone, gone == STEP
 
 

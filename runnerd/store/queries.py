@@ -133,6 +133,12 @@ def instances(connection: sa.Connection, *, live: bool | None, pool: str | None,
     return _all(connection, rows.INSTANCE, query.order_by(_instances.created_at.desc(), _instances.id).limit(limit))
 
 
+def consoles(connection: sa.Connection, instance_id: str) -> list[model.Console]:
+    """What is kept of an instance's output, by kind."""
+    query = rows.CONSOLE.select.where(tables.consoles.c.instance == instance_id)
+    return _all(connection, rows.CONSOLE, query.order_by(tables.consoles.c.key))
+
+
 def attempts(connection: sa.Connection, instance_id: str) -> list[model.Attempt]:
     """All attempts for an instance, oldest first."""
     query = rows.ATTEMPT.select.where(_attempts.instance == instance_id)

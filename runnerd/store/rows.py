@@ -162,7 +162,7 @@ INSTANCE = Codec(
     tables.instances,
     enums={"state": model.InstanceState, "reason": model.Reason},
     queue="queue",
-    free=("detail",),
+    free=("detail", "price_source", "end_detail"),
 )
 ATTEMPT = Codec(model.Attempt, tables.attempts, enums={"state": model.AttemptState}, free=("code", "detail"))
 REGISTRATION = Codec(
@@ -199,3 +199,17 @@ class _CursorCodec(Codec[Cursor]):
 
 
 CURSOR = _CursorCodec(Cursor, tables.cursors)
+
+
+class _ConsoleCodec(Codec[model.Console]):
+    """A console's key is made of two of its fields."""
+
+    def __init__(self) -> None:
+        super().__init__(model.Console, tables.consoles, enums={"kind": model.ConsoleKind}, free=("text", "problem"))
+        self.columns = [self.key, *self.columns]
+
+    def encode(self, fact: model.Console) -> tuple[Any, ...]:
+        return fact.key, *super().encode(fact)
+
+
+CONSOLE = _ConsoleCodec()

@@ -7,10 +7,11 @@ program is refused, never changed.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -96,10 +97,38 @@ def upgrade(connection: sa.Connection, url: sa.URL, *, now: float) -> list[str]:
             log.warning("%s", backup.hint(where))
     from alembic import command
 
-    with connection.begin():
+    with _tables_may_be_replaced(connection), connection.begin():
         command.upgrade(alembic_config(connection), "head")
+        _check_references(connection, where)
     log.info("%s migrated to %s", where, todo[-1])
     return list(todo)
+
+
+@contextlib.contextmanager
+def _tables_may_be_replaced(connection: sa.Connection) -> Iterator[None]:
+    """Let SQLite drop a table that others refer to; it alters tables by making new ones.
+
+    The pragma has no effect inside a transaction, so it goes to the driver before and after
+    (https://sqlite.org/lang_altertable.html, section 7).
+    """
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    driver = connection.connection.driver_connection
+    assert driver is not None, "the connection is open"
+    driver.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield
+    finally:
+        driver.execute("PRAGMA foreign_keys=ON")
+
+
+def _check_references(connection: sa.Connection, where: str) -> None:
+    """Refuse a migration that left a row pointing nowhere."""
+    if connection.dialect.name == "sqlite":
+        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+        if broken is not None:
+            raise errors.StoreError(f"{where}: the migration left a row of {broken[0]} that points nowhere")
 
 
 def _connected(url: str, work: Callable[[sa.Connection, sa.URL], T], *, exclusive: bool) -> T:

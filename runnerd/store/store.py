@@ -139,14 +139,16 @@ class Store:
     async def prune(self, *, before: float) -> int:
         """Forget what was closed before that time and return the number of rows deleted.
 
-        Closed instances go with their attempts, registrations and events, completed jobs and lapsed blocks by
-        themselves, and events when what they are about has gone.  Other writers get their turn in between.
+        Closed instances go with their attempts, registrations, consoles and events, completed jobs and lapsed blocks by
+        themselves, and events when what they are about has gone.  What instances printed goes after
+        :data:`prune.CONSOLES` seconds in any case.  Other writers get their turn in between.
         """
         total = 0
-        for step in prune.STEPS:
+        steps = [(prune.consoles, max(before, self._now() - prune.CONSOLES)), *((one, before) for one in prune.STEPS)]
+        for step, until in steps:
             more = True
             while more:
-                work = functools.partial(step, before=before)
+                work = functools.partial(step, before=until)
                 gone, more = await self._offload(functools.partial(self._database.transaction, work))
                 total += gone
         return total
@@ -194,6 +196,10 @@ class Store:
     ) -> list[model.Instance]:
         """Instances, newest first."""
         return await self._read(functools.partial(queries.instances, live=live, pool=pool, limit=limit))
+
+    async def consoles(self, instance_id: str) -> list[model.Console]:
+        """What is kept of an instance's output, by kind."""
+        return await self._read(functools.partial(queries.consoles, instance_id=instance_id))
 
     async def attempts(self, instance_id: str) -> list[model.Attempt]:
         """All attempts for an instance, oldest first."""

@@ -72,8 +72,11 @@ instances = sa.Table(
     _text("machine_type"),
     _text("market"),
     _whole("gpus"),
+    _whole("cpus"),
+    _text("image"),
     _text("ref"),
     _real("price"),
+    _text("price_source"),
     _real("running_at"),
     _real("ready_at"),
     _real("registered_at"),
@@ -89,12 +92,30 @@ instances = sa.Table(
     _flag("job_started"),
     _flag("adopted"),
     _text("detail"),
+    _text("end"),
+    _text("end_detail"),
     _one_of("state", model.InstanceState),
     _one_of("reason", model.Reason),
     sa.Index(None, "state"),
     sa.Index(None, "pool", "created_at"),
     sa.Index(None, "created_at"),
     sa.Index(None, "gone_at"),
+)
+
+#: Beside the instances and not in them: a console is large, and the rows of instances are read all the time.
+consoles = sa.Table(
+    "consoles",
+    metadata,
+    # The instance and the kind: one text of each kind is kept.
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("instance", sa.Text, sa.ForeignKey("instances.id"), nullable=False),
+    _text("kind"),
+    _real("at"),
+    _text("text"),
+    _text("problem"),
+    _one_of("kind", model.ConsoleKind),
+    sa.Index(None, "instance"),
+    sa.Index(None, "at"),
 )
 
 attempts = sa.Table(

@@ -24,8 +24,11 @@ INSTANCE = model.Instance(
     machine_type="g4dn.xlarge",
     market="spot",
     gpus=1,
+    cpus=4,
+    image="ami-0123",
     ref="i-0abc",
     price=0.526,
+    price_source="catalogue 2026-07-20",
     running_at=3.5,
     ready_at=4.5,
     registered_at=5.5,
@@ -40,6 +43,8 @@ INSTANCE = model.Instance(
     job_started=True,
     adopted=True,
     detail="läuft – 走る 🚀 'quoted' \"twice\" %s :name ?",
+    end="preempted",
+    end_detail="Server.SpotInstanceTermination",
 )
 #: Only what has no default.
 BARE = model.Instance(model.InstanceId("rd-2"), "gpu-t4", model.InstanceState.PLANNED, 1.0, 1.0)
@@ -89,6 +94,7 @@ JOB = model.Job(
     url="https://github.test/acme/ml/actions/runs/77",
     lapses=3,
 )
+CONSOLE = model.Console(INSTANCE.id, model.ConsoleKind.CONSOLE, 2.25, "[ 1.0] booted\n", "half of it only")
 EVENT = model.Event(1.0, "instance", "rd-1", "busy", "job-done", "the job began")
 BLOCK = model.Block("aws/*/us-east-1/*/*/spot", "capacity", 99.5, 98.5, "said the cloud")
 

@@ -15,7 +15,8 @@ from runnerd import errors, model, store
 #: Writes pairs (an instance and its event in one call, from many tasks) and says each pair that is durable.
 CHILD = """
 import asyncio, os, sys, time
-from runnerd import model, store, tasks
+from provisioners.offload import Offload
+from runnerd import model, store
 
 async def pour(state, lane):
     number = 0

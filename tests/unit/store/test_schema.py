@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import sqlite3
 import subprocess
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic import autogenerate, runtime, script
+from alembic import autogenerate, command, runtime, script
 
-from runnerd import errors, store
+from runnerd import errors, model, store
 from runnerd.store import backup, engine, schema, tables
 
 from . import facts
@@ -165,6 +166,113 @@ class TestOlder:
         assert "pg_dump" in caplog.text
 
 
+#: What migration 0001 had in a row of instances, with a value for each column.
+FIRST_ROW = {
+    **dict.fromkeys(("reason", "provider", "offer", "region", "zone", "machine_type", "market", "ref"), ""),
+    **dict.fromkeys(("running_at", "ready_at", "registered_at", "busy_at", "job_ended_at", "gone_at"), 0.0),
+    "deadline": 9.5,
+    "hold_until": 0.0,
+    "repo": "acme/ml",
+    "agent_nonce": "n",
+    "detail": "as it was",
+    "gpus": 2,
+    "id": "rd-7",
+    "pool": "gpu-t4",
+    "state": "busy",
+    "created_at": 1.0,
+    "since": 2.0,
+    "price": 0.5,
+    "job_started": True,
+    "adopted": False,
+}
+
+
+ATTEMPT_ROW = {
+    "key": "rd-7/1",
+    "state": "created",
+    "provider": "aws",
+    "offer": "o",
+    "sealed": "{}",
+    "failure": "",
+    "code": "",
+    "created_at": 1.0,
+    "since": 1.0,
+    "sent_at": 1.0,
+    "sends": 1,
+    "price": 0.5,
+    "detail": "",
+}
+REGISTRATION_ROW = {
+    "id": "rd-7",
+    "queue_forge": "a",
+    "queue_scope": "b",
+    "queue_pool": "c",
+    "runner_name": "rd-7",
+    "state": "registered",
+    "created_at": 1.0,
+    "since": 1.0,
+    "forge_id": "1",
+    "detail": "",
+}
+
+
+class TestSecond:
+    """The migration to 0002 takes over what a daemon of the first version has left."""
+
+    @pytest.fixture
+    def first(self, durable_url):
+        """A database of the first version with an instance, its attempt and its registration."""
+        with connected(durable_url) as connection:
+            with connection.begin():
+                command.upgrade(schema.alembic_config(connection), "0001")
+            with connection.begin():
+                for table, row in (
+                    ("instances", FIRST_ROW),
+                    ("attempts", {**ATTEMPT_ROW, "instance": "rd-7"}),
+                    ("registrations", {**REGISTRATION_ROW, "instance": "rd-7"}),
+                ):
+                    columns = [sa.column(name) for name in row]
+                    connection.execute(sa.insert(sa.table(table, *columns)).values(row))
+        return durable_url
+
+    async def test_every_row_is_kept_and_new_fields_are_empty(self, first, opened):
+        state = await opened(first)
+        found = await state.instance("rd-7")
+        assert (found.detail, found.gpus, found.deadline, found.job_started) == ("as it was", 2, 9.5, True)
+        assert (found.cpus, found.image, found.price_source, found.end, found.end_detail) == (0, "", "", "", "")
+        assert [each.key for each in await state.attempts("rd-7")] == ["rd-7/1"]
+        assert [each.id for each in await state.registrations("rd-7")] == ["rd-7"]
+
+    async def test_references_and_words_are_enforced_afterwards(self, first, opened):
+        state = await opened(first)
+        with pytest.raises(errors.StoreError):
+            await state.write(dataclasses.replace(facts.ATTEMPT, instance=model.InstanceId("who")))
+        await state.write(facts.instance("rd-8", model.InstanceState.FAILED, reason=model.Reason.LAUNCH_FAILED))
+        with connected(first) as connection, pytest.raises(sa.exc.IntegrityError), connection.begin():
+            connection.exec_driver_sql("UPDATE instances SET reason = 'because'")
+
+    def test_it_leads_to_the_tables_of_the_code(self, first):
+        assert store.migrate(first) == list(schema.revisions()[1:])
+        with connected(first) as connection:
+            context = runtime.migration.MigrationContext.configure(
+                connection, opts={"version_table": tables.VERSION_TABLE, "compare_server_default": True}
+            )
+            assert autogenerate.compare_metadata(context, tables.metadata) == []
+
+    def test_a_row_that_points_nowhere_is_not_carried_over_silently(self, file_url):
+        with connected(file_url) as connection:
+            with connection.begin():
+                command.upgrade(schema.alembic_config(connection), "0001")
+            connection.connection.driver_connection.execute("PRAGMA foreign_keys=OFF")
+            with connection.begin():
+                row = {**ATTEMPT_ROW, "instance": "nobody"}
+                columns = [sa.column(name) for name in row]
+                connection.execute(sa.insert(sa.table("attempts", *columns)).values(row))
+        with pytest.raises(errors.StoreError, match="attempts that points nowhere"):
+            store.migrate(file_url)
+        assert store.current(file_url) == "0001"
+
+
 class TestRefused:
     async def test_a_database_of_a_newer_runnerd_is_refused_and_unchanged(self, durable_url, opened):
         await (await opened(durable_url)).close()
@@ -192,7 +300,7 @@ def test_a_database_that_needs_no_migration_is_opened_without_alembic(tmp_path):
     url = f"sqlite:///{tmp_path}/runnerd.db"
     store.migrate(url)
     code = (
-        "import asyncio, sys, time\nfrom runnerd import store, tasks\n"
+        "import asyncio, sys, time\nfrom provisioners.offload import Offload\nfrom runnerd import store\n"
         "async def main():\n"
         f"    opened = await store.Store.open({url!r}, offload=Offload(0), now=time.time)\n"
         "    await opened.close()\n"

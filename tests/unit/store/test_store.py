@@ -7,7 +7,7 @@ from types import MappingProxyType
 import pytest
 
 from runnerd import errors, model, store
-from runnerd.store import rows
+from runnerd.store import commit, prune, rows
 
 from . import facts
 
@@ -20,14 +20,15 @@ async def state(url, opened):
 
 
 def test_every_field_of_the_facts_has_a_value_of_its_own():
-    for fact in (facts.INSTANCE, facts.ATTEMPT, facts.REGISTRATION, facts.JOB, facts.EVENT, facts.BLOCK):
+    known = (facts.INSTANCE, facts.ATTEMPT, facts.REGISTRATION, facts.JOB, facts.CONSOLE, facts.EVENT, facts.BLOCK)
+    for fact in known:
         for each in dataclasses.fields(fact):
             assert getattr(fact, each.name) != each.default, f"{type(fact).__name__}.{each.name}"
 
 
 @pytest.mark.parametrize(
     "codec",
-    [rows.INSTANCE, rows.ATTEMPT, rows.REGISTRATION, rows.JOB, rows.EVENT, rows.BLOCK, rows.SETTING, rows.CURSOR],
+    [*commit.CODECS, rows.EVENT],
     ids=lambda codec: codec.kind.__name__,
 )
 def test_every_field_has_a_column(codec):
@@ -44,6 +45,7 @@ class TestRoundTrip:
             facts.INSTANCE,
             facts.BARE,
             facts.JOB,
+            facts.CONSOLE,
             facts.EVENT,
             facts.BLOCK,
             cursor,
@@ -58,6 +60,7 @@ class TestRoundTrip:
         assert loaded.cursors == {str(facts.QUEUE): cursor.value}
         assert loaded.settings == {"drained/gpu-t4": "yes"}
         assert await state.events() == [facts.EVENT]
+        assert await state.consoles("rd-1") == [facts.CONSOLE]
 
     async def test_types_come_back_exactly(self, state):
         await state.write(facts.INSTANCE, facts.ATTEMPT, facts.JOB)
@@ -173,6 +176,51 @@ class TestWrite:
         assert spent < 0.5
         assert len((await state.load()).instances) == 1000
         assert len(await state.events(limit=5000)) == 1000
+
+
+class TestConsoles:
+    async def test_one_text_of_each_kind_is_kept_and_the_newest_wins(self, state):
+        later = dataclasses.replace(facts.CONSOLE, at=9.0, text="more\x00of it", problem="")
+        words = model.Console(facts.INSTANCE.id, model.ConsoleKind.AGENT, 3.0, "no disk left")
+        await state.write(facts.INSTANCE, facts.CONSOLE)
+        await state.write(later, words)
+        kept = await state.consoles("rd-1")
+        assert [(each.kind.value, each.at, each.text) for each in kept] == [
+            ("agent", 3.0, "no disk left"),
+            ("console", 9.0, "more\ufffdof it"),
+        ]
+        assert await state.consoles("rd-2") == []
+
+    async def test_they_go_before_their_instances_and_with_them(self, opened, url):
+        now = 100 * 86400.0
+        state = await opened(url, at=now)
+        live, lately, long_ago = facts.instance("live", S.BUSY), facts.instance("lately", S.GONE, since=now), None
+        long_ago = facts.instance("long ago", S.GONE, since=1.0, gone_at=1.0)
+        old, new = now - prune.CONSOLES - 1, now - prune.CONSOLES + 60
+        await state.write(
+            live,
+            lately,
+            long_ago,
+            model.Console(live.id, model.ConsoleKind.CONSOLE, new, "new"),
+            model.Console(lately.id, model.ConsoleKind.CONSOLE, old, "old"),
+            model.Console(lately.id, model.ConsoleKind.AGENT, new, "new"),
+            model.Console(long_ago.id, model.ConsoleKind.CONSOLE, new, "new"),
+        )
+        # The old text by itself; the text of the closed instance, and the instance.
+        assert await state.prune(before=now - 30 * 86400.0) == 1 + 1 + 1
+        assert [each.kind.value for each in await state.consoles("lately")] == ["agent"]
+        assert len(await state.consoles("live")) == 1
+        assert await state.consoles("long ago") == []
+
+    async def test_no_more_than_a_number_of_them_is_kept(self, state, monkeypatch):
+        monkeypatch.setattr(prune, "MOST_CONSOLES", 3)
+        monkeypatch.setattr(prune, "STEP", 2)
+        many = [facts.instance(f"i{n}", S.BUSY) for n in range(8)]
+        texts = [model.Console(each.id, model.ConsoleKind.CONSOLE, 999_000.0 + n, "x") for n, each in enumerate(many)]
+        await state.write(*many, *texts)
+        assert await state.prune(before=1.0) == 5
+        left = [each.id for each in many if await state.consoles(each.id)]
+        assert left == ["i5", "i6", "i7"]
 
 
 class TestLoad:
