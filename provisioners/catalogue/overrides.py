@@ -1,0 +1,79 @@
+"""The operator's own prices: negotiated rates, reservations, and types whose price nobody tells.
+
+prices:
+  g4dn.xlarge: 0.41                             # on demand, in every region
+  g5.xlarge: {on-demand: 0.8, spot: 0.3}
+  eu-west-1:
+    g4dn.xlarge: {on-demand: 0.46, spot: 0.2}   # there, instead of the line above
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from provisioners import base, options
+from provisioners.catalogue import hints
+
+if TYPE_CHECKING:
+    from provisioners.catalogue.book import Book
+
+#: More than this many dollars per hour is a slip of the pen.
+_HIGHEST = 10000.0
+_MARKETS = {market.value: market for market in base.Market}
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """Dollars per hour that the operator set, by region (empty for everywhere), machine type and market."""
+
+    prices: Mapping[tuple[str, str, base.Market], float] = field(default_factory=dict)
+
+    def dollars(self, machine_type: str, *, region: str, market: base.Market) -> float | None:
+        """The operator's price there, None where there is none."""
+        found = self.prices.get((region, machine_type, market))
+        return self.prices.get(("", machine_type, market)) if found is None else found
+
+
+def read(reader: options.Reader, key: str, book: Book) -> Overrides:
+    """The prices under ``key``; every complaint names its dotted key and, for an unknown name, the nearest one."""
+    found: dict[tuple[str, str, base.Market], float] = {}
+    entries = reader.raw(key)
+    inner = reader.inner(key)
+    if not isinstance(entries, Mapping):
+        return Overrides()
+    for name in entries:
+        if name in book.regions:
+            place = inner.inner(name)
+            for machine_type in place.given:
+                _read_type(place, str(machine_type), str(name), book, found)
+        elif isinstance(name, str):
+            _read_type(inner, name, "", book, found)
+        else:
+            inner.complain(str(name), "expected the name of a machine type or a region")
+    return Overrides(found)
+
+
+def _read_type(
+    reader: options.Reader,
+    name: str,
+    region: str,
+    book: Book,
+    found: dict[tuple[str, str, base.Market], float],
+) -> None:
+    if name not in book.machines:
+        what = "no such machine type" if region else "no such machine type or region"
+        names = [*book.machines] if region else [*book.machines, *book.regions]
+        reader.complain(name, f"{what}{hints.nearest(name, names)}")
+        return
+    if not isinstance(reader.given[name], Mapping):
+        found[region, name, base.Market.ON_DEMAND] = reader.number(name, 0.0, high=_HIGHEST)
+        return
+    markets = reader.inner(name)
+    for word, market in _MARKETS.items():
+        if markets.has(word):
+            found[region, name, market] = markets.number(word, 0.0, high=_HIGHEST)
+        else:
+            markets.raw(word)
+    markets.done()
