@@ -4,14 +4,19 @@ An instance that may have a job is never ended on one witness.  The forge's remo
 heartbeat is the second witness, because a removal that succeeds also means "never heard of it".  Overrides are few
 and named: the provider says stopped or gone, the agent is silent and the provider's probe says dead, the job's time
 is over, a person said so.
+
+Before the first deletion the provider is asked once for what the instance printed, and at its end for who ended it.
+Both are for people: neither holds an end up for longer than :data:`ASK`, and an answer that does not come is noted.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Callable
 
 from provisioners import base
-from runnerd import agents, model, planner, registrar, retrier, station
+from runnerd import agents, consoles, errors, model, planner, registrar, retrier, station
 from runnerd.forges import base as forges
 from runnerd.model import InstanceId, InstanceState, Reason
 
@@ -19,6 +24,12 @@ log = logging.getLogger(__name__)
 
 #: Seconds after the end of a job in which a witness may still see it.
 AFTERGLOW = 15.0
+#: Seconds that a provider may take to tell what an instance printed, and as many for why it ended.
+ASK = 20.0
+#: Seconds between two last words of one agent that are written.
+WORDS = 10.0
+#: Characters of a provider's words for an end that are kept.
+LONGEST = 2000
 #: States from which an instance may be drained.
 DRAINABLE = frozenset(
     {
@@ -29,6 +40,8 @@ DRAINABLE = frozenset(
         InstanceState.BUSY,
     }
 )
+#: Reasons that say no more than that an instance is not there, or never was of use.
+_NEVER_CAME_UP = frozenset({Reason.NONE, Reason.VANISHED, Reason.DEAD, Reason.BOOT_TIMEOUT})
 
 
 class Reaper:
@@ -38,6 +51,12 @@ class Reaper:
         self._station = station
         self._registrar = registrar
         self._agents = agents
+        #: Called with an instance whose launch the provider says has failed, and why.
+        self.on_launch_failure: Callable[[model.Instance, base.Failure], None] = lambda row, failure: None
+        #: Instances whose console this process has asked for.
+        self._asked: set[InstanceId] = set()
+        #: Last words of agents that wait to be written; None while their writer rests.
+        self._words: dict[InstanceId, str | None] = {}
 
     async def drain(self, id: InstanceId, reason: Reason, detail: str = "") -> bool:
         """Let an instance take no further job; True when it is draining now."""
@@ -117,6 +136,7 @@ class Reaper:
                 "instance", id, "no-provider", f"provider {row.provider} is not configured; delete {row.ref} by hand"
             )
             return
+        await self._keep_console(row)
         try:
             await provider.provisioner.delete(row.ref)
             view = await provider.provisioner.describe(row.ref)
@@ -134,27 +154,111 @@ class Reaper:
         if witness.cloud is base.InstanceStatus.GONE or witness.absences >= planner.ABSENCES:
             await self.close(id, row.reason)
 
+    # -- the end -----------------------------------------------------------------------------------------------
+
     async def close(self, id: InstanceId, reason: Reason) -> None:
         """The instance is confirmed absent: its row is history, its registrations still have to go."""
         row = self._station.rows.instances.get(id)
         if row is None or row.state in model.CLOSED:
             return
+        why, _ = await asyncio.gather(self._why_gone(row), self._keep_console(row))
+        row = self._station.rows.instances.get(id)
+        if row is None or row.state in model.CLOSED:
+            return
         unexplained = row.state not in (InstanceState.ENDING, InstanceState.DRAINING)
         if (unexplained and reason in (Reason.NONE, Reason.VANISHED)) or retrier.interrupted(row):
-            proven = await self._why_gone(row)
+            proven = Reason.PREEMPTED if why.kind is base.EndKind.PREEMPTED else Reason.VANISHED
             reason = proven if unexplained or proven is Reason.PREEMPTED else reason
-        await self._station.rows.step(id, InstanceState.GONE, reason=reason)
+        if why.failure is not None and not row.ready_at and reason in _NEVER_CAME_UP:
+            reason = Reason.LAUNCH_FAILED
+        words = why.detail or (why.failure.message if why.failure else "")
+        stepped = await self._station.rows.step(
+            id,
+            InstanceState.GONE,
+            expect=model.MAY_COST,
+            reason=reason,
+            detail=words if unexplained or reason is Reason.LAUNCH_FAILED else "",
+            end=why.kind.value,
+            end_detail=words,
+        )
         self._agents.forget(id)
+        self._asked.discard(id)
         if id not in self._station.rows.instances:
             self._station.evidence.pop(id, None)
+        if stepped is not None and why.failure is not None and row.reason is not Reason.LAUNCH_FAILED:
+            self.on_launch_failure(row, why.failure)
         self._station.wake()
 
-    async def _why_gone(self, row: model.Instance) -> Reason:
+    async def _why_gone(self, row: model.Instance) -> base.EndReason:
+        """Who ended it in the provider's words; unknown, with why, where it does not tell in time."""
         provider = self._station.providers.get(row.provider)
-        if provider is None:
-            return Reason.VANISHED
+        if provider is None or not row.ref:
+            return base.EndReason(base.EndKind.UNKNOWN, "there is no provider to ask")
         try:
-            why = await provider.provisioner.end_reason(row.ref)
-        except base.ProvisionError:
-            return Reason.VANISHED
-        return Reason.PREEMPTED if why.kind is base.EndKind.PREEMPTED else Reason.VANISHED
+            async with asyncio.timeout(ASK):
+                why = await provider.provisioner.end_reason(row.ref)
+        except TimeoutError:
+            return base.EndReason(base.EndKind.UNKNOWN, f"{provider.name} did not say within {ASK:.0f} s")
+        except base.ProvisionError as error:
+            return base.EndReason(base.EndKind.UNKNOWN, consoles.line(f"{provider.name}: {error}", most=LONGEST))
+        except Exception as error:
+            # A fault of a plugin must not keep a row open, and what it costs counting, for ever.
+            log.exception("%s: asking why %s ended failed in an unexpected way", provider.name, row.id)
+            return base.EndReason(base.EndKind.UNKNOWN, f"{provider.name}: {type(error).__name__}")
+        return base.EndReason(why.kind, consoles.line(why.detail, most=LONGEST), why.failure)
+
+    # -- what it printed ---------------------------------------------------------------------------------------
+
+    async def console(self, row: model.Instance) -> tuple[str, str]:
+        """Ask the provider now for what an instance printed; the text, or why there is none."""
+        provider = self._station.providers.get(row.provider)
+        if provider is None or not row.ref:
+            return "", "no provider has it"
+        try:
+            async with asyncio.timeout(ASK):
+                text = await provider.provisioner.console_log(row.ref)
+        except TimeoutError:
+            return "", f"{provider.name} did not give it within {ASK:.0f} s"
+        except base.ProvisionError as error:
+            return "", consoles.line(f"{provider.name}: {error}", most=LONGEST)
+        except Exception as error:
+            log.exception("%s: asking for the console of %s failed in an unexpected way", provider.name, row.id)
+            return "", f"{provider.name}: {type(error).__name__}"
+        if not text:
+            return "", f"{provider.name} keeps no console output of it"
+        return await consoles.kept(text), ""
+
+    async def _keep_console(self, row: model.Instance) -> None:
+        """Keep what an instance printed; asked for once in its life, whatever came of it."""
+        if row.id in self._asked or not row.ref:
+            return
+        self._asked.add(row.id)
+        kind = model.ConsoleKind.CONSOLE
+        try:
+            # Another process of this daemon may have asked before it ended.
+            if any(one.kind is kind for one in await self._station.store.consoles(row.id)):
+                return
+            text, problem = await self.console(row)
+            await self._station.store.write(model.Console(row.id, kind, self._station.clock.now(), text, problem))
+        except errors.StoreError as error:
+            log.warning("%s: what it printed is not kept: %s", row.id, error)
+
+    def keep_words(self, id: InstanceId, text: str) -> None:
+        """Keep the last words of an agent.  It may send more than once: the last ones win."""
+        if id not in self._words:
+            self._station.background.spawn(f"words of {id}", self._write_words(id))
+        self._words[id] = text
+
+    async def _write_words(self, id: InstanceId) -> None:
+        try:
+            while (text := self._words.get(id)) is not None:
+                self._words[id] = None
+                kept = model.Console(id, model.ConsoleKind.AGENT, self._station.clock.now(), await consoles.kept(text))
+                try:
+                    await self._station.store.write(kept)
+                except errors.StoreError as error:
+                    log.warning("%s: its agent's last words are not kept: %s", id, error)
+                # Whoever is root on an instance may send as often as he likes.
+                await self._station.clock.sleep(WORDS)
+        finally:
+            self._words.pop(id, None)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from typing import Any
 
 import pytest
-from core_fakes import NONCE, QUEUE, START, Place, bought, duty, refusal, registration
+from core_fakes import FULL, NONCE, QUEUE, START, Place, bought, duty, refusal, registration, settle
 
 from provisioners import base
-from runnerd import agents, errors, reaper, registrar
+from runnerd import agents, errors, model, reaper, registrar
 from runnerd.forges.base import Removal, RunnerView
 from runnerd.model import InstanceId, Reason
 
@@ -15,7 +16,8 @@ VM = InstanceId("vm-1")
 
 
 @pytest.fixture
-def gate(place: Place) -> reaper.Reaper:
+def gate(place: Place, monkeypatch: pytest.MonkeyPatch) -> reaper.Reaper:
+    monkeypatch.setattr(reaper, "ASK", 0.02)
     talk = agents.Agents(
         rows=place.rows,
         evidence=place.station.evidence,
@@ -244,3 +246,201 @@ async def test_closing_keeps_the_row_until_its_registration_is_gone(gate: reaper
     assert place.state() == "gone"
     await gate.close(VM, Reason.VANISHED)
     assert place.book.events() == ["gone"]
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "kind", "end", "told"),
+    [
+        pytest.param("ending", Reason.JOB_DONE, base.EndKind.ENDED_BY_US, Reason.JOB_DONE, False, id="by us"),
+        pytest.param("ending", Reason.JOB_DONE, base.EndKind.FAILED, Reason.JOB_DONE, False, id="broke at its end"),
+        pytest.param("busy", Reason.NONE, base.EndKind.FAILED, Reason.VANISHED, True, id="broke"),
+        pytest.param("busy", Reason.NONE, base.EndKind.PREEMPTED, Reason.PREEMPTED, True, id="taken back"),
+    ],
+)
+async def test_every_end_is_told_in_the_providers_words(
+    gate: reaper.Reaper, place: Place, state: str, reason: Reason, kind: base.EndKind, end: Reason, told: bool
+) -> None:
+    seen: list[model.Instance] = []
+    place.rows.on_step.append(lambda _, new: seen.append(new))
+    place.put(bought("vm-1", state, reason=reason))
+    answers(place, why=base.EndReason(kind, "Client.UserInitiatedShutdown:\n by token ghp_" + "a1B2" * 6))
+    await gate.close(VM, reason or Reason.VANISHED)
+    assert (seen[-1].end, seen[-1].reason) == (kind.value, end)
+    assert seen[-1].end_detail == "Client.UserInitiatedShutdown: by token ***"
+    assert seen[-1].detail == (seen[-1].end_detail if told else "")
+
+
+@pytest.mark.parametrize(
+    ("why", "words"),
+    [
+        pytest.param(refusal(base.Kind.AUTH), "sky: auth, says the cloud", id="refused"),
+        pytest.param(RuntimeError("a fault"), "sky: RuntimeError", id="a fault of the plugin"),
+        pytest.param("never", "sky did not say within 0 s", id="no answer"),
+    ],
+)
+async def test_a_provider_that_does_not_say_why_does_not_keep_a_row_open(
+    gate: reaper.Reaper, place: Place, why: Any, words: str
+) -> None:
+    seen: list[model.Instance] = []
+    place.rows.on_step.append(lambda _, new: seen.append(new))
+    place.put(bought("vm-1", "busy"))
+    answers(place, why=why)
+    async with asyncio.timeout(2):
+        await gate.close(VM, Reason.VANISHED)
+    assert (seen[-1].state.value, seen[-1].reason, seen[-1].end) == ("gone", Reason.VANISHED, "unknown")
+    assert seen[-1].end_detail == words
+
+
+async def test_a_launch_that_failed_says_so_once_to_who_wants_to_know(gate: reaper.Reaper, place: Place) -> None:
+    told: list[tuple[str, base.Failure]] = []
+    gate.on_launch_failure = lambda row, failure: told.append((row.offer, failure))
+    failure = base.Failure(base.Kind.CAPACITY, "no t4 left in a", "sky/acct/east/a/*/*", "Server.Insufficient")
+    seen: list[model.Instance] = []
+    place.rows.on_step.append(lambda _, new: seen.append(new))
+    place.put(bought("vm-1", "booting"))
+    answers(place, why=base.EndReason(base.EndKind.FAILED, "", failure))
+    await asyncio.gather(gate.close(VM, Reason.VANISHED), gate.close(VM, Reason.VANISHED))
+    assert told == [("sky/acct/east/a/small/on-demand", failure)]
+    assert [(row.reason, row.end, row.detail) for row in seen] == [(Reason.LAUNCH_FAILED, "failed", "no t4 left in a")]
+
+
+async def test_what_came_up_and_broke_later_is_no_failed_launch(gate: reaper.Reaper, place: Place) -> None:
+    seen: list[model.Instance] = []
+    place.rows.on_step.append(lambda _, new: seen.append(new))
+    place.put(bought("vm-1", "busy", ready_at=START - 60))
+    answers(place, why=base.EndReason(base.EndKind.FAILED, "it broke", base.Failure(base.Kind.BOOT, "it broke")))
+    await gate.close(VM, Reason.VANISHED)
+    assert seen[-1].reason is Reason.VANISHED
+
+
+# -- what it printed -----------------------------------------------------------------------------------------------
+
+
+def answers(place: Place, *, console: Any = "[ 1.0] booted\n", why: Any = None) -> list[str]:
+    """Have the provider answer, fail, or ``never`` answer; the calls in order."""
+    calls: list[str] = []
+
+    async def answer(told: Any) -> Any:
+        if told == "never":
+            await asyncio.get_running_loop().create_future()
+        if isinstance(told, Exception):
+            raise told
+        return told
+
+    async def console_log(ref: str) -> str | None:
+        calls.append("console")
+        return await answer(console)  # type: ignore[no-any-return]
+
+    async def end_reason(ref: str) -> base.EndReason:
+        calls.append("why")
+        return await answer(why or base.EndReason(place.sky.ends))  # type: ignore[no-any-return]
+
+    delete = place.sky.delete
+
+    async def deleted(ref: str) -> None:
+        calls.append("delete")
+        await delete(ref)
+
+    place.sky.console_log = console_log  # type: ignore[method-assign]
+    place.sky.end_reason = end_reason  # type: ignore[method-assign]
+    place.sky.delete = deleted  # type: ignore[method-assign]
+    return calls
+
+
+def kept(place: Place, kind: model.ConsoleKind = model.ConsoleKind.CONSOLE) -> list[tuple[str, str]]:
+    return [
+        (change.text, change.problem)
+        for commit in place.book.commits
+        for change in commit
+        if isinstance(change, model.Console) and change.kind is kind
+    ]
+
+
+async def test_what_it_printed_is_kept_before_it_is_deleted(gate: reaper.Reaper, place: Place) -> None:
+    draining(place)
+    calls = answers(place, console="\x1b[1mbooted\x1b[0m with ghp_" + "a1B2" * 6 + "\r\n")
+    await gate.release(VM, forced=False)
+    assert calls == ["console", "delete", "why"]
+    assert kept(place) == [("booted with ***\n", "")]
+
+
+@pytest.mark.parametrize(
+    ("console", "problem"),
+    [
+        pytest.param(None, "sky keeps no console output of it", id="nothing there"),
+        pytest.param(refusal(base.Kind.THROTTLED, retry_after=90.0), "sky: throttled, says the cloud", id="refused"),
+        pytest.param(ValueError("a fault"), "sky: ValueError", id="a fault of the plugin"),
+        pytest.param("never", "sky did not give it within 0 s", id="no answer"),
+    ],
+)
+async def test_an_end_does_not_wait_long_for_what_it_printed(
+    gate: reaper.Reaper, place: Place, console: Any, problem: str
+) -> None:
+    draining(place, Reason.MAX_JOB)
+    answers(place, console=console)
+    async with asyncio.timeout(2):
+        await gate.release(VM, forced=True)
+    assert deleted(place)
+    assert kept(place) == [("", problem)]
+
+
+async def test_a_console_is_asked_for_once_however_often_the_delete_is_repeated(
+    gate: reaper.Reaper, place: Place
+) -> None:
+    place.put(bought("vm-1", "ending", reason=Reason.LAUNCH_FAILED))
+    calls = answers(place, console=refusal())
+    place.sky.delete_error = refusal(base.Kind.TRANSIENT)
+    for _ in range(100):
+        await gate.delete(VM)
+    assert (calls.count("console"), calls.count("delete")) == (1, 100)
+
+
+async def test_a_console_is_not_asked_for_again_after_a_restart(gate: reaper.Reaper, place: Place) -> None:
+    place.put(bought("vm-1", "ending"))
+    await place.book.write(model.Console(VM, model.ConsoleKind.CONSOLE, START, "", "sky: no answer"))
+    calls = answers(place)
+    await gate.delete(VM)
+    assert "console" not in calls and "delete" in calls
+
+
+async def test_what_vanished_is_asked_for_what_it_printed(gate: reaper.Reaper, place: Place) -> None:
+    place.put(bought("vm-1", "busy"))
+    calls = answers(place, console="Kernel panic - not syncing\n")
+    await gate.close(VM, Reason.VANISHED)
+    assert sorted(calls) == ["console", "why"]
+    assert kept(place) == [("Kernel panic - not syncing\n", "")]
+
+
+async def test_an_instance_is_deleted_although_its_console_cannot_be_written(
+    gate: reaper.Reaper, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.put(bought("vm-1", "ending"))
+    answers(place)
+    write = place.book.write
+
+    async def full(*changes: Any) -> None:
+        if any(isinstance(change, model.Console) for change in changes):
+            raise FULL
+        await write(*changes)
+
+    monkeypatch.setattr(place.book, "write", full)
+    await gate.delete(VM)
+    assert deleted(place)
+
+
+async def test_last_words_are_kept_and_many_of_them_are_not_all_written(gate: reaper.Reaper, place: Place) -> None:
+    agent = model.ConsoleKind.AGENT
+    place.put(bought("vm-1", "draining"))
+    for number in range(50):
+        gate.keep_words(VM, f"words {number} ghp_" + "a1B2" * 6)
+    await settle()
+    assert kept(place, agent) == [("words 49 ***", "")]
+    gate.keep_words(VM, "and more")
+    gate.keep_words(VM, "and the last")
+    await place.clock.advance(2 * reaper.WORDS)
+    assert [text for text, _ in kept(place, agent)] == ["words 49 ***", "and the last"]
+    await place.clock.advance(2 * reaper.WORDS)
+    gate.keep_words(VM, "one more")
+    await settle()
+    assert [text for text, _ in kept(place, agent)][-1] == "one more"
+    await place.station.background.close()
