@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 from provisioners.offload import Offload
@@ -378,6 +379,10 @@ class Context:
     secret: Callable[[str], str] = _no_secrets
 
 
+#: A pool that sets no options for a provider.
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+
+
 class Basics:
     """What a provisioner without quotas, price lists and options of pools answers; to inherit from."""
 
@@ -385,7 +390,7 @@ class Basics:
     def validate_pool(cls, options: Mapping[str, Any]) -> list[str]:
         return [f"{key}: this provider takes no options from pools" for key in options]
 
-    def why_none(self, shape: Shape) -> str:
+    def why_none(self, shape: Shape, options: Mapping[str, Any] = NO_OPTIONS) -> str:
         return ""
 
     async def quotas(self) -> list[Quota]:
@@ -429,11 +434,14 @@ class Provisioner(Protocol):
         """Let go of connections.  Instances live on."""
         ...
 
-    async def offers(self, shape: Shape) -> list[Offer]:
-        """What could be bought for that shape, in the operator's order.  Availability is not promised."""
+    async def offers(self, shape: Shape, options: Mapping[str, Any] = NO_OPTIONS) -> list[Offer]:
+        """What could be bought for that shape, in the operator's order.  Availability is not promised.
+
+        ``options`` are the pool's for this provider, as they will stand in the request.
+        """
         ...
 
-    def why_none(self, shape: Shape) -> str:
+    def why_none(self, shape: Shape, options: Mapping[str, Any] = NO_OPTIONS) -> str:
         """Plain words on why :meth:`offers` has nothing for a shape, with the nearest thing that exists; else empty."""
         ...
 

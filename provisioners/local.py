@@ -140,7 +140,7 @@ class Local(base.Basics):
     async def close(self) -> None:
         """Nothing is held open."""
 
-    async def offers(self, shape: base.Shape) -> list[base.Offer]:
+    async def offers(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> list[base.Offer]:
         if base.Market.ON_DEMAND not in shape.markets:
             return []
         return [self._offer(one) for one in self._settings.machine_types.values() if one.fits(shape)]

@@ -1,4 +1,4 @@
-"""Whether one more instance may be bought: limits at every level, dollars counted before they are spent.
+"""Whether one more instance may be bought: limits and quotas, dollars counted before they are spent.
 
 Totals are derived from the rows at the start of each pass; what is admitted between two passes is added on top until
 the next one counts it from its row.  So two launches at the same moment cannot both take the last dollar.
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from provisioners.base import Market, Offer
-from runnerd import budget, config, model, station
+from runnerd import budget, config, model, quotas, station
 
 
 @dataclass(slots=True)
@@ -81,6 +81,7 @@ class Admission:
     def __init__(self, station: station.Station) -> None:
         self._station = station
         self._accounts: dict[tuple[str, str], _Account] = {}
+        self._quotas = quotas.Quotas()
         #: Seconds that an instance launched now may live at most.
         self._horizon = 0.0
         #: Admitted instances whose rows are not committed as requested yet: they do not count themselves.
@@ -113,6 +114,8 @@ class Admission:
                 account.rate += row.price
                 for index, window in enumerate(account.windows):
                     account.committed[index] += budget.commitment(row, now, window)
+        told = {name: provider.quotas for name, provider in self._station.providers.items() if provider.quotas}
+        self._quotas.count(told, self._station.rows.instances.values() if told else ())
         for offer, pool_name, repo, lifetime in self._pending.values():
             self._add(offer, pool=pool_name, repo=repo, lifetime=lifetime)
         for level, account in self._accounts.items():
@@ -173,7 +176,7 @@ class Admission:
             words = account.refusal(offer, lifetime, now)
             if words:
                 return words
-        return ""
+        return self._quotas.refusal(offer)
 
     def admit(
         self, offer: Offer, *, pool: str, repo: str, lifetime: float, instance: model.InstanceId | None = None
@@ -202,6 +205,7 @@ class Admission:
         now = self._station.clock.now()
         for account in self._of(pool, offer.provider, repo):
             account.add(offer, lifetime, now, count=count)
+        self._quotas.add(offer, count)
 
     def provider_refusal(self, provider: str) -> str:
         """Why nothing at all may be bought from a provider; empty when something may."""

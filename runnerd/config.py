@@ -116,7 +116,13 @@ __all__ = [
 ]
 
 #: Provisioners that ship with runnerd, for a checkout whose entry points are not installed.
-BUILT_IN = {"fake": "provisioners.fake:Fake", "local": "provisioners.local:Local"}
+BUILT_IN = {
+    "aws": "provisioners.aws:Aws",
+    "azure": "provisioners.azure:Azure",
+    "fake": "provisioners.fake:Fake",
+    "gcp": "provisioners.gcp:Gcp",
+    "local": "provisioners.local:Local",
+}
 ENTRY_POINTS = "runnerd.provisioners"
 
 #: How the runners are started where the file says nothing.
@@ -279,6 +285,8 @@ class Config(Model):
     log: Log = Log()
     """The daemon's log."""
 
+    _folder: Path | None = pydantic.PrivateAttr(default=None)
+
     @pydantic.field_validator("controller")
     @classmethod
     def _controller_is_a_host_label(cls, value: str) -> str:
@@ -302,6 +310,10 @@ class Config(Model):
         Raises errors.StoreUnwritable.
         """
         return self.secret or secrets.make_key(self.state / "secret.key")
+
+    def secret_of(self, reference: str, *, place: str) -> secrets.Secret:
+        """The secret behind a reference in a provider's options; a relative path starts at the file's directory."""
+        return secrets.Secret(reference, base=self._folder, place=place)
 
     def agent_address(self, provider: str) -> str:
         """The address under which instances of a provider reach the daemon; empty when there is none."""
@@ -417,6 +429,7 @@ def _build(
         for one in configchecks.complaints(_names(document.data), **_readable(data, context))
     ]
     if settings is not None:
+        settings._folder = folder
         settings = _with_places(settings, document)
         if reveal:
             problems += _unreadable(settings, document)
@@ -572,9 +585,26 @@ def _options(
             yield document.problem(place, f"the package behind the provider type {kind} cannot be used: {error}")
             continue
         for text in found.validate(entry.get("options") or {}):
-            key, colon, message = text.partition(": ")
-            where = ("providers", name, *(_option_place(key) if colon else ()))
-            yield document.problem(where, message if colon else text)
+            yield _told(document, text, "providers", name)
+        for pool, options in _pool_options(data, name):
+            for text in found.validate_pool(options):
+                yield _told(document, text, "pools", pool, "options", name)
+
+
+def _told(document: yamlfile.Document, text: str, *place: str) -> errors.Problem:
+    """A provisioner's words about its options, at the line that they mean."""
+    key, colon, message = text.partition(": ")
+    return document.problem((*place, *(_option_place(key) if colon else ())), message if colon else text)
+
+
+def _pool_options(data: Mapping[str, Any], provider: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What each pool sets for a provider."""
+    pools = data.get("pools")
+    for pool, entry in pools.items() if isinstance(pools, Mapping) else ():
+        options = entry.get("options") if isinstance(entry, Mapping) else None
+        own = options.get(provider) if isinstance(options, Mapping) else None
+        if isinstance(own, Mapping):
+            yield pool, own
 
 
 def _option_place(key: str) -> yamlfile.Place:

@@ -200,6 +200,9 @@ class Defaults(Model):
     order: Order = Order.LISTED
     """`listed` (the order of `from`) or `cheapest`. Listed, so that the file says what happens."""
 
+    max_price: Dollars | None = None
+    """The most that an instance may cost, in US dollars per hour; dearer offers are not bought. No cap when absent."""
+
     max_job: Span = 12 * 3600.0
     """The longest a job may run; then its instance is ended. 12 hours: longer than most, short of a lost
     weekend."""
@@ -318,8 +321,8 @@ class Provider(Named):
     """A source of instances. Keys that are not listed here belong to the provisioner of that `type`."""
 
     type: Annotated[str, Field(min_length=1)]
-    """Which provisioner: `fake` and `local` are built in; others register themselves under the entry point
-    group `runnerd.provisioners`."""
+    """Which provisioner: `aws`, `gcp` and `azure` (each an extra of the package), `fake` and `local` are built in;
+    others register themselves under the entry point group `runnerd.provisioners`."""
 
     limits: Limits = Limits()
     """Ceilings of this provider."""

@@ -18,17 +18,19 @@ from provisioners import base
 from runnerd import (
     admission,
     agents,
+    blame,
     config,
     errors,
     guard,
     inquiry,
     intake,
     launcher,
+    market,
     model,
     observer,
     offers,
+    order,
     planner,
-    providers,
     reaper,
     registrar,
     retrier,
@@ -44,8 +46,6 @@ log = logging.getLogger(__name__)
 PACE = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 #: The shortest rest between two passes, and how many times a pass's own duration it rests at least.
 REST, REST_FACTOR = 0.005, 3.0
-#: How long a provider may take to tell its offers, and how long it rests after it could not.
-OFFERS_TIMEOUT, OFFERS_PAUSE = 60.0, 10.0
 #: Seconds between looks at busy instances whose job the forge calls completed.
 RECHECK = 60.0
 
@@ -78,7 +78,8 @@ class Controller:
         )
         self.intake = intake.Intake(station, cursors)
         self.registrar = registrar.Registrar(station, self.agents)
-        self.launcher = launcher.Launcher(station, self.admission, bundle=bundle)
+        self.blame = blame.Blame(station)
+        self.launcher = launcher.Launcher(station, self.admission, self.blame, bundle=bundle)
         self.reaper = reaper.Reaper(station, self.registrar, self.agents)
         self.observer = observer.Observer(station, self.registrar)
         self.retrier = retrier.Retrier(station)
@@ -93,7 +94,9 @@ class Controller:
         self.guard = guard.Guard(station.clock, reanchor=self._take_over_wall_clock)
         self.agents.on_job = lambda row, _: self.intake.note_pickup(row)
         self.agents.on_fault = self._fault
+        self.reaper.on_launch_failure = self._launch_failed
         self._actions = tasks.Group("act", on_failure=self._action_failed)
+        self.market = market.Market(station, self._actions)
         self._running: set[tuple[str, str]] = set()
         self._tried: dict[tuple[str, str], tuple[int, float]] = {}
         #: The last plan's words on what holds each pool back.
@@ -106,8 +109,6 @@ class Controller:
         #: Called after each pass with the seconds that it took.
         self.on_pass: list[Callable[[float], None]] = []
         self._rechecked_at = 0.0
-        #: Provider and shape -> when its offers may be asked for again.
-        self._offers_after: dict[tuple[str, base.Shape], float] = {}
         self._overrun: set[str] = set()
         self._next_due: float | None = None
 
@@ -166,9 +167,9 @@ class Controller:
         self._next_due = None
         self._check_clock()
         pools = self.station.config.pools.values()
-        self.admission.count(horizon=max(map(launcher.lifetime_of, pools), default=0.0))
+        self.admission.count(horizon=max(map(order.lifetime_of, pools), default=0.0))
         self._watch_budgets()
-        self._refresh_offers()
+        self.market.refresh()
         snapshot = self.snapshot()
         plan = planner.plan(snapshot, self.station.clock.now())
         self.notes = plan.notes
@@ -218,32 +219,6 @@ class Controller:
             self.station.alarms.ring("budget", title, "overrun", words)
         self._overrun = set(over)
 
-    def _refresh_offers(self) -> None:
-        """Ask for offers that are stale, in the background: a cloud that hangs must not stop the others' passes."""
-        now = self.station.clock.now()
-        for pool in self.station.config.pools.values():
-            for name in pool.from_:
-                provider = self.station.providers.get(name)
-                shape = pool.shape(name)
-                if provider is None or not provider.stale(shape, now):
-                    continue
-                if now >= self._offers_after.get((name, shape), 0.0):
-                    self._offers_after[name, shape] = now + OFFERS_TIMEOUT
-                    self._actions.spawn(f"offers {name}", self._ask_offers(provider, shape))
-
-    async def _ask_offers(self, provider: providers.Provider, shape: base.Shape) -> None:
-        name = provider.name
-        try:
-            async with asyncio.timeout(OFFERS_TIMEOUT):
-                await provider.refresh(shape, self.station.clock.now())
-        except (base.ProvisionError, TimeoutError) as error:
-            self.station.alarms.ring("provider", name, "offers-failed", str(error) or "no answer in time")
-            self._offers_after[name, shape] = self.station.clock.now() + OFFERS_PAUSE
-            return
-        self._offers_after.pop((name, shape), None)
-        self.station.alarms.clear("provider", name, "offers-failed")
-        self.station.wake()
-
     def snapshot(self) -> planner.Snapshot:
         """Everything a plan depends on, as it is known now."""
         settings = self.station.config
@@ -275,7 +250,7 @@ class Controller:
         for pool in self.station.config.pools.values():
             for one in ranks[pool.name]:
                 if one.open and (found is None or one.offer.price < found[0].price):
-                    found = (one.offer, launcher.lifetime_of(pool))
+                    found = (one.offer, order.lifetime_of(pool))
         return found
 
     def _teams(self) -> tuple[dict[str, planner.TeamView], dict[str, str]]:
@@ -304,7 +279,7 @@ class Controller:
         resting = resting_until > self.station.clock.now()
         if resting:
             self._due(resting_until)
-        lifetime = launcher.lifetime_of(pool)
+        lifetime = order.lifetime_of(pool)
         left = self.admission.left("pool", pool.name, best.offer, lifetime) if best else None
         whole = self.admission.left("all", "", best.offer, lifetime) if best else None
         wall = self.station.clock.wall()
@@ -322,7 +297,7 @@ class Controller:
             drained=self.station.settings.get(f"drained/{pool.name}") == "yes",
             on_demand_only=self._on_demand_only(pool),
             open_offers=best is not None and not resting,
-            closed_because=why if resting else "" if best else launcher.why_none(ranked),
+            closed_because=why if resting else "" if best else self.launcher.why_none(pool, ranked),
             commitment=whole[1] if whole else (left[1] if left else 0.0),
             dollars=left[0] if left else None,
             team_refusals=self.admission.team_refusals(best.offer, lifetime) if best else {},
@@ -499,30 +474,25 @@ class Controller:
         await self.station.rows.step(id, InstanceState.FAILED, expect={InstanceState.PLANNED}, reason=reason)
 
     async def drain(self, id: InstanceId, reason: Reason, detail: str = "") -> bool:
-        """Drain an instance, and count a failure of its boot against the offer that it came from."""
+        """Drain an instance, and count a failure of its launch or boot against the offer that it came from."""
         row = self.station.rows.instances.get(id)
+        witness = self.station.evidence.get(id)
         drained = await self.reaper.drain(id, reason, detail)
         if drained and row is not None and reason is Reason.BOOT_TIMEOUT:
-            self._fault(row, "boot", detail)
+            self.blame.instance(row, base.Kind.BOOT, base.Failure(base.Kind.BOOT, detail))
+        elif drained and row is not None and reason is Reason.LAUNCH_FAILED:
+            failure = (witness and witness.failure) or base.Failure(base.Kind.CAPACITY, detail)
+            self.blame.instance(row, failure.kind.value, failure)
         return drained
 
     def _fault(self, row: Instance, stage: str, detail: str) -> None:
         """A failure on our side of the create call counts against the offer."""
-        provider = self.station.providers.get(row.provider)
-        if provider is None or len(row.offer.split("/")) != 6:
-            return
-        parts = row.offer.split("/")
-        offer = base.Offer(parts[0], parts[1], parts[2], parts[3], parts[4], base.Market(parts[5]), row.price)
-        found = offers.block(
-            offer,
-            stage,
-            scope="",
-            detail=detail,
-            blocks=self.station.rows.blocks.values(),
-            now=self.station.clock.now(),
-        )
-        if found is not None:
-            self.station.background.spawn(f"block {offer.key}", self.station.rows.write_block(found))
+        reason = blame.STAGES.get(stage)
+        if reason is not None:
+            self.blame.instance(row, reason, base.Failure(base.Kind.BOOT, detail))
+
+    def _launch_failed(self, row: Instance, failure: base.Failure) -> None:
+        self.blame.instance(row, failure.kind.value, failure)
 
     # -- second looks ------------------------------------------------------------------------------------------
 

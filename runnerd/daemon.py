@@ -9,7 +9,6 @@ import hashlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from provisioners import base
@@ -177,25 +176,17 @@ class Daemon:
     # -- providers ---------------------------------------------------------------------------------------------
 
     async def _add_provider(self, settings: config.Provider, *, retired: bool = False) -> None:
-        directory = Path(self._settings.state) / "providers" / settings.name
-        context = base.Context(
-            name=settings.name,
-            controller=self._settings.controller,
-            directory=str(directory),
-            now=self._clock.now,
-            sleep=self._clock.sleep,
-        )
-        provisioner = self._make_provisioner(settings, context)
+        context = providers.context(self._settings, settings.name, clock=self._clock)
         provider = providers.Provider(
             name=settings.name,
             settings=settings,
-            provisioner=provisioner,
+            provisioner=self._make_provisioner(settings, context),
             clock=self._clock,
             retired=retired,
             problem="it has not been listed yet",
         )
         try:
-            await provisioner.start()
+            await provider.ensure_started()
         except base.ProvisionError as error:
             provider.problem = f"cannot start: {error}"
             self.station.alarms.ring("provider", settings.name, "start-failed", str(error))
@@ -396,8 +387,7 @@ class Daemon:
         # What was refused for the configuration's sake may work now.
         for pattern, found in list(self.station.rows.blocks.items()):
             if found.reason in (base.Kind.CONFIG, base.Kind.AUTH):
-                del self.station.rows.blocks[pattern]
-                await self.store.write(store.Unblock(pattern))
+                await self.controller.blame.lift(pattern)
         done += [f"pool {name} added" for name in change.pools.added]
         done += [f"pool {name} changed" for name in change.pools.changed]
         done += [f"pool {name} removed: its idle instances end" for name in change.pools.removed]

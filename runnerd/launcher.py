@@ -9,30 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import logging
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from provisioners import base
-from runnerd import admission, bootstrap, config, offers, planner, providers, station
+from runnerd import admission, blame, config, offers, order, planner, providers, station
 from runnerd.model import Attempt, AttemptKey, AttemptState, Instance, InstanceId, InstanceState, Reason
 
 log = logging.getLogger(__name__)
 
 #: Seconds that a create call may take before its outcome counts as unclear.
 CREATE_TIMEOUT = 300.0
-#: Providers whose instances run beside the daemon and so have its Python.
-BESIDE_US = frozenset({"local", "fake"})
+#: Offers tried for one instance in a row; then it is planned anew, with what was learned meanwhile.
+MOST_TRIES = 25
 
 
 class Launcher:
     """Turns planned instances into booting ones."""
 
-    def __init__(self, station: station.Station, admission: admission.Admission, *, bundle: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        station: station.Station,
+        admission: admission.Admission,
+        blame: blame.Blame,
+        *,
+        bundle: Callable[[], str],
+    ) -> None:
         self._station = station
         self._admission = admission
+        self._blame = blame
         self._bundle = bundle
         #: Whether a pool buys outside the spot market only, for now.
         self.on_demand_only: Callable[[config.Pool], bool] = lambda _: False
@@ -58,7 +64,7 @@ class Launcher:
             provider = self._station.providers.get(name)
             if provider is None:
                 continue
-            known += provider.known_offers(pool.shape(name))
+            known += provider.known_offers(pool)
             why = self._closed(provider)
             if not why and first_only and name != pool.from_[0]:
                 why = f"waits {pool.spill_after:.0f} s for {pool.from_[0]} first"
@@ -75,17 +81,36 @@ class Launcher:
         if pool.market is config.MarketChoice.SPOT_THEN_ON_DEMAND:
             # Stable: the whole list of spot offers comes before the first at list price.
             ranked.sort(key=lambda one: one.offer.market is not base.Market.SPOT)
-        lifetime = lifetime_of(pool)
+        lifetime = order.lifetime_of(pool)
         sure = self.on_demand_only(pool)
         result = []
         for one in ranked:
-            if sure and one.open and one.offer.market is base.Market.SPOT:
-                one = dataclasses.replace(one, refusal="an interrupted job runs again: on demand only")
             if one.open:
-                words = self._admission.refusal(one.offer, pool=pool.name, repo=repo, lifetime=lifetime)
+                words = self._unfit(one.offer, pool, sure=sure)
+                words = words or self._admission.refusal(one.offer, pool=pool.name, repo=repo, lifetime=lifetime)
                 one = dataclasses.replace(one, refusal=words)
             result.append(one)
         return result
+
+    def _unfit(self, offer: base.Offer, pool: config.Pool, *, sure: bool) -> str:
+        """Why the pool itself does not want an offer now; empty when it does."""
+        if sure and offer.market is base.Market.SPOT:
+            return "an interrupted job runs again: on demand only"
+        if pool.max_price is not None and offer.price > pool.max_price:
+            return f"${offer.price:.2f} an hour is above the pool's max_price of ${pool.max_price:.2f}"
+        return ""
+
+    def why_none(self, pool: config.Pool, ranked: list[offers.Ranked]) -> str:
+        """Plain words for an empty list of offers to try."""
+        if ranked:
+            return why_none(ranked)
+        found = []
+        for name in pool.from_:
+            provider = self._station.providers.get(name)
+            words = provider.provisioner.why_none(pool.shape(name)) if provider is not None else ""
+            if words:
+                found.append(f"{name}: {words}")
+        return "; ".join(found) or "no provider of the pool offers a machine that fits"
 
     def _closed(self, provider: providers.Provider) -> str:
         if provider.retired:
@@ -96,7 +121,7 @@ class Launcher:
 
     async def request(self, id: InstanceId) -> None:
         """Try offers for a planned instance until one yields it, none is left, or nobody wants it any more."""
-        while True:
+        for _ in range(MOST_TRIES):
             row = self._station.rows.instances.get(id)
             if row is None or row.state is not InstanceState.PLANNED:
                 return
@@ -110,7 +135,7 @@ class Launcher:
             if best is None and patient:
                 return  # it stays planned; the planner asks again
             if best is None:
-                await self._give_up(id, Reason.NO_OFFER, why_none(ranked))
+                await self._give_up(id, Reason.NO_OFFER, self.why_none(pool, ranked))
                 return
             provider = self._station.providers[best.offer.provider]
             await provider.bucket(best.offer.region).take()
@@ -121,16 +146,17 @@ class Launcher:
             if self._closed(provider) or self._blocked(best.offer):
                 continue
             refusal = self._admission.admit(
-                best.offer, pool=pool.name, repo=row.repo, lifetime=lifetime_of(pool), instance=id
+                best.offer, pool=pool.name, repo=row.repo, lifetime=order.lifetime_of(pool), instance=id
             )
             if refusal:
                 continue  # what was left went to another meanwhile; the next offer may have room
             await self._attempt(row, pool, provider, best.offer)
+        await self._give_up(id, Reason.NO_OFFER, f"{MOST_TRIES} offers were tried in a row and refused")
 
     def _blocked(self, offer: base.Offer) -> bool:
         now = self._station.clock.now()
         active = (block for block in self._station.rows.blocks.values() if block.until > now)
-        return offers.blocking(offer.key, active) is not None
+        return offers.blocking(offer, active) is not None
 
     async def _give_up(self, id: InstanceId, reason: Reason, detail: str) -> None:
         stepped = await self._station.rows.step(
@@ -142,17 +168,17 @@ class Launcher:
 
     async def _attempt(self, row: Instance, pool: config.Pool, provider: providers.Provider, offer: base.Offer) -> None:
         now = self._station.clock.now()
-        key = AttemptKey(f"{self._station.fresh_name(26)}")
-        deadline = now + lifetime_of(pool)
-        request = base.CreateRequest(
+        key = AttemptKey(self._station.fresh_name(26))
+        request = order.compose(
+            self._station.config,
+            offer,
+            pool=pool,
+            traits=provider.provisioner.traits,
+            instance=row.id,
             key=key,
-            name=row.id,
-            offer=offer,
-            user_data=self._user_data(row, provider),
-            tags=self._tags(row, pool, provider, offer, key, deadline),
-            deadline=deadline,
-            disk=pool.disk or 0,
-            options=pool.options.get(provider.name, {}),
+            repo=row.repo,
+            bundle=self._bundle(),
+            now=now,
         )
         attempt = Attempt(
             key=key,
@@ -160,7 +186,7 @@ class Launcher:
             state=AttemptState.REQUESTING,
             provider=provider.name,
             offer=offer.key,
-            sealed=seal(request),
+            sealed=order.seal(request),
             created_at=now,
             since=now,
             sent_at=now,
@@ -175,7 +201,7 @@ class Launcher:
                 reason=Reason.NONE,
                 attempt_row=attempt,
                 # The setters of an instance's place: it is accounted to it from here on.
-                **_place(key, offer, deadline),
+                **_place(key, offer, request.deadline),
             )
         finally:
             self._admission.settle(row.id)
@@ -187,48 +213,14 @@ class Launcher:
     def _release(self, row: Instance, offer: base.Offer) -> None:
         """Nothing came of an admitted instance; its place is free, first of all for its own next offer."""
         pool = self._station.config.pools.get(row.pool)
-        lifetime = lifetime_of(pool) if pool is not None else 0.0
+        lifetime = order.lifetime_of(pool) if pool is not None else 0.0
         self._admission.release(offer, pool=row.pool, repo=row.repo, lifetime=lifetime)
-
-    def _user_data(self, row: Instance, provider: providers.Provider) -> str:
-        url = self._station.config.agent_address(provider.name)
-        beside = provider.settings.type in BESIDE_US
-        return bootstrap.render(
-            url=url.rstrip("/"),
-            instance=row.id,
-            bundle=self._bundle(),
-            python=sys.executable if beside else "python3",
-            power_off=() if beside else bootstrap.POWER_OFF,
-        )
-
-    def _tags(
-        self,
-        row: Instance,
-        pool: config.Pool,
-        provider: providers.Provider,
-        offer: base.Offer,
-        key: AttemptKey,
-        deadline: float,
-    ) -> dict[str, str]:
-        settings = self._station.config
-        tags = {
-            **settings.tags_for(pool.name, provider=provider.name, repo=row.repo),
-            base.TAG_CONTROLLER: settings.controller,
-            base.TAG_INSTANCE: row.id,
-            base.TAG_POOL: row.pool,
-            base.TAG_ATTEMPT: key,
-            base.TAG_DEADLINE: str(int(deadline)),
-            base.TAG_PRICE: f"{offer.price:g}",
-        }
-        if row.repo:
-            tags["runnerd-repo"] = row.repo
-        return tags
 
     # -- sending -----------------------------------------------------------------------------------------------
 
     async def _send(self, attempt: Attempt, provider: providers.Provider) -> None:
         """Send a committed attempt and commit what came of it."""
-        request = unseal(attempt.sealed, self._station.tokens.boot(attempt.key))
+        request = order.unseal(attempt.sealed, self._station.tokens.boot(attempt.key))
         try:
             async with asyncio.timeout(CREATE_TIMEOUT):
                 view = await provider.provisioner.create(request)
@@ -248,6 +240,7 @@ class Launcher:
         now = self._station.clock.now()
         witness = self._station.witness(attempt.instance)
         witness.cloud, witness.cloud_at, witness.absences = view.status, now, 0
+        witness.failure = view.failure
         await self._station.rows.step(
             attempt.instance,
             InstanceState.BOOTING,
@@ -278,16 +271,7 @@ class Launcher:
         if error.kind is base.Kind.THROTTLED:
             provider.bucket(offer.region).pause(error.retry_after or 2.0)
         else:
-            found = offers.block(
-                offer,
-                error.kind.value,
-                scope=error.scope,
-                detail=detail,
-                blocks=self._station.rows.blocks.values(),
-                now=self._station.clock.now(),
-            )
-            if found is not None:
-                await self._station.rows.write_block(found)
+            await self._blame.offer(offer, error.kind.value, error.failure)
         moved = self._moved(attempt, AttemptState.FAILED, failure=error.kind.value, code=error.code, detail=detail)
         stepped = await self._station.rows.step(
             attempt.instance,
@@ -339,7 +323,7 @@ class Launcher:
             return
         asked_at = self._station.clock.now()
         try:
-            listing = await provider.provisioner.list_owned()
+            listing = await provider.provisioner.list_owned(self._station.scopes(provider.name))
         except base.ProvisionError as error:
             provider.problem = f"listing failed: {error}"
             return
@@ -347,7 +331,7 @@ class Launcher:
             if view.tags.get(base.TAG_ATTEMPT) == attempt.key:
                 await self._found(attempt, view)
                 return
-        offer = unseal(attempt.sealed, "").offer
+        offer = order.unseal(attempt.sealed, "").offer
         if not listing.covers(offer.scope):
             return
         traits = provider.provisioner.traits
@@ -394,34 +378,12 @@ class Launcher:
             await self._send(again, provider)
 
 
-def lifetime_of(pool: config.Pool) -> float:
-    """Seconds from launch to the deadline that ends an instance whatever happens."""
-    wait = pool.max_idle_age if pool.warm else pool.idle
-    return pool.boot + wait + pool.max_job + 2 * planner.SLACK
-
-
 def why_none(ranked: list[offers.Ranked]) -> str:
-    """Plain words for an empty list of offers to try."""
-    if not ranked:
-        return "no provider of the pool offers a machine that fits"
+    """Plain words on offers of which none can be tried."""
     reasons: dict[str, list[str]] = {}
     for one in ranked:
         reasons.setdefault(one.refusal, []).append(one.offer.key)
     return "; ".join(f"{reason} [{', '.join(keys[:3])}]" for reason, keys in list(reasons.items())[:5])
-
-
-def seal(request: base.CreateRequest) -> str:
-    """The whole request as JSON, its token a placeholder."""
-    return json.dumps(dataclasses.asdict(request), sort_keys=True)
-
-
-def unseal(sealed: str, token: str) -> base.CreateRequest:
-    """The request as it is sent."""
-    raw = json.loads(sealed)
-    offer = raw.pop("offer")
-    offer["market"] = base.Market(offer["market"])
-    raw["user_data"] = raw["user_data"].replace(base.TOKEN_PLACEHOLDER, token)
-    return base.CreateRequest(offer=base.Offer(**offer), **raw)
 
 
 def _place(key: AttemptKey, offer: base.Offer, deadline: float) -> dict[str, Any]:
@@ -434,7 +396,10 @@ def _place(key: AttemptKey, offer: base.Offer, deadline: float) -> dict[str, Any
         "machine_type": offer.machine_type,
         "market": offer.market.value,
         "gpus": offer.gpus,
+        "cpus": offer.cpus,
+        "image": offer.image,
         "price": offer.price,
+        "price_source": offer.price_source,
         "deadline": deadline,
     }
 
@@ -449,6 +414,8 @@ def _no_place() -> dict[str, Any]:
         "zone": "",
         "machine_type": "",
         "market": "",
+        "image": "",
         "price": 0.0,
+        "price_source": "",
         "deadline": 0.0,
     }

@@ -11,7 +11,7 @@ import asyncio
 import logging
 
 from provisioners import base
-from runnerd import clock, model, providers, registrar, station
+from runnerd import clock, model, order, providers, registrar, station
 from runnerd.model import Attempt, AttemptKey, AttemptState, Instance, InstanceId, InstanceState, Reason
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,8 @@ class Observer:
         """List a provider once and take in what it says."""
         started = self._station.clock.now()
         try:
-            listing = await provider.provisioner.list_owned()
+            await provider.ensure_started()
+            listing = await provider.provisioner.list_owned(self._station.scopes(provider.name))
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -91,6 +92,7 @@ class Observer:
         else:
             self._station.alarms.clear("provider", provider.name, "listing-partial")
         self._station.alarms.clear("provider", provider.name, "listing-failed")
+        self._station.alarms.clear("provider", provider.name, "start-failed")
         provider.problem = ""
         await self._take_in(provider, listing, started)
         await self._sweep_residues(provider, listing)
@@ -110,7 +112,7 @@ class Observer:
                 if row.state in EXPECTED:
                     witness = self._station.witness(row.id)
                     witness.cloud, witness.cloud_at, witness.absences = view.status, started, 0
-                    witness.healthy = view.healthy
+                    witness.healthy, witness.failure = view.healthy, view.failure
                 continue
             if view.status is base.InstanceStatus.GONE:
                 continue
@@ -158,7 +160,7 @@ class Observer:
             price=_number(view.tags.get(base.TAG_PRICE)),
             running_at=view.created_at or now,
             deadline=_number(view.tags.get(base.TAG_DEADLINE)),
-            repo=view.tags.get("runnerd-repo", ""),
+            repo=view.tags.get(order.TAG_REPO, ""),
             adopted=True,
             detail="found by its tags",
         )
@@ -179,6 +181,7 @@ class Observer:
         await rows.adopt(row, f"found by its tags at {provider.name} as {view.ref}", attempt_row=attempt)
         witness = self._station.witness(id)
         witness.cloud, witness.cloud_at, witness.healthy = view.status, now, view.healthy
+        witness.failure = view.failure
         self._station.alarms.ring(
             "instance", id, "adopted", f"{view.ref} at {provider.name} carried our tags and had no row"
         )

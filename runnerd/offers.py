@@ -1,18 +1,21 @@
 """Which offer to try next: ranking and the blocklist.  Pure.
 
 A failure speaks for a place: one zone, one region, one account.  It blocks a wildcard pattern over
-``provider/account/region/zone/type/market`` for a time that depends on its class, and everything under the pattern is
-skipped until then.  Throttling is not here: it pauses an API, the offer is not to blame.
+``provider/account/region/zone/type/market``, with ``a|b`` for either, for a time that depends on its class or that the
+provider documents, and everything under the pattern is skipped until then.  A seventh segment is the image: what does
+not boot is blamed on its image once other types fail with it too.  Throttling is not here: it pauses an API, the offer
+is not to blame.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
-from provisioners.base import Kind, Offer
+from provisioners.base import Failure, Kind, Offer
 from runnerd.model import Block
 
 #: Seconds that a failure blocks its scope, first and at most; it doubles while the same pattern fails again.
@@ -26,8 +29,9 @@ BLOCK_TIMES: Mapping[str, tuple[float, float]] = MappingProxyType(
         Kind.TRANSIENT: (5.0, 120.0),
         Kind.NOT_FOUND: (300.0, 3600.0),
         # Failures on our side of the create call count against the offer as well.
-        "boot": (300.0, 3600.0),
+        Kind.BOOT: (300.0, 3600.0),
         "gate": (900.0, 7200.0),
+        "register": (120.0, 1800.0),
         "preempted": (300.0, 1800.0),
     }
 )
@@ -75,7 +79,7 @@ def rank(
         if closed:
             result.append(Ranked(offer, closed))
             continue
-        block = blocking(offer.key, active)
+        block = blocking(offer, active)
         if block is None:
             result.append(Ranked(offer))
         else:
@@ -85,33 +89,57 @@ def rank(
     return result
 
 
-def blocking(key: str, blocks: Iterable[Block]) -> Block | None:
+def blocking(offer: Offer, blocks: Iterable[Block]) -> Block | None:
     """The block that holds an offer longest, if any does."""
     found: Block | None = None
+    place = f"{offer.key}/{image_word(offer.image)}"
     for block in blocks:
-        if matches(block.pattern, key) and (found is None or block.until > found.until):
+        if matches(block.pattern, place) and (found is None or block.until > found.until):
             found = block
     return found
 
 
+@functools.lru_cache(maxsize=65536)
 def matches(pattern: str, key: str) -> bool:
     """True when an offer key lies under a pattern; segments match one to one, missing ones match anything."""
-    parts = pattern.split("/")
-    return all(fnmatchcase(value, part) for value, part in zip(key.split("/"), parts, strict=False))
+    parts, values = pattern.split("/"), key.split("/")
+    if len(parts) > len(values):
+        return False
+    return all(
+        any(fnmatchcase(value, choice) for choice in part.split("|"))
+        for value, part in zip(values, parts, strict=False)
+    )
 
 
-def block(offer: Offer, reason: str, *, scope: str, detail: str, blocks: Iterable[Block], now: float) -> Block | None:
-    """The block that a failure earns; None when its class blocks nothing.
+def image_word(image: str) -> str:
+    """An image's name as one segment of a pattern."""
+    return image.replace("/", ":").replace("|", ":")
 
-    The time doubles when the same pattern failed for the same reason not long ago.
+
+def image_pattern(provider: str, image: str) -> str:
+    """The pattern of everything that boots from an image."""
+    return f"{provider}/*/*/*/*/*/{image_word(image)}"
+
+
+def block(offer: Offer, reason: str, failure: Failure, *, blocks: Iterable[Block], now: float) -> Block | None:
+    """The block that a failure earns for a reason; None when its class blocks nothing.
+
+    The reason is the failure's kind, or ours: ``gate``, ``register``, ``preempted``.  The time that the provider
+    documents wins; otherwise it doubles when the same pattern failed for the same reason not long ago.
     """
     times = BLOCK_TIMES.get(reason)
     if times is None:
         return None
     first, most = times
-    pattern = scope or offer.key
+    pattern = failure.scope or offer.key
     duration = first
     for old in blocks:
         if old.pattern == pattern and old.reason == reason and now - old.until < most:
             duration = min(most, max(first, 2 * (old.until - old.since)))
-    return Block(pattern=pattern, reason=reason, until=now + duration, since=now, detail=detail)
+    return Block(
+        pattern=pattern,
+        reason=reason,
+        until=now + (failure.block_for or duration),
+        since=now,
+        detail=failure.message,
+    )

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from provisioners import base, pace
-from runnerd import clock, config
+from runnerd import clock, config, errors
 
 log = logging.getLogger(__name__)
 
 #: Seconds for which a provider's offers are taken as known.
 OFFERS_FRESH = 300.0
+#: Seconds for which an account's quotas are taken as known; AWS answers six such questions a minute.
+QUOTAS_FRESH = 300.0
+
+
+#: What a provider is asked for a pool's offers: the shape, and the pool's options for it.
+_Question = tuple[base.Shape, Mapping[str, Any]]
 
 
 @dataclass(slots=True)
@@ -30,10 +39,21 @@ class Provider:
     listed_at: float = 0.0
     #: Why it cannot be used now, in plain words; empty when it can.
     problem: str = ""
-    _offers: dict[base.Shape, tuple[float, list[base.Offer]]] = field(default_factory=dict)
+    #: Whether its provisioner has been started; until then nothing else is asked of it.
+    started: bool = False
+    #: The account's ceilings as last told, and when they were asked for.
+    quotas: list[base.Quota] = field(default_factory=list)
+    quotas_at: float = 0.0
+    _offers: dict[str, tuple[float, _Question, list[base.Offer]]] = field(default_factory=dict)
     #: Wakes the listing loop before its time.
     listing_wanted: asyncio.Event = field(default_factory=asyncio.Event)
     _buckets: dict[str, pace.Bucket] = field(default_factory=dict)
+
+    async def ensure_started(self) -> None:
+        """Start the provisioner unless it is.  Raises :class:`base.ProvisionError`; the next look tries again."""
+        if not self.started:
+            await self.provisioner.start()
+            self.started = True
 
     def bucket(self, region: str) -> pace.Bucket:
         """What paces the create calls that go to a region."""
@@ -51,15 +71,47 @@ class Provider:
         """When the last of its pauses ends; in the past when none holds."""
         return max((one.paused_until for one in self._buckets.values()), default=0.0)
 
-    def known_offers(self, shape: base.Shape) -> list[base.Offer]:
-        """The offers for a shape as last told; empty before :meth:`refresh`."""
-        return self._offers.get(shape, (0.0, []))[1]
+    def known_offers(self, pool: config.Pool) -> list[base.Offer]:
+        """The offers for a pool as last told; empty before :meth:`refresh`."""
+        _, asked, offers = self._offers.get(pool.name, (0.0, None, []))
+        return offers if asked == self._question(pool) else []
 
-    def stale(self, shape: base.Shape, now: float) -> bool:
-        """True when the offers for a shape should be asked for again."""
-        return now - self._offers.get(shape, (float("-inf"), []))[0] > OFFERS_FRESH
+    def stale(self, pool: config.Pool, now: float) -> bool:
+        """True when the offers for a pool should be asked for again."""
+        asked_at, asked, _ = self._offers.get(pool.name, (float("-inf"), None, []))
+        return now - asked_at > OFFERS_FRESH or asked != self._question(pool)
 
-    async def refresh(self, shape: base.Shape, now: float) -> None:
-        """Ask for the offers of a shape.  Raises :class:`base.ProvisionError`; the old ones stay known."""
-        offers = await self.provisioner.offers(shape)
-        self._offers[shape] = (now, offers)
+    async def refresh(self, pool: config.Pool, now: float) -> None:
+        """Ask for the offers of a pool.  Raises :class:`base.ProvisionError`; the old ones stay known."""
+        await self.ensure_started()
+        asked = self._question(pool)
+        self._offers[pool.name] = (now, asked, await self.provisioner.offers(*asked))
+
+    def _question(self, pool: config.Pool) -> _Question:
+        return pool.shape(self.name), pool.options.get(self.name, {})
+
+    async def refresh_quotas(self, now: float) -> None:
+        """Ask for the account's ceilings.  Raises :class:`base.ProvisionError`; the old ones stay known."""
+        self.quotas_at = now
+        await self.ensure_started()
+        self.quotas = await self.provisioner.quotas()
+
+
+def context(settings: config.Config, name: str, *, clock: clock.Clock, directory: Path | None = None) -> base.Context:
+    """What a provisioner gets from outside; ``directory`` stands in for its place in the state."""
+
+    def reveal(reference: str) -> str:
+        # The mask learns the value here, before anybody can print it.
+        try:
+            return settings.secret_of(reference, place=f"providers.{name}").reveal()
+        except errors.SecretMissing as error:
+            raise ValueError(str(error)) from error
+
+    return base.Context(
+        name=name,
+        controller=settings.controller,
+        directory=str(settings.state / "providers" / name if directory is None else directory),
+        now=clock.now,
+        sleep=clock.sleep,
+        secret=reveal,
+    )

@@ -39,6 +39,14 @@ class Station:
         """The queues of a pool, in the order of the configuration's forges."""
         return [spec.queue for spec in self.specs if spec.queue.pool == pool]
 
+    def scopes(self, provider: str) -> frozenset[str]:
+        """The listing scopes in which a provider has live instances of ours, configured or not."""
+        return frozenset(
+            row.offer.rsplit("/", 2)[0]
+            for row in self.rows.instances.values()
+            if row.provider == provider and row.offer and row.live
+        )
+
     def witness(self, id: InstanceId) -> planner.Evidence:
         """The evidence about an instance, made on first use."""
         found = self.evidence.get(id)

@@ -109,7 +109,7 @@ class Fake(base.Basics):
             os.close(self._log)
             self._log = -1
 
-    async def offers(self, shape: base.Shape) -> list[base.Offer]:
+    async def offers(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> list[base.Offer]:
         return settings.offers(self._context.name, self._settings, shape)
 
     # -- the calls ------------------------------------------------------------------------------------------------

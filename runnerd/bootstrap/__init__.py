@@ -11,34 +11,45 @@ import shlex
 
 import jinja2
 
-from provisioners.base import TOKEN_PLACEHOLDER
+from provisioners.base import POWER_OFF, TOKEN_PLACEHOLDER
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("runnerd.bootstrap"),
     undefined=jinja2.StrictUndefined,
     keep_trailing_newline=True,
+    trim_blocks=True,
     autoescape=False,  # noqa: S701  # a shell script, not HTML; every value is JSON or a checked word
 )
 
 
-#: How a machine of its own ends when its agent leaves.
-POWER_OFF = ("systemctl", "poweroff")
-
-
 def render(
-    *, url: str, instance: str, bundle: str, python: str = "python3", power_off: tuple[str, ...] = POWER_OFF
+    *,
+    url: str,
+    instance: str,
+    bundle: str,
+    lifetime: float,
+    python: str = "python3",
+    power_off: tuple[str, ...] = POWER_OFF,
 ) -> str:
     """The first-boot script with a placeholder for the token.
 
-    ``url`` is where instances reach the daemon, ``bundle`` the agent archive's SHA-256 in hex; ``power_off`` is empty
-    for an instance that is only a process.
+    ``url`` is where instances reach the daemon, ``bundle`` the agent archive's SHA-256 in hex.  ``power_off`` is how
+    the machine ends itself, when its agent leaves or ``lifetime`` seconds after its boot; it is empty for an instance
+    that is only a process, whose disks are not its own either.
     """
     facts: dict[str, object] = {"url": url, "token": TOKEN_PLACEHOLDER, "instance": instance}
     if power_off:
         facts["power_off"] = list(power_off)
     settings = json.dumps(facts, indent=1)
-    if "\nRUNNERD_END\n" in settings or "'" in python:
+    end = shlex.join(power_off)
+    if any("\nRUNNERD_END\n" in f"\n{text}\n" for text in (settings, end)) or "'" in python:
         raise ValueError("a value would break out of the script")
     return _TEMPLATES.get_template("fetch.sh.j2").render(
-        url=shlex.quote(url), bundle=bundle, settings=settings, python=python
+        url=shlex.quote(url),
+        bundle=bundle,
+        settings=settings,
+        python=python,
+        power_off=bool(power_off),
+        end=end,
+        lifetime=round(lifetime),
     )

@@ -123,10 +123,14 @@ class Fleet:
         evidence = self._evidence.get(instance.id)
         if evidence is None or evidence.fresh(self._now):
             return False
-        return evidence.cloud is InstanceStatus.STOPPED or evidence.healthy is False
+        return evidence.cloud in (InstanceStatus.STOPPED, InstanceStatus.FAILED) or evidence.healthy is False
 
     def _past(self, instance: Instance) -> Drain | None:
         """The machine is dead, or its time is over."""
+        evidence = self._evidence.get(instance.id)
+        if evidence is not None and evidence.cloud is InstanceStatus.FAILED and not evidence.fresh(self._now):
+            words = evidence.failure.message if evidence.failure else "the provider does not say why"
+            return Drain(instance.id, Reason.LAUNCH_FAILED, words)
         if self._dead(instance):
             return Drain(instance.id, Reason.DEAD, "the agent is silent and the provider says it is dead")
         if not self._hold and not self._held(instance) and self._now > instance.deadline > 0:

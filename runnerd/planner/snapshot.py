@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from provisioners.base import InstanceStatus
+from provisioners.base import Failure, InstanceStatus
 from runnerd import model
 from runnerd.model import Instance, Queue
 
@@ -35,6 +35,8 @@ class Evidence:
     absences: int = 0
     #: The provider's own health probe; None for no verdict.
     healthy: bool | None = None
+    #: Why its launch failed after it was accepted.
+    failure: Failure | None = None
 
     def fresh(self, now: float) -> bool:
         """True while the agent's last word is young enough to act on."""

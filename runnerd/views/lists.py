@@ -6,7 +6,7 @@ import collections
 from typing import Any
 
 import runnerd
-from runnerd import daemon, errors, launcher, model, offers, schedule
+from runnerd import daemon, errors, model, offers, order, schedule
 from runnerd.views import facts
 
 #: A job that ended is listed without being asked for by name for so long, in seconds.
@@ -217,7 +217,7 @@ def offer_list(daemon: daemon.Daemon, pool: str) -> dict[str, Any]:
     """
     settings = known_pool(daemon, pool)
     now = daemon.station.clock.now()
-    lifetime = launcher.lifetime_of(settings)
+    lifetime = order.lifetime_of(settings)
     problems = []
     for name in settings.from_:
         provider = daemon.station.providers.get(name)
@@ -225,7 +225,7 @@ def offer_list(daemon: daemon.Daemon, pool: str) -> dict[str, Any]:
             problems.append(f"provider {name} is not there")
         elif provider.problem:
             problems.append(f"provider {name}: {provider.problem}")
-        elif not provider.known_offers(settings.shape(name)):
+        elif not provider.known_offers(settings):
             problems.append(f"provider {name} offers no machine that fits the pool")
     return {
         "pool": pool,

@@ -114,6 +114,10 @@ class Book:
     async def registrations(self, instance_id: str) -> list[model.Registration]:
         return [one for one in self.known.values() if one.instance == instance_id]
 
+    async def consoles(self, instance_id: str) -> list[model.Console]:
+        written = [change for commit in self.commits for change in commit if isinstance(change, model.Console)]
+        return [one for one in written if one.instance == instance_id]
+
     def events(self, subject: str = "instance") -> list[str]:
         """What happened, in order."""
         return [
@@ -167,7 +171,7 @@ class ScriptedProvisioner(base.Basics):
     async def close(self) -> None:
         self.calls.append(("close", None))
 
-    async def offers(self, shape: base.Shape) -> list[base.Offer]:
+    async def offers(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> list[base.Offer]:
         self.calls.append(("offers", shape))
         return [self.offer(zone, market) for zone in self.zones for market in shape.markets]
 
@@ -462,11 +466,9 @@ def place(folder: Path, clock: ManualClock, **changes: Any) -> Place:
             clock,  # type: ignore[arg-type]
         )
         for pool in read.pools.values():
-            shape = pool.shape(name)
-            found._offers[shape] = (
-                clock.now(),
-                [cloud.offer(zone, market) for zone in cloud.zones for market in shape.markets],
-            )
+            markets = pool.shape(name).markets
+            told = [cloud.offer(zone, market) for zone in cloud.zones for market in markets]
+            found._offers[pool.name] = (clock.now(), found._question(pool), told)
         made.providers[name] = found
     return Place(made, clock, book, rows, forge, clouds, wakes, failures)
 

@@ -287,7 +287,7 @@ async def test_offers_that_cannot_be_told_are_not_asked_for_in_every_pass(
     place, desk = make()
     asked: list[float] = []
 
-    async def broken(shape: base.Shape) -> list[base.Offer]:
+    async def broken(*_: object) -> list[base.Offer]:
         asked.append(clock.now())
         raise refusal(base.Kind.AUTH)
 

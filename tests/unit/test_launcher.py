@@ -24,7 +24,7 @@ from core_fakes import (
 from core_fakes import place as make_place
 
 from provisioners import base
-from runnerd import admission, errors, launcher, model
+from runnerd import admission, blame, errors, launcher, model, order
 from runnerd.model import AttemptState, InstanceId, InstanceState, Reason
 
 VM = InstanceId("vm-1")
@@ -33,7 +33,7 @@ VM = InstanceId("vm-1")
 def office(place: Place) -> launcher.Launcher:
     books = admission.Admission(place.station)
     books.count()
-    return launcher.Launcher(place.station, books, bundle=lambda: "ab" * 32)
+    return launcher.Launcher(place.station, books, blame.Blame(place.station), bundle=lambda: "ab" * 32)
 
 
 @pytest.fixture
@@ -81,6 +81,33 @@ async def test_a_refusal_blocks_the_offer_and_the_next_is_tried_at_once(buyer: l
     assert set(place.rows.blocks) == {"sky/acct/east/a/small/on-demand", "sky/acct/east/*"}
     assert (place.state(), place.row().provider, place.row().reason) == ("booting", "sea", Reason.NONE)
     assert [one.key for one in place.rows.attempts.values()] == [place.row().attempt]
+
+
+async def test_a_pool_buys_nothing_dearer_than_it_pays(tmp_path: Path, clock: ManualClock) -> None:
+    place = make_place(tmp_path, clock, pools={"gpu": {"max_price": 0.99}})
+    place.put(instance("vm-1", "planned"))
+    seen: list[model.Instance] = []
+    place.rows.on_step.append(lambda _, new: seen.append(new))
+    await clock.finish(office(place).request(VM))
+    assert tries(place) == [] and "above the pool's max_price of $0.99" in seen[-1].detail
+
+
+async def test_one_instance_tries_only_so_many_offers_in_a_row(buyer: launcher.Launcher, place: Place) -> None:
+    # A transient refusal each time, blocked for no time at all by a clock that stands still would be tried for ever.
+    place.sky.creates = [refusal(base.Kind.THROTTLED, retry_after=0.01) for _ in range(100)]
+    place.clouds["sea"].creates = list(place.sky.creates)
+    await place.clock.finish(buyer.request(VM))
+    assert len(tries(place)) + len(tries(place, "sea")) == launcher.MOST_TRIES
+
+
+async def test_a_quota_of_the_account_turns_a_burst_to_the_next_provider(tmp_path: Path, clock: ManualClock) -> None:
+    place = make_place(tmp_path, clock)
+    place.put(instance("vm-1", "planned"), instance("vm-2", "planned"))
+    quota = base.Quota("GPUs", "sky/acct/*/*/*/*", base.Unit.GPUS, limit=1, used=0, as_of=START)
+    place.station.providers["sky"].quotas = [quota]
+    buyer = office(place)
+    await clock.finish(asyncio.gather(buyer.request(VM), buyer.request(InstanceId("vm-2"))))
+    assert sorted((len(tries(place)), len(tries(place, "sea")))) == [1, 1]
 
 
 async def test_throttling_pauses_the_bucket_and_blocks_no_offer(buyer: launcher.Launcher, place: Place) -> None:
@@ -325,15 +352,15 @@ def test_a_sealed_request_comes_back_as_it_was(place: Place) -> None:
         10,
         {"image": {"id": 7}},
     )
-    sealed = launcher.seal(request)
-    assert launcher.seal(launcher.unseal(sealed, base.TOKEN_PLACEHOLDER)) == sealed
-    assert launcher.unseal(sealed, "T").user_data == "#!/bin/sh\nT"
+    sealed = order.seal(request)
+    assert order.seal(order.unseal(sealed, base.TOKEN_PLACEHOLDER)) == sealed
+    assert order.unseal(sealed, "T").user_data == "#!/bin/sh\nT"
     assert json.loads(sealed)["offer"]["market"] == "spot"
 
 
 def test_a_lifetime_covers_boot_wait_job_and_slack(place: Place) -> None:
     pool = place.station.config.pools["gpu"]
-    assert launcher.lifetime_of(pool) == pool.boot + pool.idle + pool.max_job + 600
+    assert order.lifetime_of(pool) == pool.boot + pool.idle + pool.max_job + 600
 
 
 async def test_a_second_order_for_the_same_instance_buys_nothing(buyer: launcher.Launcher, place: Place) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from provisioners.base import Kind, Market, Offer
+from provisioners.base import Failure, Kind, Market, Offer
 from runnerd import offers
 from runnerd.model import Block
 
@@ -28,6 +30,9 @@ def block(pattern: str, *, until: float = NOW + 60, since: float = NOW, reason: 
         pytest.param("sky/acct/east/a/small/on-demand", False, id="another market"),
         pytest.param("sk", False, id="no prefixes"),
         pytest.param("*/*/*/*/small/*", True, id="a type anywhere"),
+        pytest.param("*/*/*/*/large|small/spot", True, id="one type or another"),
+        pytest.param("*/*/*/*/l*|x*/spot", False, id="none of several"),
+        pytest.param("*/*/*/*/*/*/image-1", False, id="an image that is not told"),
     ],
 )
 def test_a_pattern_matches_segment_by_segment(pattern: str, matches: bool) -> None:
@@ -77,7 +82,7 @@ def test_a_closed_provider_is_closed_whatever_its_blocks() -> None:
 
 
 def test_of_several_blocks_the_one_that_lasts_counts() -> None:
-    found = offers.blocking(offer().key, [block("sky/*", until=NOW + 5), block("*", until=NOW + 50), block("x")])
+    found = offers.blocking(offer(), [block("sky/*", until=NOW + 5), block("*", until=NOW + 50), block("x")])
     assert found is not None and found.until == NOW + 50
 
 
@@ -99,7 +104,7 @@ def test_a_block_doubles_while_the_same_failure_comes_back_and_has_an_end(
 ) -> None:
     now, blocks, lasted = NOW, list[Block](), list[float]()
     for _ in range(12):
-        found = offers.block(offer(), reason, scope="", detail="", blocks=blocks, now=now)
+        found = offers.block(offer(), reason, Failure(Kind.CAPACITY, ""), blocks=blocks, now=now)
         assert found is not None
         lasted.append(found.until - now)
         blocks = [found]
@@ -110,20 +115,34 @@ def test_a_block_doubles_while_the_same_failure_comes_back_and_has_an_end(
 
 def test_a_failure_after_a_good_while_starts_afresh() -> None:
     old = block(offer().key, since=NOW - 5000, until=NOW - 4000)
-    found = offers.block(offer(), Kind.CAPACITY, scope="", detail="", blocks=[old], now=NOW)
+    found = offers.block(offer(), Kind.CAPACITY, Failure(Kind.CAPACITY, ""), blocks=[old], now=NOW)
     assert found is not None and found.until == NOW + 60
 
 
 def test_a_block_speaks_for_the_scope_that_the_provider_named() -> None:
-    found = offers.block(offer(), Kind.QUOTA, scope="sky/acct/east/*/*/*", detail="", blocks=[], now=NOW)
+    found = offers.block(offer(), Kind.QUOTA, Failure(Kind.QUOTA, "", scope="sky/acct/east/*/*/*"), blocks=[], now=NOW)
     assert found is not None
     assert offers.matches(found.pattern, offer(zone="z").key)
     assert not offers.matches(found.pattern, offer(region="west").key)
 
 
 def test_throttling_blocks_no_offer() -> None:
-    assert offers.block(offer(), Kind.THROTTLED, scope="", detail="", blocks=[], now=NOW) is None
+    assert offers.block(offer(), Kind.THROTTLED, Failure(Kind.THROTTLED, ""), blocks=[], now=NOW) is None
 
 
 def test_every_kind_of_failure_but_throttling_has_its_time() -> None:
     assert set(Kind) - {Kind.THROTTLED} <= set(offers.BLOCK_TIMES)
+
+
+def test_a_time_that_the_provider_documents_wins() -> None:
+    failure = Failure(Kind.CAPACITY, "not sold there", block_for=86400.0)
+    found = offers.block(offer(), Kind.CAPACITY, failure, blocks=[], now=NOW)
+    assert found is not None and found.until == NOW + 86400
+
+
+def test_an_image_is_blocked_wherever_it_boots_and_nothing_else_with_it() -> None:
+    bad, good = (dataclasses.replace(offer(), image=image) for image in ("projects/p/images/a", "projects/p/images/b"))
+    held = block(offers.image_pattern("sky", bad.image))
+    assert offers.blocking(bad, [held]) is held
+    assert offers.blocking(good, [held]) is None
+    assert offers.blocking(offer(), [held]) is None

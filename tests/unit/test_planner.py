@@ -9,7 +9,7 @@ from core_fakes import QUEUE, START, bought, instance, registration
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provisioners.base import InstanceStatus
+from provisioners.base import Failure, InstanceStatus, Kind
 from runnerd import model, planner
 from runnerd.model import Demand, InstanceId, InstanceState, Queue, Reason
 
@@ -364,6 +364,22 @@ def test_a_boot_that_takes_too_long_ends(
 ) -> None:
     made = plan(pool(view(1), boot=600.0), [bought("vm-1", "booting", age=age, **fields)], **snapshot)
     assert [action.reason for action in of(made, planner.Drain)] == ([Reason.BOOT_TIMEOUT] if drained else [])
+
+
+def test_a_launch_that_failed_late_makes_room_for_the_next_try_at_once() -> None:
+    failed = bought("vm-1", "booting", age=5.0)
+    evidence = {failed.id: planner.Evidence(cloud=InstanceStatus.FAILED, failure=Failure(Kind.CAPACITY, "no room"))}
+    made = plan(pool(view(1)), [failed], evidence=evidence)
+    assert of(made, planner.Drain) == [planner.Drain(failed.id, Reason.LAUNCH_FAILED, "no room")]
+    draining = dataclasses.replace(failed, state=InstanceState.DRAINING, reason=Reason.LAUNCH_FAILED)
+    made = plan(pool(view(1)), [draining], evidence=evidence)
+    assert len(of(made, planner.Launch)) == 1
+
+
+def test_what_the_provider_calls_failed_is_left_alone_while_its_agent_works() -> None:
+    busy = bought("vm-1", "busy")
+    evidence = {busy.id: planner.Evidence(agent_at=NOW, worker=True, cloud=InstanceStatus.FAILED)}
+    assert not of(plan(pool(view()), [busy], evidence=evidence), planner.Drain)
 
 
 @pytest.mark.parametrize("state", ["ready", "registered"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from core_fakes import ManualClock, Place, refusal
 
@@ -9,16 +11,51 @@ from provisioners import base
 async def test_offers_are_known_until_they_are_stale_and_survive_a_failure(
     place: Place, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    provider, shape = place.station.providers["sky"], base.Shape(gpu="t4")
-    assert provider.known_offers(shape) == [] and provider.stale(shape, clock.now())
-    await provider.refresh(shape, clock.now())
-    assert len(provider.known_offers(shape)) == 2
-    assert not provider.stale(shape, clock.now() + 299) and provider.stale(shape, clock.now() + 301)
+    provider, pool = place.station.providers["sky"], place.station.config.pools["gpu"]
+    provider._offers.clear()
+    assert provider.known_offers(pool) == [] and provider.stale(pool, clock.now())
+    await provider.refresh(pool, clock.now())
+    assert len(provider.known_offers(pool)) == 2
+    assert not provider.stale(pool, clock.now() + 299) and provider.stale(pool, clock.now() + 301)
 
-    async def broken(shape: base.Shape) -> list[base.Offer]:
+    async def broken(*_: object) -> list[base.Offer]:
         raise refusal(base.Kind.AUTH)
 
     monkeypatch.setattr(place.sky, "offers", broken)
     with pytest.raises(base.ProvisionError):
-        await provider.refresh(shape, clock.now() + 400)
-    assert len(provider.known_offers(shape)) == 2
+        await provider.refresh(pool, clock.now() + 400)
+    assert len(provider.known_offers(pool)) == 2
+
+
+async def test_other_options_of_the_pool_make_known_offers_old(place: Place, clock: ManualClock) -> None:
+    provider, pool = place.station.providers["sky"], place.station.config.pools["gpu"]
+    await provider.refresh(pool, clock.now())
+    other = pool.model_copy(update={"options": {"sky": {"image": "mine"}}})
+    assert provider.stale(other, clock.now()) and provider.known_offers(other) == []
+
+
+def test_each_region_has_a_bucket_of_its_own_where_the_provider_counts_so(place: Place) -> None:
+    provider = place.station.providers["sky"]
+    assert provider.bucket("east") is provider.bucket("west")
+    provider._buckets.clear()
+    place.sky.traits = dataclasses.replace(place.sky.traits, paced_by_region=True)
+    provider.bucket("east").pause(30)
+    assert provider.bucket("west").paused_until == 0 < provider.bucket("east").paused_until == provider.paused_until
+
+
+async def test_a_provisioner_that_cannot_start_is_started_again_before_it_is_asked(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider, tries = place.station.providers["sky"], list[int]()
+
+    async def start() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise refusal(base.Kind.AUTH)
+
+    monkeypatch.setattr(place.sky, "start", start)
+    with pytest.raises(base.ProvisionError):
+        await provider.ensure_started()
+    await provider.ensure_started()
+    await provider.ensure_started()
+    assert len(tries) == 2

@@ -1,0 +1,97 @@
+"""What is sent to buy an instance: composed once, stored whole, sent the same again.
+
+A request is stored with a placeholder where its one-time token goes, so that a replay is byte-identical and a dump of
+the state holds no secret.  ``check`` composes the same requests as samples, which buy nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+
+from provisioners import base
+from runnerd import bootstrap, config, planner
+from runnerd.model import AttemptKey, InstanceId
+
+#: The repository that an instance was bought for.
+TAG_REPO = "runnerd-repo"
+
+
+def compose(
+    settings: config.Config,
+    offer: base.Offer,
+    *,
+    pool: config.Pool,
+    traits: base.Traits,
+    instance: InstanceId,
+    key: AttemptKey,
+    repo: str,
+    bundle: str,
+    now: float,
+) -> base.CreateRequest:
+    """The request for one instance of an offer; ``bundle`` is the agent archive's SHA-256 in hex."""
+    lifetime = lifetime_of(pool)
+    deadline = now + lifetime
+    return base.CreateRequest(
+        key=key,
+        name=instance,
+        offer=offer,
+        user_data=bootstrap.render(
+            url=settings.agent_address(offer.provider).rstrip("/"),
+            instance=instance,
+            bundle=bundle,
+            python=sys.executable if traits.beside_daemon else "python3",
+            power_off=() if traits.beside_daemon else traits.power_off,
+            lifetime=lifetime,
+        ),
+        tags=_tags(settings, offer, pool=pool, instance=instance, key=key, repo=repo, deadline=deadline),
+        deadline=deadline,
+        disk=pool.disk or 0,
+        options=pool.options.get(offer.provider, {}),
+    )
+
+
+def _tags(
+    settings: config.Config,
+    offer: base.Offer,
+    *,
+    pool: config.Pool,
+    instance: InstanceId,
+    key: AttemptKey,
+    repo: str,
+    deadline: float,
+) -> dict[str, str]:
+    """The operator's tags, then ours, which nobody overrides."""
+    tags = {
+        **settings.tags_for(pool.name, provider=offer.provider, repo=repo),
+        base.TAG_CONTROLLER: settings.controller,
+        base.TAG_INSTANCE: instance,
+        base.TAG_POOL: pool.name,
+        base.TAG_ATTEMPT: key,
+        base.TAG_DEADLINE: str(int(deadline)),
+        base.TAG_PRICE: f"{offer.price:g}",
+    }
+    if repo:
+        tags[TAG_REPO] = repo
+    return tags
+
+
+def lifetime_of(pool: config.Pool) -> float:
+    """Seconds from launch to the deadline that ends an instance whatever happens."""
+    wait = pool.max_idle_age if pool.warm else pool.idle
+    return pool.boot + wait + pool.max_job + 2 * planner.SLACK
+
+
+def seal(request: base.CreateRequest) -> str:
+    """The whole request as JSON, its token a placeholder."""
+    return json.dumps(dataclasses.asdict(request), sort_keys=True)
+
+
+def unseal(sealed: str, token: str) -> base.CreateRequest:
+    """The request as it is sent."""
+    raw = json.loads(sealed)
+    offer = raw.pop("offer")
+    offer["market"] = base.Market(offer["market"])
+    raw["user_data"] = raw["user_data"].replace(base.TOKEN_PLACEHOLDER, token)
+    return base.CreateRequest(offer=base.Offer(**offer), **raw)
