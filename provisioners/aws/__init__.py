@@ -1,0 +1,13 @@
+"""Amazon EC2 as a source of instances.  Needs the extra ``runnerd[aws]``."""
+
+from __future__ import annotations
+
+try:
+    import boto3  # noqa: F401  # only to say early, and in plain words, that it is missing
+except ImportError as error:
+    raise ImportError(f"the aws provider needs boto3: install runnerd[aws] ({error})") from error
+
+from provisioners.aws.clients import Clients
+from provisioners.aws.provider import Aws
+
+__all__ = ["Aws", "Clients"]

@@ -1,0 +1,308 @@
+"""What Amazon's error codes mean: one row per code, and the pure function that reads an SDK exception by them.
+
+The codes are those of the EC2 API reference ("Error codes for the Amazon EC2 API") and of the services beside it.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from botocore import exceptions
+
+from provisioners import base
+from provisioners.aws import families
+from provisioners.base import Kind
+
+
+class Reach(enum.StrEnum):
+    """How far a refusal speaks: an offer pattern with the offer's own parts."""
+
+    #: This offer and nothing else.
+    OFFER = ""
+    #: The type in its zone, in every market.
+    TYPE_IN_ZONE = "{provider}/{account}/{region}/{zone}/{type}/*"
+    #: The type in the region: what its requests have in common (image, boot script, options) is refused.
+    TYPE_IN_REGION = "{provider}/{account}/{region}/*/{type}/*"
+    #: Whatever is launched in that zone.
+    ZONE = "{provider}/{account}/{region}/{zone}/*/*"
+    REGION = "{provider}/{account}/{region}/*/*/*"
+    #: The types that one quota counts together, in this market.
+    FAMILY = "{provider}/{account}/{region}/*/{family}/{market}"
+    #: The spot market as a whole.
+    SPOT = "{provider}/{account}/*/*/*/spot"
+    ACCOUNT = "{provider}/{account}/*/*/*/*"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One code."""
+
+    kind: Kind
+    reach: Reach = Reach.OFFER
+    #: Seconds that the offers are left alone; 0 for what is usual for the kind.
+    block_for: float = 0.0
+    #: True when the call may have been carried out all the same.
+    unclear: bool = False
+    #: What to do about it, for people.
+    hint: str = ""
+
+
+_MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
+_EMPTY = Row(Kind.CAPACITY, Reach.OFFER, 3 * _MINUTE)
+_NOT_SOLD = Row(Kind.CAPACITY, Reach.TYPE_IN_ZONE, _DAY)
+_FAMILY_FULL = Row(
+    Kind.QUOTA, Reach.FAMILY, 10 * _MINUTE, hint="raise the vCPU quota in the Service Quotas console, under Amazon EC2"
+)
+_REGION_FULL = Row(Kind.QUOTA, Reach.REGION, 10 * _MINUTE, hint="raise it in the Service Quotas console")
+_TOO_FAST = Row(Kind.THROTTLED)
+_STUMBLED = Row(Kind.TRANSIENT, unclear=True)
+_REFUSED = Row(Kind.AUTH, Reach.ACCOUNT, 30 * _MINUTE)
+_WRONG = Row(Kind.CONFIG, Reach.TYPE_IN_REGION)
+_NO_SUBNET = Row(Kind.CONFIG, Reach.ZONE, hint="check the provider's subnets")
+_NO_GROUP = Row(Kind.CONFIG, Reach.REGION, hint="check security_groups: they belong to the subnets' network")
+_NO_IMAGE = Row(Kind.CONFIG, Reach.TYPE_IN_REGION, hint="images belong to one region; check image")
+_ABSENT = Row(Kind.NOT_FOUND)
+
+ROWS: dict[str, Row] = {
+    # Nothing free.
+    "InsufficientInstanceCapacity": _EMPTY,
+    "UnfulfillableCapacity": _EMPTY,
+    "InsufficientCapacity": _EMPTY,
+    "InsufficientHostCapacity": _EMPTY,
+    "InsufficientCapacityOnHost": _EMPTY,
+    "ReservationCapacityExceeded": _EMPTY,
+    "InsufficientFreeAddressesInSubnet": Row(
+        Kind.CAPACITY, Reach.ZONE, 5 * _MINUTE, hint="the subnet has no address left: add another one of that zone"
+    ),
+    # Not sold there.
+    "Unsupported": _NOT_SOLD,
+    "VolumeTypeNotAvailableInZone": _NOT_SOLD,
+    # Our own limit on the price.
+    "SpotMaxPriceTooLow": Row(Kind.PRICE, Reach.OFFER, 30 * _MINUTE),
+    # Ceilings of the account.
+    "MaxSpotInstanceCountExceeded": _FAMILY_FULL,
+    "MaxSpotFleetRequestCountExceeded": _FAMILY_FULL,
+    "VcpuLimitExceeded": _FAMILY_FULL,
+    "InstanceLimitExceeded": _FAMILY_FULL,
+    "MaxFleetCountExceeded": _REGION_FULL,
+    "ResourceLimitExceeded": _REGION_FULL,
+    "VolumeLimitExceeded": _REGION_FULL,
+    "AddressLimitExceeded": _REGION_FULL,
+    "NetworkInterfaceLimitExceeded": _REGION_FULL,
+    # Too many calls: refused before anything was done.
+    "RequestLimitExceeded": _TOO_FAST,
+    "EC2ThrottledException": _TOO_FAST,
+    "Throttling": _TOO_FAST,
+    "ThrottlingException": _TOO_FAST,
+    "TooManyRequestsException": _TOO_FAST,
+    # The service stumbled; whether it had done its work by then, it does not say.
+    "ServiceUnavailable": _STUMBLED,
+    "Unavailable": _STUMBLED,
+    "InternalError": _STUMBLED,
+    "InternalFailure": _STUMBLED,
+    "ServerInternal": _STUMBLED,
+    "RequestTimeout": _STUMBLED,
+    "RequestTimeoutException": _STUMBLED,
+    # The same token again.
+    "IdempotentParameterMismatch": _STUMBLED,
+    "IdempotentInstanceTerminated": Row(Kind.TRANSIENT, hint="the instance of this attempt has ended already"),
+    # Who we are.
+    "AuthFailure": _REFUSED,
+    "UnauthorizedOperation": _REFUSED,
+    "InvalidClientTokenId": _REFUSED,
+    "UnrecognizedClientException": _REFUSED,
+    "SignatureDoesNotMatch": _REFUSED,
+    "IncompleteSignature": _REFUSED,
+    "MissingAuthenticationToken": _REFUSED,
+    "RequestExpired": Row(Kind.AUTH, Reach.ACCOUNT, 30 * _MINUTE, hint="is this host's clock right?"),
+    "ExpiredToken": _REFUSED,
+    "ExpiredTokenException": _REFUSED,
+    "AccessDenied": _REFUSED,
+    "AccessDeniedException": _REFUSED,
+    "Blocked": Row(Kind.AUTH, Reach.ACCOUNT, 30 * _MINUTE, hint="the account is blocked: ask AWS Support"),
+    "AccountDisabled": Row(Kind.AUTH, Reach.ACCOUNT, 30 * _MINUTE, hint="the account is disabled: ask AWS Support"),
+    "PendingVerification": Row(
+        Kind.AUTH, Reach.ACCOUNT, 30 * _MINUTE, hint="AWS is verifying the account; this can take four hours"
+    ),
+    "OptInRequired": Row(
+        Kind.AUTH, Reach.REGION, 30 * _MINUTE, hint="enable the region, or the service, for the account"
+    ),
+    "AuthFailure.ServiceLinkedRoleCreationNotPermitted": Row(
+        Kind.AUTH,
+        Reach.SPOT,
+        30 * _MINUTE,
+        hint="create it once: aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",
+    ),
+    # What cannot work as configured.
+    "InvalidSubnetID.NotFound": _NO_SUBNET,
+    "InvalidSubnetID.Malformed": _NO_SUBNET,
+    "InvalidSubnet": _NO_SUBNET,
+    "InvalidGroup.NotFound": _NO_GROUP,
+    "InvalidGroupId.Malformed": _NO_GROUP,
+    "InvalidSecurityGroupID.NotFound": _NO_GROUP,
+    "InvalidUserData.Malformed": _WRONG,
+    "InvalidLaunchTemplateId.NotFound": _WRONG,
+    "InvalidKeyPair.NotFound": Row(Kind.CONFIG, Reach.REGION, hint="keys belong to one region; check key_name"),
+    "TagPolicyViolation": Row(Kind.CONFIG, Reach.ACCOUNT, hint="the organisation's tag policy refuses a tag"),
+    "TagLimitExceeded": _WRONG,
+    "UnsupportedOperation": _WRONG,
+    "OperationNotPermitted": _WRONG,
+    "InvalidClientToken": _WRONG,
+    "ValidationError": _WRONG,
+    "ParameterNotFound": _NO_IMAGE,
+    # Nothing under that handle.
+    "InvalidInstanceID.NotFound": _ABSENT,
+    "InvalidInstanceID.Malformed": _ABSENT,
+    "InvalidInstanceID": _ABSENT,
+    "InvalidVolume.NotFound": _ABSENT,
+    "InvalidVolumeID.Malformed": _ABSENT,
+    "InvalidNetworkInterfaceID.NotFound": _ABSENT,
+    "InvalidNetworkInterfaceId.Malformed": _ABSENT,
+    "InvalidSpotInstanceRequestID.NotFound": _ABSENT,
+    "InvalidSpotInstanceRequestID.Malformed": _ABSENT,
+    "InvalidAllocationID.NotFound": _ABSENT,
+    "InvalidAddressID.NotFound": _ABSENT,
+}
+#: What is not in the table, by how it begins.
+PREFIXES: tuple[tuple[str, Row], ...] = (
+    ("InvalidAMIID.", _NO_IMAGE),
+    ("InvalidAMI", _NO_IMAGE),
+    ("AuthFailure", _REFUSED),
+    ("Invalid", _WRONG),
+    ("Missing", _WRONG),
+    ("Malformed", _WRONG),
+    ("Unknown", _WRONG),
+    ("Unsupported", _WRONG),
+)
+#: Codes under which a launch that was accepted failed after all (``StateReason`` in the EC2 API reference).
+LAUNCH_FAILURES: dict[str, Row] = {
+    "Server.InsufficientInstanceCapacity": _EMPTY,
+    "Server.InternalError": Row(Kind.TRANSIENT),
+    "Client.VolumeLimitExceeded": _REGION_FULL,
+    "Client.InternalError": Row(
+        Kind.CONFIG, Reach.TYPE_IN_REGION, hint="often the key of the disk: may the service use kms_key?"
+    ),
+    "Client.InvalidSnapshot.NotFound": _NO_IMAGE,
+}
+#: Nobody knows the code: refused, and said of no other offer.
+_UNKNOWN = Row(Kind.CONFIG)
+_DENIED = re.compile(r"not authorized to perform:? (?:the )?([a-z0-9-]+:[A-Za-z*]+)")
+_NEVER_CONNECTED = (
+    exceptions.EndpointConnectionError,
+    exceptions.ConnectTimeoutError,
+    exceptions.ProxyConnectionError,
+)
+_NO_CREDENTIALS = (
+    exceptions.NoCredentialsError,
+    exceptions.PartialCredentialsError,
+    exceptions.CredentialRetrievalError,
+    exceptions.TokenRetrievalError,
+    exceptions.SSOError,
+    exceptions.NoAuthTokenError,
+    exceptions.ProfileNotFound,
+    # Newer than the oldest SDK that is good enough.
+    *((exceptions.LoginError,) if hasattr(exceptions, "LoginError") else ()),
+)
+_UNUSABLE = (
+    exceptions.ParamValidationError,
+    exceptions.ValidationError,
+    exceptions.InvalidConfigError,
+    exceptions.BaseEndpointResolverError,
+    exceptions.EndpointProviderError,
+    # A secret that cannot be read, a URL that is none.
+    ValueError,
+)
+
+
+def code_of(error: BaseException) -> str:
+    """The service's own code, empty where the error is none of a service."""
+    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, exceptions.ClientError) else ""
+
+
+def denied_action(error: BaseException) -> str:
+    """The action that the credentials lack, such as ``ec2:RunInstances``; empty where the answer does not name it."""
+    found = _DENIED.search(str(error))
+    return found[1] if found else ""
+
+
+def row_of(code: str, message: str = "", status: int = 400) -> Row:
+    """What a code says, the longest that is known of it."""
+    if code == "InvalidParameterValue" and "IAM Instance Profile" in message:
+        return Row(Kind.CONFIG, Reach.ACCOUNT, hint="check instance_profile, and that the role may pass it")
+    found = ROWS.get(code)
+    if found is not None:
+        return found
+    for prefix, row in PREFIXES:
+        if code.startswith(prefix):
+            return row
+    return _STUMBLED if status >= 500 else _UNKNOWN
+
+
+def scope_of(reach: Reach, offer: base.Offer | None) -> str:
+    """The offer pattern that a refusal speaks for."""
+    if offer is None:
+        return ""
+    return reach.value.format(
+        provider=offer.provider,
+        account=offer.account,
+        region=offer.region,
+        zone=offer.zone,
+        type=offer.machine_type,
+        market=offer.market.value,
+        family=families.group_of(offer.machine_type, offer.market).pattern,
+    )
+
+
+def classify(error: Exception, offer: base.Offer | None = None, *, what: str = "") -> base.ProvisionError:
+    """What a failed SDK call may be concluded from; ``offer`` when it was a launch."""
+    told = f"{what}: " if what else ""
+    if isinstance(error, exceptions.ClientError):
+        body: dict[str, Any] = error.response.get("Error", {})
+        code, message = str(body.get("Code", "")), str(body.get("Message", ""))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400))
+        row = row_of(code, message, status)
+        return told_by(row, f"{told}{code}: {plain(message)}", code=code, offer=offer)
+    row = _row_of_exception(error)
+    return told_by(row, f"{told}{type(error).__name__}: {error}", code=type(error).__name__, offer=offer)
+
+
+def told_by(row: Row, message: str, *, code: str, offer: base.Offer | None) -> base.ProvisionError:
+    """The error that a row stands for."""
+    return base.ProvisionError(
+        row.kind,
+        f"{message} ({row.hint})" if row.hint else message,
+        scope=scope_of(row.reach, offer),
+        code=code,
+        maybe_created=row.unclear and offer is not None,
+        block_for=row.block_for,
+    )
+
+
+def launch_failure(code: str, message: str, offer: base.Offer) -> base.Failure | None:
+    """Why an accepted launch failed; None when that reason is no failure of a launch."""
+    row = LAUNCH_FAILURES.get(code)
+    if row is None:
+        return None
+    return told_by(row, f"{code}: {plain(message)}", code=code, offer=offer).failure
+
+
+def plain(message: str) -> str:
+    """The message without the encoded part that only ``sts decode-authorization-message`` can read."""
+    return re.sub(r"\s*Encoded authorization failure message: \S+", "", message).strip()
+
+
+def _row_of_exception(error: Exception) -> Row:
+    """What is said by an exception that never had an answer to it."""
+    if isinstance(error, _NEVER_CONNECTED):
+        return Row(Kind.TRANSIENT)
+    if isinstance(error, _NO_CREDENTIALS):
+        return Row(_REFUSED.kind, _REFUSED.reach, hint="see credentials in docs/aws.md")
+    if isinstance(error, exceptions.SSLError) and "certificate verify failed" in str(error).lower():
+        # The handshake failed: nothing was sent.
+        return Row(Kind.CONFIG, Reach.ACCOUNT, hint="check endpoint and ca")
+    if isinstance(error, _UNUSABLE):
+        return Row(Kind.CONFIG)
+    return _STUMBLED

@@ -1,0 +1,386 @@
+"""Amazon EC2: one RunInstances call for each attempt, in a zone that the caller chose.
+
+The token of the call holds in that zone, so the same request again gives the same instance; everything else that can
+be known of it is read back by its tags.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from provisioners import base, catalogue
+from provisioners.aws import (
+    calls,
+    checks,
+    clients,
+    errors,
+    facts,
+    listing,
+    places,
+    quotas,
+    request,
+    settings,
+    spot,
+    terminator,
+    views,
+)
+from provisioners.offload import Offload
+
+log = logging.getLogger(__name__)
+
+
+class Aws(base.Basics):
+    """One account of Amazon, in the regions that the options name."""
+
+    def __init__(
+        self, context: base.Context, options: Mapping[str, Any], clients_: clients.Clients | None = None
+    ) -> None:
+        self._context = context
+        self._book = catalogue.load("aws")
+        self._settings, problems = settings.read(options, self._book)
+        if problems:
+            raise ValueError("; ".join(problems))
+        self._connections = (clients_ or clients.Clients()).connect(self._settings, context)
+        self._calls = calls.Calls(context, self._connections)
+        self._facts = facts.Facts(context.directory)
+        self._places = places.Places(self._calls, self._facts, now=context.now)
+        self._spot = spot.SpotPrices(self._calls, now=context.now)
+        self._terminator = terminator.Terminator(self._calls, sleep=context.sleep)
+        self._lister = listing.Lister(
+            self._calls,
+            provider=context.name,
+            account=self._settings.account,
+            controller=context.controller,
+            now=context.now,
+        )
+        self._exhausted = facts.Exhausted()
+        #: Region -> why it has no offers, as of the last time they were asked for.
+        self._trouble: dict[str, str] = {}
+        self._launches: Offload | None = None
+
+    @classmethod
+    def validate(cls, options: Mapping[str, Any]) -> list[str]:
+        return settings.read(options, catalogue.load("aws"))[1]
+
+    @classmethod
+    def validate_pool(cls, options: Mapping[str, Any]) -> list[str]:
+        return settings.read_pool(options)[1]
+
+    @property
+    def traits(self) -> base.Traits:
+        return base.Traits(
+            # A token is good for 24 hours after its instance ended; the clocks of two hosts and a slow call are not.
+            replay_window=23 * 3600.0,
+            # Listings lag behind by seconds as a rule; minutes have been seen.
+            visibility_grace=120.0,
+            self_end=True,
+            idempotent_create=True,
+            create_rate=2.0,
+            create_burst=5,
+            paced_by_region=True,
+            user_data_limit=request.USER_DATA_LIMIT,
+            residue=(
+                "nothing that runs, if the machine can shut itself down at its deadline: it is then terminated with its "
+                "disk and its network interface; one whose system hangs runs until somebody sweeps"
+            ),
+        )
+
+    def scopes(self) -> frozenset[str]:
+        return frozenset(f"{self._context.name}/{self._settings.account}/{one}/*" for one in self._settings.regions)
+
+    async def start(self) -> None:
+        problem = self._book.load_renewed(self._context.directory)
+        if problem:
+            log.warning("%s: %s", self._context.name, problem)
+        self._calls.open()
+        if self._launches is None:
+            self._launches = self._context.offload(clients.WIDTH)
+
+    async def close(self) -> None:
+        await self._terminator.close()
+        self._calls.close()
+        if self._launches is not None:
+            self._launches.close(wait=False)
+            self._launches = None
+        self._connections.close()
+
+    # -- offers -----------------------------------------------------------------------------------------------------
+
+    async def offers(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> list[base.Offer]:
+        pool, problems = settings.read_pool(options)
+        if problems:
+            raise base.ProvisionError(base.Kind.CONFIG, "; ".join(problems), code="BadPoolOptions")
+        markets = [one for one in shape.markets if one in self._settings.markets]
+        machines = self._book.fitting(shape)
+        found: dict[base.Market, list[base.Offer]] = {one: [] for one in markets}
+        failed: list[base.ProvisionError] = []
+        for region in self._regions(pool) if machines and markets else ():
+            try:
+                for market, offers in (await self._offers_of(region, machines, markets, pool)).items():
+                    found[market] += offers
+                self._trouble.pop(region.name, None)
+            except base.ProvisionError as error:
+                log.warning("%s: no offers from %s: %s", self._context.name, region.name, error)
+                self._trouble[region.name] = str(error)
+                failed.append(error)
+        offers = [offer for market in markets for offer in found[market]]
+        if failed and not offers:
+            raise failed[0]
+        return offers
+
+    def _regions(self, pool: settings.PoolOptions) -> list[settings.Region]:
+        return [one for one in self._settings.regions.values() if not pool.regions or one.name in pool.regions]
+
+    async def _offers_of(
+        self,
+        region: settings.Region,
+        machines: Sequence[catalogue.Machine],
+        markets: Sequence[base.Market],
+        pool: settings.PoolOptions,
+    ) -> dict[base.Market, list[base.Offer]]:
+        """The offers of one region by market: zones as the subnets stand in the file, types by price."""
+        zones = await self._zones(region, pool)
+        if not zones:
+            subnets = pool.subnets or region.subnets
+            raise base.ProvisionError(
+                base.Kind.CONFIG,
+                f"{region.name} has none of the subnets {', '.join(subnets)}",
+                code="InvalidSubnetID.NotFound",
+            )
+        sold = await self._places.offered(region.name, [one.name for one in machines])
+        if base.Market.SPOT in markets:
+            await self._spot.refresh(region.name, [one.name for one in machines])
+        launch = pool.over(region.launch, region.name)
+        images: dict[str, str] = {}
+        found: dict[base.Market, list[base.Offer]] = {}
+        for market in markets:
+            offers: list[base.Offer] = []
+            for zone in dict.fromkeys(zones.values()):
+                there: list[base.Offer] = []
+                for machine in machines:
+                    if sold is not None and zone not in sold.get(machine.name, ()):
+                        continue
+                    price = self._price(machine.name, region.name, zone, market)
+                    if price is None:
+                        continue
+                    image = launch.image or places.default_image(machine)
+                    key = f"{image} {machine.arch}"
+                    if key not in images:
+                        images[key] = (await self._places.image(region.name, image, machine.arch)).id
+                    there.append(
+                        base.Offer(
+                            provider=self._context.name,
+                            account=self._settings.account,
+                            region=region.name,
+                            zone=zone,
+                            machine_type=machine.name,
+                            market=market,
+                            price=price.dollars,
+                            gpus=machine.gpu_count,
+                            cpus=machine.cpus,
+                            image=images[key],
+                            price_source=str(price),
+                        )
+                    )
+                offers += sorted(there, key=lambda offer: offer.price)
+            found[market] = offers
+        return found
+
+    async def _zones(self, region: settings.Region, pool: settings.PoolOptions) -> dict[str, str]:
+        """Subnet -> zone of what that pool may use in a region, in the operator's order."""
+        wanted = [one for one in region.subnets if not pool.subnets or one in pool.subnets]
+        return await self._places.zones(region.name, wanted)
+
+    def _price(self, machine_type: str, region: str, zone: str, market: base.Market) -> catalogue.Price | None:
+        overrides = self._settings.prices
+        operators = overrides.dollars(machine_type, region=region, market=market)
+        if market is base.Market.SPOT and operators is None:
+            told = self._spot.of(machine_type, zone)
+            if told is not None:
+                return told
+        return self._book.price(machine_type, region=region, market=market, overrides=overrides)
+
+    def why_none(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> str:
+        pool, problems = settings.read_pool(options)
+        if problems:
+            return "; ".join(problems)
+        regions = self._regions(pool)
+        if not regions:
+            return f"the pool wants {', '.join(pool.regions)}; configured: {', '.join(self._settings.regions)}"
+        if not set(shape.markets) & set(self._settings.markets):
+            wanted = ", ".join(one.value for one in shape.markets)
+            return f"the pool buys {wanted}, the provider is set to {', '.join(one.value for one in self._settings.markets)}"
+        why = self._book.why_none(shape, regions=[one.name for one in regions], overrides=self._settings.prices)
+        if why:
+            return why
+        troubled = {one.name: self._trouble[one.name] for one in regions if one.name in self._trouble}
+        if troubled:
+            return "; ".join(f"{region}: {words}" for region, words in troubled.items())
+        if pool.subnets and not any(set(pool.subnets) & set(one.subnets) for one in regions):
+            return f"the pool's subnets {', '.join(pool.subnets)} are none of the provider's"
+        names = ", ".join(one.name for one in self._book.fitting(shape)[:5])
+        return f"no zone of the configured subnets has {names}"
+
+    # -- the calls --------------------------------------------------------------------------------------------------
+
+    async def create(self, request_: base.CreateRequest) -> base.InstanceView:
+        offer = request_.offer
+        pool, problems = settings.read_pool(request_.options)
+        problems += request.problems(request_)
+        if not offer.image:
+            problems.append("no image is known for it")
+        if problems:
+            raise base.ProvisionError(base.Kind.CONFIG, "; ".join(problems), code="BadRequest")
+        subnets = await self._subnets(offer, pool, request_.key)
+        subnet = self._exhausted.open(subnets, self._context.now())[0]
+        ami = await self._places.ami(offer.region, offer.image)
+        region = self._settings.regions.get(offer.region)
+        launch = pool.over(region.launch if region else self._settings.launch, offer.region)
+        body = request.parameters(request_, launch, subnet=subnet, root_device=ami.root_device, root_size=ami.size)
+        await self._calls.apart(self._connections.authenticate, "credentials")
+        try:
+            answer = await self._launch(offer.region, body)
+        except Exception as error:
+            failed = errors.classify(error, offer, what=f"RunInstances {offer.machine_type} in {offer.zone}")
+            if failed.code == "IdempotentParameterMismatch":
+                return await self._again(request_, failed)
+            if failed.code == "InsufficientFreeAddressesInSubnet":
+                failed = self._full(subnet, subnets, failed)
+            raise failed from error
+        made = views.instances_of(answer)[0]
+        return views.view(self._context.name, self._settings.account, offer.region, made)
+
+    async def _subnets(self, offer: base.Offer, pool: settings.PoolOptions, key: str) -> list[str]:
+        region = self._settings.regions.get(offer.region)
+        zones = await self._zones(region, pool) if region is not None else {}
+        there = [subnet for subnet, zone in zones.items() if zone == offer.zone]
+        if not there:
+            raise base.ProvisionError(
+                base.Kind.CONFIG,
+                f"no configured subnet is in {offer.zone}",
+                scope=errors.scope_of(errors.Reach.ZONE, offer),
+                code="InvalidSubnetID.NotFound",
+            )
+        return request.turned(there, key)
+
+    async def _launch(self, region: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The one RunInstances call; it raises what the SDK raises."""
+        if self._launches is None:
+            self._launches = self._context.offload(clients.WIDTH)
+
+        def send() -> dict[str, Any]:
+            answer: dict[str, Any] = self._connections.client("ec2", region).run_instances(**body)
+            return answer
+
+        return await self._launches(send)
+
+    async def _again(self, request_: base.CreateRequest, failed: base.ProvisionError) -> base.InstanceView:
+        """The token is taken by a request that was another one: by an earlier attempt of ours, before an option changed."""
+        region = request_.offer.region
+        names = (base.TAG_CONTROLLER, base.TAG_INSTANCE, base.TAG_ATTEMPT)
+        reservations = await self._found(
+            region,
+            [{"Name": f"tag:{name}", "Values": [request_.tags[name]]} for name in names if name in request_.tags],
+            failed,
+        )
+        taken = request.token(request_)
+        for one in reservations:
+            if one.get("ClientToken") == taken:
+                return views.view(self._context.name, self._settings.account, region, one)
+        raise failed
+
+    async def _found(
+        self, region: str, filters: list[dict[str, Any]], failed: base.ProvisionError
+    ) -> list[dict[str, Any]]:
+        try:
+            pages = await self._calls.pages("DescribeInstances", region, "Reservations", Filters=filters)
+        except base.ProvisionError as error:
+            log.warning("%s: after %s: %s", self._context.name, failed.code, error)
+            raise failed from error
+        return views.instances_of({"Reservations": pages})
+
+    def _full(self, subnet: str, subnets: Sequence[str], failed: base.ProvisionError) -> base.ProvisionError:
+        """A subnet has no address left; the zone is to blame only when all of its subnets have none."""
+        now = self._context.now()
+        self._exhausted.until[subnet] = now + failed.block_for
+        if all(self._exhausted.until.get(one, 0.0) > now for one in subnets):
+            return failed
+        return base.ProvisionError(
+            base.Kind.TRANSIENT, f"{failed}; {subnet} is left out for now", code=failed.code, block_for=1.0
+        )
+
+    async def describe(self, ref: str) -> base.InstanceView | None:
+        region, instance = await self._instance(ref)
+        if instance is None:
+            return None
+        return views.view(self._context.name, self._settings.account, region, instance)
+
+    async def _instance(self, ref: str) -> tuple[str, dict[str, Any] | None]:
+        region, id = views.split(ref)
+        if not region:
+            return "", None
+        # As a filter, a handle that does not exist gives an empty list, and the large bucket pays.
+        pages = await self._calls.pages(
+            "DescribeInstances", region, "Reservations", Filters=[{"Name": "instance-id", "Values": [id]}]
+        )
+        return region, next(iter(views.instances_of({"Reservations": pages})), None)
+
+    async def delete(self, ref: str) -> None:
+        region, id = views.split(ref)
+        if region:
+            await self._terminator.end(region, id)
+
+    async def delete_residue(self, residue: base.Residue) -> None:
+        await listing.remove(self._calls, residue)
+
+    async def list_owned(self, also: frozenset[str] = frozenset()) -> base.Listing:
+        return await self._lister.everywhere(self._settings.regions, also)
+
+    async def end_reason(self, ref: str) -> base.EndReason:
+        region, instance = await self._instance(ref)
+        if instance is None:
+            return base.EndReason(base.EndKind.UNKNOWN)
+        return views.end_of(views.offer_of(self._context.name, self._settings.account, region, instance), instance)
+
+    async def console_log(self, ref: str) -> str | None:
+        region, id = views.split(ref)
+        if not region:
+            return None
+        ask = functools.partial(self._calls.call, "GetConsoleOutput", region, InstanceId=id)
+        try:
+            try:
+                answer = await ask(Latest=True)
+            except base.ProvisionError as error:
+                if error.kind is not base.Kind.CONFIG:
+                    raise
+                # Types that are not built on Nitro know the last stored output only.
+                answer = await ask()
+        except base.ProvisionError as error:
+            if error.kind is base.Kind.NOT_FOUND:
+                return None
+            raise
+        return str(answer.get("Output") or "") or None
+
+    # -- the account ------------------------------------------------------------------------------------------------
+
+    async def quotas(self) -> list[base.Quota]:
+        return await quotas.read(
+            self._calls, self._book, self._settings, provider=self._context.name, now=self._context.now
+        )
+
+    async def check(self, samples: Sequence[base.CreateRequest] = ()) -> list[base.Finding]:
+        examination = checks.Examination(
+            context=self._context,
+            settings=self._settings,
+            book=self._book,
+            calls=self._calls,
+            connections=self._connections,
+            places=self._places,
+        )
+        return await examination.run(samples)
+
+    async def refresh_prices(self) -> list[base.Finding]:
+        return []

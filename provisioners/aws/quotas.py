@@ -1,0 +1,112 @@
+"""The account's vCPU quotas, and how much of them is used by everybody in the account.
+
+Service Quotas tells the ceilings; what runs is counted from DescribeInstances, because the usage that CloudWatch tells
+is minutes old.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from provisioners import base, catalogue
+from provisioners.aws import calls, families, views
+from provisioners.aws.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: States that count against a quota.
+_COUNTED = ("pending", "running")
+
+
+def remedy(region: str, code: str) -> str:
+    """Where the quota is raised."""
+    return f"raise it: https://{region}.console.aws.amazon.com/servicequotas/home/services/ec2/quotas/{code}"
+
+
+async def read(
+    calls_: calls.Calls, book: catalogue.Book, settings: Settings, *, provider: str, now: Callable[[], float]
+) -> list[base.Quota]:
+    """The quotas of all configured regions; a region that does not tell is left out.
+
+    Raises :class:`base.ProvisionError` when none tells.
+    """
+    found = await asyncio.gather(
+        *(_region(calls_, book, settings, region, provider=provider, now=now) for region in settings.regions),
+        return_exceptions=True,
+    )
+    told: list[base.Quota] = []
+    failed: list[BaseException] = []
+    for region, answer in zip(settings.regions, found, strict=True):
+        if isinstance(answer, list):
+            told += answer
+        elif isinstance(answer, base.ProvisionError):
+            log.info("%s: quotas of %s are not told: %s", provider, region, answer)
+            failed.append(answer)
+        else:
+            raise answer
+    if failed and not told:
+        raise failed[0]
+    return told
+
+
+async def ceilings(calls_: calls.Calls, region: str) -> dict[str, float]:
+    """Service Quotas' code -> value in vCPUs, for the groups that are known."""
+    known = {group.code for group in families.GROUPS}
+    rows = await calls_.pages(
+        "ListServiceQuotas",
+        region,
+        "Quotas",
+        service="service-quotas",
+        group=calls.Group.QUOTAS,
+        size=100,
+        ServiceCode="ec2",
+    )
+    return {row["QuotaCode"]: float(row["Value"]) for row in rows if row.get("QuotaCode") in known}
+
+
+async def _region(
+    calls_: calls.Calls,
+    book: catalogue.Book,
+    settings: Settings,
+    region: str,
+    *,
+    provider: str,
+    now: Callable[[], float],
+) -> list[base.Quota]:
+    limits = await ceilings(calls_, region)
+    reservations = await calls_.pages(
+        "DescribeInstances",
+        region,
+        "Reservations",
+        Filters=[{"Name": "instance-state-name", "Values": list(_COUNTED)}],
+    )
+    used: dict[str, float] = {}
+    for one in views.instances_of({"Reservations": reservations}):
+        market = base.Market.SPOT if one.get("InstanceLifecycle") == "spot" else base.Market.ON_DEMAND
+        code = families.group_of(one["InstanceType"], market).code
+        used[code] = used.get(code, 0.0) + _cpus(one, book)
+    asked_at = now()
+    return [
+        base.Quota(
+            name=f"{group.name} in {region} ({group.code})",
+            pattern=f"{provider}/{settings.account}/{region}/*/{group.pattern}/{group.market.value}",
+            unit=base.Unit.VCPUS,
+            limit=limits[group.code],
+            used=used.get(group.code, 0.0),
+            as_of=asked_at,
+            remedy=remedy(region, group.code),
+        )
+        for group in families.GROUPS
+        if group.code in limits
+    ]
+
+
+def _cpus(instance: dict[str, Any], book: catalogue.Book) -> float:
+    machine = book.machines.get(instance["InstanceType"])
+    if machine is not None:
+        return float(machine.cpus)
+    told = instance.get("CpuOptions", {})
+    return float(told.get("CoreCount", 0) * told.get("ThreadsPerCore", 1))
