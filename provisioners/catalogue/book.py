@@ -57,7 +57,8 @@ class Book:
     ) -> Price | None:
         """What an hour of it costs there; None when nobody knows.
 
-        A spot price that nobody tells is the on-demand price, which it does not exceed.
+        A spot price that nobody tells is the on-demand price, which it does not exceed.  A type that is not sold on
+        demand at all has no price there.
         """
         dollars = (overrides or _NO_OVERRIDES).dollars(machine_type, region=region, market=market)
         if dollars is not None:
@@ -67,8 +68,9 @@ class Book:
             return found
         if market is base.Market.SPOT:
             ceiling = self.price(machine_type, region=region, market=base.Market.ON_DEMAND, overrides=overrides)
-            return None if ceiling is None else Price(ceiling.dollars, price.CEILING, ceiling.as_of)
-        return self._estimate(machine_type)
+            if ceiling is not None:
+                return Price(ceiling.dollars, price.CEILING, ceiling.as_of)
+        return self._estimate(machine_type, market)
 
     def sold_in(self, machine_type: str) -> frozenset[str]:
         """The regions for which a price of that type is known, in either market."""
@@ -82,6 +84,10 @@ class Book:
         """Take over the price list that was last renewed there; plain words when it cannot be used, else empty."""
         self._renewed, problem = renewed.read(directory, self.cloud)
         return problem
+
+    def use_renewed(self, prices: renewed.Renewed) -> None:
+        """Look prices up in those first, from now on."""
+        self._renewed = prices
 
     def why_none(
         self,
@@ -155,8 +161,8 @@ class Book:
             return Price(pair[spot] or 0.0, price.SHIPPED, self._shipped.day(region))
         return None
 
-    def _estimate(self, machine_type: str) -> Price | None:
-        known = [self._listed(machine_type, region, base.Market.ON_DEMAND) for region in self.sold_in(machine_type)]
+    def _estimate(self, machine_type: str, market: base.Market) -> Price | None:
+        known = [self._listed(machine_type, region, market) for region in self.sold_in(machine_type)]
         highest = max((one for one in known if one), key=lambda one: (one.dollars, one.as_of), default=None)
         return None if highest is None else Price(highest.dollars, price.ESTIMATE, highest.as_of)
 
