@@ -117,6 +117,8 @@ class Local(base.Basics):
             idempotent_create=True,
             create_rate=20.0,
             create_burst=20,
+            power_off=(),
+            beside_daemon=True,
             residue="nothing: a supervisor beside each instance ends it at its deadline",
         )
 

@@ -266,7 +266,7 @@ class Daemon:
             if upload:
                 # The operator's own choice of a place wins.
                 environment.setdefault("CML_ASSET_URL", upload)
-        beside = kind in ("local", "fake")
+        beside = met.provisioner.traits.beside_daemon if met is not None else kind in ("local", "fake")
         return agents.Duty(
             # Instances that are processes on this host have no hardware of their own to prove.
             gpus=-1 if beside else row.gpus,
@@ -283,6 +283,7 @@ class Daemon:
         self.diagnostics[id] = text[-256 * 1024 :]
         while len(self.diagnostics) > 200:
             self.diagnostics.pop(next(iter(self.diagnostics)))
+        self.controller.reaper.keep_words(id, text)
 
     # -- upkeep ------------------------------------------------------------------------------------------------
 

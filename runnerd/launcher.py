@@ -414,6 +414,7 @@ def _no_place() -> dict[str, Any]:
         "zone": "",
         "machine_type": "",
         "market": "",
+        "cpus": 0,
         "image": "",
         "price": 0.0,
         "price_source": "",

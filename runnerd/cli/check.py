@@ -12,11 +12,12 @@ import os
 import random
 import tempfile
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Any
 
 from provisioners import base
 from provisioners.base import Finding, Level
-from runnerd import clock, config, daemon, errors, store
+from runnerd import bundle, clock, config, daemon, errors, model, order, providers, store
 
 #: How long one forge or provider may take, in seconds.
 TIMEOUT = 90.0
@@ -28,9 +29,11 @@ async def check(settings: config.Config) -> list[dict[str, Any]]:
     found = [*settings.warnings(), *_state(settings)]
     with tempfile.TemporaryDirectory(prefix="runnerd-check-") as empty:
         parts = [_forge(settings, name, now) for name in settings.forges]
-        parts += [_provider(settings, one, now, f"{empty}/{one.name}") for one in settings.providers.values()]
+        asked = [_Provider(settings, one, now, Path(empty)) for one in settings.providers.values()]
+        parts += [each.check() for each in asked]
         for part in await asyncio.gather(*parts):
             found += part
+        found += _unserved(settings, asked)
     if not any(one.level is Level.ERROR for one in found):
         found.append(Finding(Level.OK, "runnerd", "the daemon can start with this configuration"))
     return [{**dataclasses.asdict(one), "level": one.level.value} for one in found]
@@ -49,46 +52,111 @@ async def _forge(settings: config.Config, name: str, now: clock.Clock) -> list[F
         await forge.close()
 
 
-async def _provider(settings: config.Config, one: config.Provider, now: clock.Clock, empty: str) -> list[Finding]:
-    place = f"providers.{one.name}"
-    os.mkdir(empty)
-    context = base.Context(name=one.name, controller=settings.controller, directory=empty, now=now.now, sleep=now.sleep)
-    try:
-        provisioner = daemon.provisioner(one, context)
-        await provisioner.start()
-    except (base.ProvisionError, errors.RunnerdError, ImportError, OSError, ValueError) as error:
-        return [Finding(Level.ERROR, place, f"cannot start: {error}")]
-    try:
-        found = await _bounded(place, provisioner.check())
-        if provisioner.traits.residue and not any(provisioner.traits.residue in each.message for each in found):
-            words = f"if the daemon never comes back: {provisioner.traits.residue}"
-            remedy = "" if provisioner.traits.self_end else "run `runnerd sweep --once` by a timer on another host"
-            found.append(Finding(Level.OK if provisioner.traits.self_end else Level.WARNING, place, words, remedy))
-        for pool in settings.pools.values():
-            if one.name in pool.from_:
-                found += await _offers(provisioner, pool, one.name)
-        return found
-    finally:
-        await provisioner.close()
+def _unserved(settings: config.Config, asked: list[_Provider]) -> list[Finding]:
+    """Pools that nobody could sell a machine to, as far as every provider of theirs could be asked."""
+    found = []
+    for pool in settings.pools.values():
+        sellers = [each for each in asked if each.name in pool.from_]
+        if all(each.answered and pool.name not in each.serves for each in sellers):
+            words = f"none of {', '.join(pool.from_)} has an offer that the pool may buy: its jobs would wait for ever"
+            found.append(Finding(Level.ERROR, f"pools.{pool.name}", words, "see what each provider says of the pool"))
+    return found
 
 
-async def _offers(provisioner: base.Provisioner, pool: config.Pool, provider: str) -> list[Finding]:
-    place = f"pools.{pool.name}"
-    try:
-        async with asyncio.timeout(TIMEOUT):
-            found = await provisioner.offers(pool.shape(provider))
-    except TimeoutError:
-        return [Finding(Level.ERROR, place, f"provider {provider} named no offers within {TIMEOUT:.0f} s")]
-    except base.ProvisionError as error:
-        return [Finding(Level.ERROR, place, f"provider {provider} named no offers: {error}")]
-    if not found:
-        remedy = "mend gpu, types or market of the pool, or leave the provider out of its `from`"
-        others = len(pool.from_) > 1
-        level = Level.WARNING if others else Level.ERROR
-        return [Finding(level, place, f"provider {provider} has no machine that fits", remedy)]
-    cheapest = min(found, key=lambda one: one.price)
-    words = f"provider {provider} has {len(found)} offers, the cheapest {cheapest.key} at ${cheapest.price:.2f} an hour"
-    return [Finding(Level.OK, place, words)]
+class _Provider:
+    """One provider, asked for itself and for every pool that buys there."""
+
+    def __init__(self, settings: config.Config, one: config.Provider, now: clock.Clock, empty: Path) -> None:
+        self._settings = settings
+        self._one = one
+        self._now = now
+        self._directory = empty / one.name
+        self._place = f"providers.{one.name}"
+        self.name = one.name
+        #: Whether it could be asked for offers at all, and the pools that it can sell to.
+        self.answered = False
+        self.serves: set[str] = set()
+
+    async def check(self) -> list[Finding]:
+        self._directory.mkdir()
+        context = providers.context(self._settings, self._one.name, clock=self._now, directory=self._directory)
+        try:
+            made = daemon.provisioner(self._one, context)
+            await made.start()
+        except (base.ProvisionError, errors.RunnerdError, ImportError, OSError, ValueError) as error:
+            return [Finding(Level.ERROR, self._place, f"cannot start: {error}")]
+        try:
+            self.answered = True
+            found: list[Finding] = []
+            samples = []
+            for pool in self._settings.pools.values():
+                if self._one.name in pool.from_:
+                    said, sample = await self._pool(made, pool)
+                    found += said
+                    samples += [sample] if sample is not None else []
+            own = await _bounded(self._place, made.check(samples))
+            return [*own, *self._residue(made.traits, own), *found]
+        finally:
+            await made.close()
+
+    def _residue(self, traits: base.Traits, told: list[Finding]) -> list[Finding]:
+        """What may be left behind if the daemon never comes back, unless the provider has told it already."""
+        if not traits.residue or any(traits.residue in each.message for each in told):
+            return []
+        words = f"if the daemon never comes back: {traits.residue}"
+        remedy = "" if traits.self_end else "run `runnerd sweep --once` by a timer on another host"
+        return [Finding(Level.OK if traits.self_end else Level.WARNING, self._place, words, remedy)]
+
+    async def _pool(self, made: base.Provisioner, pool: config.Pool) -> tuple[list[Finding], base.CreateRequest | None]:
+        """What a pool can buy here, and the request that it would send for its first choice."""
+        place, name = f"pools.{pool.name}", self._one.name
+        options = pool.options.get(name, base.NO_OPTIONS)
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                found = await made.offers(pool.shape(name), options)
+        except TimeoutError:
+            self.answered = False
+            return [Finding(Level.ERROR, place, f"provider {name} named no offers within {TIMEOUT:.0f} s")], None
+        except base.ProvisionError as error:
+            self.answered = False
+            return [Finding(Level.ERROR, place, f"provider {name} named no offers: {error}")], None
+        if not found:
+            why = made.why_none(pool.shape(name), options) or "it has no machine that fits"
+            remedy = "mend gpu, types or market of the pool, or leave the provider out of its `from`"
+            return [Finding(Level.WARNING, place, f"provider {name} has no offer: {why}", remedy)], None
+        cheapest = min(found, key=lambda one: one.price)
+        if pool.max_price is not None and cheapest.price > pool.max_price:
+            words = (
+                f"max_price is ${pool.max_price:.2f} an hour, and the cheapest offer of provider {name} is "
+                f"{cheapest.key} at ${cheapest.price:.2f}"
+            )
+            remedy = "raise max_price, or leave the provider out of its `from`"
+            return [Finding(Level.WARNING, place, words, remedy)], None
+        self.serves.add(pool.name)
+        words = f"provider {name} has {len(found)} offers, the cheapest {cheapest.key} at ${cheapest.price:.2f} an hour"
+        if cheapest.price_source:
+            words += f" ({cheapest.price_source})"
+        said = [Finding(Level.OK, place, words)]
+        estimates = sum(one.price_source.startswith("estimate") for one in found)
+        if estimates:
+            words = f"{estimates} of {len(found)} prices at provider {name} are estimates; budgets count by them"
+            said.append(Finding(Level.WARNING, place, words, f"run `runnerd prices refresh --provider {name}`"))
+        return said, self._sample(made, pool, found[0])
+
+    def _sample(self, made: base.Provisioner, pool: config.Pool, offer: base.Offer) -> base.CreateRequest:
+        """What a launch would send, with a token of the right length that is worth nothing."""
+        request = order.compose(
+            self._settings,
+            offer,
+            pool=pool,
+            traits=made.traits,
+            instance=model.InstanceId(f"{self._settings.controller[:20]}-{pool.name[:12]}-check"),
+            key=model.AttemptKey("check".ljust(26, "0")),
+            repo="",
+            bundle=bundle.build().sha256,
+            now=self._now.now(),
+        )
+        return dataclasses.replace(request, user_data=request.user_data.replace(base.TOKEN_PLACEHOLDER, "0" * 96))
 
 
 async def _bounded(place: str, work: Awaitable[list[Finding]]) -> list[Finding]:

@@ -135,6 +135,8 @@ TRAITS = base.Traits(
     idempotent_create=True,
     create_rate=10.0,
     create_burst=50,
+    power_off=(),
+    beside_daemon=True,
 )
 
 
