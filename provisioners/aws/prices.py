@@ -1,4 +1,4 @@
-"""AWS prices: on demand from the Price List API, spot from the spot price history.
+"""AWS on-demand prices, from the Price List API; spot prices come from the spot price history while running.
 
 The Price List API (``pricing:GetProducts``) answers in a few regions only, for all regions; each item of a page is a
 JSON text with the product's attributes and its terms (AWS Billing user guide, "Finding services and products with the
@@ -8,7 +8,7 @@ AWS Price List Query API").
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from provisioners import base
@@ -112,20 +112,3 @@ async def _ask(round_: renewal.Renewal, region: str, get_products: GetProducts) 
         if not token:
             return
     round_.failed(region, f"the answer does not end after {_MOST_PAGES} pages")
-
-
-def newest_spot(pages: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
-    """(zone, machine type) -> dollars per hour, the newest of each in answers of ``describe_spot_price_history``."""
-    newest: dict[tuple[str, str], tuple[Any, float]] = {}
-    for page in pages:
-        for row in page.get("SpotPriceHistory") or ():
-            try:
-                key = (str(row["AvailabilityZone"]), str(row["InstanceType"]))
-                at, dollars = row["Timestamp"], float(row["SpotPrice"])
-            except (KeyError, TypeError, ValueError):
-                continue
-            if row.get("ProductDescription", "Linux/UNIX") not in ("Linux/UNIX", "Linux/UNIX (Amazon VPC)"):
-                continue
-            if dollars > 0 and (key not in newest or at > newest[key][0]):
-                newest[key] = (at, dollars)
-    return {key: dollars for key, (_, dollars) in newest.items()}

@@ -10,12 +10,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from provisioners import base
-from provisioners.catalogue import hints, price, renewed, shipped
+from provisioners.catalogue import hints, price, reasons, renewed, shipped
 from provisioners.catalogue.machine import Machine
 from provisioners.catalogue.overrides import Overrides
 from provisioners.catalogue.price import Price
 
-_GIB = 2**30
+#: The clouds that have a catalogue, as people call them.
+NAMES = {"aws": "AWS", "azure": "Azure", "gcp": "Google Cloud"}
+#: So many machine types are named before the rest is summed up.
+_NAMED = 4
 _NO_OVERRIDES = Overrides()
 
 
@@ -99,7 +102,9 @@ class Book:
         """Why nothing here serves that shape in those regions, with the nearest thing that exists; empty if it does."""
         fitting = self.fitting(shape)
         if not fitting:
-            return self._why_unfit(shape)
+            others = [cloud for cloud in NAMES if cloud != self.cloud and shape.gpu and not shape.types]
+            elsewhere = [NAMES[cloud] for cloud in others if load(cloud)._sells(shape.gpu)]
+            return reasons.unfit(self.machines.values(), shape, elsewhere=elsewhere)
         places = [(region, market) for region in regions for market in shape.markets]
         if not places or any(
             self.price(machine.name, region=region, market=market, overrides=overrides)
@@ -107,49 +112,12 @@ class Book:
             for region, market in places
         ):
             return ""
-        names = hints.listed(machine.name for machine in fitting)
-        return f"no price is known for {names}: set one under prices, or renew the price list"
+        few = [machine.name for machine in fitting[:_NAMED]] + (["others"] if len(fitting) > _NAMED else [])
+        where = f"{hints.listed(shape.markets)} in {hints.listed(sorted(regions))}"
+        return f"no price is known for {hints.listed(few)}, {where}: set one under prices, or renew the price list"
 
-    def _why_unfit(self, shape: base.Shape) -> str:
-        machines = list(self.machines.values())
-        if shape.types:
-            known = {machine.type_name for machine in machines} | set(self.machines)
-            for name in shape.types:
-                if name not in known:
-                    return f'no machine type "{name}"{hints.nearest(name, known)}'
-            machines = [machine for machine in machines if {machine.name, machine.type_name} & set(shape.types)]
-        where = f"of {hints.listed(shape.types)}" if shape.types else "here"
-        if shape.gpu:
-            models = {machine.gpu for machine in machines if machine.gpu}
-            if shape.gpu not in models:
-                close = "" if shape.types else hints.nearest(shape.gpu, models)
-                there = ", ".join(sorted(models))
-                have = f"; GPUs {where}: {there}" if there and "known:" not in close else close and ""
-                return f'no machine {where} has the GPU "{shape.gpu}"{close}{have}'
-            machines = [machine for machine in machines if machine.gpu == shape.gpu]
-            counts = sorted({machine.gpu_count for machine in machines})
-            wanted = shape.gpu_count or 1
-            machines = [m for m in machines if m.gpu_count == wanted or (shape.types and m.gpu_count > wanted)]
-            if not machines:
-                return f"no machine {where} has {wanted} x {shape.gpu}; they come with {hints.listed(counts)}"
-        elif not shape.types:
-            machines = [machine for machine in machines if not machine.gpu_count]
-        what = f"with {shape.gpu_count or 1} x {shape.gpu}" if shape.gpu else "without a GPU"
-        what = where if shape.types else what
-        archs = sorted({machine.arch for machine in machines})
-        machines = [machine for machine in machines if machine.arch == shape.arch]
-        if not machines:
-            return f"no machine {what} is {shape.arch}; they are {hints.listed(archs)}"
-        most = max(machine.cpus for machine in machines)
-        if most < shape.cpus:
-            return f"no machine {what} has {shape.cpus} vCPUs; the largest has {most}"
-        machines = [machine for machine in machines if machine.cpus >= shape.cpus]
-        largest = max(machine.memory for machine in machines)
-        if largest < shape.memory:
-            beside = f" and {shape.cpus} vCPUs" if shape.cpus else ""
-            asked, has = shape.memory / _GIB, largest / _GIB
-            return f"no machine {what}{beside} has {asked:g} GiB of memory; the largest has {has:g} GiB"
-        return f"no machine {what} fits"
+    def _sells(self, gpu: str) -> bool:
+        return any(machine.gpu == gpu and machine.gpu_count for machine in self.machines.values())
 
     def _listed(self, machine_type: str, region: str, market: base.Market) -> Price | None:
         spot = market is base.Market.SPOT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 #: So many names are still read; more are not worth listing.
@@ -12,11 +13,21 @@ _LISTED = 16
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint to append, such as ``; did you mean "g4dn.xlarge"?``; the names themselves when they are few."""
     names = sorted(known)
-    by_folded = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(word.lower(), by_folded, n=1, cutoff=0.6)
+    close = _close(word.lower(), {name.lower(): name for name in names})
     if close:
-        return f'; did you mean "{by_folded[close[0]]}"?'
+        quoted = [f'"{name}"' for name in close]
+        return f"; did you mean {listed(quoted)}?"
     return f"; known: {', '.join(names)}" if names and len(names) <= _LISTED else ""
+
+
+def _close(word: str, by_folded: dict[str, str]) -> list[str]:
+    """What begins with the word (``a100``), what is a part of it (``nvidia-tesla-t4``), else what is spelt like it."""
+    if word in by_folded:
+        return [by_folded[word]]
+    beginning = [name for folded, name in by_folded.items() if len(word) > 1 and folded.startswith(word + "-")]
+    contained = [by_folded[part] for part in re.split(r"[-_ ]", word) if part in by_folded]
+    spelt = [by_folded[folded] for folded in difflib.get_close_matches(word, by_folded, n=1, cutoff=0.6)]
+    return (beginning or contained or spelt)[:3]
 
 
 def listed(words: Iterable[object]) -> str:

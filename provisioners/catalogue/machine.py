@@ -19,8 +19,9 @@ class Machine:
     name: str
     #: Catalogue name of the GPU model (``t4``, ``a100-40``), empty for none.
     gpu: str
+    #: Whole GPUs: 0 beside a model is a machine with a share of one, which is given only to who names its type.
     gpu_count: int
-    #: Memory of one GPU in bytes.
+    #: Memory of one GPU, or of the share, in bytes.
     gpu_memory: int
     cpus: int
     #: Bytes.
@@ -48,7 +49,7 @@ class Machine:
             return False
         if shape.arch != self.arch or self.cpus < shape.cpus or self.memory < shape.memory:
             return False
-        if shape.gpu and shape.gpu != self.gpu:
+        if shape.gpu != self.gpu and (shape.gpu or not shape.types):
             return False
         wanted = shape.gpu_count or (1 if shape.gpu else 0)
         return self.gpu_count >= wanted if self.name in shape.types else self.gpu_count == wanted
