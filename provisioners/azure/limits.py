@@ -1,0 +1,92 @@
+"""How fast Azure may be called, as its documentation says, and what its answers tell of what is left.
+
+Azure Resource Manager allows each caller in a subscription 250 reads at once and 25 per second, 200 writes and deletes
+at once and 10 per second; below it Compute allows, by subscription and region and refilled by the minute: 500 PUTs of
+machines (1500 at once), as many deletes, 300 listings (900 at once).  The stricter of the two is kept here; creates are
+paced by whoever calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+from azure.core.pipeline import policies
+
+from provisioners import base, pace
+from provisioners.azure import errors
+
+log = logging.getLogger(__name__)
+
+#: Creates per second in a region, and how many at once.
+CREATE_RATE, CREATE_BURST = 500 / 60, 200
+READ_RATE, READ_BURST = 25.0, 250
+LIST_RATE, LIST_BURST = 300 / 60, 250
+DELETE_RATE, DELETE_BURST = 500 / 60, 200
+#: Seconds for which a bucket rests that Azure says is empty.
+_EMPTY = 2.0
+
+
+class Limits:
+    """The buckets of one subscription."""
+
+    def __init__(self, context: base.Context) -> None:
+        self._context = context
+        self.reads = self._bucket(READ_RATE, READ_BURST)
+        self.lists = self._bucket(LIST_RATE, LIST_BURST)
+        self.deletes = self._bucket(DELETE_RATE, DELETE_BURST)
+        #: What is left by policy, as the last answers told.
+        self.remaining: dict[str, int] = {}
+
+    def _bucket(self, rate: float, burst: int) -> pace.Bucket:
+        return pace.Bucket(rate=rate, burst=burst, now=self._context.now, sleep=self._context.sleep)
+
+    def heard(self, method: str, status: int, headers: Any) -> None:
+        """Take over what an answer tells."""
+        bucket = {"GET": self.reads, "POST": self.reads, "DELETE": self.deletes}.get(method)
+        told = remaining(headers)
+        self.remaining |= told
+        if status == 429:
+            seconds = errors.pause_of(headers)
+            log.warning("Azure throttles %s for %s s: %s", method, seconds, told or "it does not say which policy")
+            for one in (self.reads, self.lists) if bucket is self.reads else (bucket,):
+                if one is not None:
+                    one.pause(errors.USUAL_PAUSE if seconds is None else seconds)
+        elif bucket is not None and any(left <= 0 for left in told.values()):
+            bucket.pause(_EMPTY)
+
+    @property
+    def least(self) -> float:
+        """The smallest number of calls that any policy has left; infinite when none was told."""
+        return min(self.remaining.values(), default=math.inf)
+
+
+def remaining(headers: Any) -> dict[str, int]:
+    """What is left by policy, from the headers of an answer.
+
+    ``x-ms-ratelimit-remaining-resource: Microsoft.Compute/PutVM3Min;239,Microsoft.Compute/PutVM30Min;1199`` and
+    ``x-ms-ratelimit-remaining-subscription-writes: 1199``.
+    """
+    found: dict[str, int] = {}
+    for entry in str(headers.get("x-ms-ratelimit-remaining-resource") or "").split(","):
+        name, _, count = entry.strip().rpartition(";")
+        if name and count.strip().isdigit():
+            found[name] = int(count)
+    for kind in ("reads", "writes", "deletes"):
+        count = str(headers.get(f"x-ms-ratelimit-remaining-subscription-{kind}") or "")
+        if count.isdigit():
+            found[f"subscription-{kind}"] = int(count)
+    return found
+
+
+class Gauge(policies.SansIOHTTPPolicy[Any, Any]):
+    """Hears every answer, those that the SDK handles by itself included."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__()
+        self._limits = limits
+
+    def on_response(self, request: Any, response: Any) -> None:
+        answer = response.http_response
+        self._limits.heard(request.http_request.method, answer.status_code, answer.headers)

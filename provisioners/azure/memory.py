@@ -1,0 +1,80 @@
+"""What was looked up once and has to stay: concrete image versions, and every resource group that ever held ours.
+
+A group that left the configuration may still hold machines, and a listing that does not look there would make them
+vanish.  Without a directory this lasts as long as the process.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from provisioners import base
+
+log = logging.getLogger(__name__)
+
+#: Seconds after which a version is looked up again.
+_FRESH = 24 * 3600.0
+_FILE = "azure.json"
+
+
+@dataclass(slots=True)
+class Memory:
+    """The two tables, and the file they are in."""
+
+    context: base.Context
+    #: ``region image`` -> (version, when it was looked up).
+    images: dict[str, tuple[str, float]] = field(default_factory=dict)
+    #: (subscription, resource group).
+    groups: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def _path(self) -> Path | None:
+        return Path(self.context.directory) / _FILE if self.context.directory else None
+
+    def load(self) -> None:
+        """Read the file; one that is damaged is as good as none."""
+        if self._path is None or not self._path.exists():
+            return
+        try:
+            raw = json.loads(self._path.read_text())
+            self.images = {str(key): (str(version), float(at)) for key, (version, at) in raw["images"].items()}
+            self.groups |= {(str(subscription), str(group)) for subscription, group in raw["groups"]}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("%s cannot be read, images are looked up again: %s", self._path, error)
+
+    def _save(self) -> None:
+        if self._path is None:
+            return
+        raw: Mapping[str, Any] = {"images": self.images, "groups": sorted(self.groups)}
+        temporary = self._path.with_suffix(".new")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("w") as file:
+                json.dump(raw, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self._path, error)
+
+    def remember_group(self, subscription: str, group: str) -> None:
+        """Before anything is bought there."""
+        if (subscription, group) not in self.groups:
+            self.groups.add((subscription, group))
+            self._save()
+
+    def version(self, region: str, image: str) -> tuple[str, bool]:
+        """The version that an image was last found to have there (empty when never), and whether that is fresh."""
+        version, at = self.images.get(f"{region} {image}", ("", 0.0))
+        return version, bool(version) and self.context.now() - at < _FRESH
+
+    def remember_version(self, region: str, image: str, version: str) -> None:
+        """From now on it is that one."""
+        self.images[f"{region} {image}"] = (version, self.context.now())
+        self._save()

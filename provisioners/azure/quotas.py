@@ -1,0 +1,57 @@
+"""Azure's quotas in the terms of the contract; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from provisioners import base, catalogue
+
+#: Total of all sizes in a region, and of everything in the spot market there.
+REGIONAL, SPOT = "cores", "lowPriorityCores"
+#: Machines of any size in a region.
+MACHINES = "virtualMachines"
+REMEDY = "https://portal.azure.com/#view/Microsoft_Azure_Capacity/QuotaMenuBlade/~/myQuotas"
+
+
+def read(
+    usages: Iterable[Mapping[str, Any]],
+    *,
+    provider: str,
+    subscription: str,
+    region: str,
+    book: catalogue.Book,
+    now: float,
+) -> Iterator[base.Quota]:
+    """The quotas of one region that govern something in the catalogue."""
+    sizes: dict[str, list[str]] = {}
+    for machine in book.machines.values():
+        if machine.family:
+            sizes.setdefault(machine.family.lower(), []).append(machine.name)
+    for usage in usages:
+        name = str((usage.get("name") or {}).get("value", ""))
+        pattern = _pattern(name, sizes)
+        if pattern is None:
+            continue
+        label = str((usage.get("name") or {}).get("localizedValue") or name)
+        yield base.Quota(
+            name=f"{label} in {region}",
+            pattern=f"{provider}/{subscription}/{region}/{pattern}",
+            unit=base.Unit.INSTANCES if name == MACHINES else base.Unit.VCPUS,
+            limit=float(usage.get("limit", 0)),
+            used=float(usage.get("currentValue", 0)),
+            as_of=now,
+            remedy=REMEDY,
+        )
+
+
+def _pattern(name: str, sizes: Mapping[str, list[str]]) -> str | None:
+    if name == SPOT:
+        return "*/*/spot"
+    if name == REGIONAL:
+        # Spot cores are counted by themselves.
+        return "*/*/on-demand"
+    if name == MACHINES:
+        return "*/*/*"
+    family = sizes.get(name.lower())
+    return f"*/{'|'.join(sorted(family))}/on-demand" if family else None
