@@ -1,0 +1,14 @@
+"""Google Cloud: Compute Engine instances as a source of instances."""
+
+from __future__ import annotations
+
+try:
+    import google.auth.credentials  # noqa: F401
+    from google.cloud import compute_v1  # noqa: F401
+except ImportError as error:
+    raise ImportError("Google Cloud needs its SDK: install runnerd[gcp]") from error
+
+from provisioners.gcp.clients import Clients
+from provisioners.gcp.provider import Gcp
+
+__all__ = ["Clients", "Gcp"]

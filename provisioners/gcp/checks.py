@@ -1,0 +1,360 @@
+"""What can be tried without buying anything, told with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from google.cloud import compute_v1
+
+from provisioners import base, options
+from provisioners.base import Finding, Level
+from provisioners.gcp import images, labels, offers, quotas, request, settings, views
+from provisioners.gcp.calls import Calls, Group
+from provisioners.gcp.clients import TIMEOUT
+from provisioners.gcp.facts import Facts
+
+#: What the daemon does in the project; the role of docs/gcp.md grants these and no more.
+PERMISSIONS = (
+    "compute.acceleratorTypes.list",
+    "compute.addresses.delete",
+    "compute.addresses.get",
+    "compute.addresses.list",
+    "compute.disks.create",
+    "compute.disks.delete",
+    "compute.disks.get",
+    "compute.disks.list",
+    "compute.disks.setLabels",
+    "compute.instances.create",
+    "compute.instances.delete",
+    "compute.instances.get",
+    "compute.instances.getSerialPortOutput",
+    "compute.instances.list",
+    "compute.instances.setLabels",
+    "compute.instances.setMetadata",
+    "compute.machineTypes.list",
+    "compute.networks.get",
+    "compute.projects.get",
+    "compute.regions.get",
+    "compute.subnetworks.get",
+    "compute.zoneOperations.get",
+    "compute.zoneOperations.list",
+)
+#: On the network's project.
+_NETWORK = ("compute.subnetworks.use",)
+_EXTERNAL = "compute.subnetworks.useExternalIp"
+_TAGS = "compute.instances.setTags"
+_IDENTITY = "compute.instances.setServiceAccount"
+_ACT_AS = "iam.serviceAccounts.actAs"
+_ROLE = "grant the role of docs/gcp.md to the account that runnerd uses"
+
+
+@dataclass(slots=True)
+class _Round:
+    """One run."""
+
+    calls: Calls
+    facts: Facts
+    chosen: settings.Settings
+    place: str
+    findings: list[Finding] = field(default_factory=list)
+
+    def note(self, level: Level, message: str, remedy: str = "", *, place: str = "") -> None:
+        found = Finding(level, place or self.place, message, remedy)
+        if found not in self.findings:
+            self.findings.append(found)
+
+
+async def run(
+    calls: Calls,
+    facts: Facts,
+    chosen: settings.Settings,
+    samples: Sequence[base.CreateRequest],
+    *,
+    quotas: Callable[[], Awaitable[list[base.Quota]]],
+    place: str,
+) -> list[Finding]:
+    """Every finding, worst causes first: without credentials or project nothing else is tried."""
+    round_ = _Round(calls, facts, chosen, place)
+    if not await _project(round_):
+        return round_.findings
+    launches = _launches(round_, samples)
+    await _permissions(round_, [launch for _, launch in launches])
+    zones = await _zones(round_)
+    for where, launch in launches:
+        await _network(round_, launch, where)
+        await _service_account(round_, launch, where)
+        if launch.image:
+            await _image(round_, launch.image, where)
+    for sample in samples:
+        await _sample(round_, sample, zones)
+    await _quotas(round_, samples, quotas)
+    return round_.findings
+
+
+async def _project(round_: _Round) -> bool:
+    project = round_.chosen.project
+    clients = round_.calls.clients
+    try:
+        found = await round_.calls.found(
+            Group.READ, lambda: clients.projects.get(project=project, retry=None, timeout=TIMEOUT)
+        )
+    except base.ProvisionError as error:
+        round_.note(Level.ERROR, str(error), _credential_remedy(error, project))
+        return False
+    if found is None:
+        round_.note(
+            Level.ERROR,
+            f"there is no project {project}, or the credentials belong to another one and may not see it",
+            "write the project's id (not its name) under `project`, or use credentials that may see it",
+        )
+        return False
+    round_.note(Level.OK, f"project {found.name or project} answers")
+    return True
+
+
+def _credential_remedy(error: base.ProvisionError, project: str) -> str:
+    if error.code in ("accessNotConfigured", "SERVICE_DISABLED"):
+        link = f"https://console.cloud.google.com/apis/library/compute.googleapis.com?project={project}"
+        return f"enable the Compute Engine API at {link}"
+    if error.code == "DefaultCredentialsError":
+        return "name a key file under `credentials`, or give this host application default credentials"
+    if error.kind is base.Kind.AUTH:
+        return f"{_ROLE}, or renew its key"
+    return "see that this host reaches compute.googleapis.com, and try again"
+
+
+async def _permissions(round_: _Round, launches: Sequence[settings.Launch]) -> None:
+    chosen = round_.chosen
+    wanted = set(PERMISSIONS)
+    for launch in launches:
+        if all(_is_own(launch.subnetwork(region) or launch.network, chosen.project) for region in chosen.regions):
+            wanted |= set(_NETWORK)
+            if launch.public_address:
+                wanted.add(_EXTERNAL)
+        if launch.network_tags:
+            wanted.add(_TAGS)
+        if launch.service_account:
+            wanted.add(_IDENTITY)
+    url = f"{chosen.resource_manager}/v1/projects/{chosen.project}:testIamPermissions"
+    asked = sorted(wanted)
+    try:
+        told = await round_.calls(Group.OTHER, lambda: round_.calls.clients.post(url, {"permissions": asked}))
+    except base.ProvisionError as error:
+        round_.note(
+            Level.WARNING,
+            f"the permissions could not be tested: {error}",
+            "enable the Cloud Resource Manager API (cloudresourcemanager.googleapis.com) in the project",
+        )
+        return
+    missing = sorted(wanted - set(told.get("permissions", [])))
+    if missing:
+        round_.note(Level.ERROR, f"missing permissions in {chosen.project}: {', '.join(missing)}", _ROLE)
+    else:
+        round_.note(Level.OK, f"{len(asked)} permissions are granted")
+
+
+def _is_own(reference: str, project: str) -> bool:
+    return "projects/" not in reference or f"projects/{project}/" in reference
+
+
+async def _zones(round_: _Round) -> dict[str, tuple[str, ...]]:
+    """The zones of each region that there is; complains of regions and zones that there are not."""
+    clients, project = round_.calls.clients, round_.chosen.project
+    found: dict[str, tuple[str, ...]] = {}
+    for name, region in round_.chosen.regions.items():
+        try:
+            told = await round_.calls.found(
+                Group.READ,
+                lambda name=name: clients.regions.get(  # type: ignore[misc]  # a default binds the loop's name
+                    project=project, region=name, retry=None, timeout=TIMEOUT
+                ),
+            )
+        except base.ProvisionError as error:
+            round_.note(Level.ERROR, f"region {name}: {error}", _ROLE)
+            continue
+        if told is None:
+            hint = options.nearest(name, round_.calls.book.regions)
+            round_.note(Level.ERROR, f"the project has no region {name}{hint}", f"correct `regions.{name}`")
+            continue
+        found[name] = tuple(sorted(views.last(one) for one in told.zones))
+        for zone in region.zones:
+            if zone not in found[name]:
+                hint = options.nearest(zone, found[name])
+                round_.note(Level.ERROR, f"{name} has no zone {zone}{hint}", f"correct `regions.{name}.zones`")
+    return found
+
+
+async def _network(round_: _Round, launch: settings.Launch, where: str) -> None:
+    clients, project = round_.calls.clients, round_.chosen.project
+    for region in round_.chosen.regions:
+        subnetwork = launch.subnetwork(region)
+        reference = request.network(subnetwork or launch.network or "default", region, sub=bool(subnetwork))
+        owner = reference.partition("projects/")[2].partition("/")[0] or project
+        name = views.last(reference)
+
+        def ask(owner: str = owner, region: str = region, name: str = name, sub: bool = bool(subnetwork)) -> object:
+            if sub:
+                return clients.subnetworks.get(
+                    project=owner, region=region, subnetwork=name, retry=None, timeout=TIMEOUT
+                )
+            return clients.networks.get(project=owner, network=name, retry=None, timeout=TIMEOUT)
+
+        try:
+            found = await round_.calls.found(Group.READ, ask)
+        except base.ProvisionError as error:
+            round_.note(Level.WARNING, f"{reference} could not be looked at: {error}", _ROLE, place=where)
+            continue
+        if found is None:
+            key = "subnetwork" if subnetwork else "network"
+            round_.note(
+                Level.ERROR,
+                f"there is no {key} {name} in {owner}{f' in {region}' if subnetwork else ''}",
+                f"correct `{key}`, or make it",
+                place=where,
+            )
+        elif (
+            isinstance(found, compute_v1.Network)
+            and not found.auto_create_subnetworks
+            and not any(f"/regions/{region}/" in one for one in found.subnetworks)
+        ):
+            round_.note(
+                Level.ERROR,
+                f"network {name} has no subnetwork in {region}",
+                f"name one under `regions.{region}.subnetwork`, or make it",
+                place=where,
+            )
+
+
+async def _image(round_: _Round, text: str, where: str) -> None:
+    reference = images.parse(text)
+    if reference is None:
+        return
+    clients = round_.calls.clients
+    try:
+        if reference.family:
+            link = await round_.facts.image(reference)
+            round_.note(Level.OK, f"image {link}", place=where)
+            return
+        found = await round_.calls.found(
+            Group.READ,
+            lambda: clients.images.get(project=reference.project, image=reference.name, retry=None, timeout=TIMEOUT),
+        )
+    except base.ProvisionError as error:
+        round_.note(Level.ERROR, str(error), "correct `image`, or let the account use it", place=where)
+        return
+    if found is None:
+        round_.note(
+            Level.ERROR,
+            f"there is no image {reference.name} in project {reference.project}",
+            "correct `image`, or name a family: family:PROJECT/FAMILY",
+            place=where,
+        )
+
+
+async def _service_account(round_: _Round, launch: settings.Launch, where: str) -> None:
+    account = launch.service_account
+    if not account or account == "default":
+        return
+    url = f"{round_.chosen.iam}/v1/projects/-/serviceAccounts/{account}:testIamPermissions"
+    try:
+        told = await round_.calls.found(Group.OTHER, lambda: round_.calls.clients.post(url, {"permissions": [_ACT_AS]}))
+    except base.ProvisionError as error:
+        round_.note(
+            Level.WARNING,
+            f"whether runnerd may use {account} could not be tested: {error}",
+            "enable the IAM API (iam.googleapis.com) in the project",
+            place=where,
+        )
+        return
+    if told is None:
+        round_.note(Level.ERROR, f"there is no service account {account}", "correct `service_account`", place=where)
+    elif _ACT_AS not in told.get("permissions", []):
+        round_.note(
+            Level.ERROR,
+            f"runnerd may not give {account} to an instance: {_ACT_AS} is missing",
+            f"grant roles/iam.serviceAccountUser on {account} to the account that runnerd uses",
+            place=where,
+        )
+
+
+def _launches(round_: _Round, samples: Sequence[base.CreateRequest]) -> list[tuple[str, settings.Launch]]:
+    """The provider's own way to launch and each pool's, with where it is written."""
+    found = [(round_.place, round_.chosen.launch)]
+    for sample in samples:
+        launch, problems = settings.read_pool(sample.options, round_.chosen.launch, round_.calls.book)
+        for problem in problems:
+            round_.note(Level.ERROR, problem, "correct the pool's options for this provider", place=_pool(sample))
+        if launch != round_.chosen.launch:
+            found.append((_pool(sample), launch))
+    return found
+
+
+def _pool(sample: base.CreateRequest) -> str:
+    return f"pools.{sample.tags.get(base.TAG_POOL, sample.name)}"
+
+
+async def _sample(round_: _Round, sample: base.CreateRequest, zones: dict[str, tuple[str, ...]]) -> None:
+    where, offer = _pool(sample), sample.offer
+    problem = request.user_data_problem(sample)
+    if problem:
+        round_.note(Level.ERROR, problem, "shorten what the pool's instances boot with", place=where)
+    _labels(round_, sample, where)
+    if offer.image:
+        await _image(round_, offer.image, where)
+    if offer.zone not in zones.get(offer.region, ()):
+        return
+    types, accelerators = await offers.has(offer.zone, round_.facts)
+    machine_type, accelerator, _ = request.split(offer.machine_type)
+    if types is not None and machine_type not in types:
+        round_.note(
+            Level.ERROR,
+            f"{offer.zone} has no machine type {machine_type}{options.nearest(machine_type, types)}",
+            "name a type that it has, other zones, or `zones: all`",
+            place=where,
+        )
+    if accelerator and accelerators is not None and accelerator not in accelerators:
+        round_.note(
+            Level.ERROR,
+            f"{offer.zone} has no accelerator {accelerator}{options.nearest(accelerator, accelerators)}",
+            "name another GPU, other zones, or `zones: all`",
+            place=where,
+        )
+
+
+def _labels(round_: _Round, sample: base.CreateRequest, where: str) -> None:
+    made = labels.of(sample.tags)
+    lost = sorted(name for name in sample.tags if labels.key(name) not in made)
+    same = sorted(name for name in sample.tags if name != labels.key(name) and labels.key(name) in sample.tags)
+    if lost:
+        round_.note(
+            Level.WARNING,
+            f"a resource has at most {labels.MOST} labels; not among them: {', '.join(lost)}",
+            "give fewer tags",
+            place=where,
+        )
+    if same:
+        round_.note(
+            Level.WARNING,
+            f"as labels these tags are the same as others: {', '.join(same)}",
+            "give tags names of a-z, 0-9, dash and underscore, a letter first",
+            place=where,
+        )
+    changed = [name for name in labels.altered(sample.tags) if name not in lost and not name.startswith("runnerd-")]
+    if changed:
+        told = ", ".join(f"{name}={made[labels.key(name)]}" for name in sorted(changed) if labels.key(name) in made)
+        round_.note(Level.OK, f"in bills and lists these tags show as {told}", place=where)
+
+
+async def _quotas(
+    round_: _Round,
+    samples: Sequence[base.CreateRequest],
+    ask: Callable[[], Awaitable[list[base.Quota]]],
+) -> None:
+    try:
+        found = await ask()
+    except base.ProvisionError as error:
+        round_.note(Level.WARNING, f"the quotas could not be read: {error}", _ROLE)
+        return
+    for quota, where in quotas.zero(found, {one.offer.key: _pool(one) for one in samples}):
+        round_.note(Level.ERROR, f"the quota {quota.name} is 0: nothing can be bought", quota.remedy, place=where)

@@ -1,0 +1,79 @@
+"""Who ended an instance, as the operations of its zone prove it: pure.
+
+Operations outlive what they were about, each names it by its numeric id, and what the system does by itself is among
+them.  A delete counts as ours by its request id, which is derived from the handle and the hour: somebody in the
+project may have deleted it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from google.cloud import compute_v1
+
+from provisioners import base
+from provisioners.base import EndKind
+from provisioners.gcp import errors, request, views
+from provisioners.gcp.place import Place
+
+#: Seconds within which deletes of one instance are one request.  A delete that failed is a new one after that.
+WINDOW = 600.0
+
+#: What the system does to an instance, by the operation's type ("Compute Engine audit logging", system events;
+#: ``deferredDelete`` and ``deferredStop``: a run time limit took effect).
+SYSTEM: Mapping[str, tuple[EndKind, str]] = {
+    "compute.instances.preempted": (EndKind.PREEMPTED, "preempted by Compute Engine"),
+    "compute.instances.baremetalCaretakerPreempted": (EndKind.PREEMPTED, "preempted by Compute Engine"),
+    "compute.instances.deferredDelete": (EndKind.SELF_ENDED, "its run time limit was reached"),
+    "compute.instances.deferredStop": (EndKind.SELF_ENDED, "its run time limit was reached"),
+    "compute.instances.guestTerminate": (EndKind.SELF_ENDED, "it switched itself off"),
+    "compute.instances.hostError": (EndKind.FAILED, "its host broke"),
+    "compute.instances.terminateOnHostMaintenance": (EndKind.PREEMPTED, "its host went into maintenance"),
+    "compute.instances.invalidVmImage": (EndKind.FAILED, "its image cannot be booted"),
+    "compute.instances.kmsKeyError": (EndKind.FAILED, "the key of its disk cannot be used"),
+    "compute.instances.scratchDiskCreationFailed": (EndKind.FAILED, "its scratch disk could not be made"),
+    "compute.instances.localSsdInitializationError": (EndKind.FAILED, "its local SSD could not be made"),
+}
+
+
+def delete_id(ref: views.Ref, now: float) -> str:
+    """The request id of a delete now."""
+    return request.request_id("delete", str(ref), str(int(now // WINDOW)))
+
+
+def reason(operations: Iterable[compute_v1.Operation], ref: views.Ref, place: Place) -> base.EndReason:
+    """Why that instance is not there any more, as far as it is proven: what came first caused what came after."""
+    found: list[tuple[float, base.EndReason]] = []
+    others: list[str] = []
+    for one in operations:
+        if str(one.target_id) != ref.id:
+            continue
+        if one.operation_type == "insert" and one.error.errors:
+            failure = errors.from_operation(one, place)[0].failure
+            return base.EndReason(EndKind.FAILED, f"its launch failed: {failure.message}", failure)
+        if one.operation_type in SYSTEM:
+            kind, words = SYSTEM[one.operation_type]
+            told = base.EndReason(kind, f"{words} ({one.operation_type} at {one.insert_time})")
+            found.append((views.seconds(one.insert_time), told))
+        elif one.operation_type in ("delete", "stop") and not one.error.errors:
+            if _is_ours(one, ref):
+                told = base.EndReason(EndKind.ENDED_BY_US, f"deleted by us at {one.insert_time}")
+                found.append((views.seconds(one.insert_time), told))
+            else:
+                others.append(f"{one.operation_type} by {one.user or 'somebody'} at {one.insert_time}")
+    if found:
+        return min(found, key=lambda one: one[0])[1]
+    return base.EndReason(EndKind.UNKNOWN, "; ".join(others))
+
+
+def failure(operations: Iterable[compute_v1.Operation], ref: views.Ref, place: Place) -> base.Failure | None:
+    """Why its launch failed after it was accepted; None where it did not."""
+    for one in operations:
+        if str(one.target_id) == ref.id and one.operation_type == "insert" and one.error.errors:
+            return errors.from_operation(one, place)[0].failure
+    return None
+
+
+def _is_ours(operation: compute_v1.Operation, ref: views.Ref) -> bool:
+    at = views.seconds(operation.insert_time)
+    return operation.client_operation_id in {delete_id(ref, at + shift * WINDOW) for shift in (-1, 0, 1)}

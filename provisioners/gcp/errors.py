@@ -1,0 +1,364 @@
+"""What a failed call means: a table of Google's codes, applied to whatever the SDK raises or an operation carries.
+
+The SDK's exception classes are not consulted: it raises ``Forbidden`` for an exhausted quota and ``ServiceUnavailable``
+for a zone without machines, and retries count on the latter.  The code tells, and only where there is none the status.
+
+Sources: "Troubleshooting VM creation", "Resource availability errors", "Rate quotas" and "Allocation quotas" of the
+Compute Engine documentation, and the schemas ``Operation.error`` and ``QuotaExceededInfo`` of its API.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import requests
+import urllib3
+from google.api_core import exceptions
+from google.auth import exceptions as auth_exceptions
+from google.cloud import compute_v1
+
+from provisioners import base
+from provisioners.base import Kind
+from provisioners.gcp.place import Place, Reach
+
+#: Seconds that a zone without a machine type stays without: it is a fact of the zone, not of the hour.
+_DAY = 86400.0
+#: Seconds for which Google advises to leave a stocked-out zone alone.
+_STOCKOUT = 300.0
+#: Seconds that an address range stays full, by other clients' experience.
+_ADDRESSES = 30.0
+#: Seconds for a quota of zero: somebody must raise it first.
+_ZERO = 3600.0
+#: Seconds past the minute at which a rate quota is surely refilled.
+_MINUTE_SLACK = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a code means."""
+
+    kind: Kind
+    reach: Reach
+    block_for: float = 0.0
+    #: False where an instance may be left although its launch failed: it is looked for.
+    settled: bool = True
+
+
+_CAPACITY = Row(Kind.CAPACITY, Reach.OFFER, _STOCKOUT)
+_AUTH = Row(Kind.AUTH, Reach.PROJECT)
+_THROTTLED = Row(Kind.THROTTLED, Reach.NOTHING)
+_CONFIG = Row(Kind.CONFIG, Reach.TYPE_IN_REGION)
+_BACKEND = Row(Kind.TRANSIENT, Reach.NOTHING, settled=False)
+
+#: By code in capitals with underscores: ``quotaExceeded`` of an HTTP answer is ``QUOTA_EXCEEDED`` of an operation.
+TABLE: Mapping[str, Row] = MappingProxyType(
+    {
+        "ZONE_RESOURCE_POOL_EXHAUSTED": _CAPACITY,
+        "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS": _CAPACITY,
+        "RESOURCE_POOL_EXHAUSTED": _CAPACITY,
+        "INSUFFICIENT_CAPACITY": _CAPACITY,
+        "STOCKOUT": _CAPACITY,
+        # A spot instance that is preempted while it is made.
+        "UNSUPPORTED_OPERATION": Row(Kind.CAPACITY, Reach.OFFER, _STOCKOUT, settled=False),
+        "QUOTA_EXCEEDED": Row(Kind.QUOTA, Reach.METRIC),
+        "LIMIT_EXCEEDED": Row(Kind.QUOTA, Reach.METRIC),
+        "IP_SPACE_EXHAUSTED": Row(Kind.CAPACITY, Reach.REGION, _ADDRESSES),
+        "IP_SPACE_EXHAUSTED_WITH_DETAILS": Row(Kind.CAPACITY, Reach.REGION, _ADDRESSES),
+        "RESOURCE_NOT_READY": Row(Kind.TRANSIENT, Reach.ZONE, settled=False),
+        "RESOURCE_OPERATION_RATE_EXCEEDED": Row(Kind.TRANSIENT, Reach.ZONE),
+        "VM_MIN_COUNT_NOT_REACHED": Row(Kind.TRANSIENT, Reach.ZONE, settled=False),
+        # Of an operation: something that the launch needs went away under it; elsewhere it may work.
+        "RESOURCE_NOT_FOUND": Row(Kind.CAPACITY, Reach.ZONE, settled=False),
+        "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE": Row(Kind.TRANSIENT, Reach.OFFER),
+        "RESOURCE_ALREADY_EXISTS": Row(Kind.CONFIG, Reach.OFFER, settled=False),
+        "ALREADY_EXISTS": Row(Kind.CONFIG, Reach.OFFER, settled=False),
+        "RATE_LIMIT_EXCEEDED": _THROTTLED,
+        "USER_RATE_LIMIT_EXCEEDED": _THROTTLED,
+        "CONCURRENT_OPERATIONS_QUOTA_EXCEEDED": _THROTTLED,
+        "TOO_MANY_REQUESTS": _THROTTLED,
+        "PERMISSIONS_ERROR": _AUTH,
+        "IAM_PERMISSION_DENIED": _AUTH,
+        "FORBIDDEN": _AUTH,
+        "UNAUTHORIZED": _AUTH,
+        "AUTH_ERROR": _AUTH,
+        "REQUIRED_PERMISSION_DENIED": _AUTH,
+        "ACCESS_NOT_CONFIGURED": _AUTH,
+        "SERVICE_DISABLED": _AUTH,
+        "BILLING_DISABLED": _AUTH,
+        "SERVICE_ACCOUNT_ACCESS_DENIED": _AUTH,
+        "CONDITION_NOT_MET": _CONFIG,
+        "INVALID": _CONFIG,
+        "INVALID_FIELD_VALUE": _CONFIG,
+        "INVALID_USAGE": _CONFIG,
+        "INVALID_PARAMETER": _CONFIG,
+        "INVALID_ARGUMENT": _CONFIG,
+        "BAD_REQUEST": _CONFIG,
+        "PARSE_ERROR": _CONFIG,
+        "REQUIRED": _CONFIG,
+        "NOT_FOUND": _CONFIG,
+        "BACKEND_ERROR": _BACKEND,
+        "INTERNAL_ERROR": _BACKEND,
+        "SERVICE_UNAVAILABLE": _BACKEND,
+        "TIMEOUT": _BACKEND,
+    }
+)
+
+#: What narrows or widens a row, by the words that only the message has; the first that is found counts.
+_WORDS: tuple[tuple[re.Pattern[str], Row], ...] = (
+    (re.compile(r"Location \S+ is not found or access is unauthorized"), Row(Kind.CONFIG, Reach.ZONE)),
+    (re.compile(r"constraints/[a-zA-Z./]+"), Row(Kind.CONFIG, Reach.PROJECT)),
+    (
+        re.compile(r"/(machineTypes|acceleratorTypes)/|[Mm]achine type with name"),
+        Row(Kind.CONFIG, Reach.TYPE_IN_ZONE, _DAY),
+    ),
+    (re.compile(r"/(networks|subnetworks)/"), Row(Kind.CONFIG, Reach.REGION)),
+    (re.compile(r"/images/"), Row(Kind.CONFIG, Reach.TYPE)),
+)
+_WORDED = frozenset(
+    {"CONDITION_NOT_MET", "INVALID", "INVALID_FIELD_VALUE", "BAD_REQUEST", "NOT_FOUND", "RESOURCE_NOT_FOUND"}
+)
+
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_QUOTA = re.compile(
+    r"Quota '(?P<metric>[A-Z0-9_]+)' exceeded\.\s+Limit: (?P<limit>[0-9.]+)(?: in region (?P<region>[a-z0-9-]+))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an answer says of its failure, whichever way it came."""
+
+    codes: tuple[str, ...]
+    message: str
+    #: Of an exceeded quota.
+    metric: str = ""
+    region: str = ""
+    family: str = ""
+    limit: float | None = None
+    #: The HTTP status; 0 for what an operation carries.
+    status: int = 0
+    retry_after: float = 0.0
+
+
+def from_operation(operation: compute_v1.Operation, place: Place) -> tuple[base.ProvisionError, bool]:
+    """The failure that a finished operation carries, and whether it is certain that nothing is left of it."""
+    first = operation.error.errors[0] if operation.error.errors else None
+    if first is None:
+        told = Told(("",), operation.http_error_message or "the operation failed", status=0)
+    else:
+        found = Told((first.code,), first.message or first.code)
+        for detail in first.error_details:
+            info = detail.quota_info
+            if info.metric_name or info.limit_name:
+                found = _with_quota(
+                    found,
+                    limit_name=info.limit_name,
+                    metric_name=info.metric_name,
+                    dimensions=dict(info.dimensions),
+                    limit=info.limit,
+                )
+        told = _with_words(found)
+    row = _row(told)
+    return _error(told, row, place, maybe_created=False, now=0.0), row.settled
+
+
+def from_exception(error: BaseException, place: Place, *, now: float, creating: bool = False) -> base.ProvisionError:
+    """What a raised error of the SDK, of its credentials or of the connection means.
+
+    ``creating``: the call was to make an instance, so an answer that is lost leaves it unclear whether it did.
+    """
+    if isinstance(error, base.ProvisionError):
+        return error
+    if isinstance(error, exceptions.GoogleAPICallError):
+        told = _from_http(error)
+        row = _row(told)
+        unclear = creating and (told.status >= 500 or told.status == 408) and not _definite(told)
+        return _error(told, row, place, maybe_created=unclear, now=now)
+    if isinstance(error, auth_exceptions.GoogleAuthError):
+        if isinstance(error, auth_exceptions.TransportError) or getattr(error, "retryable", False):
+            return base.ProvisionError(Kind.TRANSIENT, f"{place}: no access token: {error}", code="TokenUnavailable")
+        return base.ProvisionError(
+            Kind.AUTH,
+            f"{place}: the credentials do not work: {_first(error)}",
+            scope=place.pattern(Reach.PROJECT),
+            code=type(error).__name__,
+        )
+    if isinstance(error, requests.exceptions.RequestException):
+        sent = not _never_sent(error)
+        where = "the answer was lost" if sent else "no connection"
+        return base.ProvisionError(
+            Kind.TRANSIENT,
+            f"{place}: {where}: {_first(error)}",
+            code=type(error).__name__,
+            maybe_created=creating and sent,
+        )
+    return base.ProvisionError(
+        Kind.TRANSIENT, f"{place}: {type(error).__name__}: {error}", code=type(error).__name__, maybe_created=creating
+    )
+
+
+def is_conflict(error: BaseException) -> bool:
+    """True for the answer that something of that name exists already."""
+    return isinstance(error, exceptions.GoogleAPICallError) and error.code == 409
+
+
+def is_missing(error: BaseException) -> bool:
+    """True for the answer that there is nothing of that name."""
+    return isinstance(error, exceptions.GoogleAPICallError) and error.code == 404
+
+
+def next_minute(now: float) -> float:
+    """Seconds until a rate quota is refilled: it is counted by the minute of the clock ("Rate quotas")."""
+    return 60.0 - now % 60.0 + _MINUTE_SLACK
+
+
+def _error(told: Told, row: Row, place: Place, *, maybe_created: bool, now: float) -> base.ProvisionError:
+    scope, block_for = place.pattern(row.reach), row.block_for
+    if row.reach is Reach.METRIC:
+        scope = place.quota_pattern(told.metric, family=told.family, region=told.region)
+        if told.limit == 0:
+            block_for = _ZERO
+    retry_after = 0.0
+    if row.kind is Kind.THROTTLED:
+        retry_after = told.retry_after or next_minute(now)
+    code = next((one for one in told.codes if one), str(told.status or "unknown"))
+    return base.ProvisionError(
+        row.kind,
+        f"{place}: {told.message}",
+        scope=scope,
+        code=code,
+        maybe_created=maybe_created,
+        retry_after=retry_after,
+        block_for=block_for,
+    )
+
+
+def _row(told: Told) -> Row:
+    for code in told.codes:
+        key = normal(code)
+        row = TABLE.get(key)
+        if row is None:
+            continue
+        if key in _WORDED:
+            for words, narrower in _WORDS:
+                if words.search(told.message):
+                    return narrower
+        return row
+    if told.status == 429:
+        return _THROTTLED
+    if told.status in (401, 403):
+        return _AUTH
+    if 400 <= told.status < 500:
+        return _CONFIG
+    # An unknown code speaks for the smallest place, and the message is there for people.
+    return Row(Kind.TRANSIENT, Reach.NOTHING if told.status else Reach.OFFER, settled=False)
+
+
+def _definite(told: Told) -> bool:
+    """True where a 5xx names a reason for which nothing was made."""
+    rows = [TABLE[normal(code)] for code in told.codes if normal(code) in TABLE]
+    return bool(rows) and rows[0].settled
+
+
+def normal(code: str) -> str:
+    """A code as the table has it."""
+    return _CAMEL.sub("_", code).upper()
+
+
+def _from_http(error: exceptions.GoogleAPICallError) -> Told:
+    codes: list[str] = []
+    details = [one for one in error.details if isinstance(one, Mapping)]
+    told = Told((), str(error.message or error), status=int(error.code or 0))
+    for detail in details:
+        kind = str(detail.get("@type", ""))
+        if kind.endswith("ErrorInfo") and detail.get("reason"):
+            codes.append(str(detail["reason"]))
+        if kind.endswith("QuotaExceededInfo") or "limitName" in detail:
+            told = _with_quota(
+                told,
+                limit_name=str(detail.get("limitName", "")),
+                metric_name=str(detail.get("metricName", "")),
+                dimensions=dict(detail.get("dimensions") or {}),
+                limit=float(detail.get("limit") or 0.0),
+            )
+    # google-api-core parses the details that it knows; what it made of an ErrorInfo is in `reason`.
+    if error.reason:
+        codes.append(str(error.reason))
+    codes += [str(one["reason"]) for one in error.errors if isinstance(one, Mapping) and one.get("reason")]
+    known = [one for one in codes if normal(one) in TABLE]
+    retry = error.response.headers.get("Retry-After", "") if error.response is not None else ""
+    return _with_words(
+        Told(
+            (*known, *codes),
+            _first(told.message),
+            metric=told.metric,
+            region=told.region,
+            family=told.family,
+            limit=told.limit,
+            status=told.status,
+            retry_after=float(retry) if retry.isdigit() else 0.0,
+        )
+    )
+
+
+def _with_quota(told: Told, *, limit_name: str, metric_name: str, dimensions: Mapping[str, Any], limit: float) -> Told:
+    """Add what a ``QuotaExceededInfo`` says; its limit is named ``NVIDIA-L4-GPUS-per-project-region``."""
+    metric = limit_name.partition("-per-project")[0].replace("-", "_").upper()
+    return Told(
+        told.codes,
+        told.message,
+        metric=metric or metric_name.rpartition("/")[2].upper(),
+        region=str(dimensions.get("region", "")),
+        family=str(dimensions.get("gpu_family", "")),
+        limit=limit,
+        status=told.status,
+        retry_after=told.retry_after,
+    )
+
+
+def _with_words(told: Told) -> Told:
+    """Add what only the message says of a quota."""
+    match = _QUOTA.search(told.message)
+    if match is None:
+        return told
+    return Told(
+        told.codes,
+        told.message,
+        metric=match["metric"],
+        region=told.region or match["region"] or "",
+        family=told.family,
+        limit=float(match["limit"].rstrip(".")) if told.limit is None else told.limit,
+        status=told.status,
+        retry_after=told.retry_after,
+    )
+
+
+def _never_sent(error: requests.exceptions.RequestException) -> bool:
+    """True where no connection was made, so that the server cannot have seen the request."""
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return True
+    for cause in _causes(error):
+        if isinstance(cause, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError):
+            return True
+    return isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema)
+
+
+def _causes(error: BaseException) -> Iterable[BaseException]:
+    seen: list[BaseException] = [error]
+    while seen:
+        one = seen.pop()
+        yield one
+        reason = getattr(one, "reason", None)
+        if isinstance(reason, BaseException):
+            seen.append(reason)
+        seen += [part for part in one.args if isinstance(part, BaseException)]
+
+
+def _first(error: object) -> str:
+    """The first line, without the dump of the answer that some errors carry."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:400] if lines else type(error).__name__

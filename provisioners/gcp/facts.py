@@ -1,0 +1,115 @@
+"""What the project and its zones have: asked once a day and kept, so that an offer costs no call."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from google.cloud import compute_v1
+
+from provisioners import base
+from provisioners.gcp import images, views
+from provisioners.gcp.calls import Calls, Group
+from provisioners.gcp.clients import TIMEOUT
+from provisioners.gcp.memory import Memory
+
+_T = TypeVar("_T")
+
+#: Pages of a list at most: a zone has fewer machine types than one page holds.
+_PAGES = 20
+
+
+class Facts:
+    """Images, zones and machine types."""
+
+    def __init__(self, calls: Calls, memory: Memory) -> None:
+        self._calls = calls
+        self._memory = memory
+
+    async def image(self, reference: images.Reference) -> str:
+        """The link of a concrete image.  Raises CONFIG where the family has none.
+
+        While nobody answers, the family itself is the image: Compute Engine takes it for its newest image.
+        """
+        if not reference.family:
+            return reference.link
+        try:
+            return str(await self._asked("image", reference.link, lambda: self._newest(reference)))
+        except base.ProvisionError as error:
+            if error.kind in (base.Kind.TRANSIENT, base.Kind.THROTTLED):
+                return reference.link
+            raise
+
+    async def zones(self, region: str) -> tuple[str, ...]:
+        """The zones of a region."""
+        return tuple(await self._asked("zones", region, lambda: self._zones(region)))
+
+    async def machine_types(self, zone: str) -> frozenset[str]:
+        """The machine types of a zone."""
+        return frozenset(await self._asked("types", zone, lambda: self._types(zone)))
+
+    async def accelerators(self, zone: str) -> frozenset[str]:
+        """The accelerator types of a zone."""
+        return frozenset(await self._asked("accelerators", zone, lambda: self._accelerators(zone)))
+
+    def known_types(self, zone: str) -> frozenset[str] | None:
+        """The machine types of a zone as far as they were asked for already."""
+        found = self._memory.fresh("types", zone)
+        return None if found is None else frozenset(found)
+
+    async def _asked(self, kind: str, name: str, ask: Callable[[], Awaitable[_T]]) -> _T:
+        known: _T | None = self._memory.fresh(kind, name)
+        if known is not None:
+            return known
+        try:
+            value = await ask()
+        except base.ProvisionError:
+            old: _T | None = self._memory.old(kind, name)
+            if old is None:
+                raise
+            return old
+        self._memory.keep(kind, name, value)
+        return value
+
+    async def _newest(self, reference: images.Reference) -> str:
+        clients = self._calls.clients
+        found = await self._calls.found(
+            Group.READ,
+            lambda: clients.images.get_from_family(
+                project=reference.project, family=reference.name, retry=None, timeout=TIMEOUT
+            ),
+        )
+        if found is None:
+            raise base.ProvisionError(
+                base.Kind.CONFIG,
+                f"there is no image family {reference.name} in project {reference.project}, or none that may be used",
+                code="ImageFamilyNotFound",
+            )
+        return images.Reference(reference.project, found.name).link
+
+    async def _zones(self, region: str) -> list[str]:
+        clients, project = self._calls.clients, self._calls.project
+        found = await self._calls(
+            Group.READ, lambda: clients.regions.get(project=project, region=region, retry=None, timeout=TIMEOUT)
+        )
+        return sorted(views.last(one) for one in found.zones)
+
+    async def _types(self, zone: str) -> list[str]:
+        clients, project = self._calls.clients, self._calls.project
+
+        def ask() -> list[str]:
+            call = compute_v1.ListMachineTypesRequest(project=project, zone=zone, max_results=500)
+            pager = clients.machine_types.list(request=call, retry=None, timeout=TIMEOUT)
+            return sorted(one.name for _, page in zip(range(_PAGES), pager.pages, strict=False) for one in page.items)
+
+        return await self._calls(Group.LIST, ask)
+
+    async def _accelerators(self, zone: str) -> list[str]:
+        clients, project = self._calls.clients, self._calls.project
+
+        def ask() -> list[str]:
+            call = compute_v1.ListAcceleratorTypesRequest(project=project, zone=zone, max_results=500)
+            pager = clients.accelerator_types.list(request=call, retry=None, timeout=TIMEOUT)
+            return sorted(one.name for _, page in zip(range(_PAGES), pager.pages, strict=False) for one in page.items)
+
+        return await self._calls(Group.LIST, ask)
