@@ -79,6 +79,12 @@ class Book:
         """The regions for which a price of that type is known, in either market."""
         return frozenset(self._shipped.prices(machine_type)) | self._renewed.sold_in(machine_type)
 
+    def offered(self, machine_type: str, region: str) -> bool:
+        """False where it is known that the type is not sold in that region: its price list is whole and has none."""
+        if region in self.sold_in(machine_type):
+            return True
+        return region not in self._renewed.regions and region not in self._shipped.whole
+
     def nearest_region(self, name: str) -> str:
         """A hint to append to a complaint about a region that does not exist."""
         return hints.nearest(name, self.regions)

@@ -1,8 +1,8 @@
 """Reads the data that ships with runnerd: one CSV per cloud, machines down, regions across.
 
 Lines that start with ``#`` tell where the data comes from; those of the form ``#prices REGIONS DAY WORDS`` date the
-prices of some regions (``*``: of all others), and ``#regions NAMES`` names regions without any price.  Then follow the
-header and one row per machine::
+prices of some regions, ``#whole NAMES`` names those whose list has everything that is sold there (``*``: all), and
+``#regions NAMES`` names regions without any price.  Then follow the header and one row per machine::
 
     name,gpu,gpus,gpu_gib,cpus,gib,arch,family,scratch_gb,accelerator,eu-west-1,us-east-1
     g4dn.xlarge,t4,1,16,4,16,x86_64,g,125,,0.587,0.526/0.21
@@ -35,6 +35,8 @@ class Shipped:
     regions: frozenset[str]
     #: Where the data comes from, for people.
     sources: tuple[str, ...]
+    #: Regions of which it is known what is not sold there; ``*`` for all that have prices.
+    whole: frozenset[str]
     _days: Mapping[str, str]
     _columns: tuple[str, ...]
     _cells: Mapping[str, str]
@@ -42,7 +44,7 @@ class Shipped:
 
     def day(self, region: str) -> str:
         """The ISO day of that region's prices."""
-        return self._days.get(region) or self._days.get("*", "")
+        return self._days.get(region, "")
 
     def prices(self, machine_type: str) -> Mapping[str, Pair]:
         """Region -> prices of that type, only regions that have one."""
@@ -74,6 +76,7 @@ def parse(text: str) -> Shipped:
     sources: list[str] = []
     days: dict[str, str] = {}
     regions: set[str] = set()
+    whole: set[str] = set()
     while lines and lines[0].startswith("#"):
         line = lines.pop(0)
         keyword, _, rest = line[1:].partition(" ")
@@ -83,10 +86,14 @@ def parse(text: str) -> Shipped:
             sources.append(f"{words}, as of {day}")
         elif keyword == "regions":
             regions.update(rest.split())
+        elif keyword == "whole":
+            whole.update(rest.split())
         else:
             sources.append(line[1:].strip())
     columns = tuple(lines[0].split(",")[_FACTS:])
     regions.update(columns)
+    if "*" in whole:
+        whole.update(columns)
     machines: dict[str, Machine] = {}
     cells: dict[str, str] = {}
     for line in lines[1:]:
@@ -104,4 +111,4 @@ def parse(text: str) -> Shipped:
             accelerator=accelerator,
         )
         cells[name] = prices
-    return Shipped(machines, frozenset(regions), tuple(sources), days, columns, cells)
+    return Shipped(machines, frozenset(regions), tuple(sources), frozenset(whole), days, columns, cells)

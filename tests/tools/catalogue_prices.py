@@ -69,8 +69,6 @@ def main(cloud: str, *files: str) -> None:
                     pairs[region] = pair
             dated[region] = f"#prices {region} {entry['as_of']} {entry['source']}"
     columns = sorted({region for pairs in table.values() for region in pairs})
-    for region in columns:
-        dated.setdefault(region, dated.get("*", f"#prices {region} 1970-01-01 unknown source"))
     by_words: dict[str, list[str]] = {}
     for region in columns:
         by_words.setdefault(dated[region].split(" ", 2)[2], []).append(region)
