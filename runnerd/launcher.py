@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds that a create call may take before its outcome counts as unclear.
 CREATE_TIMEOUT = 300.0
+#: Seconds after which a call that was given up on is surely not being carried out any more.
+LINGER = 60.0
 #: Offers tried for one instance in a row; then it is planned anew, with what was learned meanwhile.
 MOST_TRIES = 25
 
@@ -39,6 +41,8 @@ class Launcher:
         self._station = station
         self._admission = admission
         self._blame = blame
+        #: Attempts whose answer was lost, and when last.
+        self._lost: dict[AttemptKey, float] = {}
         self._bundle = bundle
         #: Whether a pool buys outside the spot market only, for now.
         self.on_demand_only: Callable[[config.Pool], bool] = lambda _: False
@@ -241,6 +245,7 @@ class Launcher:
         witness = self._station.witness(attempt.instance)
         witness.cloud, witness.cloud_at, witness.absences = view.status, now, 0
         witness.failure = view.failure
+        self._lost.pop(attempt.key, None)
         await self._station.rows.step(
             attempt.instance,
             InstanceState.BOOTING,
@@ -257,6 +262,13 @@ class Launcher:
         detail = str(error)
         where = f"{offer.key}: {error.kind.value}: {detail}"
         if error.maybe_created:
+            self._lost[attempt.key] = self._station.clock.now()
+            provider.listing_wanted.set()
+        elif error.kind is base.Kind.THROTTLED:
+            provider.bucket(offer.region).pause(error.retry_after or 2.0)
+        else:
+            await self._blame.offer(offer, error.kind.value, error.failure)
+        if error.maybe_created or self._lingers(attempt):
             moved = self._moved(attempt, AttemptState.UNKNOWN, failure=error.kind.value, code=error.code, detail=detail)
             await self._station.rows.step(
                 attempt.instance,
@@ -265,13 +277,8 @@ class Launcher:
                 attempt_row=moved,
                 detail=where,
             )
-            provider.listing_wanted.set()
             self._station.wake()
             return
-        if error.kind is base.Kind.THROTTLED:
-            provider.bucket(offer.region).pause(error.retry_after or 2.0)
-        else:
-            await self._blame.offer(offer, error.kind.value, error.failure)
         moved = self._moved(attempt, AttemptState.FAILED, failure=error.kind.value, code=error.code, detail=detail)
         stepped = await self._station.rows.step(
             attempt.instance,
@@ -282,8 +289,15 @@ class Launcher:
             attempt_row=moved,
             **_no_place(),
         )
+        self._lost.pop(attempt.key, None)
         if stepped is not None:
             self._release(stepped, offer)
+
+    def _lingers(self, attempt: Attempt) -> bool:
+        """True while an earlier send of the attempt may still be carried out, whatever this one was told."""
+        if attempt.sends < 2:
+            return False
+        return self._station.clock.now() - self._lost.get(attempt.key, attempt.sent_at) < LINGER
 
     def _moved(self, attempt: Attempt, to: AttemptState, **fields: Any) -> Attempt:
         current = self._station.rows.attempts.get(attempt.key, attempt)
@@ -332,10 +346,14 @@ class Launcher:
                 await self._found(attempt, view)
                 return
         offer = order.unseal(attempt.sealed, "").offer
-        if not listing.covers(offer.scope):
-            return
         traits = provider.provisioner.traits
         age = asked_at - attempt.sent_at
+        if wanted and traits.idempotent_create and age < traits.replay_window:
+            # The provider itself knows the token: its answer is worth more than a listing, and it is there at once.
+            await self._replay(id, attempt, provider, offer)
+            return
+        if not listing.covers(offer.scope):
+            return
         # A slow call may have been applied at its very end, so absence counts from when its outcome became unclear.
         if asked_at - attempt.since < traits.visibility_grace:
             return
@@ -344,9 +362,6 @@ class Launcher:
         if witness.absences < planner.ABSENCES:
             return
         witness.absences = 0
-        if wanted and age < traits.replay_window and traits.idempotent_create:
-            await self._replay(id, attempt, provider)
-            return
         detail = f"not there {age:.0f} s after it was sent; shown absent by {planner.ABSENCES} complete listings"
         moved = self._moved(attempt, AttemptState.FAILED, detail=detail)
         target = InstanceState.PLANNED if wanted else InstanceState.FAILED
@@ -368,8 +383,9 @@ class Launcher:
             return
         await self._created(attempt, view)
 
-    async def _replay(self, id: InstanceId, attempt: Attempt, provider: providers.Provider) -> None:
+    async def _replay(self, id: InstanceId, attempt: Attempt, provider: providers.Provider, offer: base.Offer) -> None:
         """Send the same request again, byte for byte."""
+        await provider.bucket(offer.region).take()
         again = self._moved(attempt, AttemptState.REQUESTING, sends=attempt.sends + 1)
         stepped = await self._station.rows.step(
             id, InstanceState.REQUESTING, expect={InstanceState.UNKNOWN}, attempt_row=again

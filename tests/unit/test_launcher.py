@@ -241,6 +241,7 @@ async def look(place: Place, buyer: launcher.Launcher, *, wanted: bool = True, t
 
 async def test_absence_means_nothing_before_the_grace_nor_from_a_partial_listing(place: Place) -> None:
     buyer = await make_unknown(place, applied=False)
+    place.sky.traits = dataclasses.replace(place.sky.traits, idempotent_create=False)
     await look(place, buyer, times=5)
     place.sky.partial = True
     await place.clock.advance(60)
@@ -250,6 +251,7 @@ async def test_absence_means_nothing_before_the_grace_nor_from_a_partial_listing
 
 async def test_one_complete_listing_without_it_is_not_enough(place: Place) -> None:
     buyer = await make_unknown(place, applied=False)
+    place.sky.traits = dataclasses.replace(place.sky.traits, idempotent_create=False)
     await place.clock.advance(60)
     await look(place, buyer, times=1)
     assert place.state() == "unknown"
@@ -257,8 +259,7 @@ async def test_one_complete_listing_without_it_is_not_enough(place: Place) -> No
 
 async def test_inside_the_window_the_same_request_is_sent_again_byte_for_byte(place: Place) -> None:
     buyer = await make_unknown(place, applied=False)
-    await place.clock.advance(60)
-    await look(place, buyer)
+    await look(place, buyer, times=1)
     first, again = (request for name, request in place.sky.calls if name == "create")
     assert first == again
     assert place.state() == "booting"
@@ -289,6 +290,24 @@ async def test_what_is_not_wanted_any_more_is_not_sent_again(place: Place) -> No
     await place.clock.advance(60)
     await look(place, buyer, wanted=False)
     assert (place.state(), len(tries(place))) == ("forgotten", 1)
+
+
+async def test_a_refusal_of_the_second_send_says_nothing_of_the_first_while_that_may_still_arrive(place: Place) -> None:
+    buyer = await make_unknown(place, applied=False)
+    place.sky.creates = [refusal(), refusal(), None]
+    await look(place, buyer, times=1)
+    assert (place.state(), len(tries(place))) == ("unknown", 2), "another offer would risk two instances"
+    assert place.rows.blocks, "the refusal is remembered all the same"
+    await place.clock.advance(launcher.LINGER)
+    await look(place, buyer, times=1)
+    assert (place.state(), len(tries(place))) == ("planned", 3)
+
+
+async def test_a_second_send_waits_for_the_bucket_too(place: Place) -> None:
+    buyer = await make_unknown(place, applied=False)
+    place.station.providers["sky"].bucket("east").pause(20)
+    await look(place, buyer, times=1)
+    assert place.clock.now() >= START + 20 and place.state() == "booting"
 
 
 async def test_a_listing_that_fails_resolves_nothing(place: Place) -> None:
