@@ -137,18 +137,30 @@ def jobs(found: dict[str, Any]) -> None:
 def instances(found: dict[str, Any]) -> None:
     now = found["now"]
     rows = [
-        [each["id"], each["state"], ago(each["since"], now), each["offer"] or each["provider"],
-         words.dollars(each["dollars"]), each["job"].rpartition("|")[2] or each["repo"], _note(each, now)]
+        [each["id"], each["state"], ago(each["since"], now), each["offer"] or each["provider"], each["image"],
+         _price(each), words.dollars(each["dollars"]), each["job"].rpartition("|")[2] or each["repo"],
+         _note(each, now)]
         for each in found["instances"]
     ]  # fmt: skip
-    table(["instance", "state", "for", "offer", "cost", "job", "note"], rows, empty="no instances")
+    heads = ["instance", "state", "for", "offer", "image", "price", "cost", "job", "note"]
+    table(heads, rows, empty="no instances")
     _more(found)
 
 
 def _note(each: dict[str, Any], now: float) -> str:
     if each["hold_until"]:
         return f"held for {words.span(each['hold_until'] - now)}"
-    return ": ".join(part for part in (each["reason"], each["detail"]) if part)
+    note = ": ".join(part for part in (each["reason"], each["detail"]) if part)
+    # The provider's word is told where it says more than the reason and its detail do.
+    end = "" if each["end"] in ("ended-by-us", each["reason"]) else each["end"]
+    more = "" if each["end_detail"] == each["detail"] else each["end_detail"]
+    told = ": ".join(part for part in (end, more) if part)
+    return f"{note} (its provider says {told})" if told else note
+
+
+def _price(each: dict[str, Any]) -> str:
+    price = f"{words.dollars(each['price'])}/h" if each["price"] else ""
+    return ", ".join(part for part in (price, each["price_source"]) if part)
 
 
 def _more(found: dict[str, Any]) -> None:
@@ -173,7 +185,7 @@ def offers(found: dict[str, Any]) -> None:
     now = found["now"]
     click.echo(f"pool {found['pool']}: order {found['order']}, market {found['market']}")
     rows = [
-        [each["place"], each["offer"], f"{words.dollars(each['price'])}/h", words.dollars(each["dollars_at_most"]),
+        [each["place"], each["offer"], _price(each), words.dollars(each["dollars_at_most"]),
          "open" if each["open"] else "closed", words.span(each["until"] - now) if each["until"] > now else "",
          each["refusal"]]
         for each in found["offers"]
@@ -196,8 +208,9 @@ def explain(found: dict[str, Any]) -> None:
     if cost is not None:
         final = "cost" if cost["final"] else "has cost"
         used = words.span(cost["seconds"])
-        price = words.dollars(cost["price"])
-        click.echo(f"its instance {final} {words.dollars(cost['dollars'])} ({used} at {price} an hour)")
+        price = f"{words.dollars(cost['price'])} an hour"
+        source = f"; {cost['price_source']}" if cost["price_source"] else ""
+        click.echo(f"its instance {final} {words.dollars(cost['dollars'])} ({used} at {price}{source})")
     if found["timeline"]:
         click.echo("time line (UTC)")
         for each in found["timeline"]:
@@ -230,7 +243,10 @@ def logs(found: dict[str, Any]) -> None:
         click.echo(f"the job's own log is at {found['job_url']}")
     for each in found["events"]:
         click.echo(f"  {clock(each['at'])}  {each['text']}")
-    for head, text in (("console", found["console"]), ("agent's diagnostics", found["diagnostics"])):
+    if found["end_text"]:
+        click.echo(f"{found['reason'] or 'ended'}: {found['end_text']}")
+    taken = f", taken {clock(found['console_at'])} UTC" if found["console"] else ""
+    for head, text in ((f"console{taken}", found["console"]), ("agent's last words", found["diagnostics"])):
         if text:
             click.echo(f"--- {head}")
             click.echo(text.rstrip("\n"))

@@ -8,6 +8,21 @@ from __future__ import annotations
 
 from runnerd.store.rows import Cost, Cursor, Setting, Unblock
 from runnerd.store.schema import current, migrate, pending
+from runnerd.store.spending import By, Spending, Sum
 from runnerd.store.store import Change, State, Store
 
-__all__ = ["Change", "Cost", "Cursor", "Setting", "State", "Store", "Unblock", "current", "migrate", "pending"]
+__all__ = [
+    "By",
+    "Change",
+    "Cost",
+    "Cursor",
+    "Setting",
+    "Spending",
+    "State",
+    "Store",
+    "Sum",
+    "Unblock",
+    "current",
+    "migrate",
+    "pending",
+]

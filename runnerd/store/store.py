@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from provisioners.offload import Offload
 from runnerd import errors, model
-from runnerd.store import commit, database, prune, queries, rows
+from runnerd.store import commit, database, prune, queries, rows, spending
 
 Change = commit.Change
 State = queries.State
@@ -222,6 +222,10 @@ class Store:
     async def costs(self, since: float) -> list[rows.Cost]:
         """What the instances cost that were gone at ``since`` or later, oldest first."""
         return await self._read(functools.partial(queries.costs, since=since))
+
+    async def spending(self, *, by: spending.By, since: float, until: float, now: float) -> spending.Spending:
+        """What instances cost inside a span of time, live ones up to ``now``, summed by one of their facts."""
+        return await self._read(functools.partial(spending.spending, by=by, since=since, until=until, now=now))
 
     async def _read(self, work: Callable[[sa.Connection], T]) -> T:
         return await self._offload(functools.partial(self._database.read, work))

@@ -183,7 +183,8 @@ def _offers(daemon: daemon.Daemon, job: Job) -> tuple[list[str], list[str]]:
         more = f" and {count - 1} more" if count > 1 else ""
         why.append(f"offer {first}{more} is closed: {refusal}")
     if best is not None:
-        price = f"{words.dollars(best.offer.price)} an hour"
+        source = f" ({best.offer.price_source})" if best.offer.price_source else ""
+        price = f"{words.dollars(best.offer.price)} an hour{source}"
         return why, [f"the next offer to be tried is {best.offer.key} at {price}"]
     waits = sorted((one.until, one.offer.key) for one in closed if one.until > now)
     if waits:
@@ -256,7 +257,8 @@ async def _taken(daemon: daemon.Daemon, job: Job) -> dict[str, Any]:
         if job.runner_name:
             why.append(f"it was taken by runner {job.runner_name}, which is not of this daemon")
     else:
-        why.append(f"it was taken by {row.id} at {row.offer or row.provider}")
+        image = f", image {row.image}" if row.image else ""
+        why.append(f"it was taken by {row.id} at {row.offer or row.provider} for {words.price(row)}{image}")
         if refused:
             why.append(f"{words.count(refused, 'offer')} refused before that one")
     return {
@@ -288,7 +290,8 @@ def _after(daemon: daemon.Daemon, job: Job, row: Instance | None) -> list[str]:
         detail = f": {row.detail}" if row.detail else ""
         return [f"the instance is {row.state.value} ({row.reason.value or 'no reason'}{detail})"]
     if row.state in model.CLOSED:
-        return [f"the instance is {row.state.value} ({row.reason.value or 'no reason'})"]
+        end = words.end(row)
+        return [f"the instance is {row.state.value} ({row.reason.value or 'no reason'})" + (f": {end}" if end else "")]
     return [f"the instance {words.RISING[row.state]}"] if row.state in words.RISING else []
 
 
@@ -296,6 +299,7 @@ def _cost(row: Instance, now: float) -> dict[str, Any]:
     return {
         "dollars": round(budget.accrued(row, now), 6),
         "price": row.price,
+        "price_source": row.price_source,
         "seconds": max(0.0, (row.gone_at or now) - row.running_at) if row.running_at else 0.0,
         "final": bool(row.gone_at),
     }

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from provisioners import base
-from runnerd import daemon, errors, model, secrets
+from runnerd import consoles, daemon, errors, model, secrets
 from runnerd.views import facts, words
 
 #: How long a follower's question is held open, and how often the trail is looked at meanwhile, in seconds.
@@ -63,30 +62,37 @@ async def logs(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
             raise errors.Refused(
                 f"job {job.name} has not run on an instance of this daemon; `runnerd explain` tells why", status=404
             )
-    console, problem = await _console(daemon, row)
+    kept = {one.kind: one for one in await daemon.store.consoles(row.id)}
+    console = kept.get(model.ConsoleKind.CONSOLE) or await _console(daemon, row)
+    agent = kept.get(model.ConsoleKind.AGENT)
     trail = await daemon.store.events(subject="instance", id=row.id, limit=MOST)
-    said = daemon.diagnostics.get(row.id)
+    # Memory is never behind the store.
+    said = daemon.diagnostics.get(row.id) or (agent.text if agent else "")
     return {
         "instance": str(row.id),
         "state": row.state.value,
+        "reason": row.reason.value,
+        "end": row.end,
+        "end_detail": row.end_detail,
+        "end_text": words.end(row),
         "job": str(job.key) if job else str(row.job or ""),
         "job_url": job.url if job else "",
-        "console": secrets.redact(console) if console else None,
-        "console_problem": problem,
-        "diagnostics": secrets.redact(said) if said else None,
+        "console": console.text or None,
+        "console_at": console.at,
+        "console_problem": console.problem,
+        "diagnostics": secrets.redact(consoles.clean(said)) if said else None,
         "events": [facts.event(one, text=words.event(one)) for one in trail],
     }
 
 
-async def _console(daemon: daemon.Daemon, row: model.Instance) -> tuple[str | None, str]:
-    provider = daemon.station.providers.get(row.provider)
-    if provider is None or not row.ref:
-        return None, "no provider has it"
-    try:
-        text = await provider.provisioner.console_log(row.ref)
-    except base.ProvisionError as error:
-        return None, f"{provider.name}: {error}"
-    return text, "" if text else f"{provider.name} keeps no console output of it"
+async def _console(daemon: daemon.Daemon, row: model.Instance) -> model.Console:
+    """What the provider has of a living instance; of one that is gone there is nothing but what was kept."""
+    now = daemon.station.clock.now()
+    if not row.live:
+        problem = "nothing was kept of it" if row.ref else "no provider had it"
+        return model.Console(row.id, model.ConsoleKind.CONSOLE, 0.0, "", problem)
+    text, problem = await daemon.controller.reaper.console(row)
+    return model.Console(row.id, model.ConsoleKind.CONSOLE, now, text, problem)
 
 
 async def find_instance(daemon: daemon.Daemon, name: str) -> model.Instance | None:

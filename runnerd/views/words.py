@@ -69,6 +69,15 @@ _INSTANCE: Mapping[str, str] = MappingProxyType(
         "adopted": "it was found by its tags and taken over",
     }
 )
+_END: Mapping[str, str] = MappingProxyType(
+    {
+        "preempted": "its provider took it back",
+        "ended-by-us": "a call of ours ended it",
+        "self-ended": "it shut itself down",
+        "failed": "it broke",
+        "unknown": "its provider does not say who ended it",
+    }
+)
 _ATTEMPT: Mapping[str, str] = MappingProxyType(
     {
         "requesting": "tried",
@@ -94,6 +103,16 @@ _JOB: Mapping[str, str] = MappingProxyType(
         "lapsed": "the forge took an assignment of the job back; it stays our demand",
     }
 )
+
+
+def end(row: model.Instance) -> str:
+    """Who ended an instance, as its provider tells; empty while it lives."""
+    return _with(_END.get(row.end, row.end), "", row.end_detail) if row.end else ""
+
+
+def price(row: model.Instance) -> str:
+    """What an hour of an instance costs, and how that is known."""
+    return _with(f"{dollars(row.price)} an hour", "", row.price_source)
 
 
 def event(one: model.Event, *, offer: str = "") -> str:
