@@ -75,7 +75,7 @@ class Aws(base.Basics):
             # A token is good for 24 hours after its instance ended; the clocks of two hosts and a slow call are not.
             replay_window=23 * 3600.0,
             # Listings lag behind by seconds as a rule; minutes have been seen.
-            visibility_grace=120.0,
+            visibility_grace=110.0,
             self_end=True,
             idempotent_create=True,
             create_rate=2.0,
