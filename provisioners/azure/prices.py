@@ -76,11 +76,14 @@ async def refresh(
     """
     round_ = renewal.Renewal(book, regions=regions, source=SOURCE, now=now, place=place)
     for region in round_.regions:
+        found: dict[tuple[str, base.Market], float] = {}
         try:
             for machine_types in _groups(sorted(book.machines)):
-                await _ask(round_, region, machine_types, get, now=now, base_address=base_address)
+                await _ask(round_, region, found, get, machine_types=machine_types, now=now, base_address=base_address)
         except Exception as error:
             round_.failed(region, f"{type(error).__name__}: {error}")
+        for (machine_type, market), dollars in found.items():
+            round_.quote(region, machine_type, market, dollars)
     return round_.finish(directory)
 
 
@@ -92,9 +95,10 @@ def _groups(names: list[str]) -> Iterator[list[str]]:
 async def _ask(
     round_: renewal.Renewal,
     region: str,
-    machine_types: Collection[str],
+    found: dict[tuple[str, base.Market], float],
     get: Get,
     *,
+    machine_types: Collection[str],
     now: float,
     base_address: str,
 ) -> None:
@@ -105,10 +109,12 @@ async def _ask(
         if not isinstance(page.get("Items"), list):
             raise ValueError("the answer has no list of items")
         for machine_type, market, dollars, problem in rows(page, region, now=now):
-            if dollars is None:
-                round_.refuse(region, f"{machine_type} {market} {problem}")
+            if dollars is None or dollars <= 0:
+                round_.refuse(region, f"{machine_type} {market} {problem or f'at {dollars:g} dollars'}")
             else:
-                round_.quote(region, machine_type, market, dollars)
+                # A licence in the price makes it higher, and not every such meter says so in its name.
+                key = (machine_type, market)
+                found[key] = min(dollars, found.get(key, dollars))
         following = str(page.get("NextPageLink") or "")
         if not following:
             return

@@ -76,7 +76,7 @@ class Book:
         return self._estimate(machine_type, market)
 
     def sold_in(self, machine_type: str) -> frozenset[str]:
-        """The regions for which a price of that type is known, in either market."""
+        """The regions in which the type is known to be sold, mostly by a price of it in either market."""
         return frozenset(self._shipped.prices(machine_type)) | self._renewed.sold_in(machine_type)
 
     def offered(self, machine_type: str, region: str) -> bool:

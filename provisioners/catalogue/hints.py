@@ -26,8 +26,15 @@ def _close(word: str, by_folded: dict[str, str]) -> list[str]:
         return [by_folded[word]]
     beginning = [name for folded, name in by_folded.items() if len(word) > 1 and folded.startswith(word + "-")]
     contained = [by_folded[part] for part in re.split(r"[-_ ]", word) if part in by_folded]
-    spelt = [by_folded[folded] for folded in difflib.get_close_matches(word, by_folded, n=1, cutoff=0.6)]
-    return (beginning or contained or spelt)[:3]
+    return (beginning or contained or _spelt_like(word, by_folded))[:3]
+
+
+def _spelt_like(word: str, by_folded: dict[str, str]) -> list[str]:
+    """The nearest by spelling, and a second one where it is just as near (``us-est-1``)."""
+    cutoff = 0.6 if len(word) > 3 else 0.5
+    near = difflib.get_close_matches(word, by_folded, n=2, cutoff=cutoff)
+    ratios = [difflib.SequenceMatcher(None, folded, word).ratio() for folded in near]
+    return [by_folded[folded] for folded, ratio in zip(near, ratios, strict=True) if ratio > ratios[0] - 0.01]
 
 
 def listed(words: Iterable[object]) -> str:

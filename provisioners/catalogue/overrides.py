@@ -46,6 +46,8 @@ def read(reader: options.Reader, key: str, book: Book) -> Overrides:
     for name in entries:
         if name in book.regions:
             place = inner.inner(name)
+            if not inner.has(name):
+                inner.complain(name, "expected a map of machine types")
             for machine_type in place.given:
                 _read_type(place, str(machine_type), str(name), book, found)
         elif isinstance(name, str):
@@ -66,6 +68,9 @@ def _read_type(
         what = "no such machine type" if region else "no such machine type or region"
         names = [*book.machines] if region else [*book.machines, *book.regions]
         reader.complain(name, f"{what}{hints.nearest(name, names)}")
+        return
+    if not reader.has(name):
+        reader.complain(name, "expected a number")
         return
     if not isinstance(reader.given[name], Mapping):
         found[region, name, base.Market.ON_DEMAND] = reader.number(name, 0.0, high=_HIGHEST)

@@ -49,7 +49,7 @@ def _with_gpu(
             )
         if elsewhere:
             return [], f'no machine {where} has the GPU "{shape.gpu}", which {hints.listed(elsewhere)} sells{here}'
-        hint = hints.nearest(shape.gpu, models)
+        hint = "" if shape.types else hints.nearest(shape.gpu, models)
         return [], f'no machine {where} has the GPU "{shape.gpu}"{hint}{"" if "known:" in hint else here}'
     left = [machine for machine in whole if machine.gpu == shape.gpu]
     counts = sorted({machine.gpu_count for machine in left})

@@ -7,7 +7,8 @@ prices of some regions, ``#whole NAMES`` names those whose list has everything t
     name,gpu,gpus,gpu_gib,cpus,gib,arch,family,scratch_gb,accelerator,eu-west-1,us-east-1
     g4dn.xlarge,t4,1,16,4,16,x86_64,g,125,,0.587,0.526/0.21
 
-A cell is dollars per hour on demand, then, where told, a slash and those in the spot market.  The price cells of a
+A cell is dollars per hour on demand, then, where told, a slash and those in the spot market; a question mark is a type
+that is sold there for a price that is not known.  The price cells of a
 machine stay text until somebody asks: a daemon needs few of them, and its memory counts.
 """
 
@@ -47,7 +48,7 @@ class Shipped:
         return self._days.get(region, "")
 
     def prices(self, machine_type: str) -> Mapping[str, Pair]:
-        """Region -> prices of that type, only regions that have one."""
+        """Region -> prices of that type, only regions in which it is known to be sold."""
         found = self._parsed.get(machine_type)
         if found is None:
             cells = self._cells.get(machine_type, "").split(",")
@@ -57,6 +58,8 @@ class Shipped:
 
 
 def _pair(cell: str) -> Pair:
+    if cell == "?":
+        return (None, None)
     on_demand, _, spot = cell.partition("/")
     return (float(on_demand) if on_demand else None, float(spot) if spot else None)
 
@@ -93,7 +96,7 @@ def parse(text: str) -> Shipped:
     columns = tuple(lines[0].split(",")[_FACTS:])
     regions.update(columns)
     if "*" in whole:
-        whole.update(columns)
+        whole = set(columns)
     machines: dict[str, Machine] = {}
     cells: dict[str, str] = {}
     for line in lines[1:]:

@@ -6,8 +6,9 @@
 
 A quotes file is what ``runnerd prices refresh`` leaves in a provider's directory (``prices.json``), or another list
 brought into that form: ``{"regions": {REGION: {"as_of": DAY, "source": WORDS, "prices": {TYPE: [ON-DEMAND, SPOT]}}}}``
-with null for a price that is not known.  A later file wins.  A type that is sold with an accelerator is composed when
-the file has prices for both under their own names (``n1-standard-8`` and ``nvidia-tesla-t4``).
+with null for a price that is not known; two nulls say that the type is sold there.  A later file wins.  A type that is
+sold with an accelerator is composed when the file has prices for both under their own names (``n1-standard-8`` and
+``nvidia-tesla-t4``).
 
 Regions without a quote keep the prices that they have.  Look at the difference before committing it.
 """
@@ -25,7 +26,9 @@ FACTS = ("name", "gpu", "gpus", "gpu_gib", "cpus", "gib", "arch", "family", "scr
 
 
 def cell(pair: shipped.Pair) -> str:
-    """A price cell of the table: ``0.526``, ``0.526/0.21`` or ``/0.21``."""
+    """A price cell of the table: ``0.526``, ``0.526/0.21``, ``/0.21`` or ``?``."""
+    if not any(pair):
+        return "?"
     on_demand, spot = (f"{dollars:.4f}".rstrip("0").rstrip(".") if dollars else "" for dollars in pair)
     return f"{on_demand}/{spot}" if spot else on_demand
 
@@ -65,7 +68,7 @@ def main(cloud: str, *files: str) -> None:
         for region, entry in json.loads(Path(file).read_text(encoding="utf-8"))["regions"].items():
             for name, pairs in table.items():
                 pair = composed(name, entry["prices"])
-                if pair is not None and any(pair):
+                if pair is not None and (any(pair) or region not in pairs):
                     pairs[region] = pair
             dated[region] = f"#prices {region} {entry['as_of']} {entry['source']}"
     columns = sorted({region for pairs in table.values() for region in pairs})
