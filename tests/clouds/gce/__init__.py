@@ -1,0 +1,17 @@
+"""A simulated Google Cloud: Compute Engine with what it needs of Resource Manager, IAM and OAuth.
+
+    cloud = gce.Gce(now=clock.now, rng=random.Random(7))
+    provisioner = Gcp(context, gce.options(), gce.mount(cloud, gce.options()))
+
+It shares no code with the provisioner; every request and every answer is held against the official discovery
+documents.
+"""
+
+from __future__ import annotations
+
+from tests.clouds.gce.cloud import QUOTAS, REGIONS, Gce
+from tests.clouds.gce.faults import Fault
+from tests.clouds.gce.mount import Adapter, mount, options
+from tests.clouds.gce.state import Instance
+
+__all__ = ["QUOTAS", "REGIONS", "Adapter", "Fault", "Gce", "Instance", "mount", "options"]
