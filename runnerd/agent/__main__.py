@@ -10,7 +10,7 @@ import platform
 import sys
 import typing
 
-from runnerd.agent import client, cml, config, diagnostics, home, life, notices, processes
+from runnerd.agent import client, cml, config, diagnostics, home, life, metadata, notices, preemption, processes
 
 #: Exit codes: 0 in good order, 1 no session or no good end, 2 not usable as called.
 OK, FAILED, USAGE = 0, 1, 2
@@ -52,6 +52,10 @@ def _live(settings: config.Settings, at: home.Home) -> int:
     sources: list[notices.Source] = [signals]
     if settings.notice_file:
         sources.append(notices.File(pathlib.Path(settings.notice_file)))
+    cloud = metadata.detect() if settings.cloud is None else settings.cloud
+    sources += preemption.sources(
+        cloud, url=settings.metadata_url, lead=settings.preemption_notice, gpu=metadata.has_gpu()
+    )
     processes.adopt_orphans()
     try:
         code = life.Life(settings, at, secrets, sources=sources, adopts=True).run()

@@ -13,6 +13,8 @@ import typing
 import urllib.parse
 from dataclasses import dataclass, field
 
+from runnerd.agent import metadata
+
 
 class Invalid(Exception):
     """The agent's configuration cannot be used."""
@@ -37,6 +39,12 @@ class Settings:
     notice_file: str = ""
     #: Seconds that must be left of a notice when the runner is told to stop: its shutdown takes up to 30.
     notice_reserve: float = 35.0
+    #: The cloud whose metadata service is asked for notices; None to find out from the firmware.
+    cloud: metadata.Cloud | None = None
+    #: Where that service is; empty for where clouds have it.
+    metadata_url: str = ""
+    #: Seconds of notice that were asked for when the machine was launched (Google's preemptionNoticeDuration).
+    preemption_notice: float = 0.0
     #: A directory for what the runner's user must reach, when that is not the agent's user.
     shared: str = "/var/lib/runnerd-agent"
     #: Seconds to go on asking for a session before giving up.
@@ -67,6 +75,9 @@ def load(path: pathlib.Path) -> Settings:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Invalid(f'{path}: "url" must be an http or https address')
+    metadata_url = reader.text("metadata_url", "").rstrip("/")
+    if metadata_url and not _is_plain(metadata_url):
+        raise Invalid(f'{path}: "metadata_url" must be an http address without a path')
     return Settings(
         path=path,
         url=url,
@@ -76,10 +87,22 @@ def load(path: pathlib.Path) -> Settings:
         power_off=reader.words("power_off"),
         notice_file=reader.text("notice_file", ""),
         notice_reserve=reader.seconds("notice_reserve", 35.0),
+        cloud=reader.cloud("cloud"),
+        metadata_url=metadata_url,
+        preemption_notice=reader.seconds("preemption_notice", 0.0),
         shared=reader.text("shared", "/var/lib/runnerd-agent"),
         patience=reader.seconds("patience", 3600.0),
         gate_patience=reader.seconds("gate_patience", 120.0),
     )
+
+
+def _is_plain(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        # Reading the port judges it.
+        return parts.scheme == "http" and bool(parts.hostname) and parts.port != 0 and not (parts.path or parts.query)
+    except ValueError:
+        return False
 
 
 def forget_token(path: pathlib.Path) -> None:
@@ -113,6 +136,15 @@ class _Reader:
         if not isinstance(value, str) or (default is None and not value):
             raise Invalid(f'{self._path}: "{key}" must be a text')
         return value
+
+    def cloud(self, key: str) -> metadata.Cloud | None:
+        if key not in self._given:
+            return None
+        try:
+            return metadata.Cloud(self._given[key])
+        except ValueError:
+            known = ", ".join(f'"{one.value}"' for one in metadata.Cloud)
+            raise Invalid(f'{self._path}: "{key}" must be one of {known}') from None
 
     def words(self, key: str) -> tuple[str, ...]:
         value = self._given.get(key, [])

@@ -1,12 +1,13 @@
 """Notices that the machine will be taken away: a spot interruption, a shutdown.
 
-A source is one thing with a method ``look``; clouds bring their own.  Here are a file, which any script can write,
-and the signal that the agent itself gets when its machine shuts down.  The agent's word is no proof of a preemption;
-the daemon asks the cloud.
+A source is one thing with a method ``look``; those of the clouds are in ``preemption``.  Here are a file, which any
+script can write, and the signal that the agent itself gets when its machine shuts down.  The agent's word is no proof
+of a preemption; the daemon asks the cloud.
 """
 
 from __future__ import annotations
 
+import abc
 import json
 import logging
 import math
@@ -33,15 +34,18 @@ class Notice:
         return self.at - reserve
 
 
-class Source(typing.Protocol):
+class Source(abc.ABC):
     """Where a notice may come from."""
 
+    @abc.abstractmethod
     def look(self) -> Notice | None:
         """The notice, if there is one; must not block for more than a few seconds."""
-        ...
+
+    def stop(self) -> None:  # noqa: B027 - most have nothing to stop
+        """Nobody will look any more."""
 
 
-class File:
+class File(Source):
     """A file whose appearance is the notice: empty, plain text, or ``{"seconds": 120, "reason": "..."}``."""
 
     def __init__(self, path: pathlib.Path) -> None:
@@ -68,7 +72,7 @@ class File:
         return Notice(reason[:200], at=time.monotonic() + seconds)
 
 
-class Signals:
+class Signals(Source):
     """The signals by which a machine that shuts down, or a person, tells the agent itself to end."""
 
     def __init__(self) -> None:
@@ -107,15 +111,21 @@ class Watch:
 
     def stop(self) -> None:
         self._stop.set()
+        for source in self._sources:
+            source.stop()
 
     def _run(self) -> None:
         silent = list(self._sources)
+        failed: set[int] = set()
         while silent and not self._stop.is_set():
             for source in list(silent):
                 try:
                     found = source.look()
                 except Exception:
-                    log.exception("a source of notices failed")
+                    # Asked again, but not told of five times a second.
+                    if id(source) not in failed:
+                        log.exception("a source of notices failed")
+                    failed.add(id(source))
                     continue
                 if found is not None:
                     silent.remove(source)

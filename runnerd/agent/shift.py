@@ -7,6 +7,7 @@ any reason other than the daemon's express word, ``max_job``, or a machine that 
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import time
 import typing
@@ -36,6 +37,8 @@ class Pace:
     sample: float = 15.0
     #: That a finished instance waits for the daemon's word.
     finished: float = 600.0
+    #: That is kept of a notice's time for the report of the job's end, when the runner must be killed.
+    parting: float = 5.0
     #: For the last reports to be delivered before the instance goes.
     farewell: float = 15.0
 
@@ -80,7 +83,8 @@ class Shift:
         self._stopped = ""
         self._forced = False
         self._left_alone = False
-        self._kill_at: float | None = None
+        #: When the runner was told to end; None when it was not.
+        self._told_at: float | None = None
         self._sample_at = 0.0
 
     def work(self) -> Outcome:
@@ -97,17 +101,31 @@ class Shift:
                 break
             now = time.monotonic()
             self._judge(now)
-            if self._kill_at is not None and now >= self._kill_at:
+            if now >= self._kill_at():
                 log.warning("the runner does not end by itself; it is killed")
                 break
             self._measure(now)
             self._own.wait(self._pace.tick)
-        killed = self._kill_at is not None and time.monotonic() >= self._kill_at
-        self._runner.clear(grace=0.0 if killed else self._pace.leftovers, patience=self._pace.leftovers_most)
+        now = time.monotonic()
+        self._runner.clear(
+            grace=0.0 if now >= self._kill_at() else self._pace.leftovers,
+            # The end must be reported while there is a machine to do it.
+            patience=min(self._pace.leftovers_most, max(self._pace.parting / 2, (self._own.gone_at - now) / 2)),
+        )
         self._see(last=True)
         job = self._job_at >= 0
         log.info("the runner has ended with status %s", self._runner.code)
         return Outcome(job, self._verdict() if job else "", self._stopped, self._gone)
+
+    def _kill_at(self) -> float:
+        """When the runner that was told to end is killed: after its grace, or shortly before the machine goes."""
+        if self._told_at is None:
+            return math.inf
+        left = self._own.gone_at - self._told_at
+        if left <= 0:
+            # It should be gone and is not: what was told of the time is worth nothing.
+            left = math.inf
+        return self._told_at + min(self._pace.grace, max(left - self._pace.parting, left / 2))
 
     def _verdict(self) -> str:
         if self._result:
@@ -147,13 +165,13 @@ class Shift:
         self._own.start_job()
         self._on_job()
         self._runner.keep_job(at)
-        if self._kill_at is not None and not self._forced:
+        if self._told_at is not None and not self._forced:
             if self._runner.kind == "gitlab":
                 # SIGQUIT lets it finish the job, so there is nothing to force.
-                self._kill_at, self._stopped = None, ""
+                self._told_at, self._stopped = None, ""
             else:
                 # It was told to end as the job came: it fails the job by itself, if it is given the time.
-                self._kill_at = time.monotonic() + self._pace.grace
+                self._told_at = time.monotonic()
 
     def _measure(self, now: float) -> None:
         if now >= self._sample_at:
@@ -199,7 +217,7 @@ class Shift:
             return
         log.info("stopping the idle runner: %s", reason)
         self._stopped = reason
-        self._kill_at = now + self._pace.grace
+        self._told_at = now
         self._runner.send(signal.SIGQUIT if self._runner.kind == "gitlab" else signal.SIGTERM)
 
     def _stop(self, now: float, reason: str) -> None:
@@ -209,5 +227,5 @@ class Shift:
         log.warning("stopping the runner: %s", reason)
         self._forced = True
         self._stopped = reason
-        self._kill_at = now + self._pace.grace
+        self._told_at = now
         self._runner.send(signal.SIGTERM)

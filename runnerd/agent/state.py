@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import math
 import threading
+import time
 import typing
 from dataclasses import dataclass
 
@@ -51,6 +53,7 @@ class State:
         self._job_started = False
         self._order: Order | None = None
         self._notice: notices.Notice | None = None
+        self._gone_at = math.inf
         self._heard = now
 
     def enter(self, phase: Phase) -> None:
@@ -90,6 +93,8 @@ class State:
             }
             if self._notice is not None:
                 body["notice"] = self._notice.text
+            if math.isfinite(self._gone_at):
+                body["notice_left"] = max(0, int(self._gone_at - time.monotonic()))
             return body
 
     def obey(self, order: Order | None, *, now: float) -> None:
@@ -110,6 +115,8 @@ class State:
     def warn(self, notice: notices.Notice) -> None:
         """The machine will be taken away; the soonest notice counts."""
         with self._condition:
+            if notice.at > 0:
+                self._gone_at = min(self._gone_at, notice.at)
             if self._notice is None or notice.at < self._notice.at:
                 self._notice = notice
             self._condition.notify_all()
@@ -133,6 +140,12 @@ class State:
     def notice(self) -> notices.Notice | None:
         with self._condition:
             return self._notice
+
+    @property
+    def gone_at(self) -> float:
+        """When the machine goes at the latest, as far as any notice has told (monotonic seconds); else infinity."""
+        with self._condition:
+            return self._gone_at
 
     @property
     def heard(self) -> float:

@@ -109,7 +109,7 @@ def test_the_soonest_notice_counts() -> None:
 
 
 def test_a_failing_source_does_not_silence_the_others(tmp_path: pathlib.Path) -> None:
-    class Broken:
+    class Broken(notices.Source):
         def look(self) -> notices.Notice | None:
             raise RuntimeError("no metadata service")
 
