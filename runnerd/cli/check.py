@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime
 import os
 import random
 import tempfile
@@ -26,7 +27,7 @@ TIMEOUT = 90.0
 async def check(settings: config.Config) -> list[dict[str, Any]]:
     """All findings, worst first within the order of the file."""
     now = clock.SystemClock()
-    found = [*settings.warnings(), *_state(settings)]
+    found = [*settings.warnings(), *_state(settings), *_ended_budgets(settings, now)]
     with tempfile.TemporaryDirectory(prefix="runnerd-check-") as empty:
         parts = [_forge(settings, name, now) for name in settings.forges]
         asked = [_Provider(settings, one, now, Path(empty)) for one in settings.providers.values()]
@@ -50,6 +51,20 @@ async def _forge(settings: config.Config, name: str, now: clock.Clock) -> list[F
         return await _bounded(place, forge.check())
     finally:
         await forge.close()
+
+
+def _ended_budgets(settings: config.Config, now: clock.Clock) -> list[Finding]:
+    """Totals whose last day has passed limit nothing any more."""
+    levels = {"limits": settings.limits}
+    for section in ("providers", "pools", "teams"):
+        levels |= {f"{section}.{name}.limits": entry.limits for name, entry in getattr(settings, section).items()}
+    today = datetime.datetime.fromtimestamp(now.wall(), datetime.UTC).date()
+    return [
+        Finding(Level.WARNING, f"{place}.until", f"dollars_total ended on {limits.until}: it limits nothing any more",
+                "set a new total with a new day, or take both keys out")
+        for place, limits in levels.items()
+        if limits.until is not None and limits.until < today
+    ]  # fmt: skip
 
 
 def _unserved(settings: config.Config, asked: list[_Provider]) -> list[Finding]:

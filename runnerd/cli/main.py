@@ -1,7 +1,7 @@
 """The command line.
 
-Most commands ask the running daemon over its Unix socket; ``run``, ``check``, ``config``, ``schema``, ``db`` and
-``sweep --once`` need only the configuration.  Modules are imported inside commands, here and nowhere else, because
+Most commands ask the running daemon over its Unix socket; ``run``, ``check``, ``config``, ``schema``, ``db``,
+``sweep --once`` and ``cost --offline`` need only the configuration.  Modules are imported inside commands, because
 ``runnerd --help`` should not wait for a web server.  Errors are a few lines on standard error with an exit status that
 says their kind, never a trace.
 """
@@ -12,22 +12,16 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 import runnerd
 from runnerd import errors
-from runnerd.cli import exits
+from runnerd.cli import accounts, exits, options
 from runnerd.cli.exits import CommandFailed, Exit
 
-if TYPE_CHECKING:
-    from runnerd import config
-    from runnerd.cli import client
-
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-DEFAULT_CONFIG = "/etc/runnerd/runnerd.yaml"
 
 
 class Commands(click.Group):
@@ -64,74 +58,6 @@ class Commands(click.Group):
             ctx.exit(Exit.INTERNAL)
 
 
-class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
-    """``30s``, ``10m``, ``1h30m``."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        from runnerd import units
-
-        if isinstance(value, float):
-            return value
-        try:
-            return units.duration(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-def _config_option(command: Command) -> Command:
-    return click.option(
-        "--config",
-        "config_file",
-        envvar="RUNNERD_CONFIG",
-        type=click.Path(dir_okay=False),
-        help=f"The configuration file; RUNNERD_CONFIG, then {DEFAULT_CONFIG}.",
-    )(command)
-
-
-def _json_option(command: Command) -> Command:
-    return click.option("--json", "as_json", is_flag=True, help="JSON on standard output, for programs.")(command)
-
-
-def _remote(command: Command) -> Command:
-    """The options of a command that asks the daemon."""
-    socket = click.option(
-        "--socket", "socket_file", type=click.Path(), help="The daemon's socket; else `listen.socket` of the file."
-    )
-    return socket(_config_option(_json_option(command)))
-
-
-def _local(command: Command) -> Command:
-    """The options of a command that reads the configuration."""
-    return _config_option(_json_option(command))
-
-
-def _client(socket_file: str | None, config_file: str | None) -> client.Client:
-    from runnerd.cli import client
-
-    return client.Client(client.socket_path(socket=socket_file, config=config_file))
-
-
-def _load(config_file: str | None, *, reveal: bool = True) -> config.Config:
-    from runnerd import config
-
-    return config.load(Path(config_file or DEFAULT_CONFIG), reveal=reveal)
-
-
-def _show(found: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]], None]) -> None:
-    from runnerd.cli import render
-
-    if as_json:
-        render.document(found)
-    else:
-        text(found)
-
-
-def _say(found: dict[str, Any]) -> None:
-    click.echo(found["message"])
-
-
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(runnerd.__version__, prog_name="runnerd")
 def cli() -> None:
@@ -142,16 +68,16 @@ def cli() -> None:
 
 
 @cli.command()
-@_config_option
+@options.config_option
 def run(config_file: str | None) -> None:
     """Be the daemon, until SIGTERM.  SIGHUP reads the configuration again."""
     from runnerd.cli import run as process
 
-    click.get_current_context().exit(process.run(Path(config_file or DEFAULT_CONFIG)))
+    click.get_current_context().exit(process.run(Path(config_file or options.DEFAULT_CONFIG)))
 
 
 @cli.command()
-@_local
+@options.local
 def check(config_file: str | None, as_json: bool) -> None:
     """Try configuration, forges, providers and pools without buying anything.  Works without the daemon."""
     import asyncio
@@ -160,9 +86,9 @@ def check(config_file: str | None, as_json: bool) -> None:
     from runnerd.cli import render
     from runnerd.views import words
 
-    file = Path(config_file or DEFAULT_CONFIG)
+    file = Path(config_file or options.DEFAULT_CONFIG)
     try:
-        settings = _load(config_file)
+        settings = options.load(config_file)
     except errors.ConfigInvalid as error:
         if not file.exists():
             raise
@@ -184,23 +110,23 @@ def check(config_file: str | None, as_json: bool) -> None:
 
 
 @cli.command()
-@_remote
+@options.remote
 def reload(socket_file: str | None, config_file: str | None, as_json: bool) -> None:
     """Have the daemon read its configuration again; a bad one changes nothing."""
-    found = _client(socket_file, config_file).post("/v1/reload")
-    _show(found, as_json, lambda found: click.echo("\n".join(found["done"])))
+    found = options.ask(socket_file, config_file).post("/v1/reload")
+    options.show(found, as_json, lambda found: click.echo("\n".join(found["done"])))
 
 
 # -- looking -------------------------------------------------------------------------------------------------------
 
 
 @cli.command()
-@_remote
+@options.remote
 def status(socket_file: str | None, config_file: str | None, as_json: bool) -> None:
     """The daemon at a glance: pools, forges, providers, budgets, alarms."""
     from runnerd.cli import render
 
-    _show(_client(socket_file, config_file).get("/v1/status"), as_json, render.status)
+    options.show(options.ask(socket_file, config_file).get("/v1/status"), as_json, render.status)
 
 
 def _listing(command: Command) -> Command:
@@ -208,7 +134,7 @@ def _listing(command: Command) -> Command:
     state = click.option("--state", help="Only those in this state.")
     pool = click.option("--pool", help="Only those of this pool.")
     limit = click.option("--limit", type=click.IntRange(1, 5000), default=500, show_default=True)
-    return state(pool(every(limit(_remote(command)))))
+    return state(pool(every(limit(options.remote(command)))))
 
 
 @cli.command()
@@ -225,10 +151,10 @@ def jobs(
     """Jobs that wait, run, or ended within the last hour."""
     from runnerd.cli import render
 
-    found = _client(socket_file, config_file).get(
+    found = options.ask(socket_file, config_file).get(
         "/v1/jobs", state=state, pool=pool, all=1 if every else None, limit=limit
     )
-    _show(found, as_json, render.jobs)
+    options.show(found, as_json, render.jobs)
 
 
 @cli.command()
@@ -245,55 +171,56 @@ def instances(
     """Instances that live, with what they do and cost."""
     from runnerd.cli import render
 
-    found = _client(socket_file, config_file).get(
+    found = options.ask(socket_file, config_file).get(
         "/v1/instances", state=state, pool=pool, all=1 if every else None, limit=limit
     )
-    _show(found, as_json, render.instances)
+    options.show(found, as_json, render.instances)
 
 
 @cli.command()
-@_remote
+@options.remote
 def pools(socket_file: str | None, config_file: str | None, as_json: bool) -> None:
     """Pools with demand, supply and what holds them back."""
     from runnerd.cli import render
 
-    _show(_client(socket_file, config_file).get("/v1/pools"), as_json, render.pools)
+    options.show(options.ask(socket_file, config_file).get("/v1/pools"), as_json, render.pools)
 
 
 @cli.command()
 @click.argument("pool")
-@_remote
+@options.remote
 def offers(pool: str, socket_file: str | None, config_file: str | None, as_json: bool) -> None:
     """The offers of POOL in the order they are tried: open, or why not and until when."""
     from runnerd.cli import render
 
-    _show(_client(socket_file, config_file).get(f"/v1/pools/{_quoted(pool)}/offers"), as_json, render.offers)
+    found = options.ask(socket_file, config_file).get(f"/v1/pools/{options.quoted(pool)}/offers")
+    options.show(found, as_json, render.offers)
 
 
 @cli.command()
 @click.argument("job")
-@_remote
+@options.remote
 def explain(job: str, socket_file: str | None, config_file: str | None, as_json: bool) -> None:
     """Why JOB waits and what is tried next, or what became of it.  JOB is an id, key, run or name."""
     from runnerd.cli import render
 
-    found = _client(socket_file, config_file).get("/v1/explain", job=job)
+    found = options.ask(socket_file, config_file).get("/v1/explain", job=job)
     if "ambiguous" in found:
         if as_json:
             render.document(found)
         else:
             render.ambiguous(found["ambiguous"])
         raise CommandFailed(f'"{job}" means {len(found["ambiguous"])} jobs; name one by its id', exit=Exit.NOT_FOUND)
-    _show(found, as_json, render.explain)
+    options.show(found, as_json, render.explain)
 
 
 @cli.command()
 @click.option("--follow", "-f", is_flag=True, help="Go on with what happens.")
 @click.option("--subject", help="Only about one kind of thing: instance, job, pool, offer, ...")
 @click.option("--id", "id_", help="Only about one of them.")
-@click.option("--since", type=_Duration(), help="Only of the last so long, for example 2h.")
+@click.option("--since", type=options.Duration(), help="Only of the last so long, for example 2h.")
 @click.option("--limit", type=click.IntRange(1, 2000), default=50, show_default=True)
-@_remote
+@options.remote
 def events(
     socket_file: str | None,
     config_file: str | None,
@@ -309,10 +236,10 @@ def events(
 
     from runnerd.cli import render
 
-    remote = _client(socket_file, config_file)
+    remote = options.ask(socket_file, config_file)
     query = {"subject": subject, "id": id_, "since": time.time() - since if since else None, "limit": limit}
     if not follow:
-        _show(remote.get("/v1/events", **query), as_json, lambda found: render.events(found["events"]))
+        options.show(remote.get("/v1/events", **query), as_json, lambda found: render.events(found["events"]))
         return
     for answer in remote.follow("/v1/events", **query):
         for line in answer["events"]:
@@ -325,12 +252,12 @@ def events(
 
 @cli.command()
 @click.argument("name", metavar="JOB|INSTANCE")
-@_remote
+@options.remote
 def logs(name: str, socket_file: str | None, config_file: str | None, as_json: bool) -> None:
     """What an instance printed: its steps, its console, its agent's last words."""
     from runnerd.cli import render
 
-    _show(_client(socket_file, config_file).get("/v1/logs", name=name), as_json, render.logs)
+    options.show(options.ask(socket_file, config_file).get("/v1/logs", name=name), as_json, render.logs)
 
 
 # -- ordering ------------------------------------------------------------------------------------------------------
@@ -338,35 +265,37 @@ def logs(name: str, socket_file: str | None, config_file: str | None, as_json: b
 
 @cli.command()
 @click.argument("pool")
-@_remote
+@options.remote
 def drain(pool: str, socket_file: str | None, config_file: str | None, as_json: bool) -> None:
     """Buy nothing new for POOL; jobs that run go on.  Survives restarts."""
-    _show(_client(socket_file, config_file).post(f"/v1/pools/{_quoted(pool)}/drain"), as_json, _say)
+    found = options.ask(socket_file, config_file).post(f"/v1/pools/{options.quoted(pool)}/drain")
+    options.show(found, as_json, options.say)
 
 
 @cli.command()
 @click.argument("pool")
-@_remote
+@options.remote
 def undrain(pool: str, socket_file: str | None, config_file: str | None, as_json: bool) -> None:
     """Let POOL take work again."""
-    _show(_client(socket_file, config_file).post(f"/v1/pools/{_quoted(pool)}/undrain"), as_json, _say)
+    found = options.ask(socket_file, config_file).post(f"/v1/pools/{options.quoted(pool)}/undrain")
+    options.show(found, as_json, options.say)
 
 
 @cli.command()
 @click.argument("instance")
 @click.option("--force", is_flag=True, help="Also when a job runs on it; the job is lost.")
-@_remote
+@options.remote
 def reap(instance: str, socket_file: str | None, config_file: str | None, as_json: bool, force: bool) -> None:
     """End INSTANCE.  One that has a job is refused, unless --force."""
-    found = _client(socket_file, config_file).post(f"/v1/instances/{_quoted(instance)}/reap", force=force)
-    _show(found, as_json, _say)
+    found = options.ask(socket_file, config_file).post(f"/v1/instances/{options.quoted(instance)}/reap", force=force)
+    options.show(found, as_json, options.say)
 
 
 @cli.command()
 @click.argument("instance")
-@click.option("--for", "seconds", type=_Duration(), help="How long, for example 2h.")
+@click.option("--for", "seconds", type=options.Duration(), help="How long, for example 2h.")
 @click.option("--release", is_flag=True, help="Hold it no more.")
-@_remote
+@options.remote
 def hold(
     instance: str,
     socket_file: str | None,
@@ -380,21 +309,22 @@ def hold(
         raise click.UsageError("say either --for DURATION or --release")
     if not release and not seconds:
         raise click.UsageError("--for must be longer than 0; --release ends a hold")
-    found = _client(socket_file, config_file).post(
-        f"/v1/instances/{_quoted(instance)}/hold", seconds=0 if release else seconds
+    found = options.ask(socket_file, config_file).post(
+        f"/v1/instances/{options.quoted(instance)}/hold", seconds=0 if release else seconds
     )
-    _show(found, as_json, _say)
+    options.show(found, as_json, options.say)
 
 
 @cli.command()
 @click.option("--once", is_flag=True, help="Without the daemon, from the configuration alone.")
 @click.option("--dry-run", is_flag=True, help="Only list.")
-@_remote
+@options.remote
 def sweep(socket_file: str | None, config_file: str | None, as_json: bool, once: bool, dry_run: bool) -> None:
     """List what carries our tags at the providers, and what of it has no row.
 
     The daemon takes in what has no row and ends it through its gate.  With --once only what is past the deadline in
-    its own tags is ended, and only while a forge's clock agrees with this host's.
+    its own tags is ended, and what is left over without an instance, and only while a forge's clock agrees with this
+    host's.
     """
     import asyncio
     import time
@@ -404,20 +334,16 @@ def sweep(socket_file: str | None, config_file: str | None, as_json: bool, once:
     if once:
         from runnerd.cli import sweeping
 
-        found = asyncio.run(sweeping.once(_load(config_file), dry_run=dry_run))
+        # Secrets are read where they are used: the host of a sweep need not have those of the forges.
+        found = asyncio.run(sweeping.once(options.load(config_file, reveal=False), dry_run=dry_run))
     else:
-        found = _client(socket_file, config_file).post("/v1/sweep", dry_run=dry_run)
-    _show(found, as_json, lambda found: render.sweep(found, now=time.time()))
+        found = options.ask(socket_file, config_file).post("/v1/sweep", dry_run=dry_run)
+    options.show(found, as_json, lambda found: render.sweep(found, now=time.time()))
     if not once and not dry_run and found["unaccounted"] and not as_json:
         click.echo(f"{found['unaccounted']} without a row: the daemon takes them in with its next listing")
     wrong = found["incomplete"] or (found["state_read"] and found["unaccounted"])
+    wrong = wrong or found.get("failed") or found.get("held_back")
     click.get_current_context().exit(Exit.PROBLEMS if wrong else Exit.OK)
-
-
-def _quoted(name: str) -> str:
-    import urllib.parse
-
-    return urllib.parse.quote(name, safe="")
 
 
 # -- the configuration and the state -------------------------------------------------------------------------------
@@ -433,13 +359,13 @@ cli.add_command(config_group, "config")
 
 @config_group.command("show")
 @click.argument("pool", required=False)
-@_local
+@options.local
 def config_show(pool: str | None, config_file: str | None, as_json: bool) -> None:
     """The whole configuration, or POOL, with defaults filled in and secrets as references."""
     from runnerd import config
     from runnerd.cli import render
 
-    settings = _load(config_file, reveal=False)
+    settings = options.load(config_file, reveal=False)
     if pool is not None and pool not in settings.pools:
         known = ", ".join(settings.pools)
         raise CommandFailed(f'there is no pool "{pool}"; pools are {known}', exit=Exit.NOT_FOUND)
@@ -466,14 +392,14 @@ def db() -> None:
 
 
 @db.command()
-@_local
+@options.local
 def upgrade(config_file: str | None, as_json: bool) -> None:
     """Bring the state's schema to this version, after a backup.  The daemon must not run; it does this itself."""
     from runnerd import store
     from runnerd.cli import render
     from runnerd.cli import run as process
 
-    settings = _load(config_file)
+    settings = options.load(config_file)
     if settings.database is None:
         process.make_state(settings.state)
     applied = store.migrate(settings.database_url)
@@ -481,6 +407,10 @@ def upgrade(config_file: str | None, as_json: bool) -> None:
         render.document({"applied": applied, "current": store.current(settings.database_url)})
     else:
         click.echo(f"applied {', '.join(applied)}" if applied else "the schema is as it should be")
+
+
+cli.add_command(accounts.cost)
+cli.add_command(accounts.prices)
 
 
 # -- the rest ------------------------------------------------------------------------------------------------------
@@ -499,13 +429,13 @@ def demo(once: bool, as_json: bool, directory: str | None) -> None:
 
 
 @cli.command()
-@_json_option
+@options.json_option
 def version(as_json: bool) -> None:
     """The version of runnerd and what it runs on."""
     import platform
 
     found = {"version": runnerd.__version__, "python": platform.python_version(), "system": platform.platform()}
-    _show(found, as_json, lambda found: click.echo(f"runnerd {found['version']}, Python {found['python']}"))
+    options.show(found, as_json, lambda found: click.echo(f"runnerd {found['version']}, Python {found['python']}"))
 
 
 def main() -> None:

@@ -254,20 +254,55 @@ def logs(found: dict[str, Any]) -> None:
         click.echo(f"no console output: {found['console_problem']}")
 
 
+def cost(found: dict[str, Any]) -> None:
+    until = clock(found["until"]) if found["until"] else f"now ({clock(found['now'])}) and beyond what is promised"
+    click.echo(f"from {clock(found['since'])} to {until}, UTC")
+    heads = [found["by"], "cost", "still promised", "instances", "hours", "GPU hours", "jobs"]
+    rows = [[each["name"], *_sums(each)] for each in found["groups"]]
+    if rows:
+        rows.append(["total", *_sums(found["total"])])
+    table(heads, rows, empty="nothing ran")
+    for note in found["notes"]:
+        click.echo(note)
+
+
+def _sums(each: dict[str, Any]) -> list[Any]:
+    return [words.dollars(each["dollars"]), words.dollars(each["committed"]), each["instances"],
+            f"{each['hours']:.2f}", f"{each['gpu_hours']:.2f}", each["jobs"]]  # fmt: skip
+
+
+def prices(found: dict[str, Any]) -> None:
+    rows = [
+        [each["offer"], each["gpus"] or "", f"{words.dollars(each['price'])}/h", each["price_source"],
+         ", ".join(each["pools"])]
+        for each in found["offers"]
+    ]  # fmt: skip
+    table(["offer", "GPUs", "price", "source", "pools"], rows, empty="no offers are known")
+    for problem in found["problems"]:
+        click.echo(problem)
+
+
+def renewal(found: dict[str, Any]) -> None:
+    findings(found["findings"])
+    click.echo(found["effect"])
+
+
 def sweep(found: dict[str, Any], *, now: float) -> None:
     rows = [
-        [provider["name"], each["ref"], each["instance"], each["status"], each["pool"],
-         _deadline(each["deadline"], now), each["row"] or "no row", each.get("done", "")]
-        for provider in found["providers"] for each in provider["instances"]
+        [provider["name"], each.get("kind", "instance"), each["ref"], each["instance"], each.get("status", ""),
+         each["pool"], _deadline(each["deadline"], now), each["row"] or "no row",
+         each.get("done") or each.get("why", "")]
+        for provider in found["providers"] for each in (*provider["instances"], *provider["residues"])
     ]  # fmt: skip
     table(
-        ["provider", "handle", "instance", "status", "pool", "deadline", "known as", "done"],
+        ["provider", "kind", "handle", "instance", "status", "pool", "deadline", "known as", "done, or why not"],
         rows,
         empty="nothing carries our tags",
     )
     for provider in found["providers"]:
-        for residue in provider["residues"]:
-            click.echo(f"left over at {provider['name']}: {residue['kind']} {residue['ref']} in {residue['scope']}")
+        if provider["counts"]:
+            counts = ", ".join(f"{number} {kind}" for kind, number in provider["counts"].items())
+            click.echo(f"provider {provider['name']}: {counts}")
         if provider["problem"]:
             click.echo(f"provider {provider['name']} could not be asked: {provider['problem']}")
         for scope, why in provider["failures"].items():

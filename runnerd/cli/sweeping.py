@@ -1,31 +1,37 @@
 """``runnerd sweep --once``: a sweep without the daemon, from the configuration alone.
 
 For the day on which the daemon does not come back, run by a timer, best on another host.  It ends nothing but what is
-past the deadline that the instance itself carries in its tags, and only while a forge's clock agrees with this host's:
-a job may run on anything younger, and a wrong clock would make everything look old.
+past the deadline that the instance or the side resource itself carries in its tags, and only while a forge's clock
+agrees with this host's: a job may run on anything younger, and a wrong clock would make everything look old.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import Mapping
-from pathlib import Path
+import dataclasses
+import logging
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
 from provisioners import base
-from runnerd import clock, config, daemon, errors, http, model
-from runnerd.store import engine, queries
+from runnerd import clock, config, daemon, errors, http, model, providers
+from runnerd.cli import offline
+from runnerd.store import queries
 from runnerd.views import sweep
 
-#: Seconds past its deadline before an instance is ended from here: the daemon and the provider come first.
-GRACE = 900.0
+log = logging.getLogger(__name__)
+
+#: Instances of one provider that are ended at the same time.
+AT_ONCE = 16
 
 
 async def once(settings: config.Config, *, dry_run: bool, system: clock.Clock | None = None) -> dict[str, Any]:
-    """List what carries our tags; unless ``dry_run``, delete what is past its deadline."""
+    """List what carries our tags; unless ``dry_run``, delete what is past its deadline.
+
+    Each instance and side resource says what is ``done`` with it, or ``why`` it is left alone.
+    """
     now = system or clock.SystemClock()
     notes: list[str] = []
     provisioners: dict[str, base.Provisioner] = {}
@@ -42,14 +48,15 @@ async def once(settings: config.Config, *, dry_run: bool, system: clock.Clock | 
         rows, problem = _rows(settings)
         if problem:
             notes.append(problem)
-        found = await sweep.look(provisioners, None if rows is None else _known(rows))
+        known = None if rows is None else _known(rows)
+        found = await sweep.look(provisioners, known, also=_scopes((rows or {}).values()))
         for name, words in problems.items():
-            found["providers"].append({"name": name, "problem": words, "failures": {}, "instances": [], "residues": []})
+            found["providers"].append(sweep.nothing(name, words))
             found["incomplete"].append(name)
-        found["dry_run"] = dry_run
-        found["ended"] = 0
-        if not dry_run:
-            found["ended"] = await _end_overdue(settings, found, provisioners, now, notes)
+        strangers = {row.provider for row in (rows or {}).values() if row.provider} - set(settings.providers)
+        notes += [f"provider {name} has instances with rows and is not configured here" for name in sorted(strangers)]
+        found.update(dry_run=dry_run, ended=0, deleted=0, failed=0, held_back=0)
+        await _act(settings, found, provisioners, now, notes)
         found["notes"] = notes
         return found
     finally:
@@ -58,16 +65,14 @@ async def once(settings: config.Config, *, dry_run: bool, system: clock.Clock | 
 
 
 def _provisioner(settings: config.Config, one: config.Provider, now: clock.Clock) -> base.Provisioner:
+    context = providers.context(settings, one.name, clock=now)
     directory = settings.state / "providers" / one.name
-    if not directory.is_dir() and one.type in ("local", "fake"):
-        # Such a provider has nothing but what its directory says, and a look must not make one.
-        raise errors.StoreError(f"{directory} is not here: instances of type {one.type} live beside their daemon")
-    return daemon.provisioner(
-        one,
-        base.Context(
-            name=one.name, controller=settings.controller, directory=str(directory), now=now.now, sleep=now.sleep
-        ),
-    )
+    if not directory.is_dir():
+        if one.type in ("local", "fake"):
+            # Such a provider has nothing but what its directory says, and a look must not make one.
+            raise errors.StoreError(f"{directory} is not here: instances of type {one.type} live beside their daemon")
+        context = dataclasses.replace(context, directory="")
+    return daemon.provisioner(one, context)
 
 
 def _known(rows: Mapping[str, model.Instance]) -> sweep.Known:
@@ -79,62 +84,110 @@ def _known(rows: Mapping[str, model.Instance]) -> sweep.Known:
     return known
 
 
+def _scopes(rows: Iterable[model.Instance]) -> dict[str, frozenset[str]]:
+    """Where there are instances with rows, by provider."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        if row.provider and row.offer:
+            found.setdefault(row.provider, set()).add(row.offer.rsplit("/", 2)[0])
+    return {name: frozenset(scopes) for name, scopes in found.items()}
+
+
 def _rows(settings: config.Config) -> tuple[dict[str, model.Instance] | None, str]:
     """The live rows, read beside a running daemon; None and why when they cannot be read."""
+
+    def live(connection: sa.Connection) -> list[model.Instance]:
+        return queries.instances(connection, live=True, pool=None, limit=1_000_000)
+
     try:
-        url = engine.parse(settings.database_url)
-        path = engine.file_of(url)
-        if path is not None:
-            if not path.exists():
-                return None, f"there is no state at {path}"
-            # Read-only: a look must neither take the daemon's lock nor make files that its user cannot write.
-            made = sa.create_engine("sqlite://", creator=lambda: _read_only(path), poolclass=sa.pool.NullPool)
-        else:
-            made = engine.make(url, name="runnerd sweep")
-        try:
-            with made.connect() as connection:
-                live = queries.instances(connection, live=True, pool=None, limit=1_000_000)
-        finally:
-            made.dispose()
-    except (errors.RunnerdError, sa.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
-        return None, f"the state cannot be read: {error}"
-    return {str(row.id): row for row in live}, ""
+        return {str(row.id): row for row in offline.read(settings, live)}, ""
+    except errors.StoreError as error:
+        words = str(error)
+        return None, words if words.startswith("there is no state") else f"the state cannot be read: {words}"
 
 
-def _read_only(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5.0)
+# -- ending --------------------------------------------------------------------------------------------------------
 
 
-async def _end_overdue(
+async def _act(
     settings: config.Config,
     found: dict[str, Any],
     provisioners: Mapping[str, base.Provisioner],
     now: clock.Clock,
     notes: list[str],
-) -> int:
-    overdue = [
-        (provider["name"], each)
-        for provider in found["providers"]
-        for each in provider["instances"]
-        if 0 < each["deadline"] < now.wall() - GRACE
-    ]
-    if not overdue:
-        return 0
+) -> None:
+    """End what is due, instances before what they leave behind, or say what would be."""
+    wall = now.wall()
+    due: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
+    for provider in found["providers"]:
+        for each in provider["instances"]:
+            each["why"] = sweep.spare_instance(each, wall)
+        for each in provider["residues"]:
+            each["why"] = sweep.spare_residue(each, wall)
+        due[provider["name"]] = (
+            [each for each in provider["instances"] if not each["why"]],
+            [each for each in provider["residues"] if not each["why"]],
+        )
+    everything = [each for pair in due.values() for part in pair for each in part]
+    if not everything:
+        return
     doubt = await _clock_doubt(settings, now)
     if doubt:
         notes.append(f"nothing is ended: {doubt}")
-        return 0
-    ended = 0
-    for name, each in overdue:
-        try:
-            async with asyncio.timeout(sweep.TIMEOUT):
-                await provisioners[name].delete(each["ref"])
-        except (base.ProvisionError, TimeoutError) as error:
-            each["done"] = f"could not be ended: {error}"
-        else:
-            each["done"] = "ended: its deadline has passed"
-            ended += 1
-    return ended
+        found["held_back"] = len(everything)
+        for each in everything:
+            each["why"] = "its deadline has passed, but this host's clock is in doubt"
+        return
+    if found["dry_run"]:
+        for instances, residues in due.values():
+            for each in instances:
+                each["done"] = "would be ended: its deadline has passed"
+            for each in residues:
+                each["done"] = "would be deleted: it is left over"
+        return
+    await asyncio.gather(
+        *(_end(provisioners[name], *pair, found) for name, pair in due.items() if name in provisioners)
+    )
+
+
+async def _end(
+    provisioner: base.Provisioner,
+    instances: list[dict[str, Any]],
+    residues: list[dict[str, Any]],
+    found: dict[str, Any],
+) -> None:
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def end(each: dict[str, Any]) -> None:
+        async with gate:
+            each["done"] = await _tried(
+                provisioner.delete(each["ref"]), "ended: its deadline has passed", found, "ended"
+            )
+
+    await asyncio.gather(*(end(each) for each in instances))
+    # One after the other: an interface goes before the address that it holds.
+    for each in residues:
+        residue = base.Residue(each["kind"], each["ref"], each["scope"], each["tags"], each["created_at"])
+        each["done"] = await _tried(provisioner.delete_residue(residue), "deleted: it was left over", found, "deleted")
+
+
+async def _tried(work: Awaitable[None], done: str, found: dict[str, Any], count: str) -> str:
+    """Do one thing, whatever came of those before, and say what came of it."""
+    try:
+        async with asyncio.timeout(sweep.TIMEOUT):
+            await work
+    except TimeoutError:
+        words = f"no answer within {sweep.TIMEOUT:.0f} s"
+    except base.ProvisionError as error:
+        words = str(error)
+    except Exception as error:
+        log.debug("a provider failed in an unexpected way", exc_info=True)
+        words = f"{type(error).__name__}: {error}"
+    else:
+        found[count] += 1
+        return done
+    found["failed"] += 1
+    return f"failed: {words}"
 
 
 async def _clock_doubt(settings: config.Config, now: clock.Clock) -> str:

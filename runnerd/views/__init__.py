@@ -7,11 +7,14 @@ an :class:`runnerd.errors.Refused` with the HTTP status that says so.
 from __future__ import annotations
 
 from runnerd.views import sweep
+from runnerd.views.costs import cost
 from runnerd.views.explain import explain
 from runnerd.views.lists import drained, instances, jobs, known_pool, offer_list, pools, status
+from runnerd.views.pricing import prices, refresh_prices
 from runnerd.views.trail import events, find_instance, find_jobs, logs
 
 __all__ = [
+    "cost",
     "drained",
     "events",
     "explain",
@@ -24,6 +27,8 @@ __all__ = [
     "offer_list",
     "offers",
     "pools",
+    "prices",
+    "refresh_prices",
     "status",
     "sweep",
 ]

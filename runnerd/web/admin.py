@@ -81,6 +81,9 @@ class Admin:
                 web.get("/v1/explain", self._explain),
                 web.get("/v1/events", self._events),
                 web.get("/v1/logs", self._logs),
+                web.get("/v1/cost", self._cost),
+                web.get("/v1/prices", self._prices),
+                web.post("/v1/prices/refresh", self._refresh_prices),
                 web.post("/v1/pools/{pool}/drain", self._drain),
                 web.post("/v1/pools/{pool}/undrain", self._undrain),
                 web.post("/v1/instances/{instance}/reap", self._reap),
@@ -149,6 +152,16 @@ class Admin:
     async def _logs(self, request: web.Request) -> web.Response:
         return _answer(await views.logs(self._daemon, request.query.get("name", "")))
 
+    async def _cost(self, request: web.Request) -> web.Response:
+        query = request.query
+        since = float(query["since"]) if "since" in query else None
+        until = float(query["until"]) if "until" in query else None
+        return _answer(await views.cost(self._daemon, by=query.get("by", "pool"), since=since, until=until))
+
+    async def _prices(self, request: web.Request) -> web.Response:
+        query = request.query
+        return _answer(views.prices(self._daemon, pool=query.get("pool", ""), provider=query.get("provider", "")))
+
     # -- ordering ----------------------------------------------------------------------------------------------
 
     async def _drain(self, request: web.Request) -> web.Response:
@@ -175,6 +188,10 @@ class Admin:
     async def _sweep(self, request: web.Request) -> web.Response:
         body = await _body(request)
         return _answer(await orders.sweep(self._daemon, dry_run=body.get("dry_run") is True))
+
+    async def _refresh_prices(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        return _answer(await views.refresh_prices(self._daemon, provider=str(body.get("provider") or "")))
 
     async def _reload_now(self, request: web.Request) -> web.Response:
         return _answer({"done": await self._reload()})

@@ -148,7 +148,8 @@ async def sweep(daemon: daemon.Daemon, *, dry_run: bool) -> dict[str, Any]:
         return next((one for one in rows.values() if one.live and attempt and one.attempt == attempt), None)
 
     providers: Mapping[str, Any] = {name: one.provisioner for name, one in daemon.station.providers.items()}
-    found = await views.sweep.look(providers, known)
+    also = {name: daemon.station.scopes(name) for name in providers}
+    found = await views.sweep.look(providers, known, also=also)
     found["dry_run"] = dry_run
     if not dry_run:
         for provider in daemon.station.providers.values():

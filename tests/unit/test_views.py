@@ -227,3 +227,42 @@ async def test_logs_show_what_the_agent_said_last_and_mask_what_looks_like_a_tok
             assert found["instance"] == row.id
             assert "disk full" in found["diagnostics"] and "ghp_" not in found["diagnostics"]
             assert [line["what"] for line in found["events"]][-1] == "busy"
+            assert "keeps no console output" in found["console_problem"], "the provider was asked now"
+
+
+async def test_logs_of_what_ended_are_what_was_kept_and_no_provider_is_asked(tmp_path: Path) -> None:
+    async with small_daemon.running(tmp_path) as small:
+        key = await small.queue("train")
+        row = await small.busy(key)
+        daemon = small.daemon
+        cloud = daemon.station.providers["sky"].provisioner
+        asked: list[str] = []
+
+        async def console_log(ref: str) -> str | None:
+            asked.append(ref)
+            return "[ 1.0] booted\n"
+
+        cloud.console_log = console_log  # type: ignore[method-assign]
+        daemon.controller.reaper.keep_words(row.id, "disk full")
+        await daemon.station.rows.step(row.id, model.InstanceState.DRAINING, reason=model.Reason.OPERATOR)
+        daemon.station.wake()
+        await small.until(lambda: row.id not in small.rows)
+        assert len(asked) == 1
+        found = await views.logs(daemon, row.id)
+        assert (found["console"], found["console_problem"]) == ("[ 1.0] booted\n", "")
+        assert found["console_at"] > 0 and found["diagnostics"] == "disk full"
+        assert (found["end"], found["end_text"]) == ("ended-by-us", "a call of ours ended it (deleted by a call)")
+        await daemon.store.prune(before=small.clock.now() + 60)
+        with pytest.raises(errors.Refused):
+            await views.logs(daemon, row.id)
+        assert len(asked) == 1
+
+
+async def test_nothing_is_asked_for_an_instance_whose_console_is_forgotten(tmp_path: Path) -> None:
+    async with small_daemon.running(tmp_path) as small:
+        gone = model.Instance(
+            model.InstanceId("old"), "gpu", model.InstanceState.GONE, 1.0, 1.0, ref="i-1", gone_at=1.0
+        )
+        await small.daemon.store.write(gone)
+        found = await views.logs(small.daemon, "old")
+        assert found["console"] is None and found["console_problem"] == "nothing was kept of it"

@@ -6,15 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import click.testing
 import pytest
 import small_daemon
 
-from provisioners import base
-from runnerd import clock, config, daemon, store
-from runnerd.cli import client, exits, sweeping
+from runnerd import config, store
+from runnerd.cli import client, exits
 from runnerd.cli.exits import Exit
 from runnerd.cli.main import cli
 
@@ -52,7 +50,7 @@ def test_help_names_every_command_and_loads_no_server() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
     commands = (
         "run check status jobs instances pools offers explain events logs drain undrain reap hold sweep reload "
-        "config schema db demo version"
+        "cost prices config schema db demo version"
     )
     assert all(f"  {word} " in done.stdout or f"  {word}\n" in done.stdout for word in commands.split())
     assert done.stdout.splitlines()[-1] == "[]"
@@ -73,6 +71,11 @@ def test_version_and_schema_are_for_programs_too() -> None:
         pytest.param(("hold", "x", "--for", "0s"), id="no time at all"),
         pytest.param(("hold", "x", "--for", "2h", "--release"), id="both"),
         pytest.param(("jobs", "--limit", "0"), id="no limit"),
+        pytest.param(("cost", "--by", "colour"), id="no such sum"),
+        pytest.param(("cost", "--since", "yesterday"), id="no time"),
+        pytest.param(("cost", "--since", "2026-11-02", "--until", "2026-11-01"), id="a span that ends first"),
+        pytest.param(("cost", "--offline", "--config", "/nowhere/runnerd.yaml"), id="no file to read"),
+        pytest.param(("prices", "refresh", "--config", "/nowhere/runnerd.yaml"), id="no file to renew for"),
         pytest.param(("status", "--config", "/nowhere/runnerd.yaml"), id="no file"),
         pytest.param(("check", "--config", "/nowhere/runnerd.yaml"), id="no file to check"),
         pytest.param(("run", "--config", "/nowhere/runnerd.yaml"), id="no file to run"),
@@ -84,7 +87,10 @@ def test_bad_usage_leaves_with_2_and_words(words: tuple[str, ...]) -> None:
     assert result.stderr and "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("words", [("status",), ("jobs",), ("explain", "x"), ("drain", "x"), ("sweep",), ("reload",)])
+@pytest.mark.parametrize(
+    "words",
+    [("status",), ("jobs",), ("explain", "x"), ("drain", "x"), ("sweep",), ("reload",), ("cost",), ("prices", "show")],
+)
 def test_no_daemon_leaves_with_3_and_says_where_it_looked(tmp_path: Path, words: tuple[str, ...]) -> None:
     result = run(*words, "--socket", str(tmp_path / "no.sock"))
     assert result.exit_code == Exit.UNREACHABLE
@@ -154,95 +160,3 @@ async def test_db_upgrade_is_refused_while_a_daemon_has_the_state(tmp_path: Path
         with pytest.raises(Exception, match="in use") as caught:
             store.migrate(small.daemon.store.where)
         assert exits.of(caught.value) is Exit.STATE  # type: ignore[arg-type]
-
-
-# -- a sweep without the daemon ------------------------------------------------------------------------------------
-
-
-class Wall(clock.SystemClock):
-    """The host's clock, some seconds off."""
-
-    def __init__(self, off: float) -> None:
-        super().__init__()
-        self._off = off
-
-    def wall(self) -> float:
-        return super().wall() + self._off
-
-
-async def _bought(settings: config.Config, *, overdue: float) -> None:
-    """An instance in the cloud that is past its deadline by so much, and no row of it anywhere."""
-    now = clock.SystemClock()
-    directory = settings.state / "providers" / "sky"
-    directory.mkdir(parents=True)
-    context = base.Context("sky", settings.controller, str(directory), now.now, now.sleep)
-    cloud = daemon.provisioner(settings.providers["sky"], context)
-    await cloud.start()
-    (offer,) = await cloud.offers(base.Shape("t4", 1))
-    tags = {
-        base.TAG_CONTROLLER: settings.controller,
-        base.TAG_INSTANCE: "lost",
-        base.TAG_ATTEMPT: "key-lost",
-        base.TAG_POOL: "gpu-t4",
-        base.TAG_DEADLINE: str(int(now.now() - overdue)),
-    }
-    # The cloud itself would end it only later: that is what the sweep is for.
-    await cloud.create(base.CreateRequest("key-lost", "lost", offer, "#!/bin/sh\n", tags, now.now() + 86400))
-    await cloud.close()
-
-
-def _entries(found: dict[str, Any]) -> list[dict[str, Any]]:
-    return [one for each in found["providers"] for one in each["instances"]]
-
-
-async def test_a_dry_run_without_state_lists_all_and_says_that_nothing_was_compared(file: Path) -> None:
-    settings = config.load(file)
-    await _bought(settings, overdue=7200)
-    found = await sweeping.once(settings, dry_run=True)
-    assert [(one["instance"], one["row"]) for one in _entries(found)] == [("lost", "")]
-    assert found["state_read"] is False and found["ended"] == 0
-    assert not (settings.state / "runnerd.db").exists()
-
-
-@pytest.mark.parametrize(
-    ("overdue", "doubt", "ended"),
-    [
-        pytest.param(7200.0, "", 1, id="overdue"),
-        pytest.param(60.0, "", 0, id="just overdue, the daemon comes first"),
-        pytest.param(-3600.0, "", 0, id="a job may still run"),
-        pytest.param(7200.0, "the clock is off", 0, id="the clock is in doubt"),
-    ],
-)
-async def test_a_sweep_ends_only_what_is_past_its_deadline_by_a_clock_that_is_confirmed(
-    file: Path, monkeypatch: pytest.MonkeyPatch, overdue: float, doubt: str, ended: int
-) -> None:
-    settings = config.load(file)
-    await _bought(settings, overdue=overdue)
-
-    async def answer(*_: Any) -> str:
-        return doubt
-
-    monkeypatch.setattr(sweeping, "_clock_doubt", answer)
-    assert (await sweeping.once(settings, dry_run=True))["ended"] == 0
-    assert len(_entries(await sweeping.once(settings, dry_run=True))) == 1
-    found = await sweeping.once(settings, dry_run=False)
-    assert found["ended"] == ended
-    assert bool(doubt) == any(doubt in note for note in found["notes"] if doubt)
-    assert len(_entries(await sweeping.once(settings, dry_run=True))) == 1 - ended
-
-
-async def test_a_forge_that_does_not_answer_confirms_no_clock(file: Path) -> None:
-    settings = config.load(file)
-    await _bought(settings, overdue=7200)
-    found = await sweeping.once(settings, dry_run=False, system=Wall(0))
-    assert found["ended"] == 0
-    assert any("cannot be checked" in note for note in found["notes"])
-
-
-async def test_rows_of_a_running_daemon_are_read_beside_it(tmp_path: Path) -> None:
-    folder = tmp_path / "state"
-    async with small_daemon.running(folder) as small:
-        await small.queue("train")
-        row = await small.booting()
-        rows, problem = sweeping._rows(small.daemon.station.config)
-        assert problem == "" and rows is not None and list(rows) == [row.id]

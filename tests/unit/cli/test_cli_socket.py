@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -17,7 +18,9 @@ import click.testing
 import pytest
 import small_daemon
 
+from provisioners import base, fake
 from runnerd import errors, model
+from runnerd.cli import accounts, client, exits, pricing
 from runnerd.cli.exits import Exit
 from runnerd.cli.main import cli
 from runnerd.forges.base import JobEvent
@@ -70,7 +73,9 @@ async def test_every_looking_command_answers_with_json_and_with_text(tmp_path: P
             ("offers", "gpu"): {"pool", "offers", "problems", "held_back"},
             ("explain", "train"): {"job", "summary", "why", "next", "timeline", "cost"},
             ("events",): {"events", "next"},
-            ("logs", row.id): {"instance", "console", "diagnostics", "events"},
+            ("logs", row.id): {"instance", "console", "diagnostics", "events", "end", "end_detail"},
+            ("cost",): {"groups", "total", "by", "since", "until", "now", "notes"},
+            ("prices", "show"): {"offers", "problems", "now"},
         }
         for words, keys in shapes.items():
             assert keys <= set(await at.json(*words)), words
@@ -175,14 +180,210 @@ async def test_sweep_lists_what_has_no_row_and_the_daemon_takes_it_in(tmp_path: 
         assert at.small.rows[row.id].adopted
 
 
+async def test_a_sweep_by_the_daemon_shows_side_resources_with_their_tags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with desk(tmp_path) as at:
+        sky = at.small.daemon.station.providers["sky"].provisioner
+        tags = {"runnerd-instance": "gone-1", "runnerd-deadline": "1790000000", "runnerd-price": "0.5"}
+
+        async def list_owned(also: frozenset[str] = frozenset()) -> base.Listing:
+            return base.Listing((), sky.scopes(), (base.Residue("disk", "d-1", "sky/x/east/a", tags, 5.0),))
+
+        monkeypatch.setattr(sky, "list_owned", list_owned)
+        found = await at.json("sweep", "--dry-run")
+        (one,) = found["providers"][0]["residues"]
+        assert (one["instance"], one["deadline"], one["price"], one["tags"]) == ("gone-1", 1_790_000_000.0, 0.5, tags)
+        text = (await at.run("sweep", "--dry-run")).stdout
+        assert "d-1" in text and "gone-1" in text and "1 disk" in text
+
+
+async def _spent(at: Desk) -> model.Instance:
+    """Two closed instances and one that lives, with repositories and regions."""
+    now = at.small.clock.now()
+    key = await at.small.queue("train")
+    row = await at.small.busy(key)
+    old = model.Instance(
+        model.InstanceId("old-1"),
+        "gpu",
+        model.InstanceState.GONE,
+        now - 90_000,
+        now - 80_000,
+        model.Reason.PREEMPTED,
+        provider="sky",
+        region="east",
+        market="spot",
+        repo="acme/ml",
+        gpus=4,
+        price=2.0,
+        running_at=now - 83_600,
+        gone_at=now - 80_000,
+        busy_at=now - 83_000,
+        end="preempted",
+        end_detail="Server.SpotInstanceTermination",
+    )
+    other = dataclasses.replace(old, id=model.InstanceId("old-2"), repo="", market="on-demand", region="", price=1.0)
+    await at.small.daemon.store.write(old, other)
+    return row
+
+
+async def test_costs_are_told_by_what_they_are_asked_for_and_alike_without_the_daemon(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        row = await _spent(at)
+        at.small.clock.added += 1800
+        found = await at.json("cost", "--by", "repo", "--since", "2d")
+        named = {one["name"]: one for one in found["groups"]}
+        assert set(named) == {"acme/ml", "no repository"} or row.repo in named
+        assert found["total"]["instances"] == 3 and found["total"]["jobs"] == 3
+        assert found["total"]["dollars"] == pytest.approx(3.0 + row.price / 2, rel=0.05)
+        assert found["total"]["committed"] > row.price
+        for by in accounts.BY:
+            each = await at.json("cost", "--by", by, "--since", "2d")
+            assert sum(one["dollars"] for one in each["groups"]) == pytest.approx(each["total"]["dollars"])
+            text = (await at.run("cost", "--by", by, "--since", "2d")).stdout
+            assert by.upper() in text and "total" in text and "{" not in text
+        regions = {one["name"] for one in (await at.json("cost", "--by", "region"))["groups"]}
+        assert regions == {"sky/east", "sky/west", "sky, no region"}
+
+        config_file = tmp_path / "runnerd.yaml"
+        config_file.write_text(json.dumps(_document(tmp_path / "state")))
+        line = ["cost", "--by", "market", "--offline", "--config", str(config_file), "--until", "2026-01-01"]
+        result = await asyncio.to_thread(click.testing.CliRunner().invoke, cli, [*line, "--since", "2025-01-01"])
+        assert result.exit_code == 0 and "nothing ran" in result.stdout and "forgotten" in result.stdout
+        line = ["cost", "--by", "repo", "--offline", "--config", str(config_file), "--json"]
+        beside = json.loads((await asyncio.to_thread(click.testing.CliRunner().invoke, cli, line)).stdout)
+        assert [one["name"] for one in beside["groups"]] == [one["name"] for one in found["groups"]]
+        assert beside["total"]["instances"] == 3
+
+
+def _document(state: Path) -> dict[str, Any]:
+    """A configuration of the small daemon's state as a file has it."""
+    forge = {"type": "github", "url": "https://github.com/acme", "token": "file:not-here"}
+    return {
+        "controller": "small",
+        "state": str(state),
+        "public_url": "https://runnerd.example",
+        "forges": {"hub": forge},
+        "providers": {"sky": {"type": "fake"}},
+        "limits": {"instances": 4},
+        "pools": {"gpu": {"gpu": "t4"}},
+    }
+
+
+async def test_a_cost_that_cannot_be_summed_is_refused_by_the_daemon_too(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        for query in ("by=colour", "since=nan", "since=5&until=4", "since=soon"):
+
+            def ask(query: str = query) -> None:
+                client.Client(at.path).get(f"/v1/cost?{query}")
+
+            with pytest.raises(errors.RunnerdError) as caught:
+                await asyncio.to_thread(ask)
+            assert exits.of(caught.value) == Exit.USAGE, query
+
+
+def test_offline_says_that_there_is_no_state(tmp_path: Path) -> None:
+    file = tmp_path / "runnerd.yaml"
+    file.write_text(json.dumps(_document(tmp_path / "state")))
+    result = click.testing.CliRunner().invoke(cli, ["cost", "--offline", "--config", str(file)])
+    assert result.exit_code == Exit.STATE and "there is no state at" in result.stderr
+    assert not (tmp_path / "state").exists()
+
+
+async def test_prices_are_told_with_their_source_for_a_pool_and_a_provider(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        known = at.small.daemon.station.providers["sky"]._offers
+        await at.small.until(lambda: {"gpu", "big"} <= set(known))
+        asked_at, question, told = known["gpu"]
+        sourced = [dataclasses.replace(one, price_source="catalogue 2026-07-20") for one in told]
+        known["gpu"] = (asked_at, question, sourced)
+        found = await at.json("prices", "show", "gpu")
+        assert {one["price_source"] for one in found["offers"]} == {"catalogue 2026-07-20"}
+        assert len((await at.json("prices", "show", "--provider", "sky"))["offers"]) > len(found["offers"])
+        assert "catalogue 2026-07-20" in (await at.run("prices", "show")).stdout
+        assert "catalogue 2026-07-20" in (await at.run("offers", "gpu")).stdout
+        assert "pools are" in await at.refused("prices", "show", "gpx", exit=Exit.NOT_FOUND)
+        assert "providers are sky" in await at.refused("prices", "show", "--provider", "sea", exit=Exit.NOT_FOUND)
+        known["gpu"] = (asked_at, question, [])
+        assert "pool gpu: sky" in (await at.run("prices", "show", "gpu")).stdout
+
+
+async def test_prices_are_renewed_in_the_running_daemon_and_reach_its_offers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with desk(tmp_path) as at:
+        provider = at.small.daemon.station.providers["sky"]
+        plain = await at.json("prices", "refresh")
+        assert plain["errors"] == 0 and "no price list" in plain["findings"][0]["message"]
+
+        async def refresh_prices(self: Any) -> list[base.Finding]:
+            monkeypatch.setattr(fake.Fake, "offers", offers)
+            return [base.Finding(base.Level.OK, "providers.sky", "7 prices of east")]
+
+        async def offers(self: Any, shape: base.Shape, options: Any = base.NO_OPTIONS) -> list[base.Offer]:
+            return [base.Offer("sky", "a", "east", "z", "m", base.Market.SPOT, 7.0, price_source="renewed")]
+
+        monkeypatch.setattr(fake.Fake, "refresh_prices", refresh_prices)
+        found = await at.json("prices", "refresh", "--provider", "sky")
+        assert [one["message"] for one in found["findings"]] == ["7 prices of east"]
+        assert {one.price for pool in ("gpu", "big") for one in provider._offers[pool][2]} == {7.0}
+
+        async def broken(self: Any) -> list[base.Finding]:
+            raise base.ProvisionError(base.Kind.AUTH, "may not ask for prices")
+
+        monkeypatch.setattr(fake.Fake, "refresh_prices", broken)
+        result = await at.run("prices", "refresh")
+        assert result.exit_code == Exit.PROBLEMS and "may not ask for prices" in result.stdout
+        assert "providers are sky" in await at.refused("prices", "refresh", "--provider", "x", exit=Exit.NOT_FOUND)
+
+
+def test_prices_are_renewed_without_a_daemon_into_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "runnerd.yaml"
+    document = _document(tmp_path / "state")
+    document["listen"] = {"socket": str(tmp_path / "no.sock")}
+    file.write_text(json.dumps(document))
+
+    async def refresh_prices(self: Any) -> list[base.Finding]:
+        Path(self._context.directory, "prices.json").write_text("{}")
+        return [base.Finding(base.Level.OK, "providers.sky", "7 prices of east")]
+
+    line = ["prices", "refresh", "--config", str(file)]
+    plain = click.testing.CliRunner().invoke(cli, line)
+    assert plain.exit_code == 0 and "no price list" in plain.stdout and "at its next start" in plain.stdout
+    assert not list((tmp_path / "state").iterdir()), "a provider without a list is not started"
+    monkeypatch.setattr(fake.Fake, "refresh_prices", refresh_prices)
+    owned: list[str] = []
+    monkeypatch.setattr(os, "chown", lambda path, *_, **__: owned.append(Path(path).name))
+    if os.geteuid() == 0:
+        monkeypatch.setattr(pricing, "_owner", lambda state: (12345, 12345))
+    done = click.testing.CliRunner().invoke(cli, line)
+    assert done.exit_code == 0 and "7 prices of east" in done.stdout, done.output
+    assert (tmp_path / "state" / "providers" / "sky" / "prices.json").exists()
+    if os.geteuid() == 0:
+        assert {"prices.json", "sky", "providers"} <= set(owned)
+    unknown = click.testing.CliRunner().invoke(cli, [*line, "--provider", "sea"])
+    assert unknown.exit_code == Exit.NOT_FOUND
+
+
+async def test_ended_instances_are_listed_with_what_their_provider_says(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        row = await _spent(at)
+        await at.small.daemon.station.rows.amend(row.id, image="ami-1", price_source="catalogue 2026-07-20")
+        text = (await at.run("instances", "--all")).stdout
+        assert "its provider says Server.SpotInstanceTermination" in text
+        assert "ami-1" in text and "/h, catalogue 2026-07-20" in text
+        told = await at.json("explain", "train")
+        assert any("catalogue 2026-07-20" in line and "ami-1" in line for line in told["why"])
+        (one,) = [each for each in (await at.json("instances", "--all"))["instances"] if each["id"] == "old-1"]
+        assert (one["end"], one["end_detail"]) == ("preempted", "Server.SpotInstanceTermination")
+
+
 async def test_events_follow_goes_on_until_the_reader_leaves(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         await at.small.queue("train")
         await at.small.booting()
 
         def read() -> list[dict[str, Any]]:
-            from runnerd.cli import client
-
             seen: list[dict[str, Any]] = []
             for answer in client.Client(at.path).follow("/v1/events", subject="job"):
                 seen += answer["events"]

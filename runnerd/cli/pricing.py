@@ -1,0 +1,61 @@
+"""``runnerd prices refresh`` without the daemon: the files that it takes up at its next start."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from provisioners import base
+from provisioners.base import Finding, Level
+from runnerd import clock, config, daemon, errors, providers
+from runnerd.cli import run
+from runnerd.views import pricing
+
+
+async def refresh(settings: config.Config, only: str, *, system: clock.Clock | None = None) -> dict[str, Any]:
+    """Ask the configured providers' price lists, or that of one, and keep the answers in the state.
+
+    Raises :class:`errors.Refused` for an unknown provider and :class:`errors.StoreUnwritable` when the state directory
+    cannot be used.
+    """
+    asked = pricing.chosen(settings, only)
+    run.make_state(settings.state)
+    now = system or clock.SystemClock()
+    answers = await asyncio.gather(*(_refresh(settings, one, now) for one in asked))
+    found = {one.name: answer for one, answer in zip(asked, answers, strict=True)}
+    return pricing.renewal(found, "no daemon answers here; it takes the new prices at its next start")
+
+
+async def _refresh(settings: config.Config, one: config.Provider, now: clock.Clock) -> list[Finding]:
+    context = providers.context(settings, one.name, clock=now)
+    try:
+        provisioner = daemon.provisioner(one, context)
+    except (base.ProvisionError, errors.RunnerdError, ImportError, OSError, ValueError) as error:
+        return [Finding(Level.ERROR, f"providers.{one.name}", f"cannot start: {error}")]
+    if not pricing.has_list(provisioner):
+        # Not started: what it would make in the state belongs to the daemon.
+        return [pricing.no_list(one.name)]
+    try:
+        return await pricing.renew(one.name, provisioner, start=provisioner.start)
+    finally:
+        await provisioner.close()
+        _give_to_owner(settings.state, Path(context.directory))
+
+
+def _give_to_owner(state: Path, directory: Path) -> None:
+    """What root has made in the state must not lock the daemon's user out."""
+    user, group = _owner(state)
+    if os.geteuid() != 0 or user == 0:
+        return
+    made = [directory, *directory.rglob("*")] if directory.is_dir() else []
+    made += [parent for parent in directory.parents if state in parent.parents]
+    for path in made:
+        if path.lstat().st_uid == 0:
+            os.chown(path, user, group, follow_symlinks=False)
+
+
+def _owner(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_uid, status.st_gid
