@@ -45,7 +45,7 @@ class Calls:
         self.book = book
         self.project = project
         self._door: offload.Offload | None = None
-        self._buckets = {
+        self._buckets: dict[Group, pace.Bucket] = {
             group: pace.Bucket(rate=RATE, burst=BURST, now=context.now, sleep=context.sleep)
             for group in Group
             if group is not Group.CREATE

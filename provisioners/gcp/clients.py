@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import google.auth
 import requests
@@ -24,6 +24,8 @@ from google.oauth2 import service_account
 
 from provisioners import base
 from provisioners.gcp import settings as settings_
+
+_C = TypeVar("_C")
 
 #: Seconds for any one call; a create that takes longer has an unclear outcome and is looked up.
 TIMEOUT = 10.0
@@ -110,7 +112,7 @@ class Clients:
     @staticmethod
     def _answer(response: requests.Response) -> dict[str, Any]:
         if response.status_code >= 400:
-            raise exceptions.from_http_response(response)
+            raise exceptions.from_http_response(response)  # type: ignore[no-untyped-call]  # it has no types
         found = response.json()
         return found if isinstance(found, dict) else {}
 
@@ -120,24 +122,25 @@ class Clients:
             sessions, self._sessions = self._sessions, []
             self._made.clear()
         for session in sessions:
-            session.close()
+            session.close()  # type: ignore[no-untyped-call]  # it has no types
 
-    def _client(self, kind: Any) -> Any:
+    def _client(self, kind: type[_C]) -> _C:
         with self._lock:
             found = self._made.get(kind.__name__)
             if found is None:
-                transport = kind.get_transport_class("rest")(
+                made: Any = kind
+                transport = made.get_transport_class("rest")(
                     host=self._settings.endpoint, credentials=self._ready(), always_use_jwt_access=False
                 )
                 self._mount(transport._session)
-                found = self._made[kind.__name__] = kind(transport=transport)
-            return found
+                found = self._made[kind.__name__] = made(transport=transport)
+            return cast(_C, found)
 
     def _session(self) -> AuthorizedSession:
         with self._lock:
             found = self._made.get("session")
             if found is None:
-                found = self._made["session"] = AuthorizedSession(self._ready())  # type: ignore[no-untyped-call]
+                found = self._made["session"] = AuthorizedSession(self._ready())  # type: ignore[no-untyped-call]  # it has no types
                 self._mount(found)
             assert isinstance(found, AuthorizedSession)
             return found
@@ -166,7 +169,7 @@ class Clients:
         if self._settings.credentials:
             try:
                 key = json.loads(self._secret(self._settings.credentials))
-                source = service_account.Credentials.from_service_account_info(  # type: ignore[no-untyped-call]
+                source = service_account.Credentials.from_service_account_info(  # type: ignore[no-untyped-call]  # it has no types
                     key, scopes=scopes
                 )
             except (ValueError, AttributeError) as error:
@@ -178,9 +181,9 @@ class Clients:
                     code="InvalidKey",
                 ) from None
         else:
-            source, _ = google.auth.default(scopes=scopes)  # type: ignore[no-untyped-call]
+            source, _ = google.auth.default(scopes=scopes)
         if self._settings.impersonate:
-            source = impersonated_credentials.Credentials(  # type: ignore[no-untyped-call]
+            source = impersonated_credentials.Credentials(  # type: ignore[no-untyped-call]  # it has no types
                 source_credentials=source,
                 target_principal=self._settings.impersonate,
                 target_scopes=scopes,

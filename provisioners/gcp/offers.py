@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from provisioners import base, catalogue
@@ -27,10 +28,8 @@ async def find(
     if not fitting:
         return []
     places = [(region, await zones(region, facts)) for region in chosen.regions.values()]
-    sold: dict[str, tuple[frozenset[str] | None, frozenset[str] | None]] = {}
-    for _, names in places:
-        for zone in names:
-            sold[zone] = await has(zone, facts)
+    asked = list(dict.fromkeys(zone for _, names in places for zone in names))
+    sold = dict(zip(asked, await asyncio.gather(*(has(zone, facts) for zone in asked)), strict=True))
     links: dict[images.Reference, str] = {}
     found: list[base.Offer] = []
     for market in shape.markets:

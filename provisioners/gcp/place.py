@@ -5,10 +5,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from provisioners import base, catalogue
 
-#: Metrics of these kinds govern every machine type of the region alike.
 _CPUS = "_CPUS"
 _SPOT = "PREEMPTIBLE_"
 
@@ -84,10 +84,16 @@ class Place:
         market = "*"
         if self.offer is not None:
             region = self.offer.region
-            if self.offer.machine_type not in types and types:
-                types = (*types, self.offer.machine_type)
+            tried = self.offer.machine_type
+            if not any(fnmatchcase(tried, one) for one in types) and (types or "GPU" in metric):
+                types = (*types, tried)
             if spot or (self.offer.market is base.Market.ON_DEMAND and types):
                 market = self.offer.market.value
+        elif spot:
+            market = base.Market.SPOT.value
+        if not types and "GPU" in metric:
+            # Some GPUs, and nobody knows which: that is no reason to leave everything alone.
+            return ""
         if not region or metric == "CPUS_ALL_REGIONS":
             region = "*"
         return f"{self.provider}/{self.project}/{region}/*/{alternatives(types) if types else '*'}/{market}"
@@ -114,11 +120,15 @@ def gpu_types(book: catalogue.Book) -> tuple[str, ...]:
 
 
 def governed(book: catalogue.Book, metric: str, *, family: str = "") -> tuple[str, ...]:
-    """The machine types that a quota counts; empty where it counts something that every type uses."""
-    if family:
-        return tuple(one.name for one in book.machines.values() if one.gpu_count and one.family.startswith(family))
-    if metric.endswith("_GPUS"):
-        return tuple(one.name for one in book.machines.values() if one.gpu_count and one.family == metric)
+    """Patterns for the machine types that a quota counts; none where it counts something that every type uses."""
+    if family or metric.endswith("_GPUS"):
+        metric = f"{family}_GPUS" if family else metric
+        gpus = [one for one in book.machines.values() if one.gpu_count]
+        model = metric.removeprefix("NVIDIA_").removesuffix("_GPUS").lower().replace("_", "-")
+        counted = [one for one in gpus if one.family == metric]
+        counted = counted or [one for one in gpus if model in (one.gpu, f"{one.gpu}-mega")]
+        # Many types take the same accelerator; one pattern stands for them.
+        return tuple(sorted({f"*+{one.accelerator}x*" if one.accelerator else one.name for one in counted}))
     if metric == "CPUS":
         # What attaches GPUs to a general type takes its vCPUs from there as well.
         return tuple(one.name for one in book.machines.values() if one.family == metric or one.name.startswith("n1-"))
