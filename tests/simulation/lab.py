@@ -17,17 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from provisioners import base
-from provisioners.fake import Fake
-from provisioners.fake.cloud import FakeCloud
 from provisioners.offload import Offload
-from runnerd import agents, budget, config, daemon, errors, model, store
+from runnerd import agents, config, daemon, errors, model, store
 from runnerd.forges import base as forges
 from runnerd.forges.base import Forge
 from runnerd.forges.github import GitHub
 from runnerd.forges.gitlab import GitLab
 from runnerd.simulator import app as simulator
 from runnerd.simulator import control, world
-from tests.simulation import life, machines, virtual
+from tests.simulation import life, machines, promises, skies, virtual
 
 _CONFIG = """\
 controller: sim
@@ -39,8 +37,8 @@ forges:
 providers:
 {providers}
 limits: {limits}
-defaults: {{max_job: {max_job}, idle: 60s, boot: 2m}}
-reconcile: {{interval: 5s, list_interval: 10s, drain: 1s}}
+defaults: {{max_job: {max_job}, idle: 60s, boot: {boot}}}
+reconcile: {{interval: 5s, list_interval: {list_interval:.0f}s, drain: 1s}}
 pools:
 {pools}
 """
@@ -62,6 +60,10 @@ class Plan:
     #: Share of agent calls that are lost on the way, each direction.
     loss: float = 0.0
     latency: tuple[float, float] = (0.01, 0.05)
+    boot: str = "2m"
+    list_interval: float = 10.0
+    #: What makes the sky of a provider of a type; of the types that are not named, the cloud that ships with runnerd.
+    skies: Mapping[str, Callable[[Lab], skies.Sky]] = field(default_factory=dict)
 
 
 @dataclass
@@ -73,13 +75,12 @@ class Lab:
     clock: virtual.Clock
     app: simulator.App
     directory: Path
-    clouds: dict[str, FakeCloud] = field(default_factory=dict)
+    #: By name of the provider.
+    skies: dict[str, skies.Sky] = field(default_factory=dict)
     daemon: daemon.Daemon | None = None
     life: life.Life | None = None
     machines: machines.Machines = field(init=False)
-    violations: list[str] = field(default_factory=list)
-    #: Every create call that reached a cloud: (attempt key, instance name).
-    creates: list[tuple[str, str]] = field(default_factory=list)
+    promises: promises.Promises = field(init=False)
     #: Wraps what is built for a daemon, so that a test can break a rule on purpose.
     mutate: Callable[[daemon.Daemon], None] = lambda daemon: None
     #: Seams at which a daemon was killed.
@@ -102,8 +103,9 @@ class Lab:
         shared = Path("/dev/shm")
         directory = Path(tempfile.mkdtemp(prefix="runnerd-sim-", dir=shared if shared.is_dir() else None))
         lab = cls(plan, rng, clock, app, directory)
+        lab.promises = promises.Promises(lab)
         lab.machines = machines.Machines(
-            [], app, clock, random.Random(rng.random()), daemon=lab._agents, loss=plan.loss
+            lab.skies, app, clock, random.Random(rng.random()), daemon=lab._agents, loss=plan.loss
         )
         os.environ.update(
             RUNNERD_SECRET="a secret of the simulation",
@@ -126,6 +128,8 @@ class Lab:
                 limits=self.plan.limits,
                 pools=self.plan.pools,
                 max_job=self.plan.max_job,
+                boot=self.plan.boot,
+                list_interval=self.plan.list_interval,
             )
         )
         return config.load(path)
@@ -146,15 +150,16 @@ class Lab:
             return opened
 
         def make_provisioner(settings: config.Provider, context: base.Context) -> base.Provisioner:
-            inner = Fake(
-                base.Context(context.name, context.controller, "", context.now, context.sleep),
-                settings.options,
-                self.clouds.get(settings.name),
+            if settings.name not in self.skies:
+                make = self.plan.skies.get(settings.type, lambda lab: skies.FakeSky())
+                self.skies[settings.name] = make(self)
+            inner = self.skies[settings.name].provisioner(context, settings.options, one)
+            return life.Provisioner(  # type: ignore[return-value]
+                inner,
+                one,
+                on_call=functools.partial(self.promises.called, settings.name, one),
+                on_failure=functools.partial(self.promises.failed, settings.name, one),
             )
-            if settings.name not in self.clouds:
-                self.clouds[settings.name] = inner.cloud
-                self.machines._clouds.append(inner.cloud)
-            return life.Provisioner(inner, one, on_call=functools.partial(self._on_call, inner.cloud))  # type: ignore[return-value]
 
         def make_forge(name: str, settings: config.AnyForge) -> Forge:
             seed = random.Random(rng.random())
@@ -178,7 +183,7 @@ class Lab:
 
         async def main() -> None:
             await made.start()
-            made.station.rows.on_step.append(self._check_blind)
+            made.station.rows.on_step.append(self.promises.stepped)
             self.mutate(made)
 
         self._main = asyncio.get_running_loop().create_task(main(), name="daemon main")
@@ -257,39 +262,11 @@ class Lab:
             passed += step
         return True
 
-    def _on_call(self, cloud: FakeCloud, name: str, argument: Any) -> None:
-        if name == "create":
-            self.creates.append((argument.key, argument.name))
-        elif name == "delete" and str(argument) in cloud.listed:
-            self._check_murder(cloud.listed[str(argument)].key)
-
-    def _check_murder(self, key: str) -> None:
-        agent = self.machines.running.get(key)
-        if agent is None or not agent.worker or not agent.up or key in self.ordered:
-            return
-        row = next((one for one in self._rows().values() if one.attempt == key), None)
-        if row is not None and row.reason in (model.Reason.MAX_JOB, model.Reason.OPERATOR):
-            return
-        self.violations.append(f"murder: attempt {key} is deleted while its job runs (row: {row})")
-
-    def _check_blind(self, old: model.Instance, new: model.Instance) -> None:
-        """What the daemon writes off must not live."""
-        gone = new.state is model.InstanceState.GONE or (
-            old.state is model.InstanceState.UNKNOWN
-            and new.state in (model.InstanceState.PLANNED, model.InstanceState.FAILED)
-        )
-        if not gone or old.attempt is None:
-            return
-        for machine in self.live():
-            running = machine.status(self.clock.now()) in (base.InstanceStatus.RUNNING, base.InstanceStatus.PENDING)
-            if machine.key == old.attempt and running:
-                self.violations.append(f"blind: {old.id} is written off ({old.state}) and lives")
-
     def lie(self) -> None:
         """The forge says of a running job that it has ended; this has been seen (actions/runner#4492)."""
         if self._agents() is None or self.daemon is None:
             return
-        for row in self._rows().values():
+        for row in self.rows().values():
             job = self.daemon.station.rows.jobs.get(row.job) if row.job else None
             if row.state is model.InstanceState.BUSY and job is not None and row.queue is not None:
                 update = forges.JobUpdate(
@@ -317,55 +294,41 @@ class Lab:
             if job.status == "queued":
                 self.app.halves[job.forge].cancel_job(job)
 
-    def _rows(self) -> Mapping[model.InstanceId, model.Instance]:
+    def rows(self) -> Mapping[model.InstanceId, model.Instance]:
         if self.daemon is None or not hasattr(self.daemon, "station"):
             return {}
         return self.daemon.station.rows.instances
 
     # -- promises ----------------------------------------------------------------------------------------------
 
-    def live(self) -> list[Any]:
+    @property
+    def creates(self) -> list[tuple[str, str]]:
+        """Every create call that reached a cloud: (attempt key, instance name)."""
+        return self.promises.creates
+
+    @property
+    def clouds(self) -> dict[str, Any]:
+        """The simulated clouds themselves, by name of the provider."""
+        return {name: sky.cloud for name, sky in self.skies.items()}
+
+    def boxes(self) -> list[skies.Box]:
+        """Every machine that there is or was."""
+        return [box for sky in self.skies.values() for box in sky.boxes()]
+
+    def live(self) -> list[skies.Box]:
         """Machines that exist and cost money."""
         now = self.clock.now()
-        return [
-            machine
-            for cloud in self.clouds.values()
-            for machine in cloud.listed.values()
-            if machine.status(now) is not base.InstanceStatus.GONE
-        ]
+        return [box for box in self.boxes() if box.live(now)]
 
     def check(self) -> None:
         """What must hold at every moment."""
-        keys: dict[str, int] = {}
-        names: dict[str, int] = {}
-        now = self.clock.now()
-        for cloud in self.clouds.values():
-            for machine in cloud.listed.values():
-                keys[machine.key] = keys.get(machine.key, 0) + 1
-                if machine.status(now) in (base.InstanceStatus.RUNNING, base.InstanceStatus.PENDING):
-                    names[machine.name] = names.get(machine.name, 0) + 1
-        for key, count in keys.items():
-            if count > 1:
-                self.violations.append(f"double: attempt {key} yielded {count} instances")
-        for name, count in names.items():
-            if count > 1:
-                self.violations.append(f"double: {count} machines named {name} live")
-        self._check_budget(now)
-        assert not self.violations, self.describe()
+        self.promises.check()
+        assert not self.promises.violations, self.describe()
 
-    def _check_budget(self, now: float) -> None:
-        limits = self.settings_limits
-        if limits.dollars_per_day is None:
-            return
-        window = budget.windows(wall=now, per_day=limits.dollars_per_day)[0]
-        spent = 0.0
-        for cloud in self.clouds.values():
-            for machine in cloud.listed.values():
-                price = float(machine.tags[base.TAG_PRICE])
-                end = min(machine.gone_at, float(machine.tags[base.TAG_DEADLINE]))
-                spent += budget.cost(machine.created_at, min(end, machine.gone_at), price, window)
-        if spent > window.dollars + 0.01:
-            self.violations.append(f"overspend: ${spent:.2f} of ${window.dollars:.2f} are spent or promised")
+    @property
+    def settings_interval(self) -> float:
+        """Seconds between listings."""
+        return self.plan.list_interval
 
     @property
     def settings_limits(self) -> config.Limits:
@@ -383,22 +346,25 @@ class Lab:
     def settled(self) -> bool:
         """Nothing of ours is left anywhere."""
         ours = [runner for runner in self.app.world.runners.values() if runner.name.startswith("sim-")]
-        rows = [row for row in self._rows().values() if row.live]
+        rows = [row for row in self.rows().values() if row.live]
         registrations = [] if self.daemon is None else list(self.daemon.station.rows.registrations.values())
-        return not self.live() and not rows and not ours and not registrations
+        residues = [what for sky in self.skies.values() for what in sky.left()]
+        return not self.live() and not residues and not rows and not ours and not registrations
 
     def describe(self) -> str:
         """Everything a person needs to see of a failure."""
         now = self.clock.now()
-        lines = [f"seed {self.plan.seed} at {now - virtual.EPOCH:.1f} s", *self.violations]
+        lines = [f"seed {self.plan.seed} at {now - virtual.EPOCH:.1f} s", *self.promises.violations]
         lines += [
             f"  job {job.id} {job.status} {job.conclusion} starts={job.starts} {job.runner}" for job in self.jobs()
         ]
         lines += [
-            f"  machine {one.name} {one.key} {one.ref} {one.status(now)} made at {one.created_at - virtual.EPOCH:.1f}"
+            f"  machine {one.name} {one.key} {one.ref} {'up' if one.running(now) else 'not up'} "
+            f"made at {one.created_at - virtual.EPOCH:.1f}"
             for one in self.live()
         ]
-        lines += [f"  row {row}" for row in self._rows().values()]
+        lines += [f"  left at {name}: {what}" for name, sky in self.skies.items() for what in sky.left()]
+        lines += [f"  row {row}" for row in self.rows().values()]
         lines += [f"  runner {one.name} {one.status} busy={one.busy}" for one in self.app.world.runners.values()]
         if self.daemon is not None and hasattr(self.daemon, "station"):
             lines += [f"  registration {one}" for one in self.daemon.station.rows.registrations.values()]

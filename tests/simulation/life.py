@@ -7,16 +7,20 @@ A crash lets nothing run on: after it, each seam the dead daemon's tasks reach n
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import Any
+from typing import Any, TypeVar
 
 from provisioners import base
+from provisioners.offload import Offload
 from runnerd import errors, http, store
 from runnerd.simulator import app as simulator
 from runnerd.simulator import http as simulated
 from tests.simulation import virtual
+
+T = TypeVar("T")
 
 
 class Life:
@@ -28,6 +32,8 @@ class Life:
         self.crash_at = crash_at
         self.crashed = asyncio.Event()
         self.last = ""
+        #: When it was killed; 0 while it lives.
+        self.died_at = 0.0
 
     async def cross(self, what: str) -> None:
         """Pass a seam, or die there."""
@@ -40,6 +46,8 @@ class Life:
 
     def die(self) -> None:
         """The process is killed."""
+        if self.alive:
+            self.died_at = virtual.EPOCH + asyncio.get_running_loop().time()
         self.alive = False
         self.crashed.set()
 
@@ -111,29 +119,65 @@ class Store(store.Store):
         await self.life.cross("after commit")
 
 
-class Provisioner:
-    """A provisioner with a seam on both sides of each call, and eyes on what it is asked to do."""
+class Door(Offload):
+    """The door of blocking SDK calls: each is a request and its answer, on the way for a moment, with a seam on both
+    sides.  A crash between two calls of one method lands here.
+    """
 
-    def __init__(self, inner: base.Provisioner, life: Life, *, on_call: Callable[[str, Any], None]) -> None:
+    def __init__(self, life: Life, rng: random.Random, latency: tuple[float, float]) -> None:
+        super().__init__(0)
+        self._life = life
+        self._rng = rng
+        self._latency = latency
+
+    async def __call__(self, work: Callable[[], T]) -> T:
+        await self._life.cross("before an SDK call")
+        await asyncio.sleep(self._rng.uniform(*self._latency) / 2)
+        await self._life.cross("sending an SDK call")
+        try:
+            return work()
+        finally:
+            # An error is an answer, too: it is heard after a while, or never.
+            await asyncio.sleep(self._rng.uniform(*self._latency) / 2)
+            await self._life.cross("after an SDK call")
+
+
+class Provisioner:
+    """A provisioner with a seam on both sides of each call, and eyes on what it is asked to do and what comes of it."""
+
+    def __init__(
+        self,
+        inner: base.Provisioner,
+        life: Life,
+        *,
+        on_call: Callable[[str, Any], None],
+        on_failure: Callable[[str, Any, base.ProvisionError], None],
+    ) -> None:
         self._inner = inner
         self._life = life
         self._on_call = on_call
+        self._on_failure = on_failure
 
     @property
     def traits(self) -> base.Traits:
         return self._inner.traits
 
-    def scopes(self) -> frozenset[str]:
-        return self._inner.scopes()
-
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._inner, name)
+        if not inspect.iscoroutinefunction(method):
+            return method
 
         async def call(*arguments: Any) -> Any:
+            argument = arguments[0] if arguments else None
             await self._life.cross(f"before {name}")
             if self._life.alive and arguments:
-                self._on_call(name, arguments[0])
-            result = await method(*arguments)
+                self._on_call(name, argument)
+            try:
+                result = await method(*arguments)
+            except base.ProvisionError as error:
+                if self._life.alive:
+                    self._on_failure(name, argument, error)
+                raise
             await self._life.cross(f"after {name}")
             return result
 

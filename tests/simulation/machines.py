@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from provisioners.base import InstanceStatus
-from provisioners.fake.cloud import FakeCloud, Machine
 from runnerd import agents, errors
 from runnerd.simulator import app as simulator
 from runnerd.simulator import github, world
 from runnerd.simulator.gitlab import connect
-from tests.simulation import virtual
+from tests.simulation import skies, virtual
 
 
 class Unreachable(Exception):
@@ -26,11 +24,11 @@ class Unreachable(Exception):
 
 
 class Machines:
-    """Boots an agent on every machine of the clouds."""
+    """Boots an agent on every machine of every sky."""
 
     def __init__(
         self,
-        clouds: list[FakeCloud],
+        skies: Mapping[str, skies.Sky],
         app: simulator.App,
         clock: virtual.Clock,
         rng: random.Random,
@@ -38,7 +36,7 @@ class Machines:
         daemon: Callable[[], agents.Agents | None],
         loss: float,
     ) -> None:
-        self._clouds = clouds
+        self._skies = skies
         self._app = app
         self._clock = clock
         self._rng = rng
@@ -54,11 +52,12 @@ class Machines:
         """Watch for machines until cancelled."""
         while True:
             now = self._clock.now()
-            for cloud in self._clouds:
-                for machine in list(cloud.listed.values()):
-                    if machine.key not in self.running and machine.status(now) is InstanceStatus.RUNNING:
-                        agent = Agent(self, cloud, machine, random.Random(self._rng.random()))
-                        self.running[machine.key] = agent
+            for sky in self._skies.values():
+                for box in list(sky.boxes()):
+                    known = self.running.get(box.key)
+                    if (known is None or known.box is not box) and box.running(now):
+                        agent = Agent(self, box, random.Random(self._rng.random()))
+                        self.running[box.key] = agent
                         task = asyncio.get_running_loop().create_task(agent.run())
                         self._tasks.add(task)
                         task.add_done_callback(self._tasks.discard)
@@ -86,10 +85,9 @@ class Machines:
 class Agent:
     """One machine's agent and runner."""
 
-    def __init__(self, machines: Machines, cloud: FakeCloud, machine: Machine, rng: random.Random) -> None:
+    def __init__(self, machines: Machines, box: skies.Box, rng: random.Random) -> None:
         self._machines = machines
-        self._cloud = cloud
-        self._machine = machine
+        self.box = box
         self._rng = rng
         self.worker = False
         self.worked = False
@@ -100,7 +98,7 @@ class Agent:
     @property
     def up(self) -> bool:
         """True while the machine runs."""
-        return self._machine.status(self._machines._clock.now()) is InstanceStatus.RUNNING
+        return self.box.running(self._machines._clock.now())
 
     async def run(self) -> None:
         try:
@@ -112,7 +110,7 @@ class Agent:
                 self._runner = None
 
     async def _live(self) -> None:
-        found = re.search(r'"token": "([^"]+)"', self._machine.user_data)
+        found = re.search(r'"token": "([^"]+)"', self.box.user_data)
         if found is None:
             return
         nonce = "".join(self._rng.choices("abcdef0123456789", k=24))
@@ -151,7 +149,7 @@ class Agent:
             self._runner.disconnect()
             self._runner = None
         if self.up:
-            self._cloud.power_off(self._machine.ref, self._machines._clock.now())
+            self.box.power_off(self._machines._clock.now())
 
     async def _register(self) -> dict[str, Any] | None:
         self.phase = "waiting"

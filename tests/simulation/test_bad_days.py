@@ -36,7 +36,7 @@ def break_forge(world: lab.Lab, seconds: float | None = None, **fault: Any) -> N
 
 
 def states(world: lab.Lab) -> list[str]:
-    return sorted(row.state.value for row in world._rows().values() if row.live)
+    return sorted(row.state.value for row in world.rows().values() if row.live)
 
 
 def reasons(world: lab.Lab) -> set[str]:
@@ -269,7 +269,7 @@ def test_a_database_that_is_lost_with_jobs_running_costs_no_job_and_no_machine(f
         await world.start()
         await world.sleep(MINUTE)
         assert len(world.live()) == 3 and states(world) == ["busy"] * 3, world.describe()
-        assert all(row.adopted for row in world._rows().values())
+        assert all(row.adopted for row in world.rows().values())
         await all_is_well(world)
         assert len(world.creates) == 3
 
