@@ -163,7 +163,7 @@ def test_known_azure_sizes_are_right(name: str, cpus: int, gib: int, gpu: str, c
 
 
 def test_ec2_machines_are_as_ec2_describes_them() -> None:
-    file = resources.files("moto.ec2").joinpath("resources/instance_types.json.gz")
+    file = resources.files("moto").joinpath("ec2/resources/instance_types.json.gz")
     described = json.loads(gzip.decompress(file.read_bytes()))
     compared = 0
     for machine in catalogue.load("aws").machines.values():
