@@ -142,6 +142,9 @@ class Local(base.Basics):
     async def close(self) -> None:
         """Nothing is held open."""
 
+    def why_none(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> str:
+        return machines.why_none(self._settings.machine_types.values(), shape)
+
     async def offers(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> list[base.Offer]:
         if base.Market.ON_DEMAND not in shape.markets:
             return []

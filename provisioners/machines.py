@@ -7,7 +7,7 @@ where the pool names the type: idle GPUs cost money.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from provisioners import base, options
@@ -76,6 +76,24 @@ def read(reader: options.Reader, key: str, default: MachineType) -> dict[str, Ma
         entry.raw("spot_price")
         entry.done()
     return found
+
+
+def why_none(known: Iterable[MachineType], shape: base.Shape) -> str:
+    """Plain words on why no type of an operator's list serves a shape; empty when one does."""
+    types = list(known)
+    if any(one.fits(shape) for one in types):
+        return ""
+    missing = [name for name in shape.types if name not in {one.name for one in types}]
+    if missing:
+        return f'it has no machine type "{missing[0]}"{options.nearest(missing[0], (one.name for one in types))}'
+    gpus = {one.gpu for one in types if one.gpu}
+    if shape.gpu and shape.gpu not in gpus:
+        return f'it has no GPU "{shape.gpu}"{options.nearest(shape.gpu, gpus)}'
+    counts = sorted({one.gpu_count for one in types if one.gpu == shape.gpu})
+    wanted = shape.gpu_count or (1 if shape.gpu else 0)
+    if wanted not in counts:
+        return f"it has no machine with {wanted} x {shape.gpu}; there are {', '.join(map(str, counts))}"
+    return "none of its machine types has the processor, the vCPUs and the memory that the pool asks for"
 
 
 def refuse_malformed(request: base.CreateRequest, known: Mapping[str, object]) -> None:

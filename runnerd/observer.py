@@ -198,6 +198,7 @@ class Observer:
 
     async def _sweep_residues(self, provider: providers.Provider, listing: base.Listing) -> None:
         present = set()
+        failed = []
         for residue in listing.residues:
             key = (provider.name, residue.ref)
             present.add(key)
@@ -211,9 +212,11 @@ class Observer:
             try:
                 await provider.provisioner.delete_residue(residue)
             except base.ProvisionError as error:
-                self._station.alarms.ring(
-                    "provider", provider.name, "residue", f"{residue.kind} {residue.ref}: {error}"
-                )
+                failed.append(f"{residue.kind} {residue.ref}: {error}")
+        if failed:
+            self._station.alarms.ring("provider", provider.name, "residue", "; ".join(failed[:5]))
+        else:
+            self._station.alarms.clear("provider", provider.name, "residue")
         for key in [key for key in self._residues if key[0] == provider.name and key not in present]:
             del self._residues[key]
 

@@ -109,6 +109,9 @@ class Fake(base.Basics):
             os.close(self._log)
             self._log = -1
 
+    def why_none(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> str:
+        return machines.why_none(self._settings.machine_types.values(), shape)
+
     async def offers(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> list[base.Offer]:
         return settings.offers(self._context.name, self._settings, shape)
 

@@ -50,9 +50,9 @@ async def test_a_pool_that_nobody_can_serve_is_an_error_with_its_cause(
 async def test_a_pool_that_another_provider_serves_is_a_warning(tmp_path: Path) -> None:
     providers = {
         "sky": {"type": "fake"},
-        "sea": {"type": "fake", "machine_types": {"big": {"gpu": "a100-40", "gpu_count": 1}}},
+        "sea": {"type": "fake", "machine_types": {"big": {"gpu": "h200", "gpu_count": 1}}},
     }
-    said = _said(await _checked(tmp_path, {"gpu": {"gpu": "a100-40"}}, providers=providers), "pools.gpu")
+    said = _said(await _checked(tmp_path, {"gpu": {"gpu": "h200"}}, providers=providers), "pools.gpu")
     assert set(said.values()) == {"warning", "ok"}
 
 
