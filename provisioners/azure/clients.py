@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
 from azure.core import MatchConditions
@@ -98,9 +98,10 @@ class Clients:
         self._limits: dict[str, limits.Limits] = {}
 
     def _own_transport(self) -> AsyncHttpTransport[Any, Any]:
-        return AioHttpTransport(
+        made: AsyncHttpTransport[Any, Any] = AioHttpTransport(
             connection_timeout=_CONNECT, read_timeout=_READ, connection_verify=self._settings.ca or True
         )
+        return made
 
     async def close(self) -> None:
         """Let go of connections; the next call opens them again."""
@@ -157,7 +158,7 @@ class Clients:
         await self._client(subscription).virtual_machines.begin_create_or_update(
             group,
             vm,
-            body,  # type: ignore[arg-type]  # the wire form, as types.VirtualMachine spells it
+            cast("Any", body),  # the wire form, as the SDK's types.VirtualMachine spells it
             match_condition=MatchConditions.IfMissing,
             polling=polling,
             api_version=COMPUTE_API,
@@ -183,7 +184,7 @@ class Clients:
 
     async def machine(self, subscription: str, group: str, vm: str) -> Wire | None:
         """A machine with its instance view, None when there is none."""
-        await self.limits(subscription).reads.take()
+        await self.limits(subscription).look(f"{group}/{vm}")
         try:
             found = await self._client(subscription).virtual_machines.get(
                 group, vm, expand="instanceView", api_version=COMPUTE_API
@@ -195,7 +196,7 @@ class Clients:
 
     async def instance_view(self, subscription: str, group: str, vm: str) -> Wire | None:
         """What a machine is doing, None when there is none."""
-        await self.limits(subscription).reads.take()
+        await self.limits(subscription).look(f"{group}/{vm}")
         try:
             found = await self._client(subscription).virtual_machines.instance_view(group, vm, api_version=COMPUTE_API)
         except ResourceNotFoundError as error:
@@ -225,7 +226,7 @@ class Clients:
 
     async def console(self, subscription: str, group: str, vm: str) -> bytes | None:
         """The serial console as far as Azure kept it, None when it kept none."""
-        await self.limits(subscription).reads.take()
+        await self.limits(subscription).look(f"{group}/{vm}")
         client = self._client(subscription)
         found = await client.virtual_machines.retrieve_boot_diagnostics_data(group, vm, api_version=COMPUTE_API)
         url = found.serial_console_log_blob_uri

@@ -1,8 +1,8 @@
 """What an answer of Azure means for what is tried next: pure, one row for each code.
 
 Azure's exceptions and HTTP statuses mislead: a size without capacity comes as 409 and so as ``ResourceExistsError``,
-and an operation that failed comes as status 200.  Only ``error.code``, and for some codes a term in the message, decide;
-the status is looked at where there is no code.
+and an operation that failed comes as status 200.  Only ``error.code``, and for some codes a term in the message,
+decide; the status is looked at where there is no code.
 
 Sources: Azure's own pages on allocation failures, quota and throttling errors; the times that Karpenter's provider
 for Azure keeps.  Rows marked "unverified" are from memory.

@@ -2,8 +2,8 @@
 
 Azure Resource Manager allows each caller in a subscription 250 reads at once and 25 per second, 200 writes and deletes
 at once and 10 per second; below it Compute allows, by subscription and region and refilled by the minute: 500 PUTs of
-machines (1500 at once), as many deletes, 300 listings (900 at once).  The stricter of the two is kept here; creates are
-paced by whoever calls.
+machines (1500 at once), as many deletes, 300 listings (900 at once); and by machine 12 looks at it (36 at once).  The
+strictest is kept here; creates are paced by whoever calls.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ CREATE_RATE, CREATE_BURST = 500 / 60, 200
 READ_RATE, READ_BURST = 25.0, 250
 LIST_RATE, LIST_BURST = 300 / 60, 250
 DELETE_RATE, DELETE_BURST = 500 / 60, 200
+LOOK_RATE, LOOK_BURST = 12 / 60, 36
+#: Machines whose looks are counted; a machine that is forgotten starts with a full bucket again.
+_MACHINES = 5000
 #: Seconds for which a bucket rests that Azure says is empty.
 _EMPTY = 2.0
 
@@ -36,11 +39,22 @@ class Limits:
         self.reads = self._bucket(READ_RATE, READ_BURST)
         self.lists = self._bucket(LIST_RATE, LIST_BURST)
         self.deletes = self._bucket(DELETE_RATE, DELETE_BURST)
+        self._looks: dict[str, pace.Bucket] = {}
         #: What is left by policy, as the last answers told.
         self.remaining: dict[str, int] = {}
 
     def _bucket(self, rate: float, burst: int) -> pace.Bucket:
         return pace.Bucket(rate=rate, burst=burst, now=self._context.now, sleep=self._context.sleep)
+
+    async def look(self, machine: str) -> None:
+        """Wait for the right to look at one machine."""
+        found = self._looks.pop(machine, None) or self._bucket(LOOK_RATE, LOOK_BURST)
+        # The one looked at last stands last.
+        self._looks[machine] = found
+        if len(self._looks) > _MACHINES:
+            del self._looks[next(iter(self._looks))]
+        await found.take()
+        await self.reads.take()
 
     def heard(self, method: str, status: int, headers: Any) -> None:
         """Take over what an answer tells."""

@@ -15,9 +15,7 @@ from provisioners import base
 
 #: What a part's name ends in, before the seal.
 NIC, ADDRESS, DISK = "nic", "ip", "os"
-_PART = re.compile(
-    r"(?P<vm>[a-z0-9][a-z0-9-]*-[0-9a-f]{8})-(?P<part>nic|ip|os)-(?P<seal>[0-9a-f]{8})(?P<rest>.*)\Z", re.S
-)
+_PART = re.compile(r"(?P<vm>[a-z0-9][a-z0-9-]*-[0-9a-f]{8})-(?:nic|ip|os)-(?P<seal>[0-9a-f]{8})(?![0-9a-f])")
 _REF = re.compile(r"(?P<subscription>[^/]+)/(?P<group>[^/]+)/(?P<vm>[^/]+)/(?P<vm_id>[^/]*)\Z")
 #: Azure's limit for the name of a Linux machine (64) and of its host (63): ours is 48 + 9 at most.
 LONGEST = 63

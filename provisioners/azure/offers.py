@@ -49,9 +49,8 @@ class Shelf:
             return found
         self._tried[region] = now
         try:
-            fresh = {
-                str(one["name"]): read(one, region) for one in await self._calls.skus(self._chosen.subscription, region)
-            }
+            listed = await self._calls.skus(self._chosen.subscription, region)
+            fresh = {str(one["name"]): read(one, region) for one in listed}
         except (AzureError, base.ProvisionError) as error:
             log.warning("%s: the sizes of %s are not told: %s", self._context.name, region, error)
             return found
@@ -84,8 +83,12 @@ def offers(
     book: catalogue.Book,
     sold: Mapping[str, Mapping[str, Sold] | None],
     known: memory.Memory,
+    image: str = "",
 ) -> list[base.Offer]:
-    """In the operator's order of regions, then by price; ``sold`` by region, None where it is not told."""
+    """In the operator's order of regions, then by price.
+
+    ``sold`` is by region, None where it is not told; ``image`` is the pool's, empty for the provider's.
+    """
     found: list[base.Offer] = []
     for region in chosen.regions.values():
         for machine in book.fitting(shape):
@@ -97,7 +100,7 @@ def offers(
                 price = book.price(machine.name, region=region.name, market=market, overrides=chosen.prices)
                 if price is None or (market is base.Market.SPOT and entry is not None and not entry.spot):
                     continue
-                image = chosen.image or images.default(machine.gpu_count, machine.arch)
+                boots = image or chosen.image or images.default(machine.gpu_count, machine.arch)
                 for zone in region.offered_zones:
                     if entry is not None and zone != settings.NO_ZONE and zone not in entry.zones:
                         continue
@@ -112,7 +115,7 @@ def offers(
                             price=price.dollars,
                             gpus=machine.gpu_count,
                             cpus=machine.cpus,
-                            image=concrete(image, known.version(region.name, image)[0]),
+                            image=concrete(boots, known.version(region.name, boots)[0]),
                             price_source=str(price),
                         )
                     )

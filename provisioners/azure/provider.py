@@ -36,12 +36,12 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-#: Seconds for which an operation is watched, and between two looks at it.
-WATCH, LOOK = 60.0, 2.0
+#: Seconds for which a launch is watched, between two looks at its operation, and at the machine itself.
+WATCH, LOOK, LOOK_CLOSER = 60.0, 2.0, 5.0
 #: Seconds for which a machine's power state is believed, and how many are asked for in one listing.
 _POWER_FRESH, _POWER_LOOKS = 60.0, 50
-#: The documented delays are shorter; unverified for lists of machines.
-_VISIBLE = 120.0
+#: Unverified: no delay is documented for a list of machines; others see seconds.
+_VISIBLE = 60.0
 #: Seconds in which the same name surely means the same attempt.  The name alone lasts for as long as the machine does.
 _REPLAY = 3600.0
 #: Seconds before the end of a machine that its activity log is read from.
@@ -114,14 +114,15 @@ class Azure(base.Basics):
 
     # -- what can be bought ------------------------------------------------------------------------------------------
 
-    async def offers(self, shape: base.Shape) -> list[base.Offer]:
+    async def offers(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> list[base.Offer]:
         fitting = self._book.fitting(shape)
         if not fitting:
             return []
+        image = settings.read_pool(options)[0].image or self._settings.image
         sold = {region: await self._shelf.sold(region) for region in self._settings.regions}
         for region in self._settings.regions:
-            for image in {self._settings.image or images.default(one.gpu_count, one.arch) for one in fitting}:
-                await self._resolve(region, image)
+            for boots in {image or images.default(one.gpu_count, one.arch) for one in fitting}:
+                await self._resolve(region, boots)
         return offers.offers(
             shape,
             provider=self._context.name,
@@ -129,9 +130,10 @@ class Azure(base.Basics):
             book=self._book,
             sold=sold,
             known=self._memory,
+            image=image,
         )
 
-    def why_none(self, shape: base.Shape) -> str:
+    def why_none(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> str:
         return self._book.why_none(shape, regions=[*self._settings.regions], overrides=self._settings.prices)
 
     async def _resolve(self, region: str, image: str) -> str:
@@ -196,11 +198,11 @@ class Azure(base.Basics):
         return await self._watched(accepted, vm, wanted, where)
 
     async def _image_of(self, wanted: base.CreateRequest, pool: settings.PoolSettings) -> str:
-        machine = self._book.machines.get(wanted.offer.machine_type)
-        if pool.image:
-            return await self._resolve(wanted.offer.region, pool.image)
         if wanted.offer.image:
             return wanted.offer.image
+        if pool.image:
+            return await self._resolve(wanted.offer.region, pool.image)
+        machine = self._book.machines.get(wanted.offer.machine_type)
         gpus, arch = (machine.gpu_count, machine.arch) if machine else (wanted.offer.gpus, "x86_64")
         return self._settings.image or images.default(gpus, arch)
 
@@ -245,7 +247,7 @@ class Azure(base.Basics):
                 await self._clear_away(view.failure, vm)
             if view.status is not base.InstanceStatus.PENDING or self._context.now() >= until:
                 return view
-            await self._context.sleep(LOOK)
+            await self._context.sleep(LOOK if operation else LOOK_CLOSER)
             try:
                 if operation:
                     if await self._calls.operation(subscription, operation) == "InProgress":

@@ -1,7 +1,7 @@
 """How a machine ends itself: a guest's shutdown only stops an Azure machine, which is then billed on.
 
-With an identity, a machine can ask Azure Resource Manager for its own deletion: the instance metadata service gives it a
-token and its resource id.  The command needs python3's standard library and nothing else.
+With an identity, a machine can ask Azure Resource Manager for its own deletion: the instance metadata service gives it
+a token and its resource id.  The command needs python3's standard library and nothing else.
 """
 
 from __future__ import annotations

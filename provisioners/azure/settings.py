@@ -42,40 +42,9 @@ _IDENTITY = re.compile(_IN_GROUP + r"Microsoft\.ManagedIdentity/userAssignedIden
 _ROLE = re.compile(r"(/subscriptions/[^/]+)?/providers/Microsoft\.Authorization/roleDefinitions/[^/]+\Z", re.I)
 #: Names that Azure refuses for the first user (its documented list, those that a sane operator could try).
 _REFUSED_USERS = frozenset(
-    [
-        "administrator",
-        "admin",
-        "user",
-        "user1",
-        "test",
-        "user2",
-        "test1",
-        "user3",
-        "admin1",
-        "1",
-        "123",
-        "a",
-        "actuser",
-        "adm",
-        "admin2",
-        "aspnet",
-        "backup",
-        "console",
-        "david",
-        "guest",
-        "john",
-        "owner",
-        "root",
-        "server",
-        "sql",
-        "support",
-        "support_388945a0",
-        "sys",
-        "test2",
-        "test3",
-        "user4",
-        "user5",
-    ]
+    {"administrator", "admin", "user", "test", "a", "actuser", "adm", "aspnet", "backup", "console", "david", "guest"}
+    | {"john", "owner", "root", "server", "sql", "support", "support_388945a0", "sys"}
+    | {f"{name}{number}" for name in ("user", "test", "admin") for number in range(1, 6)}
 )
 
 

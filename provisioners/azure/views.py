@@ -115,8 +115,8 @@ def residues(
 ) -> Iterator[base.Residue]:
     """Parts of ours without a machine, in the order in which they can be deleted.
 
-    ``machines`` are the names, in lower case, of all the machines that are there: a part that is named after one of them
-    is not taken for lost, whether it is attached yet or not.
+    ``machines`` are the names, in lower case, of all the machines that are there: a part that is named after one of
+    them is not taken for lost, whether it is attached yet or not.
     """
     for kind, things in ((INTERFACE, interfaces), (ADDRESS, addresses), (DISK, disks)):
         for one in things:

@@ -12,8 +12,9 @@ from fnmatch import fnmatchcase
 class Fault:
     """One thing that goes wrong.  Patterns have ``*`` and ``a|b``.
 
-    Operations are ``create``, ``get``, ``view``, ``list``, ``delete``, ``operation`` (of a machine), ``disks``, ``network``,
-    ``delete-part``, ``skus``, ``usages``, ``images``, ``console``, ``permissions``, ``activity``, ``token``, ``other``.
+    Operations are ``create``, ``get``, ``view``, ``list``, ``delete``, ``operation`` (of a machine), ``disks``,
+    ``network``, ``delete-part``, ``skus``, ``usages``, ``images``, ``console``, ``permissions``, ``activity``,
+    ``other``.
     """
 
     operation: str = "create"

@@ -106,7 +106,7 @@ def _plain(value: Any, kind: Any, path: str, inner: Any) -> Iterator[str]:
 def _union(value: Any, arguments: tuple[Any, ...], path: str, inner: Any) -> Iterator[str]:
     if value is None and type(None) in arguments:
         return
-    # ``Union[str, SomeEnum]`` is how the SDK writes an enum that may grow; what it does not know is a slip all the same.
+    # ``Union[str, SomeEnum]`` is how the SDK writes an enum that may grow; what is not in it is a slip all the same.
     enums = [one for one in arguments if isinstance(one, type) and issubclass(one, enum.Enum)]
     choices = enums or [one for one in arguments if one is not type(None)]
     tries = [list(inner(value, one, path)) for one in choices]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 
@@ -46,10 +47,11 @@ class Instance:
     provisioning: str = "Creating"
     gone_at: float = math.inf
     stuck: bool = False
-    #: Seconds of running or being stopped, for which money is due.
+    #: What its serial console has shown.
     console: str = ""
+    #: Object id of its own identity, empty when it has none.
     principal: str = ""
-    #: (operation name, deleted by) of the deletion, where there is one.
+    #: The operation that deletes it, where there is one.
     deletion: str = ""
 
     @property
@@ -111,3 +113,8 @@ class Refused(Exception):
         self.code = code
         self.message = message
         self.retry_after = retry_after
+
+
+def iso(at: float) -> str:
+    """A time as Azure writes it."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "0+00:00"
