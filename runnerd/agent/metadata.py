@@ -104,7 +104,8 @@ class Service:
         parts = urllib.parse.urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port or 80
         self._authority = parts.netloc
-        self._timeout = timeout
+        #: Seconds for a request that is not held open.
+        self.timeout = timeout
 
     def ask(
         self,
@@ -115,7 +116,7 @@ class Service:
         timeout: float = 0.0,
     ) -> Answer:
         """One request, over within its time however slowly the answer drips.  Raises :class:`Silent`."""
-        timeout = timeout or self._timeout
+        timeout = timeout or self.timeout
         deadline = time.monotonic() + timeout
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self._authority}", "Connection: close"]
         if method != "GET":

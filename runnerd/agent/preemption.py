@@ -153,7 +153,7 @@ class Gcp:
         answer = self._service.ask(
             f"{self._ROOT}{self._key}?wait_for_change=true&timeout_sec={self._hold:g}&last_etag={self._etag}",
             {"Metadata-Flavor": "Google"},
-            timeout=self._hold + metadata.TIMEOUT,
+            timeout=self._hold + self._service.timeout,
         )
         if answer.status != 200:
             raise metadata.Silent(f"status {answer.status}")

@@ -9,6 +9,7 @@ import sys
 import typing
 
 import agent_loopback
+import clouds_loopback
 import pytest
 
 import runnerd.agent
@@ -116,6 +117,26 @@ def test_sigterm_is_a_notice_and_the_job_fails_at_once(
     assert agent.returncode == 0, said
     assert daemon.events() == [("started", ""), ("ended", "failed")]
     assert daemon.said("heartbeat")[-1]["notice"] == "the agent was sent SIGTERM"
+
+
+def test_the_bundle_hears_of_a_preemption_from_its_cloud(
+    pyz: pathlib.Path, tmp_path: pathlib.Path, daemon: agent_loopback.Daemon
+) -> None:
+    gce = clouds_loopback.Gce()
+    try:
+        agent_loopback.write_config(tmp_path, daemon.url, cloud="gcp", metadata_url=gce.url, preemption_notice=2)
+        daemon.run([agent_loopback.script(tmp_path / "runner", RUNNER.replace("JOB", "sleep 60 & wait"))])
+        agent = start(pyz, tmp_path)
+        daemon.wait("heartbeat", lambda body: body["worker"])
+        gce.change(preempted="TRUE")
+        said, _ = agent.communicate(timeout=20)
+    finally:
+        gce.close()
+    assert agent.returncode == 0, said
+    assert daemon.events() == [("started", ""), ("ended", "failed")]
+    last = daemon.said("heartbeat")[-1]
+    assert last["notice"] == "spot preemption"
+    assert 20 < last["notice_left"] <= 32
 
 
 def test_a_second_agent_in_the_same_directory_does_not_start(
