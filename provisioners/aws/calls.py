@@ -31,6 +31,8 @@ class Group(enum.Enum):
     TERMINATE = (100, 5.0)
     #: Deleting volumes and interfaces, releasing addresses, cancelling spot requests.
     CHANGE = (50, 5.0)
+    #: RunInstances that only try.
+    TRIAL = (5, 2.0)
     SSM = (40, 40.0)
     STS = (50, 50.0)
     QUOTAS = (5, 0.16)
@@ -125,7 +127,7 @@ class Calls:
         assert self._door is not None
         try:
             return await self._door(work)
-        except Exception as error:
+        except errors.SDK_ERRORS as error:
             where = f"{service}:{what} in {region}" if region else what
             told = errors.classify(error, what=where)
             if told.kind is base.Kind.THROTTLED:

@@ -1,14 +1,38 @@
-"""``runnerd check``: what would keep instances from being bought, found without buying any."""
+"""``runnerd check``: what would keep instances from being bought, found without buying any.
+
+Permissions are tried with ``DryRun``, which Amazon answers before it does anything: ``DryRunOperation`` means allowed.
+What ends instances cannot be tried so: the policy of docs/aws.md allows it for instances of ours only, and there may
+be none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from provisioners import base, catalogue
-from provisioners.aws import calls, clients, places
-from provisioners.aws.settings import Settings
+from provisioners import base, catalogue, options
+from provisioners.aws import calls, clients, errors, families, places, quotas, request
+from provisioners.aws.settings import Image, Region, Settings
 from provisioners.base import Finding, Level
+
+#: Stands in for the one-time token, which is not longer.
+_TOKEN = "x" * 64
+#: Free addresses below which a subnet is nearly full.
+_FEW = 8
+#: Actions that runnerd needs in a region and that can be tried without an instance.
+_READS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("DescribeInstances", {}),
+    ("DescribeInstanceStatus", {}),
+    ("DescribeVolumes", {}),
+    ("DescribeNetworkInterfaces", {}),
+    ("DescribeSpotInstanceRequests", {}),
+    ("DescribeAddresses", {}),
+    ("DescribeImages", {}),
+    ("DescribeInstanceTypeOfferings", {}),
+    ("DescribeSpotPriceHistory", {}),
+)
+_POLICY = "give the credentials the policy of docs/aws.md"
 
 
 @dataclass(slots=True)
@@ -21,8 +45,232 @@ class Examination:
     calls: calls.Calls
     connections: clients.Connections
     places: places.Places
+    #: The parameters that a request is sent with; raises :class:`base.ProvisionError`.
+    body: Callable[[base.CreateRequest], Any]
+    found: list[Finding] = field(default_factory=list)
+    #: Region -> quotas as told, None where they are not.
+    _ceilings: dict[str, dict[str, float] | None] = field(default_factory=dict)
 
     async def run(self, samples: Sequence[base.CreateRequest]) -> list[Finding]:
         """All findings."""
-        identity = await self.calls.call("GetCallerIdentity", service="sts", group=calls.Group.STS)
-        return [Finding(Level.OK, f"providers.{self.context.name}", f"credentials of {identity['Arn']}")]
+        if await self._credentials():
+            usable = [region for region in self.settings.regions.values() if await self._region(region)]
+            names = {region.name for region in usable}
+            for sample in samples:
+                if sample.offer.region in names:
+                    await self._sample(sample)
+        return self.found
+
+    def _say(self, level: Level, message: str, remedy: str = "", *, place: str = "") -> None:
+        self.found.append(Finding(level, place or f"providers.{self.context.name}", message, remedy))
+
+    def _failed(self, what: str, error: base.ProvisionError, *, place: str = "", level: Level = Level.ERROR) -> None:
+        """A call failed; the missing permission is named where Amazon names it."""
+        action = errors.denied_action(error)
+        if action:
+            self._say(level, f"{what}: the credentials lack {action}", _POLICY, place=place)
+        elif error.kind is base.Kind.AUTH:
+            self._say(level, f"{what}: {error}", "check the credentials (docs/aws.md)", place=place)
+        elif error.kind in (base.Kind.TRANSIENT, base.Kind.THROTTLED):
+            self._say(level, f"{what}: {error}", "try again; if it stays, check network and endpoint", place=place)
+        else:
+            self._say(level, f"{what}: {error}", "correct the provider's options", place=place)
+
+    async def _credentials(self) -> bool:
+        try:
+            who = await self.calls.call("GetCallerIdentity", service="sts", group=calls.Group.STS)
+        except base.ProvisionError as error:
+            self._failed("credentials", error)
+            return False
+        account, expected = str(who["Account"]), self.settings.expected_account
+        if expected and account != expected:
+            self._say(
+                Level.ERROR,
+                f"the credentials are of account {account}, configured is {expected}",
+                "correct account, or use credentials (or role_arn) of that account",
+            )
+            return False
+        self._say(Level.OK, f"credentials of {who['Arn']}")
+        return True
+
+    # -- regions ----------------------------------------------------------------------------------------------------
+
+    async def _region(self, region: Region) -> bool:
+        """False when nothing else about it needs to be tried."""
+        try:
+            subnets = await self.calls.pages("DescribeSubnets", region.name, "Subnets")
+        except base.ProvisionError as error:
+            self._failed(f"{region.name}", error)
+            return False
+        before = len(self.found)
+        there = {one["SubnetId"]: one for one in subnets}
+        for subnet in region.subnets:
+            if subnet not in there:
+                hint = options.nearest(subnet, there)
+                self._say(Level.ERROR, f"{region.name} has no subnet {subnet}{hint}", "correct regions.*.subnets")
+            elif int(there[subnet].get("AvailableIpAddressCount", _FEW)) < _FEW:
+                left = there[subnet]["AvailableIpAddressCount"]
+                remedy = "add another subnet of that zone, or a larger one"
+                self._say(Level.WARNING, f"{subnet} in {region.name} has {left} free addresses left", remedy)
+        networks = {there[one].get("VpcId", "") for one in region.subnets if one in there}
+        await self._groups(region.name, region.launch.security_groups, networks)
+        await self._permissions(region.name)
+        if region.launch.image is not None:
+            await self._image(region.name, region.launch.image)
+        await self._quotas(region.name)
+        if not any(one.level is Level.ERROR for one in self.found[before:]):
+            zones = {there[one]["AvailabilityZone"] for one in region.subnets}
+            self._say(
+                Level.OK, f"{region.name}: network, permissions and image are usable in {', '.join(sorted(zones))}"
+            )
+        return True
+
+    async def _groups(self, region: str, groups: Sequence[str], networks: set[str]) -> None:
+        if not groups:
+            return
+        try:
+            rows = await self.calls.pages("DescribeSecurityGroups", region, "SecurityGroups")
+        except base.ProvisionError as error:
+            self._failed(f"security groups of {region}", error, level=Level.WARNING)
+            return
+        there = {one["GroupId"]: one for one in rows}
+        for group in groups:
+            if group not in there:
+                hint = options.nearest(group, there)
+                self._say(Level.ERROR, f"{region} has no security group {group}{hint}", "correct security_groups")
+            elif networks - {there[group].get("VpcId", "")}:
+                self._say(
+                    Level.ERROR,
+                    f"the security group {group} belongs to {there[group].get('VpcId')}, subnets of {region} to "
+                    f"{', '.join(sorted(networks))}",
+                    "use groups and subnets of one VPC; set security_groups for each region",
+                )
+
+    async def _permissions(self, region: str) -> None:
+        """Name every action that is missing, not the first only."""
+        for operation, parameters in _READS:
+            answer = await self._try(operation, region, parameters)
+            if answer is not None:
+                self._failed(f"{operation} in {region}", answer)
+
+    async def _try(self, operation: str, region: str, parameters: Mapping[str, Any]) -> base.ProvisionError | None:
+        """Why a call would be refused; None when it would not."""
+        group = calls.Group.TRIAL if operation == "RunInstances" else calls.Group.READ
+        try:
+            await self.calls.call(operation, region, group=group, **parameters, DryRun=True)
+        except base.ProvisionError as error:
+            return None if error.code == "DryRunOperation" else error
+        return None
+
+    async def _image(self, region: str, image: Image, arch: str = "") -> None:
+        try:
+            ami = await self.places.image(region, image, arch or "x86_64")
+        except base.ProvisionError as error:
+            if image.pattern and not arch:
+                # What the pattern is for, its pools' samples tell.
+                return
+            self._failed(f"the image {image} in {region}", error)
+            return
+        self._say(Level.OK, f"the image {image} in {region} is {ami.id} ({ami.name or 'without a name'}, {ami.arch})")
+
+    async def _quotas(self, region: str) -> None:
+        try:
+            told = await quotas.ceilings(self.calls, region)
+        except base.ProvisionError as error:
+            self._ceilings[region] = None
+            self._failed(f"quotas of {region} are not told", error, level=Level.WARNING)
+            return
+        self._ceilings[region] = told
+        none = [
+            group
+            for group in families.GROUPS
+            if group.market in self.settings.markets and group.code in told and told[group.code] <= 0
+        ]
+        for group in none:
+            self._say(
+                Level.WARNING,
+                f"the quota {group.name} is 0 in {region}: none of them can be launched",
+                quotas.remedy(region, group.code),
+            )
+
+    # -- pools ------------------------------------------------------------------------------------------------------
+
+    async def _sample(self, sample: base.CreateRequest) -> None:
+        """What one pool would send."""
+        offer, place = sample.offer, f"pools.{sample.tags.get(base.TAG_POOL, sample.name)}"
+        before = len(self.found)
+        for problem in _problems(sample):
+            self._say(Level.ERROR, problem, "shorten or rename it in the configuration", place=place)
+        for tag in request.unusual(sample.tags):
+            self._say(
+                Level.WARNING,
+                f'the tag "{tag}" has characters that EC2 takes but billing and other services do not',
+                "use letters, digits, spaces and + - = . _ : / @",
+                place=place,
+            )
+        machine = self.book.machines.get(offer.machine_type)
+        if machine is not None:
+            await self._architecture(sample, machine, place)
+            self._ceiling(offer, machine, place)
+        sold = await self.places.offered(offer.region, [offer.machine_type])
+        if sold is not None and offer.zone not in sold.get(offer.machine_type, ()):
+            zones = ", ".join(sorted(sold.get(offer.machine_type, ()))) or "no zone"
+            self._say(
+                Level.ERROR,
+                f"{offer.zone} has no {offer.machine_type}; in {offer.region} it is sold in {zones}",
+                "add a subnet of such a zone, or take another type",
+                place=place,
+            )
+        if any(one.level is Level.ERROR for one in self.found[before:]):
+            return
+        try:
+            body = await self.body(sample)
+        except base.ProvisionError as error:
+            self._failed(f"{offer.machine_type} in {offer.zone}", error, place=place)
+            return
+        refused = await self._try("RunInstances", offer.region, body)
+        if refused is not None:
+            self._failed(f"a launch of {offer.machine_type} in {offer.zone} would be refused", refused, place=place)
+        else:
+            self._say(
+                Level.OK,
+                f"{offer.machine_type} in {offer.zone} could be launched (tried without launching)",
+                place=place,
+            )
+
+    async def _architecture(self, sample: base.CreateRequest, machine: catalogue.Machine, place: str) -> None:
+        try:
+            ami = await self.places.ami(sample.offer.region, sample.offer.image)
+        except base.ProvisionError as error:
+            self._failed(f"the image {sample.offer.image} in {sample.offer.region}", error, place=place)
+            return
+        if ami.arch and ami.arch != machine.arch:
+            self._say(
+                Level.ERROR,
+                f"the image {ami.id} is for {ami.arch}, {machine.name} is {machine.arch}",
+                "set an image of that architecture for the pool",
+                place=place,
+            )
+
+    def _ceiling(self, offer: base.Offer, machine: catalogue.Machine, place: str) -> None:
+        told = self._ceilings.get(offer.region)
+        group = families.group_of(offer.machine_type, offer.market)
+        if not told or group.code not in told or told[group.code] >= machine.cpus:
+            return
+        limit = f"the quota {group.name} in {offer.region} is {told[group.code]:g}"
+        self._say(
+            Level.ERROR,
+            f"{limit}, one {machine.name} has {machine.cpus} vCPUs",
+            quotas.remedy(offer.region, group.code),
+            place=place,
+        )
+
+
+def _problems(sample: base.CreateRequest) -> list[str]:
+    """What would be refused of a sample once its token is in its place."""
+    full = sample.user_data.replace(base.TOKEN_PLACEHOLDER, _TOKEN)
+    found = request.tag_problems(sample.tags)
+    size = len(full.encode())
+    if size > request.USER_DATA_LIMIT:
+        found.append(f"the boot script has {size} bytes with its token; Amazon takes {request.USER_DATA_LIMIT}")
+    return found

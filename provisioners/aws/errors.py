@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from botocore import exceptions
+from botocore import exceptions, parsers
 
 from provisioners import base
 from provisioners.aws import families
@@ -206,6 +206,8 @@ _NO_CREDENTIALS = (
     # Newer than the oldest SDK that is good enough.
     *((exceptions.LoginError,) if hasattr(exceptions, "LoginError") else ()),
 )
+#: What the SDK raises for a call that failed; anything else is a mistake of ours and is not hidden.
+SDK_ERRORS = (exceptions.BotoCoreError, exceptions.ClientError, parsers.ResponseParserError, OSError, ValueError)
 _UNUSABLE = (
     exceptions.ParamValidationError,
     exceptions.ValidationError,

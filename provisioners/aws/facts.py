@@ -89,7 +89,7 @@ class Facts:
 
 @dataclass(slots=True)
 class Exhausted:
-    """Subnets that had no address left, for a while.  A hint only: lost with the process, it costs one failed launch."""
+    """Subnets that had no address left, for a while.  A hint: lost with the process, it costs one failed launch."""
 
     until: dict[str, float] = field(default_factory=dict)
 

@@ -163,12 +163,13 @@ class Lister:
 async def remove(calls_: calls.Calls, residue: base.Residue) -> None:
     """Remove a side resource; not found is success.  Raises :class:`base.ProvisionError`."""
     region, _, id = residue.ref.partition("/")
-    operation, parameters = {
+    known: dict[str, tuple[str, dict[str, Any]]] = {
         VOLUME: ("DeleteVolume", {"VolumeId": id}),
         INTERFACE: ("DeleteNetworkInterface", {"NetworkInterfaceId": id}),
         SPOT_REQUEST: ("CancelSpotInstanceRequests", {"SpotInstanceRequestIds": [id]}),
         ADDRESS: ("ReleaseAddress", {"AllocationId": id}),
-    }.get(residue.kind, ("", {}))
+    }
+    operation, parameters = known.get(residue.kind, ("", {}))
     if not operation:
         raise base.ProvisionError(base.Kind.CONFIG, f"{residue.ref}: a {residue.kind} is nothing that is removed here")
     try:

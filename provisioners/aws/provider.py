@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from provisioners import base, catalogue
@@ -20,6 +20,7 @@ from provisioners.aws import (
     facts,
     listing,
     places,
+    prices,
     quotas,
     request,
     settings,
@@ -83,8 +84,8 @@ class Aws(base.Basics):
             paced_by_region=True,
             user_data_limit=request.USER_DATA_LIMIT,
             residue=(
-                "nothing that runs, if the machine can shut itself down at its deadline: it is then terminated with its "
-                "disk and its network interface; one whose system hangs runs until somebody sweeps"
+                "nothing where the machine can shut itself down at its deadline: it is terminated then, with its disk "
+                "and its network interface; one whose system hangs runs and costs until somebody sweeps"
             ),
         )
 
@@ -161,7 +162,7 @@ class Aws(base.Basics):
             for zone in dict.fromkeys(zones.values()):
                 there: list[base.Offer] = []
                 for machine in machines:
-                    if sold is not None and zone not in sold.get(machine.name, ()):
+                    if not _sold(self._book, machine.name, region.name, zone, sold):
                         continue
                     price = self._price(machine.name, region.name, zone, market)
                     if price is None:
@@ -211,8 +212,8 @@ class Aws(base.Basics):
         if not regions:
             return f"the pool wants {', '.join(pool.regions)}; configured: {', '.join(self._settings.regions)}"
         if not set(shape.markets) & set(self._settings.markets):
-            wanted = ", ".join(one.value for one in shape.markets)
-            return f"the pool buys {wanted}, the provider is set to {', '.join(one.value for one in self._settings.markets)}"
+            wanted, set_to = (", ".join(markets) for markets in (shape.markets, self._settings.markets))
+            return f"the pool buys {wanted}, the provider is set to {set_to}"
         why = self._book.why_none(shape, regions=[one.name for one in regions], overrides=self._settings.prices)
         if why:
             return why
@@ -228,6 +229,24 @@ class Aws(base.Basics):
 
     async def create(self, request_: base.CreateRequest) -> base.InstanceView:
         offer = request_.offer
+        body, subnets = await self._body(request_)
+        subnet = body["NetworkInterfaces"][0]["SubnetId"]
+        await self._calls.apart(self._connections.authenticate, "credentials")
+        try:
+            answer = await self._launch(offer.region, body)
+        except errors.SDK_ERRORS as error:
+            failed = errors.classify(error, offer, what=f"RunInstances {offer.machine_type} in {offer.zone}")
+            if failed.code == "IdempotentParameterMismatch":
+                return await self._again(request_, failed)
+            if failed.code == "InsufficientFreeAddressesInSubnet":
+                failed = self._full(subnet, subnets, failed)
+            raise failed from error
+        made = views.instances_of(answer)[0]
+        return views.view(self._context.name, self._settings.account, offer.region, made)
+
+    async def _body(self, request_: base.CreateRequest) -> tuple[dict[str, Any], list[str]]:
+        """The parameters of RunInstances, and the subnets that would do; refuses what Amazon would."""
+        offer = request_.offer
         pool, problems = settings.read_pool(request_.options)
         problems += request.problems(request_)
         if not offer.image:
@@ -240,18 +259,10 @@ class Aws(base.Basics):
         region = self._settings.regions.get(offer.region)
         launch = pool.over(region.launch if region else self._settings.launch, offer.region)
         body = request.parameters(request_, launch, subnet=subnet, root_device=ami.root_device, root_size=ami.size)
-        await self._calls.apart(self._connections.authenticate, "credentials")
-        try:
-            answer = await self._launch(offer.region, body)
-        except Exception as error:
-            failed = errors.classify(error, offer, what=f"RunInstances {offer.machine_type} in {offer.zone}")
-            if failed.code == "IdempotentParameterMismatch":
-                return await self._again(request_, failed)
-            if failed.code == "InsufficientFreeAddressesInSubnet":
-                failed = self._full(subnet, subnets, failed)
-            raise failed from error
-        made = views.instances_of(answer)[0]
-        return views.view(self._context.name, self._settings.account, offer.region, made)
+        return body, subnets
+
+    async def _sample_body(self, sample: base.CreateRequest) -> dict[str, Any]:
+        return (await self._body(sample))[0]
 
     async def _subnets(self, offer: base.Offer, pool: settings.PoolOptions, key: str) -> list[str]:
         region = self._settings.regions.get(offer.region)
@@ -278,7 +289,7 @@ class Aws(base.Basics):
         return await self._launches(send)
 
     async def _again(self, request_: base.CreateRequest, failed: base.ProvisionError) -> base.InstanceView:
-        """The token is taken by a request that was another one: by an earlier attempt of ours, before an option changed."""
+        """The token was used for another request: that of the same attempt, before an option changed."""
         region = request_.offer.region
         names = (base.TAG_CONTROLLER, base.TAG_INSTANCE, base.TAG_ATTEMPT)
         reservations = await self._found(
@@ -379,8 +390,28 @@ class Aws(base.Basics):
             calls=self._calls,
             connections=self._connections,
             places=self._places,
+            body=self._sample_body,
         )
         return await examination.run(samples)
 
     async def refresh_prices(self) -> list[base.Finding]:
-        return []
+        async def ask(parameters: dict[str, Any]) -> dict[str, Any]:
+            return await self._calls.call(
+                "GetProducts", prices.ENDPOINT_REGION, service="pricing", group=calls.Group.PRICES, **parameters
+            )
+
+        return await prices.refresh(
+            self._book,
+            regions=tuple(self._settings.regions),
+            directory=self._context.directory,
+            now=self._context.now(),
+            place=f"providers.{self._context.name}",
+            get_products=ask,
+        )
+
+
+def _sold(
+    book: catalogue.Book, machine_type: str, region: str, zone: str, told: Mapping[str, frozenset[str]] | None
+) -> bool:
+    """Whether a zone has a type, as far as anybody tells."""
+    return book.offered(machine_type, region) if told is None else zone in told.get(machine_type, ())
