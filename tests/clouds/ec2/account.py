@@ -15,6 +15,7 @@ from typing import Any
 from moto.core.request import Request
 from moto.ec2 import ec2_backends
 from moto.ec2.models.amis import Ami
+from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import InstanceState, StateReason
 from moto.ec2.responses import EC2Response
 from moto.moto_api._internal import mock_random
@@ -79,8 +80,10 @@ class Instance:
     #: The verdict of the status checks.
     health: str = "ok"
     spot_request: str = ""
-    _moto: Any = None
+    #: moto's own object, and the reservation that it is the one instance of.
+    moto: Any = None
     reservation: Any = None
+    _told: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ref(self) -> str:
@@ -94,12 +97,79 @@ class Instance:
     def turn(self, state: str, reason: str = "", message: str = "") -> None:
         """Enter a state, in moto as well."""
         if state == "terminated":
-            self._moto.terminate()
+            self.moto.terminate()
+            self._told = {}
         self.state = state
-        self._moto._state = InstanceState(state, CODES[state])
+        self.moto._state = InstanceState(state, CODES[state])
         if reason:
             self.reason, self.message = reason, f"{reason}: {message or reason}"
-        self._moto.state_reason = StateReason(self.message, self.reason) if self.reason else None
+            self.moto.state_reason = StateReason(self.message, self.reason)
+
+    def told(self) -> dict[str, Any]:
+        """What DescribeInstances tells of it, in the words of the API."""
+        if not self._told:
+            self._told = _facts(self, self.moto)
+        reason = {"Code": self.reason, "Message": self.message} if self.reason else None
+        return {**self._told, "State": {"Name": self.state, "Code": CODES[self.state]}, "StateReason": reason}
+
+    def reserved(self) -> dict[str, Any]:
+        """Its reservation: each launch here is of one instance."""
+        return {
+            "ReservationId": self.reservation.id,
+            "OwnerId": self.reservation.owner_id,
+            "Instances": [self.told()],
+        }
+
+
+def _facts(one: Instance, made: Any) -> dict[str, Any]:
+    machine = INSTANCE_TYPES.get(one.type, {})
+    ended = one.state == "terminated" or made.state == "terminated"
+    interfaces = [] if ended else list(made.nics.values())
+    groups = [{"GroupId": group.id, "GroupName": group.name} for nic in interfaces for group in nic.group_set]
+    return {
+        "InstanceId": one.id,
+        "ImageId": one.image,
+        "InstanceType": one.type,
+        "ClientToken": one.token,
+        "AmiLaunchIndex": 0,
+        "LaunchTime": made.launch_time,
+        "Placement": {"AvailabilityZone": one.zone, "Tenancy": "default", "GroupName": ""},
+        "Monitoring": {"State": "disabled"},
+        "Architecture": made.architecture,
+        "Hypervisor": "xen",
+        "VirtualizationType": "hvm",
+        "RootDeviceType": "ebs",
+        "RootDeviceName": made.root_device_name,
+        "SubnetId": None if ended else one.subnet,
+        "VpcId": None if ended else made.vpc_id,
+        "PrivateIpAddress": None if ended else made.private_ip,
+        "PublicIpAddress": None if ended else made.public_ip,
+        "SecurityGroups": groups,
+        "NetworkInterfaces": [
+            {"NetworkInterfaceId": nic.id, "SubnetId": one.subnet, "Status": nic.status, "Groups": groups}
+            for nic in interfaces
+        ],
+        "BlockDeviceMappings": [
+            {
+                "DeviceName": name,
+                "Ebs": {"VolumeId": disk.volume_id, "DeleteOnTermination": disk.delete_on_termination},
+            }
+            for name, disk in made.get_block_device_mapping
+        ],
+        "MetadataOptions": {
+            "HttpTokens": made.metadata_options.http_tokens,
+            "HttpPutResponseHopLimit": made.metadata_options.http_put_response_hop_limit,
+            "HttpEndpoint": made.metadata_options.http_endpoint,
+        },
+        "CpuOptions": {
+            "CoreCount": machine.get("VCpuInfo", {}).get("DefaultCores"),
+            "ThreadsPerCore": machine.get("VCpuInfo", {}).get("DefaultThreadsPerCore"),
+        },
+        "KeyName": one.form.get("KeyName"),
+        "InstanceLifecycle": "spot" if one.market == "spot" else None,
+        "SpotInstanceRequestId": one.spot_request or None,
+        "Tags": [{"Key": key, "Value": value} for key, value in one.tags.items()],
+    }
 
 
 @dataclass(slots=True, eq=False)

@@ -294,7 +294,7 @@ class Ec2:
         if service != "ec2":
             answer = beside.answer(self, service, operation, region, form, request, identity.arn)
         elif operation == "RunInstances":
-            answer = launch.run(self, region, form, request, struck)
+            answer = launch.run(self, region, form, struck)
         else:
             answer = reads.answer(self, operation, region, form, request)
         if any(fault.lost == "after" for fault in struck):

@@ -50,7 +50,7 @@ def call(cloud: Ec2, region: str, form: dict[str, str]) -> faults.Call:
     return faults.Call("RunInstances", region, zone, form.get("InstanceType", ""), _market(form))
 
 
-def run(cloud: Ec2, region: str, form: dict[str, str], request: wire.Request, struck: Sequence[Fault]) -> wire.Answer:
+def run(cloud: Ec2, region: str, form: dict[str, str], struck: Sequence[Fault]) -> wire.Answer:
     """Launch one instance, or refuse."""
     token = form.get("ClientToken", "")
     if len(token) > 64 or not token.isascii():
@@ -67,15 +67,15 @@ def run(cloud: Ec2, region: str, form: dict[str, str], request: wire.Request, st
             )
         if taken.instance.state == "terminated":
             raise Refused("IdempotentInstanceTerminated", "The instance of this token is terminated.")
-        return schema.answer("ec2", "RunInstances", taken.instance.reservation)
+        return schema.answer("ec2", "RunInstances", taken.instance.reserved())
     _validate(cloud, region, zone, form)
     if dry:
         raise Refused("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
     _afford(cloud, region, zone, form)
-    instance = _launch(cloud, region, zone, form, request, struck)
+    instance = _launch(cloud, region, zone, form, struck)
     if token:
         cloud.tokens[region, zone, token] = Taken(digest, instance)
-    return schema.answer("ec2", "RunInstances", instance.reservation)
+    return schema.answer("ec2", "RunInstances", instance.reserved())
 
 
 def _forgotten(taken: Taken, now: float) -> bool:
@@ -270,18 +270,14 @@ def _afford(cloud: Ec2, region: str, zone: str, form: dict[str, str]) -> None:
 # -- the launch ------------------------------------------------------------------------------------------------------
 
 
-def _launch(
-    cloud: Ec2, region: str, zone: str, form: dict[str, str], request: wire.Request, struck: Sequence[Fault]
-) -> Instance:
+def _launch(cloud: Ec2, region: str, zone: str, form: dict[str, str], struck: Sequence[Fault]) -> Instance:
     backend = cloud.account.backend(region)
-    told = cloud.account.moto(region, request)
-    if told.status != 200:
-        raise Refused("InternalError", f"moto refused what was found good: {told.body.decode()[:500]}")
-    reservation = next(reversed(backend.reservations.values()))
+    specs = {one["ResourceType"]: dict(schema.tags(one)) for one in schema.entries(form, "TagSpecification")}
+    with cloud.account.seeded():
+        reservation = _moto_run(backend, region, form, specs)
     made = reservation.instances[0]
     now, market, rng = cloud.now(), _market(form), cloud.rng
     moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
-    specs = {one["ResourceType"]: dict(schema.tags(one)) for one in schema.entries(form, "TagSpecification")}
     for interface in made.nics.values():
         interface.add_tags(specs.get("network-interface", {}))
     for _, device in made.get_block_device_mapping:
@@ -305,7 +301,7 @@ def _launch(
         runs_at=now + rng.uniform(*cloud.boot),
         visible_at=now + rng.uniform(*cloud.visibility) + hidden,
         reservation=reservation,
-        _moto=made,
+        moto=made,
     )
     instance.turn("pending")
     _doom(instance, struck)
@@ -316,6 +312,60 @@ def _launch(
     cloud.account.instances[instance.id] = instance
     cloud.note_created(instance)
     return instance
+
+
+def _moto_run(backend: Any, region: str, form: dict[str, str], specs: dict[str, dict[str, str]]) -> Any:
+    """moto's part: the instance with its interface and its disks."""
+
+    def flag(entry: dict[str, str], name: str) -> bool | None:
+        return entry[name] == "true" if name in entry else None
+
+    interfaces = [
+        {
+            "DeviceIndex": int(one.get("DeviceIndex", "0")),
+            "SubnetId": one.get("SubnetId"),
+            "Groups": schema.numbered(one, "SecurityGroupId"),
+            "AssociatePublicIpAddress": flag(one, "AssociatePublicIpAddress"),
+            "DeleteOnTermination": flag(one, "DeleteOnTermination"),
+        }
+        for one in schema.entries(form, "NetworkInterface")
+    ]
+    disks = [
+        {
+            "DeviceName": one["DeviceName"],
+            "Ebs": {
+                "VolumeSize": int(one.get("Ebs.VolumeSize", "8")),
+                "VolumeType": one.get("Ebs.VolumeType", "gp2"),
+                "Encrypted": flag(one, "Ebs.Encrypted") or False,
+                "DeleteOnTermination": flag(one, "Ebs.DeleteOnTermination") or False,
+                "KmsKeyId": one.get("Ebs.KmsKeyId"),
+            },
+        }
+        for one in schema.entries(form, "BlockDeviceMapping")
+    ]
+    hops = form.get("MetadataOptions.HttpPutResponseHopLimit")
+    arguments: dict[str, Any] = {
+        "instance_type": form.get("InstanceType", "m1.small"),
+        "is_instance_type_default": "InstanceType" not in form,
+        "region_name": region,
+        "subnet_id": form.get("SubnetId"),
+        "key_name": form.get("KeyName"),
+        "security_group_ids": schema.numbered(form, "SecurityGroupId"),
+        "nics": interfaces,
+        "tags": specs,
+        "placement": form.get("Placement.AvailabilityZone"),
+        "instance_market_options": form.get("InstanceMarketOptions.MarketType"),
+        "instance_initiated_shutdown_behavior": form.get("InstanceInitiatedShutdownBehavior"),
+        "metadata_options": {
+            "HttpTokens": form.get("MetadataOptions.HttpTokens", "optional"),
+            "HttpPutResponseHopLimit": int(hops) if hops else None,
+            "HttpEndpoint": form.get("MetadataOptions.HttpEndpoint", "enabled"),
+        },
+        "client_token": form.get("ClientToken"),
+    }
+    if disks:
+        arguments["block_device_mappings"] = disks
+    return backend.run_instances(form["ImageId"], 1, form.get("UserData"), [], **arguments)
 
 
 def _doom(instance: Instance, struck: Sequence[Fault]) -> None:
@@ -331,7 +381,7 @@ def _doom(instance: Instance, struck: Sequence[Fault]) -> None:
 def _spot_request(cloud: Ec2, instance: Instance, tags: dict[str, str]) -> None:
     id = f"sir-{cloud.rng.getrandbits(32):08x}"
     instance.spot_request = id
-    instance._moto.spot_instance_request_id = id
+    instance.moto.spot_instance_request_id = id
     cloud.account.spot_requests[id] = SpotRequest(
         id, instance.region, "active", tags, instance.id, instance.created_at, instance.type, instance.zone
     )

@@ -46,6 +46,8 @@ _MOTO = frozenset(
         "ReleaseAddress",
     }
 )
+#: What is filtered and paged here, and told by moto's objects.
+_OF_MOTO = frozenset({"DescribeVolumes", "DescribeNetworkInterfaces"})
 _Values = Mapping[str, Callable[[Any], Iterable[str]]]
 
 
@@ -55,7 +57,7 @@ def answer(cloud: Ec2, operation: str, region: str, form: dict[str, str], reques
     if found is not None:
         if form.get("DryRun") == "true" and operation != "TerminateInstances":
             raise Refused("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
-        return schema.answer("ec2", operation, found(cloud, region, form))
+        return schema.answer("ec2", operation, found(cloud, region, form), moto=operation in _OF_MOTO)
     if operation not in _MOTO:
         raise Refused("InvalidAction", f"The action {operation} is not simulated.")
     if form.get("DryRun") == "true":
@@ -99,8 +101,7 @@ def _instances(cloud: Ec2, region: str, form: dict[str, str]) -> dict[str, Any]:
         )
     there = _named(cloud, region, ids) if ids else _visible(cloud, region)
     page, token = _page(_filtered(there, form, _INSTANCE), form, size)
-    # An answer is made of reservations; each launch here is one of its own.
-    return {"Reservations": [one.reservation for one in page], "NextToken": token}
+    return {"Reservations": [one.reserved() for one in page], "NextToken": token}
 
 
 def _visible(cloud: Ec2, region: str) -> list[Instance]:
@@ -165,7 +166,7 @@ def _terminate(cloud: Ec2, region: str, form: dict[str, str]) -> dict[str, Any]:
     if not ids:
         raise Refused("MissingParameter", "The request must contain the parameter InstanceId")
     there = _named(cloud, region, ids, hidden=True)
-    protected = [one.id for one in there if one._moto.disable_api_termination]
+    protected = [one.id for one in there if one.moto.disable_api_termination]
     if protected:
         raise Refused(
             "OperationNotPermitted",

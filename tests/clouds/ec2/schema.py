@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import botocore.loaders
@@ -81,16 +81,43 @@ def _wire_name(member: str, shape: Any) -> str:
     return name[0].upper() + name[1:]
 
 
-def answer(service_name: str, name: str, result: Any) -> wire.Answer:
-    """A result in the service's own protocol; only what the description knows is told."""
+def answer(service_name: str, name: str, result: Any, *, moto: bool = False) -> wire.Answer:
+    """A result in the service's own protocol: maps in the words of the description, or with objects of moto.
+
+    Raises AssertionError for a word of ours that the description does not know.
+    """
     model = operation(service_name, name)
+    if not moto and result is not None:
+        unknown = list(_strangers(model.output_shape, result))
+        assert not unknown, f"{name} tells what {service_name} does not: {unknown}"
     serializer = get_serializer_class(service_name, service(service_name).metadata["protocol"])(
         operation_model=model,
-        value_picker=XFormedAttributePicker(response_transformers=_TRANSFORMERS),
+        value_picker=XFormedAttributePicker(response_transformers=_TRANSFORMERS) if moto else _plain,
     )
     told = serializer.serialize(result)
     body = told["body"]
     return wire.Answer(told["status_code"], dict(told["headers"]), body.encode() if isinstance(body, str) else body)
+
+
+def _plain(context: Any) -> Any:
+    return context.obj.get(context.key)
+
+
+def _strangers(shape: Any, value: Any, path: str = "") -> Iterator[str]:
+    """What a value says beyond its shape."""
+    if value is None:
+        return
+    if shape.type_name == "structure":
+        for key, inner in value.items():
+            if key not in shape.members:
+                yield f"{path}.{key}"
+            else:
+                yield from _strangers(shape.members[key], inner, f"{path}.{key}")
+    elif shape.type_name == "list":
+        for inner in value:
+            yield from _strangers(shape.member, inner, path)
+    elif getattr(shape, "enum", None) and value not in shape.enum:
+        yield f"{path}={value}"
 
 
 def numbered(form: Mapping[str, str], prefix: str) -> list[str]:
