@@ -27,8 +27,8 @@ class Book:
     """The machines of one cloud, and what they cost.  Each provider has its own, for its renewed prices."""
 
     cloud: str
-    _shipped: shipped.Shipped
-    _renewed: renewed.Renewed = field(default_factory=renewed.Renewed)
+    _shipped: shipped.Shipped = field(repr=False)
+    _renewed: renewed.Renewed = field(default_factory=renewed.Renewed, repr=False)
 
     @property
     def machines(self) -> Mapping[str, Machine]:

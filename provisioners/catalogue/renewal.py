@@ -13,7 +13,6 @@ from collections.abc import Collection
 from provisioners import base
 from provisioners.catalogue import renewed
 from provisioners.catalogue.book import Book
-from provisioners.catalogue.price import OPERATOR
 
 #: A price that differs from the known one by more than this factor is a slip, of theirs or of ours in reading it.
 JUMP = 20.0
@@ -105,7 +104,7 @@ class Renewal:
         if not math.isfinite(dollars) or dollars <= 0:
             return f"at {dollars:g} dollars"
         known = self._book.price(machine_type, region=region, market=market)
-        if known is None or known.source == OPERATOR or known.dollars <= 0:
+        if known is None or known.dollars <= 0:
             return ""
         if dollars > known.dollars * JUMP or dollars < known.dollars / JUMP:
             return f"at {dollars:g} dollars, where {known.dollars:g} is known ({known})"
