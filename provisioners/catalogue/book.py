@@ -111,16 +111,26 @@ class Book:
             others = [cloud for cloud in NAMES if cloud != self.cloud and shape.gpu and not shape.types]
             elsewhere = [NAMES[cloud] for cloud in others if load(cloud)._sells(shape.gpu)]
             return reasons.unfit(self.machines.values(), shape, elsewhere=elsewhere)
-        places = [(region, market) for region in regions for market in shape.markets]
-        if not places or any(
-            self.price(machine.name, region=region, market=market, overrides=overrides)
-            for machine in fitting
-            for region, market in places
+        names = [machine.name for machine in fitting]
+        few = hints.listed(names if len(names) <= _NAMED else [*names[:_NAMED], f"{len(names) - _NAMED} others"])
+        where = hints.listed(sorted(regions)) if regions else ""
+        own = overrides or _NO_OVERRIDES
+        places = [
+            (name, region, market)
+            for name in names
+            for region in regions
+            for market in shape.markets
+            if self.offered(name, region) or own.dollars(name, region=region, market=market) is not None
+        ]
+        if regions and not places:
+            sold = sorted({region for name in names for region in self.sold_in(name)})
+            return f"{few}: not sold in {where}; sold in {', '.join(sold) or 'no region that is known'}"
+        if regions and not any(
+            self.price(name, region=region, market=market, overrides=own) for name, region, market in places
         ):
-            return ""
-        few = [machine.name for machine in fitting[:_NAMED]] + (["others"] if len(fitting) > _NAMED else [])
-        where = f"{hints.listed(shape.markets)} in {hints.listed(sorted(regions))}"
-        return f"no price is known for {hints.listed(few)}, {where}: set one under prices, or renew the price list"
+            markets = hints.listed(shape.markets)
+            return f"no price is known for {few}, {markets} in {where}: set one under prices, or renew the price list"
+        return ""
 
     def _sells(self, gpu: str) -> bool:
         return any(machine.gpu == gpu and machine.gpu_count for machine in self.machines.values())

@@ -154,6 +154,20 @@ def test_what_is_sold_in_one_market_only_is_explained_for_the_other() -> None:
     assert book.why_none(spot, regions=("us-central1",)) == ""
 
 
+def test_what_is_not_sold_in_the_configured_regions_is_said_with_the_regions_that_have_it() -> None:
+    book = catalogue.load("gcp")
+    shape = base.Shape(gpu="h200", gpu_count=8)
+    why = book.why_none(shape, regions=("europe-north2", "asia-east2"))
+    assert why.startswith("a3-ultragpu-8g: not sold in asia-east2 or europe-north2; sold in asia-south1, asia-south2, ")
+    assert book.why_none(shape, regions=("europe-north2", "us-central1")) == ""
+
+
+def test_an_operators_price_says_that_a_type_is_sold_there() -> None:
+    book = catalogue.load("gcp")
+    own = catalogue.Overrides({("europe-north2", "a3-ultragpu-8g", base.Market.ON_DEMAND): 90.0})
+    assert book.why_none(base.Shape(gpu="h200", gpu_count=8), regions=("europe-north2",), overrides=own) == ""
+
+
 @pytest.mark.parametrize(
     ("cloud", "name", "hint"),
     [
