@@ -43,13 +43,24 @@ class Span:
         return self.low + (self.high - self.low) * share
 
 
+#: So many names are still read; more are not worth listing.
+_LISTED = 16
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint such as `` (nearest: "zones")``, or nothing when no known word is near."""
+    """A hint to append, such as ``; did you mean "zones"?``; the names themselves when none is near and they are few."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    by_folded = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(word.lower(), by_folded, n=1, cutoff=0.6)
     if close:
-        return f'; did you mean "{close[0]}"?'
-    return f"; known: {', '.join(names)}" if names else ""
+        return f'; did you mean "{by_folded[close[0]]}"?'
+    return f"; known: {', '.join(names)}" if names and len(names) <= _LISTED else ""
+
+
+def listed(words: Iterable[object]) -> str:
+    """``1, 4 or 8``."""
+    *rest, last = [str(word) for word in words]
+    return f"{', '.join(rest)} or {last}" if rest else last
 
 
 class Reader:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from provisioners import base
-from provisioners.catalogue import hints, price, reasons, renewed, shipped
+from provisioners import base, options
+from provisioners.catalogue import price, reasons, renewed, shipped
 from provisioners.catalogue.machine import Machine
 from provisioners.catalogue.overrides import Overrides
 from provisioners.catalogue.price import Price
@@ -87,7 +87,7 @@ class Book:
 
     def nearest_region(self, name: str) -> str:
         """A hint to append to a complaint about a region that does not exist."""
-        return hints.nearest(name, self.regions)
+        return options.nearest(name, self.regions)
 
     def load_renewed(self, directory: str) -> str:
         """Take over the price list that was last renewed there; plain words when it cannot be used, else empty."""
@@ -112,8 +112,8 @@ class Book:
             elsewhere = [NAMES[cloud] for cloud in others if load(cloud)._sells(shape.gpu)]
             return reasons.unfit(self.machines.values(), shape, elsewhere=elsewhere)
         names = [machine.name for machine in fitting]
-        few = hints.listed(names if len(names) <= _NAMED else [*names[:_NAMED], f"{len(names) - _NAMED} others"])
-        where = hints.listed(sorted(regions)) if regions else ""
+        few = options.listed(names if len(names) <= _NAMED else [*names[:_NAMED], f"{len(names) - _NAMED} others"])
+        where = options.listed(sorted(regions)) if regions else ""
         own = overrides or _NO_OVERRIDES
         places = [
             (name, region, market)
@@ -128,7 +128,7 @@ class Book:
         if regions and not any(
             self.price(name, region=region, market=market, overrides=own) for name, region, market in places
         ):
-            markets = hints.listed(shape.markets)
+            markets = options.listed(shape.markets)
             return f"no price is known for {few}, {markets} in {where}: set one under prices, or renew the price list"
         return ""
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from provisioners import base, options
-from provisioners.catalogue import hints
 
 if TYPE_CHECKING:
     from provisioners.catalogue.book import Book
@@ -67,7 +66,7 @@ def _read_type(
     if name not in book.machines:
         what = "no such machine type" if region else "no such machine type or region"
         names = [*book.machines] if region else [*book.machines, *book.regions]
-        reader.complain(name, f"{what}{hints.nearest(name, names)}")
+        reader.complain(name, f"{what}{options.nearest(name, names)}")
         return
     if not reader.has(name):
         reader.complain(name, "expected a number")

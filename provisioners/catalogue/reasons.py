@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from provisioners import base
-from provisioners.catalogue import hints
+from provisioners import base, options
 from provisioners.catalogue.machine import Machine
 
 _GIB = 2**30
@@ -18,9 +17,9 @@ def unfit(machines: Iterable[Machine], shape: base.Shape, *, elsewhere: Sequence
         known = {name for machine in left for name in (machine.name, machine.type_name)}
         for name in shape.types:
             if name not in known:
-                return f'no machine type "{name}"{hints.nearest(name, known)}'
+                return f'no machine type "{name}"{options.nearest(name, known)}'
         left = [machine for machine in left if {machine.name, machine.type_name} & set(shape.types)]
-    where = f"of {hints.listed(shape.types)}" if shape.types else "here"
+    where = f"of {options.listed(shape.types)}" if shape.types else "here"
     if shape.gpu:
         left, why = _with_gpu(left, shape, where, elsewhere)
         if why:
@@ -48,14 +47,14 @@ def _with_gpu(
                 f"machines {where} have only a share of one {shape.gpu}; leave the gpu out to get them{here}",
             )
         if elsewhere:
-            return [], f'no machine {where} has the GPU "{shape.gpu}", which {hints.listed(elsewhere)} sells{here}'
-        hint = "" if shape.types else hints.nearest(shape.gpu, models)
+            return [], f'no machine {where} has the GPU "{shape.gpu}", which {options.listed(elsewhere)} sells{here}'
+        hint = "" if shape.types else options.nearest(shape.gpu, models)
         return [], f'no machine {where} has the GPU "{shape.gpu}"{hint}{"" if "known:" in hint else here}'
     left = [machine for machine in whole if machine.gpu == shape.gpu]
     counts = sorted({machine.gpu_count for machine in left})
     wanted = shape.gpu_count or 1
     left = [machine for machine in left if machine.gpu_count == wanted or (shape.types and machine.gpu_count > wanted)]
-    why = "" if left else f"no machine {where} has {wanted} x {shape.gpu}; they come with {hints.listed(counts)}"
+    why = "" if left else f"no machine {where} has {wanted} x {shape.gpu}; they come with {options.listed(counts)}"
     return left, why
 
 
@@ -63,7 +62,7 @@ def _too_small(machines: list[Machine], shape: base.Shape, what: str) -> str:
     archs = sorted({machine.arch for machine in machines})
     left = [machine for machine in machines if machine.arch == shape.arch]
     if not left:
-        return f"no machine {what} is {shape.arch}; they are {hints.listed(archs)}" if archs else f"no machine {what}"
+        return f"no machine {what} is {shape.arch}; they are {options.listed(archs)}" if archs else f"no machine {what}"
     most = max(machine.cpus for machine in left)
     if most < shape.cpus:
         return f"no machine {what} has {shape.cpus} vCPUs; the largest has {most}"
