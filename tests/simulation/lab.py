@@ -62,8 +62,6 @@ class Plan:
     latency: tuple[float, float] = (0.01, 0.05)
     boot: str = "2m"
     list_interval: float = 10.0
-    #: What makes the sky of a provider of a type; of the types that are not named, the cloud that ships with runnerd.
-    skies: Mapping[str, Callable[[Lab], skies.Sky]] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,7 +73,7 @@ class Lab:
     clock: virtual.Clock
     app: simulator.App
     directory: Path
-    #: By name of the provider.
+    #: By name of the provider; one that is not here when its daemon starts is the cloud that ships with runnerd.
     skies: dict[str, skies.Sky] = field(default_factory=dict)
     daemon: daemon.Daemon | None = None
     life: life.Life | None = None
@@ -151,8 +149,7 @@ class Lab:
 
         def make_provisioner(settings: config.Provider, context: base.Context) -> base.Provisioner:
             if settings.name not in self.skies:
-                make = self.plan.skies.get(settings.type, lambda lab: skies.FakeSky())
-                self.skies[settings.name] = make(self)
+                self.skies[settings.name] = skies.FakeSky()
             inner = self.skies[settings.name].provisioner(context, settings.options, one)
             return life.Provisioner(  # type: ignore[return-value]
                 inner,
