@@ -5,6 +5,7 @@ Tests and the simulation hand in a transport that answers in process and a crede
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -232,15 +233,24 @@ class Clients:
         url = found.serial_console_log_blob_uri
         if not url:
             return None
-        # The URL is signed; the credential is not for the store behind it, so this pipeline has no signing in it.
+        # The URL is signed, and the credential is not for the store behind it.
+        status, content = await self._unsigned(url)
+        return content[-_CONSOLE:] if status == 200 else None
+
+    async def public_json(self, url: str) -> Wire:
+        """A document that needs no credential.  Raises ValueError for anything but a good answer."""
+        status, content = await self._unsigned(url)
+        if status != 200:
+            raise ValueError(f"HTTP {status}")
+        found: Wire = json.loads(content)
+        return found
+
+    async def _unsigned(self, url: str) -> tuple[int, bytes]:
         transport = self._transport()
         try:
             await transport.open()
             answer = await transport.send(HttpRequest("GET", url))
-            if answer.status_code != 200:
-                return None
-            content: bytes = await answer.read()
-            return content[-_CONSOLE:]
+            return int(answer.status_code), await answer.read()
         finally:
             await transport.close()
 
@@ -363,7 +373,13 @@ class Clients:
         path = f"{group_path(subscription, group)}/providers/Microsoft.Authorization/permissions"
         return await self._all(subscription, path, AUTHORIZATION_API)
 
-    async def activity(self, subscription: str, group: str, resource_id: str, since: str, until: str) -> list[Wire]:
+    async def assignments(self, subscription: str, group: str) -> list[Wire]:
+        """The role assignments in a resource group and on what is in it."""
+        await self.limits(subscription).lists.take()
+        path = f"{group_path(subscription, group)}/providers/Microsoft.Authorization/roleAssignments"
+        return await self._all(subscription, path, AUTHORIZATION_API)
+
+    async def activity(self, subscription: str, resource_id: str, since: str, until: str) -> list[Wire]:
         """The activity log of one resource between two times in ISO 8601."""
         await self.limits(subscription).lists.take()
         path = f"/subscriptions/{subscription}/providers/Microsoft.Insights/eventtypes/management/values"

@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds after which a version is looked up again.
 _FRESH = 24 * 3600.0
+_HOUR = 3600.0
+#: Seconds after the last purchase in a group in which one may still appear.
+_SETTLED = 24 * _HOUR
 _FILE = "azure.json"
 
 
@@ -30,8 +33,8 @@ class Memory:
     context: base.Context
     #: ``region image`` -> (version, when it was looked up).
     images: dict[str, tuple[str, float]] = field(default_factory=dict)
-    #: (subscription, resource group).
-    groups: set[tuple[str, str]] = field(default_factory=set)
+    #: (subscription, resource group) -> when something was bought there, to the hour.
+    groups: dict[tuple[str, str], float] = field(default_factory=dict)
 
     @property
     def _path(self) -> Path | None:
@@ -44,14 +47,17 @@ class Memory:
         try:
             raw = json.loads(self._path.read_text())
             self.images = {str(key): (str(version), float(at)) for key, (version, at) in raw["images"].items()}
-            self.groups |= {(str(subscription), str(group)) for subscription, group in raw["groups"]}
+            self.groups |= {(str(subscription), str(group)): float(at) for subscription, group, at in raw["groups"]}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s cannot be read, images are looked up again: %s", self._path, error)
 
     def _save(self) -> None:
         if self._path is None:
             return
-        raw: Mapping[str, Any] = {"images": self.images, "groups": sorted(self.groups)}
+        raw: Mapping[str, Any] = {
+            "images": self.images,
+            "groups": [[*place, at] for place, at in sorted(self.groups.items())],
+        }
         temporary = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,8 +71,15 @@ class Memory:
 
     def remember_group(self, subscription: str, group: str) -> None:
         """Before anything is bought there."""
-        if (subscription, group) not in self.groups:
-            self.groups.add((subscription, group))
+        now = self.context.now()
+        if now - self.groups.get((subscription, group), 0.0) > _HOUR:
+            self.groups[subscription, group] = now
+            self._save()
+
+    def forget_old_group(self, subscription: str, group: str) -> None:
+        """Nothing of ours was seen there; it is forgotten once nothing can appear there any more."""
+        if self.context.now() - self.groups.get((subscription, group), 0.0) > _SETTLED:
+            self.groups.pop((subscription, group), None)
             self._save()
 
     def version(self, region: str, image: str) -> tuple[str, bool]:

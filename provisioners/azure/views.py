@@ -51,7 +51,7 @@ def machine(
         market=base.Market.SPOT if spot else base.Market.ON_DEMAND,
         price=0.0,
     )
-    seen = statuses if statuses is not None else properties.get("instanceView") or {}
+    seen = statuses if statuses is not None else properties.get("instanceView")
     status, failure = _status(str(properties.get("provisioningState", "")), seen, errors.place(offer, book))
     return base.InstanceView(
         ref=str(names.Ref(subscription, group, name, str(properties.get("vmId", "")))),
@@ -65,14 +65,24 @@ def machine(
     )
 
 
-def _status(provisioning: str, seen: Wire, where: errors.Place) -> tuple[base.InstanceStatus, base.Failure | None]:
-    power, code, message = _told(seen)
+def failed(vm: Wire) -> bool:
+    """True when something went wrong with a machine, which may run all the same."""
+    return str((vm.get("properties") or {}).get("provisioningState", "")).lower() in ("failed", "canceled")
+
+
+def _status(
+    provisioning: str, seen: Wire | None, where: errors.Place
+) -> tuple[base.InstanceStatus, base.Failure | None]:
+    power, code, message = _told(seen or {})
     state = provisioning.lower()
     if state == "deleting":
         return base.InstanceStatus.ENDING, None
     if power in _STOPPED:
         return base.InstanceStatus.STOPPED, None
     if state in ("failed", "canceled"):
+        if seen is None:
+            # Whether it runs all the same is not known: nothing is said that would end it.
+            return base.InstanceStatus.PENDING, None
         if power == "running" and code.lower() not in _BOOT:
             # It was launched; what failed is a later change, such as an extension that a policy added.
             return base.InstanceStatus.RUNNING, None

@@ -1,0 +1,155 @@
+"""Buying one machine: a create-only PUT, and what becomes of it while somebody watches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from azure.core.exceptions import AzureError, HttpResponseError
+
+from provisioners import base, catalogue
+from provisioners.azure import clients, errors, grants, names, settings, views
+
+log = logging.getLogger(__name__)
+
+#: Seconds for which a launch is watched, between two looks at its operation, and at the machine itself.
+WATCH, LOOK, LOOK_CLOSER = 60.0, 2.0, 5.0
+
+
+class Launch:
+    """One attempt."""
+
+    def __init__(
+        self,
+        context: base.Context,
+        chosen: settings.Settings,
+        calls: clients.Clients,
+        book: catalogue.Book,
+        wanted: base.CreateRequest,
+    ) -> None:
+        self._context = context
+        self._chosen = chosen
+        self._calls = calls
+        self._book = book
+        self._wanted = wanted
+        self._where = errors.place(wanted.offer, book)
+        self._subscription, self._group = chosen.subscription, chosen.resource_group
+        self._vm = names.machine(wanted)
+
+    async def run(self, body: Mapping[str, Any]) -> base.InstanceView:
+        """Send the PUT once and follow the launch.  Raises what :meth:`base.Provisioner.create` raises."""
+        try:
+            accepted = await self._calls.create(self._subscription, self._group, self._vm, body)
+        except Exception as error:
+            failed = errors.of(error, self._where)
+            if not isinstance(error, HttpResponseError) or not _may_exist(error):
+                raise failed from error
+            accepted = clients.Accepted(await self._existing(failed), "")
+        machine = clients.machine_path(self._subscription, self._group, self._vm)
+        await grant(self._calls, self._chosen, self._context, machine, grants.principal(accepted.machine))
+        return await self._watched(accepted)
+
+    async def _existing(self, failed: base.ProvisionError) -> Mapping[str, Any]:
+        """The machine that was there already, if it is of this attempt; else raise what that means."""
+        try:
+            found = await self._calls.machine(self._subscription, self._group, self._vm)
+        except AzureError as error:
+            # It may be there and ours: only a look can tell.
+            raise base.ProvisionError(
+                base.Kind.TRANSIENT,
+                f"{self._vm} may exist already, and cannot be looked at: {error}",
+                code=failed.code,
+                maybe_created=True,
+            ) from error
+        if found is None:
+            raise failed
+        tags, ours = found.get("tags") or {}, self._wanted.tags
+        if any(tags.get(tag) != ours.get(tag) for tag in (base.TAG_ATTEMPT, base.TAG_CONTROLLER)):
+            message = f"a machine {self._vm} exists already and is not of this attempt"
+            raise base.ProvisionError(base.Kind.CONFIG, message, code=failed.code)
+        return found
+
+    async def _watched(self, accepted: clients.Accepted) -> base.InstanceView:
+        """Follow a launch until it runs, fails, or has been watched long enough.
+
+        The machine exists by now: a stumble while looking changes nothing about that.
+        """
+        until = self._context.now() + WATCH
+        view = self._view(accepted.machine)
+        operation = accepted.operation
+        while True:
+            if view.status is base.InstanceStatus.FAILED:
+                await self._clear_away(view.failure)
+            if view.status is not base.InstanceStatus.PENDING or self._context.now() >= until:
+                return view
+            await self._context.sleep(LOOK if operation else LOOK_CLOSER)
+            try:
+                if operation:
+                    if await self._calls.operation(self._subscription, operation) == "InProgress":
+                        continue
+                    operation = ""
+                found = await self._calls.machine(self._subscription, self._group, self._vm)
+            except clients.OperationFailed as error:
+                await self._clear_away(errors.of(error, self._where).failure)
+            except HttpResponseError as error:
+                # Operations are forgotten after a time; the machine itself tells as well.
+                operation = "" if error.status_code in (400, 404, 410) else operation
+            except AzureError as error:
+                log.info("%s: %s is looked at again: %s", self._context.name, self._vm, error)
+            else:
+                if found is None:
+                    return view
+                view = self._view(found)
+
+    def _view(self, vm: Mapping[str, Any]) -> base.InstanceView:
+        return views.machine(
+            vm,
+            provider=self._context.name,
+            subscription=self._subscription,
+            group=self._group,
+            book=self._book,
+            now=self._context.now(),
+        )
+
+    async def _clear_away(self, failure: base.Failure | None) -> None:
+        """Ask for the end of what a failed launch left, and raise why it failed.
+
+        Azure keeps the machine, in the state Failed, with its parts.
+        """
+        failure = failure or base.Failure(base.Kind.TRANSIENT, f"{self._vm} failed")
+        left = False
+        try:
+            await self._calls.delete(self._subscription, self._group, self._vm)
+        except Exception as error:
+            # Listings show it as failed, and whoever called deletes it.
+            log.warning("%s: %s failed and could not be deleted yet: %s", self._context.name, self._vm, error)
+            left = True
+        raise base.ProvisionError(
+            failure.kind,
+            failure.message,
+            scope=failure.scope,
+            code=failure.code,
+            block_for=failure.block_for,
+            maybe_created=left,
+        )
+
+
+async def grant(
+    calls: clients.Clients, chosen: settings.Settings, context: base.Context, machine: str, principal: str
+) -> None:
+    """Let a machine delete itself, where it has an identity of its own; a listing makes up for what fails."""
+    if chosen.identity != settings.SYSTEM or not principal:
+        return
+    subscription = names.subscription_of(machine)
+    wanted = grants.body(chosen.identity_role, principal, subscription)
+    path = grants.assignment(machine, context.controller)
+    try:
+        await calls.put_resource(subscription, path, clients.AUTHORIZATION_API, wanted)
+    except (AzureError, base.ProvisionError) as error:
+        log.warning("%s: %s cannot delete itself yet: %s", context.name, names.tail(machine), error)
+
+
+def _may_exist(error: HttpResponseError) -> bool:
+    """True when an answer to a create-only PUT may mean that the machine is there."""
+    return error.status_code == 412 or errors.told(error).code in errors.EXISTS
