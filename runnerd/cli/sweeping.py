@@ -8,6 +8,7 @@ agrees with this host's: a job may run on anything younger, and a wrong clock wo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Awaitable, Iterable, Mapping
@@ -41,8 +42,10 @@ async def once(settings: config.Config, *, dry_run: bool, system: clock.Clock | 
             try:
                 made = _provisioner(settings, one, now)
                 await made.start()
-            except (base.ProvisionError, errors.RunnerdError, ImportError, OSError, ValueError) as error:
-                problems[one.name] = f"cannot start: {error}"
+            except Exception as error:
+                # One provider that cannot be asked, whatever its plugin raises, does not keep the others.
+                log.debug("%s cannot start", one.name, exc_info=True)
+                problems[one.name] = f"cannot start: {str(error) or type(error).__name__}"
             else:
                 provisioners[one.name] = made
         rows, problem = _rows(settings)
@@ -61,7 +64,8 @@ async def once(settings: config.Config, *, dry_run: bool, system: clock.Clock | 
         return found
     finally:
         for each in provisioners.values():
-            await each.close()
+            with contextlib.suppress(Exception):
+                await each.close()
 
 
 def _provisioner(settings: config.Config, one: config.Provider, now: clock.Clock) -> base.Provisioner:

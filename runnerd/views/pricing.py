@@ -34,7 +34,9 @@ def prices(daemon: daemon.Daemon, *, pool: str = "", provider: str = "") -> dict
             known = met.known_offers(one)
             if not known:
                 why = met.provisioner.why_none(one.shape(name), one.options.get(name, base.NO_OPTIONS))
-                problems.append(f"pool {one.name}: {name} {met.problem or why or 'has told no offers yet'}")
+                problems.append(
+                    f"pool {one.name}, provider {name}: {met.problem or why or 'it has told no offers yet'}"
+                )
             for offer in known:
                 entry = found.setdefault(offer.key, {**_offer(offer), "pools": []})
                 entry["pools"].append(one.name)

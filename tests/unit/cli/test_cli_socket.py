@@ -305,7 +305,7 @@ async def test_prices_are_told_with_their_source_for_a_pool_and_a_provider(tmp_p
         assert "pools are" in await at.refused("prices", "show", "gpx", exit=Exit.NOT_FOUND)
         assert "providers are sky" in await at.refused("prices", "show", "--provider", "sea", exit=Exit.NOT_FOUND)
         known["gpu"] = (asked_at, question, [])
-        assert "pool gpu: sky" in (await at.run("prices", "show", "gpu")).stdout
+        assert "pool gpu, provider sky" in (await at.run("prices", "show", "gpu")).stdout
 
 
 async def test_prices_are_renewed_in_the_running_daemon_and_reach_its_offers(

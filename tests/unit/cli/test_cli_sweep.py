@@ -266,6 +266,31 @@ async def test_one_that_cannot_be_deleted_does_not_keep_the_others(file: Path, m
     assert told[0] == "failed: transient, says the cloud" and "KeyError" in told[1]
 
 
+async def test_a_provider_that_cannot_be_asked_does_not_keep_the_others(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text(TEXT.replace("sky: {type: fake}", "sky: {type: fake}\n  sea: {type: fake}\n  air: {type: fake}"))
+    sky = Sky(monkeypatch)
+    sky.holds("disk", "disk-1")
+    sea, air = (fakes.ScriptedProvisioner(name, sky.clock) for name in ("sea", "air"))
+
+    async def start() -> None:
+        raise KeyError("a fault of the plugin")
+
+    async def list_owned(also: frozenset[str] = frozenset()) -> base.Listing:
+        raise AttributeError("another fault")
+
+    monkeypatch.setattr(sea, "start", start)
+    monkeypatch.setattr(air, "list_owned", list_owned)
+    made = {"sky": sky.cloud, "sea": sea, "air": air}
+    monkeypatch.setattr(sweeping, "_provisioner", lambda settings, one, now: made[one.name])
+    found = await sweeping.once(load(file), dry_run=False, system=sky.clock)
+    assert sky.did() == [("delete_residue", "disk-1")]
+    problems = {each["name"]: each["problem"] for each in found["providers"]}
+    assert "another fault" in problems["air"] and "a fault of the plugin" in problems["sea"]
+    assert sorted(found["incomplete"]) == ["air", "sea"]
+
+
 async def test_a_doubt_about_the_clock_holds_back_what_is_left_over_too(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
