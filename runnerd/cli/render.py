@@ -255,7 +255,7 @@ def logs(found: dict[str, Any]) -> None:
 
 
 def cost(found: dict[str, Any]) -> None:
-    until = clock(found["until"]) if found["until"] else f"now ({clock(found['now'])}) and beyond what is promised"
+    until = clock(found["until"]) if found["until"] else f"now ({clock(found['now'])}), and what is promised beyond"
     click.echo(f"from {clock(found['since'])} to {until}, UTC")
     heads = [found["by"], "cost", "still promised", "instances", "hours", "GPU hours", "jobs"]
     rows = [[each["name"], *_sums(each)] for each in found["groups"]]
