@@ -14,6 +14,7 @@ from typing import Any
 import boto3.session
 import botocore.config
 import botocore.credentials
+import botocore.exceptions
 import botocore.loaders
 import botocore.session
 
@@ -93,9 +94,7 @@ class Connections:
             place = (service, region or self.home)
             found = self._clients.get(place)
             if found is None:
-                if self._session is None:
-                    self._session = self._open()
-                found = self._clients[place] = self._session.client(service, **self._arguments(*place))
+                found = self._clients[place] = self._opened().client(service, **self._arguments(*place))
             return found
 
     @property
@@ -105,9 +104,9 @@ class Connections:
 
     def authenticate(self) -> None:
         """Have credentials that are good now, so that a failure to get them is none of the call that needs them."""
-        self.client("sts")
-        assert self._session is not None
-        credentials = self._session.get_credentials()
+        with self._lock:
+            session = self._opened()
+        credentials = session.get_credentials()
         if credentials is None:
             raise botocore.exceptions.NoCredentialsError
         credentials.get_frozen_credentials()
@@ -119,6 +118,11 @@ class Connections:
                 client.close()
             self._clients = {}
             self._session = None
+
+    def _opened(self) -> boto3.session.Session:
+        if self._session is None:
+            self._session = self._open()
+        return self._session
 
     def _open(self) -> boto3.session.Session:
         settings, secret = self._settings, self._context.secret

@@ -252,8 +252,8 @@ def _afford(cloud: Ec2, region: str, zone: str, form: dict[str, str]) -> None:
                 raise Refused("MaxSpotInstanceCountExceeded", "Max spot instance count exceeded")
             raise Refused(
                 "VcpuLimitExceeded",
-                f"You have requested more vCPU capacity than your current vCPU limit of {limit} allows for the instance "
-                "bucket that the specified instance type belongs to.",
+                f"You have requested more vCPU capacity than your current vCPU limit of {limit} allows for the "
+                "instance bucket that the specified instance type belongs to.",
             )
     for pattern, room in cloud.capacity.items():
         if faults.matches(pattern, f"{zone}/{kind}/{market}"):
@@ -261,8 +261,8 @@ def _afford(cloud: Ec2, region: str, zone: str, form: dict[str, str]) -> None:
             if taken >= room:
                 raise Refused(
                     "InsufficientInstanceCapacity",
-                    f"We currently do not have sufficient {kind} capacity in the Availability Zone you requested ({zone}). "
-                    "Our system will be working on provisioning additional capacity.",
+                    f"We currently do not have sufficient {kind} capacity in the Availability Zone you requested "
+                    f"({zone}). Our system will be working on provisioning additional capacity.",
                 )
             break
 
@@ -338,7 +338,8 @@ def _moto_run(backend: Any, region: str, form: dict[str, str], specs: dict[str, 
                 "VolumeType": one.get("Ebs.VolumeType", "gp2"),
                 "Encrypted": flag(one, "Ebs.Encrypted") or False,
                 "DeleteOnTermination": flag(one, "Ebs.DeleteOnTermination") or False,
-                "KmsKeyId": one.get("Ebs.KmsKeyId"),
+                # Without one, moto makes a real key for the account, which takes longer than everything else.
+                "KmsKeyId": one.get("Ebs.KmsKeyId", "alias/aws/ebs"),
             },
         }
         for one in schema.entries(form, "BlockDeviceMapping")

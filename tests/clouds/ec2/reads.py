@@ -170,7 +170,8 @@ def _terminate(cloud: Ec2, region: str, form: dict[str, str]) -> dict[str, Any]:
     if protected:
         raise Refused(
             "OperationNotPermitted",
-            f"The instance '{protected[0]}' may not be terminated. Modify its 'disableApiTermination' instance attribute.",
+            f"The instance '{protected[0]}' may not be terminated. Modify its 'disableApiTermination' instance "
+            "attribute.",
         )
     if form.get("DryRun") == "true":
         raise Refused("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
@@ -306,10 +307,11 @@ def _zones(cloud: Ec2, region: str) -> list[str]:
 
 def _offerings(cloud: Ec2, region: str, form: dict[str, str]) -> dict[str, Any]:
     wanted = [pattern for name, patterns in schema.filters(form) if name == "instance-type" for pattern in patterns]
+    plain = set(wanted) if not any(set("*?") & set(pattern) for pattern in wanted) else None
     rows = [
         {"InstanceType": kind, "LocationType": "availability-zone", "Location": zone}
         for kind in schema.types()
-        if not wanted or _any(wanted, [kind])
+        if not wanted or (kind in plain if plain is not None else _any(wanted, [kind]))
         for zone in _zones(cloud, region)
         if not any(faults.matches(pattern, f"{zone}/{kind}") for pattern in cloud.not_sold)
     ]

@@ -1,0 +1,91 @@
+"""A provider of Amazon EC2 over a simulated account, on a clock that passes only when somebody sleeps."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+from typing import Any
+
+from provisioners import aws, base
+from provisioners.offload import Offload
+from tests.clouds import ec2
+
+T4 = base.Shape(gpu="t4", gpu_count=1, markets=(base.Market.SPOT, base.Market.ON_DEMAND))
+SCRIPT = "#!/bin/sh\nexec sleep 600\n"
+
+
+class Clock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_795_600_000.0
+
+    def now(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+        self.seconds += seconds
+
+
+class World:
+    """An account and who uses it."""
+
+    def __init__(self, directory: str = "", **cloud: Any) -> None:
+        self.clock = Clock()
+        self.cloud = ec2.Ec2(self.clock.now, random.Random(11), **cloud)
+        self.directory = directory
+        self.secrets: dict[str, str] = {}
+        self.options: dict[str, Any] = {
+            "regions": {
+                "us-east-1": {"subnets": [self.cloud.subnet("us-east-1a"), self.cloud.subnet("us-east-1b")]},
+                "us-west-2": {"subnets": [self.cloud.subnet("us-west-2a")]},
+            }
+        }
+
+    def context(self, name: str = "aws") -> base.Context:
+        return base.Context(
+            name=name,
+            controller="acme-ci",
+            directory=self.directory,
+            now=self.clock.now,
+            sleep=self.clock.sleep,
+            offload=lambda width: Offload(0),
+            secret=self.secrets.__getitem__,
+        )
+
+    async def provider(self, name: str = "aws", **options: Any) -> aws.Aws:
+        """A started provider; several share the account."""
+        made = aws.Aws(self.context(name), {**self.options, **options}, ec2.mount(self.cloud.handle))
+        await made.start()
+        return made
+
+    def settle(self, seconds: float = 200.0) -> None:
+        self.clock.seconds += seconds
+        self.cloud.tick()
+
+    def fail(self, **fault: Any) -> ec2.Fault:
+        made = ec2.Fault(**fault)
+        self.cloud.faults.append(made)
+        return made
+
+    def sent(self, operation: str) -> int:
+        """How many calls of an operation arrived."""
+        return sum(one.operation == operation for one in self.cloud.calls)
+
+
+async def request(provider: aws.Aws, key: str = "attempt-1", **changes: Any) -> base.CreateRequest:
+    """A request for the first offer, or as changed; ``shape`` and ``nth`` choose the offer."""
+    shape, nth = changes.pop("shape", T4), changes.pop("nth", 0)
+    options = changes.get("options", {})
+    offer = (await provider.offers(shape, options))[nth]
+    offer = replace(offer, **changes.pop("offer", {}))
+    tags = {
+        base.TAG_CONTROLLER: "acme-ci",
+        base.TAG_INSTANCE: f"i-{key}",
+        base.TAG_POOL: "gpu-t4",
+        base.TAG_ATTEMPT: key,
+    }
+    given = {"user_data": SCRIPT, "tags": tags, "deadline": 2e9, **changes}
+    return base.CreateRequest(key=key, name=f"i-{key}", offer=offer, **given)
