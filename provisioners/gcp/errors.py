@@ -122,6 +122,8 @@ _WORDED = frozenset(
     {"CONDITION_NOT_MET", "INVALID", "INVALID_FIELD_VALUE", "BAD_REQUEST", "NOT_FOUND", "RESOURCE_NOT_FOUND"}
 )
 
+#: The SDK puts the request before what the API says.
+_SENT = re.compile(r"^[A-Z]+ https?://\S+: ")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _QUOTA = re.compile(
     r"Quota '(?P<metric>[A-Z0-9_]+)' exceeded\.\s+Limit: (?P<limit>[0-9.]+)(?: in region (?P<region>[a-z0-9-]+))?"
@@ -144,7 +146,9 @@ class Told:
     retry_after: float = 0.0
 
 
-def from_operation(operation: compute_v1.Operation, place: Place) -> tuple[base.ProvisionError, bool]:
+def from_operation(
+    operation: compute_v1.Operation, place: Place, *, now: float = 0.0
+) -> tuple[base.ProvisionError, bool]:
     """The failure that a finished operation carries, and whether it is certain that nothing is left of it."""
     first = operation.error.errors[0] if operation.error.errors else None
     if first is None:
@@ -163,7 +167,7 @@ def from_operation(operation: compute_v1.Operation, place: Place) -> tuple[base.
                 )
         told = _with_words(found)
     row = _row(told)
-    return _error(told, row, place, maybe_created=False, now=0.0), row.settled
+    return _error(told, row, place, maybe_created=False, now=now), row.settled
 
 
 def from_exception(error: BaseException, place: Place, *, now: float, creating: bool = False) -> base.ProvisionError:
@@ -294,7 +298,7 @@ def _from_http(error: exceptions.GoogleAPICallError) -> Told:
     return _with_words(
         Told(
             (*known, *codes),
-            _first(told.message),
+            _first(_SENT.sub("", told.message)),
             metric=told.metric,
             region=told.region,
             family=told.family,

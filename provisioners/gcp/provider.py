@@ -205,7 +205,7 @@ class Gcp(base.Basics):
 
     async def _refused(self, operation: compute_v1.Operation, ref: views.Ref, place: Place) -> base.InstanceView:
         """Raise what the operation says; an instance that is there nevertheless is told, so that it is deleted."""
-        error, settled = errors.from_operation(operation, place)
+        error, settled = errors.from_operation(operation, place, now=self._context.now())
         if not settled:
             try:
                 found = await self._get(ref, place)

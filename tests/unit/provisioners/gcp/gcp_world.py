@@ -1,0 +1,89 @@
+"""A provisioner over a simulated Compute Engine in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+from provisioners import base, gcp, offload
+from provisioners.base import Market
+from tests.clouds import gce
+
+#: Half past a minute, so that a pause to the next one is neither nothing nor all of it.
+START = 1_780_000_030.0
+
+
+class World:
+    """One controller in one simulated project."""
+
+    def __init__(self, directory: str = "", **options: Any) -> None:
+        self.seconds = START
+        self.cloud = gce.Gce(now=lambda: self.seconds, rng=random.Random(11))
+        self.options = gce.options(**options)
+        self.secrets: dict[str, str] = {}
+        self.context = base.Context(
+            name="google",
+            controller="acme-ci",
+            directory=directory,
+            now=lambda: self.seconds,
+            sleep=self.sleep,
+            offload=lambda width: offload.Offload(0),
+            secret=lambda reference: self.secrets[reference],
+        )
+        self.provisioner = self.restarted()
+        self._numbers = 0
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+        self.seconds += seconds
+
+    def restarted(self) -> gcp.Gcp:
+        """A provisioner as after a restart of the daemon."""
+        self.clients = gce.mount(self.cloud, self.options, secret=self.context.secret)
+        self.provisioner = gcp.Gcp(self.context, self.options, self.clients)
+        return self.provisioner
+
+    @property
+    def sent(self) -> list[Any]:
+        """Every request that left."""
+        adapter = self.clients._adapter
+        assert isinstance(adapter, gce.Adapter)
+        return adapter.sent
+
+    def calls(self, method: str) -> int:
+        """How many calls of a method the cloud saw."""
+        return sum(one[0] == f"compute.{method}" for one in self.cloud.log)
+
+    async def offer(self, shape: base.Shape | None = None, **options: Any) -> base.Offer:
+        wanted = shape or base.Shape("t4", 1, types=("n1-standard-4",))
+        return (await self.provisioner.offers(wanted, options))[0]
+
+    async def request(self, offer: base.Offer | None = None, **fields: Any) -> base.CreateRequest:
+        self._numbers += 1
+        name = fields.pop("name", f"ci-{self._numbers}")
+        tags = {
+            base.TAG_CONTROLLER: "acme-ci",
+            base.TAG_INSTANCE: name,
+            base.TAG_POOL: "gpu",
+            base.TAG_ATTEMPT: f"{name}-a{self._numbers}",
+            "runnerd-repo": "Acme/Research",
+        }
+        given = {
+            "key": f"key-{self._numbers}",
+            "name": name,
+            "offer": offer or await self.offer(),
+            "user_data": "#!/bin/sh\nexec true\n",
+            "tags": tags,
+            "deadline": self.seconds + 7200,
+            **fields,
+        }
+        return base.CreateRequest(**given)
+
+    async def created(self, market: Market = Market.ON_DEMAND) -> base.InstanceView:
+        """A running instance."""
+        shape = base.Shape("t4", 1, types=("n1-standard-4",), markets=(market,))
+        view = await self.provisioner.create(await self.request(await self.offer(shape)))
+        self.seconds += 20
+        self.cloud.tick()
+        return view
