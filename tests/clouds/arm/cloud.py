@@ -239,7 +239,7 @@ class Arm:
 
     def _remove(self, one: state.Instance) -> None:
         """A machine is gone, and with it the parts that go with it."""
-        failed = one.provisioning == "Failed"
+        failed = one.fails_at <= self.now()
         one.state, one.power = "gone", ""
         del self._machines[one.group, one.name]
         for key, part in list(self.parts.items()):

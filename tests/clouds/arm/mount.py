@@ -97,7 +97,7 @@ class Transport(AsyncHttpTransport[Any, Any]):
                 cause = aiohttp.ClientConnectorError(key, OSError(111, "Connection refused"))
             raise exceptions.ServiceRequestError(cause, error=cause) from cause
         await self._pause()
-        return _Response(request, told)
+        return Response(request, told)
 
     async def _pause(self) -> None:
         import asyncio
@@ -121,7 +121,7 @@ class _Closed:
         """Nothing is open."""
 
 
-class _Response(AsyncHttpResponseImpl):
+class Response(AsyncHttpResponseImpl):
     """An answer whose body is there already."""
 
     def __init__(self, request: Any, answer: wire.Answer) -> None:
