@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e import plant as plants
+from tests.e2e import site as sites
 
 _PLANT: pytest.StashKey[plants.Plant] = pytest.StashKey()
 
@@ -18,6 +19,14 @@ def plant(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[plants.Pla
     """A directory for a simulator and a daemon; everything that runs in it ends with the test."""
     with plants.plant(tmp_path) as made:
         request.node.stash[_PLANT] = made
+        yield made
+
+
+@pytest.fixture
+def site(plant: plants.Plant) -> Iterator[sites.Site]:
+    """The plant with simulated forges and clouds running; configuration and daemon are the test's own."""
+    plant.start_simulator()
+    with sites.site(plant) as made:
         yield made
 
 

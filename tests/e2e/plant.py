@@ -227,6 +227,10 @@ class Plant:
     public: str = ""
     #: Name of each fake provider -> its log of calls.
     logs: dict[str, Path] = field(default_factory=dict)
+    #: Further environment of the daemon: credentials.
+    variables: dict[str, str] = field(default_factory=dict)
+    #: Who else has something to tell after a failure.
+    tales: list[Callable[[], str]] = field(default_factory=list)
     _socket_directory: Path | None = None
 
     # -- parts -------------------------------------------------------------------------------------------------
@@ -284,7 +288,7 @@ class Plant:
 
     def start_daemon(self, *, wait: bool = True, seconds: float = 40.0) -> Child:
         """A daemon on the configuration; with ``wait``, until it is ready."""
-        self.daemon = self.start("daemon", command("run", "--config", str(self.config)))
+        self.daemon = self.start("daemon", command("run", "--config", str(self.config)), **self.variables)
         if wait:
             self.await_daemon(seconds)
         return self.daemon
@@ -496,15 +500,21 @@ class Plant:
             "--- calls\n"
             + "\n".join(json.dumps(line) for line in [one for one in self.calls() if one["call"] != "list"][-60:])
         )
+        for tell in self.tales:
+            parts.append(tell())
         return "\n".join(parts)
 
     # -- the end -----------------------------------------------------------------------------------------------
 
-    def end(self) -> int:
-        """End everything that was started here; how many processes were left by what is no child of ours."""
+    def stop_children(self) -> None:
+        """End what was started here, the last first."""
         for child in reversed(self.children):
             with contextlib.suppress(subprocess.TimeoutExpired, ProcessLookupError):
                 child.stop()
+
+    def end(self) -> int:
+        """End everything that was started here; how many processes were left by what is no child of ours."""
+        self.stop_children()
         left = 0
         for _ in range(50):
             found = {**self.processes(MARK), **self.processes(INSTANCE)}

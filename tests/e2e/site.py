@@ -1,0 +1,157 @@
+"""A plant in front of simulated clouds: the daemon as a process, its clouds over sockets, its instances as machines."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.clouds import arm, machines
+from tests.e2e import clouds, estates
+from tests.e2e import plant as plants
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What became of a command."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Its output, which must be JSON."""
+        assert self.out.strip(), f"status {self.status}: {self.err}"
+        return json.loads(self.out)
+
+
+@dataclass(slots=True)
+class Site:
+    """One plant and its clouds."""
+
+    plant: plants.Plant
+    clouds: clouds.Clouds
+    machines: machines.Machines
+
+    @property
+    def aws(self) -> estates.Aws:
+        made = self.clouds.estates["aws"]
+        assert isinstance(made, estates.Aws)
+        return made
+
+    @property
+    def gcp(self) -> estates.Gcp:
+        made = self.clouds.estates["gcp"]
+        assert isinstance(made, estates.Gcp)
+        return made
+
+    @property
+    def azure(self) -> estates.Azure:
+        made = self.clouds.estates["azure"]
+        assert isinstance(made, estates.Azure)
+        return made
+
+    def providers(self) -> dict[str, dict[str, Any]]:
+        """All three, each in two regions."""
+        key = self.plant.secret("gcp.json", self.gcp.key_file())
+        secret = self.plant.secret("azure.secret", arm.SECRET)
+        return {
+            "aws": self.aws.options({"us-east-1": "ab", "us-west-2": "a"}),
+            "gcp": self.gcp.options({"us-central1": "ab", "europe-west4": "a"}, credentials=key),
+            "azure": self.azure.options({"eastus": "12", "westeurope": "1"}, secret=secret),
+        }
+
+    def configure(
+        self,
+        *,
+        providers: Mapping[str, Mapping[str, Any]] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        pools: Mapping[str, Mapping[str, Any]] | None = None,
+        **more: Any,
+    ) -> Path:
+        """Write a configuration that buys T4s wherever they are."""
+        path = f"{self.machines.bin}:{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+        runner = {
+            "github": {"command": [sys.executable, str(plants.RUNNER), "github"]},
+            "gitlab": {"command": [sys.executable, str(plants.RUNNER), "gitlab"]},
+            "env": {"PATH": path},
+        }
+        given = dict(providers or self.providers())
+        # Jobs run as whoever runs the tests: there is no other user on these machines.
+        usual = {"market": "spot-then-on-demand", "idle": "5s", "user": getpass.getuser(), "runner": runner}
+        return self.plant.configure(
+            providers=given,
+            defaults={**usual, **(defaults or {})},
+            pools=pools or {"gpu-t4": {"gpu": "t4", "from": list(given)}},
+            **more,
+        )
+
+    def run(self, *arguments: str, seconds: float = 90.0, directory: Path | None = None, **environment: str) -> Ran:
+        """Run a command of runnerd beside the daemon, to its end."""
+        done = subprocess.run(
+            plants.command(*arguments),
+            cwd=directory or self.plant.directory,
+            env={**self.plant.environment(), **self.plant.variables, **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def ask(self, *arguments: str) -> Any:
+        """The JSON that a command of the running daemon answers."""
+        ran = self.run(*arguments, "--socket", str(self.plant.socket), "--json")
+        assert ran.status == 0, f"{arguments}: {ran.status} {ran.err}\n{ran.out[-2000:]}"
+        return ran.json
+
+    def await_offers(self, pool: str, providers: set[str], seconds: float = 40.0) -> None:
+        """Returns when each of the providers has told what it sells to a pool."""
+        plants.until(
+            lambda: {one["provider"] for one in self.ask("offers", pool)["offers"]} >= providers,
+            f"offers of {sorted(providers)} for {pool}",
+            seconds=seconds,
+            pause=0.5,
+        )
+
+    def left(self) -> list[str]:
+        """Everything that still has to go, in words."""
+        found = [*self.clouds.left()]
+        found += [f"runner {name}" for name in self.plant.runners()]
+        found += [
+            f"{count} rows {state}" for state, count in self.plant.instances().items() if state not in plants.CLOSED
+        ]
+        found += [f"machine {name}" for name in self.machines.processes()]
+        return found
+
+    def await_nothing_left(self, seconds: float = 60.0) -> None:
+        """Returns when neither clouds, forges, state nor host have anything of ours any more."""
+        try:
+            plants.until(lambda: not self.left(), "nothing is left", seconds=seconds, pause=0.3)
+        except plants.TookTooLong as error:
+            raise plants.TookTooLong(f"{error}: {self.left()}") from None
+
+
+@contextlib.contextmanager
+def site(plant: plants.Plant, *, names: Sequence[str] = ("aws", "gcp", "azure")) -> Iterator[Site]:
+    """Clouds for a plant; gone afterwards with all that ran in them."""
+    farm = machines.Machines(plant.directory / "machines", {plants.MARK: str(plant.directory)})
+    made = clouds.Clouds(plant.directory, farm, names=tuple(names))
+    plant.tales.append(made.story)
+    made.start()
+    try:
+        plant.variables.update(estates.Aws.environment)
+        yield Site(plant, made, farm)
+        assert made.problems == []
+    finally:
+        # No daemon outlives its clouds: what it could not end would be its story and not theirs.
+        plant.stop_children()
+        made.stop()
