@@ -77,7 +77,9 @@ def _method(raw: Mapping[str, Any], document: Mapping[str, Any]) -> Method:
 
     def part(match: re.Match[str]) -> str:
         name = match[1].lstrip("+")
-        inner = r".+?" if match[1].startswith("+") else r"[^/]+?"
+        inner = r"[^/]+?"
+        if match[1].startswith("+"):
+            inner = str(parameters[name].get("pattern", ".+?")).removeprefix("^").removesuffix("$")
         return f"(?P<{name}>{inner})"
 
     path = re.sub(
