@@ -79,6 +79,19 @@ class _Initial(AsyncPollingMethod[Any]):
         return ""
 
 
+class _Once(AioHttpTransport):  # type: ignore[misc]  # azure-core exports it by a lazy import that mypy cannot see
+    """Sends what it is given once.
+
+    aiohttp itself sends a PUT again when its connection breaks before the answer; nobody above would know.  There is
+    no public switch for that.
+    """
+
+    async def open(self) -> None:
+        await super().open()
+        if self.session is not None:
+            self.session._retry_connection = False
+
+
 class Clients:
     """Azure's management API for the subscriptions of one provider."""
 
@@ -99,7 +112,7 @@ class Clients:
         self._limits: dict[str, limits.Limits] = {}
 
     def _own_transport(self) -> AsyncHttpTransport[Any, Any]:
-        made: AsyncHttpTransport[Any, Any] = AioHttpTransport(
+        made: AsyncHttpTransport[Any, Any] = _Once(
             connection_timeout=_CONNECT, read_timeout=_READ, connection_verify=self._settings.ca or True
         )
         return made

@@ -23,6 +23,9 @@ def make(settings: Settings, context: base.Context) -> Any:
         common |= {"authority": settings.authority, "disable_instance_discovery": True}
     if settings.ca:
         common["connection_verify"] = settings.ca
+    if settings.client_secret or settings.certificate:
+        # Whoever asked comes again; the SDK's own retries would sleep in between, unseen.
+        common["retry_total"] = 0
     if settings.client_secret:
         return _Rotating(settings, context, common)
     if settings.certificate:

@@ -62,7 +62,7 @@ class Lab:
     ) -> base.CreateRequest:
         """A request of an attempt of its own."""
         self._number += 1
-        name, key = f"i-{self._number}", key or f"attempt-{self._number}"
+        name, key = str(more.pop("name", f"i-{self._number}")), key or f"attempt-{self._number}"
         offer = base.Offer("az", self.arm.subscription, region, zone, machine_type, market, 0.5, gpus=1, cpus=4)
         fields: dict[str, Any] = {
             "user_data": "#!/bin/sh\nexec sleep 600\n",
