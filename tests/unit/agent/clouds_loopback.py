@@ -1,6 +1,7 @@
 """The metadata services of the three clouds on loopback, as far as notices need them.
 
-They refuse what the real ones refuse.  Each can be made to fail on the wire in the ways of :data:`TROUBLES`, and can vanish and come back at its address.
+They refuse what the real ones refuse.  Each can be made to fail on the wire in the ways of :data:`TROUBLES`, and can
+vanish and come back at its address.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def test_keys_of_a_newer_boot_script_are_left_alone(tmp_path: pathlib.Path) -> N
     path = agent_loopback.write_config(tmp_path, "http://x/", colour="green")
     assert config.load(path).url == "http://x"
     config.forget_token(path)
-    assert json.loads(path.read_text()) == {"url": "http://x/", "instance": "acme-ci-1", "colour": "green"}
+    assert json.loads(path.read_text()) == {"url": "http://x/", "instance": "acme-ci-1", "cloud": "", "colour": "green"}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 

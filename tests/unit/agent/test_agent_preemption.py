@@ -494,6 +494,21 @@ def test_a_request_ends_within_its_time(ec2: clouds_loopback.Ec2, trouble: str) 
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ("huge", "an answer that is too large"),
+        ("cut", "an answer that was cut off"),
+        ("noise", "an answer that is not HTTP"),
+        ("close", "RemoteDisconnected"),
+    ],
+)
+def test_an_answer_that_is_none_is_named(ec2: clouds_loopback.Ec2, trouble: str, words: str) -> None:
+    ec2.trouble = trouble
+    with pytest.raises(metadata.Silent, match=words):
+        metadata.Service(ec2.url).ask("/", {})
+
+
 def test_no_exception_leaves_a_source_and_its_words_are_not_logged(said: list[str]) -> None:
     class Broken:
         def step(self) -> preemption.Step:
