@@ -172,7 +172,7 @@ class PoolOptions:
 
     def over(self, launch: Launch, region: str) -> Launch:
         """How that pool launches there."""
-        changed: Launch = replace(launch, **self.changes)
+        changed: Launch = replace(retyped(launch, self.changes.get("disk_type", launch.disk_type)), **self.changes)
         image = self.images.get(region) or self.images.get("*")
         return replace(changed, image=image) if image is not None else changed
 
@@ -216,19 +216,21 @@ def _launch(reader: options.Reader, default: Launch) -> Launch:
 
 
 def _details(reader: options.Reader, default: Launch) -> Launch:
-    """What providers, regions and pools may all set."""
+    """What providers, regions and pools may all set; what is inherited is complained about where it was written."""
     profile = reader.text("instance_profile", default.instance_profile)
-    if profile and not _PROFILE.match(profile):
+    if reader.has("instance_profile") and not _PROFILE.match(profile):
         reader.complain("instance_profile", "expected the name or the ARN of an instance profile")
     kind = reader.text("disk_type", default.disk_type, choices=_DISKS)
-    iops = reader.whole("disk_iops", default.disk_iops, low=100, high=256_000)
-    throughput = reader.whole("disk_throughput", default.disk_throughput, low=125, high=2000)
-    if iops and kind == "gp2":
-        reader.complain("disk_iops", "cannot be chosen for gp2")
-    if throughput and kind != "gp3":
-        reader.complain("disk_throughput", f"cannot be chosen for {kind}, only for gp3")
-    if kind in ("io1", "io2") and not iops:
-        reader.complain("disk_iops", f"must be chosen for {kind}")
+    known = retyped(default, kind)
+    iops = reader.whole("disk_iops", known.disk_iops, low=100, high=256_000)
+    throughput = reader.whole("disk_throughput", known.disk_throughput, low=125, high=2000)
+    if any(reader.has(key) for key in ("disk_type", "disk_iops", "disk_throughput")):
+        if iops and kind == "gp2":
+            reader.complain("disk_iops", "cannot be chosen for gp2")
+        if throughput and kind != "gp3":
+            reader.complain("disk_throughput", f"cannot be chosen for {kind}, only for gp3")
+        if kind in ("io1", "io2") and not iops:
+            reader.complain("disk_iops", f"must be chosen for {kind}")
     public = reader.flag("public_address", False) if reader.has("public_address") else default.public_address
     reader.raw("public_address")
     return replace(
@@ -243,6 +245,11 @@ def _details(reader: options.Reader, default: Launch) -> Launch:
         kms_key=reader.text("kms_key", default.kms_key),
         key_name=reader.text("key_name", default.key_name),
     )
+
+
+def retyped(launch: Launch, kind: str) -> Launch:
+    """The same with a disk of another type: what was chosen for the old one does not hold for it."""
+    return launch if kind == launch.disk_type else replace(launch, disk_type=kind, disk_iops=0, disk_throughput=0)
 
 
 def _image(reader: options.Reader, key: str, owner: str) -> Image | None:
