@@ -301,7 +301,7 @@ class Lab:
     @property
     def creates(self) -> list[tuple[str, str]]:
         """Every create call that reached a cloud: (attempt key, instance name)."""
-        return self.promises.creates
+        return [(request.key, request.name) for _, request in self.promises.requests]
 
     @property
     def clouds(self) -> dict[str, Any]:

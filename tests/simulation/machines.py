@@ -44,6 +44,8 @@ class Machines:
         self.loss = loss
         #: How many of the next agents fall silent once they were given a runner.
         self.mute = 0
+        #: How many of the next machines boot without an agent that ever speaks.
+        self.deaf = 0
         #: By tag of the attempt, which is unique over all clouds.
         self.running: dict[str, Agent] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,6 +112,9 @@ class Agent:
                 self._runner = None
 
     async def _live(self) -> None:
+        if self._machines.deaf:
+            self._machines.deaf -= 1
+            return
         found = re.search(r'"token": "([^"]+)"', self.box.user_data)
         if found is None:
             return

@@ -52,8 +52,8 @@ class Promises:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         self.violations: list[str] = []
-        #: Every create call that reached a provider: (attempt key, instance name).
-        self.creates: list[tuple[str, str]] = []
+        #: Every create call that reached a provider, with the time: a request that is sent again counts again.
+        self.requests: list[tuple[float, base.CreateRequest]] = []
         #: Failed create calls: (provider, error).
         self.failures: list[tuple[str, base.ProvisionError]] = []
         self._refusals: list[Refusal] = []
@@ -71,8 +71,8 @@ class Promises:
     def called(self, provider: str, one: life.Life, name: str, argument: object) -> None:
         """A call is about to reach a provisioner."""
         if isinstance(argument, base.CreateRequest):
-            again = any(key == argument.key for key, _ in self.creates)
-            self.creates.append((argument.key, argument.name))
+            again = any(request.key == argument.key for _, request in self.requests)
+            self.requests.append((self._lab.clock.now(), argument))
             self._check_pace(provider, one, argument.offer)
             if not again:
                 self._check_blocked(argument)
