@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from azure.core.exceptions import AzureError
-
 from provisioners import base, catalogue, options
 from provisioners.azure import clients, errors, images, names, offers, permissions, quotas, request, settings
 
@@ -72,7 +70,7 @@ class _Check:
             return [self._failed(error, "cannot sign in", _sign_in_remedy(str(error), self._chosen))]
         try:
             found = await self._calls.resource(subscription, f"/subscriptions/{subscription}", clients.RESOURCES_API)
-        except (AzureError, base.ProvisionError) as error:
+        except errors.HEARD as error:
             remedy = "is it the right tenant, and has the credential a role in this subscription or group?"
             if "AuthorizationFailed" in str(error):
                 # A role on the group alone does not allow a look at the subscription; the group is looked at next.
@@ -94,7 +92,7 @@ class _Check:
                 subscription, clients.group_path(subscription, group), clients.RESOURCES_API
             )
             granted = await self._calls.permissions(subscription, group) if found is not None else []
-        except (AzureError, base.ProvisionError) as error:
+        except errors.HEARD as error:
             yield self._failed(error, f"resource group {group}", _ROLE_REMEDY)
             return
         if found is None:
@@ -133,7 +131,7 @@ class _Check:
         subscription = names.subscription_of(resource) or self._chosen.subscription
         try:
             found = await self._calls.resource(subscription, resource, version)
-        except (AzureError, base.ProvisionError) as error:
+        except errors.HEARD as error:
             told = errors.of(error, errors.Place(self._context.name, subscription))
             if told.kind is base.Kind.AUTH:
                 yield self._warning(
@@ -156,7 +154,7 @@ class _Check:
         for region in self._chosen.regions:
             try:
                 usages = await self._calls.usages(self._chosen.subscription, region)
-            except (AzureError, base.ProvisionError) as error:
+            except errors.HEARD as error:
                 yield self._warning(
                     f"the quotas of {region} are not told: {error}",
                     "allow Microsoft.Compute/locations/usages/read in the subscription",
@@ -263,7 +261,7 @@ class _Check:
                 newest = images.newest(await self._calls.image_versions(subscription, region, urn))
                 urn = images.Urn(urn.publisher, urn.offer, urn.sku, newest) if newest else None
             found = await self._calls.image(subscription, region, urn) if urn is not None else None
-        except (AzureError, base.ProvisionError) as error:
+        except errors.HEARD as error:
             told = errors.of(error, errors.Place(self._context.name, subscription))
             if told.kind not in (base.Kind.NOT_FOUND, base.Kind.CONFIG):
                 yield self._warning(f"image {image} cannot be looked at: {told}", "see the message", place)
@@ -295,7 +293,7 @@ class _Check:
         accept = f"az vm image terms accept --publisher {plan.publisher} --offer {plan.product} --plan {plan.name}"
         try:
             terms = await self._calls.resource(self._chosen.subscription, path, clients.ORDERING_API)
-        except (AzureError, base.ProvisionError) as error:
+        except errors.HEARD as error:
             yield self._warning(f"whether the terms of {image} are accepted is not told: {error}", accept, place)
             return
         if not (terms or {}).get("properties", {}).get("accepted"):

@@ -156,7 +156,6 @@ class Clients:
                     policies.RequestIdPolicy(),
                     policies.HeadersPolicy(),
                     policies.UserAgentPolicy(base_user_agent="runnerd"),
-                    policies.ContentDecodePolicy(),
                     AsyncARMChallengeAuthenticationPolicy(self._signer(), *scopes),
                     limits.Gauge(self.limits(subscription)),
                 ],

@@ -29,9 +29,12 @@ def make(settings: Settings, context: base.Context) -> Any:
     if settings.client_secret:
         return _Rotating(settings, context, common)
     if settings.certificate:
-        return CertificateCredential(
-            settings.tenant, settings.client_id, certificate_path=settings.certificate, **common
-        )
+        try:
+            return CertificateCredential(
+                settings.tenant, settings.client_id, certificate_path=settings.certificate, **common
+            )
+        except (ValueError, OSError) as error:
+            raise ClientAuthenticationError(message=f"certificate: {error}") from error
     only = {"managed_identity_client_id": settings.client_id} if settings.client_id else {}
     common.pop("disable_instance_discovery", None)
     return DefaultAzureCredential(

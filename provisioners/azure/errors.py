@@ -22,6 +22,8 @@ from provisioners import base, catalogue
 from provisioners.base import Kind
 
 MINUTE, HOUR = 60.0, 3600.0
+#: What a call can end in: the SDK's errors, those of its transport that it lets through, and answers of another form.
+HEARD = (exceptions.AzureError, aiohttp.ClientError, OSError, ValueError, base.ProvisionError)
 #: Seconds for which a throttling answer is believed at most.
 LONGEST_PAUSE = 120.0
 #: Seconds to pause where a throttling answer names none: buckets fill by the minute.

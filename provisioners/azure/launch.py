@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from azure.core.exceptions import AzureError, HttpResponseError
+from azure.core.exceptions import HttpResponseError
 
 from provisioners import base, catalogue
 from provisioners.azure import clients, errors, grants, names, settings, views
@@ -54,7 +54,7 @@ class Launch:
         """The machine that was there already, if it is of this attempt; else raise what that means."""
         try:
             found = await self._calls.machine(self._subscription, self._group, self._vm)
-        except AzureError as error:
+        except errors.HEARD as error:
             # It may be there and ours: only a look can tell.
             raise base.ProvisionError(
                 base.Kind.TRANSIENT,
@@ -95,7 +95,7 @@ class Launch:
             except HttpResponseError as error:
                 # Operations are forgotten after a time; the machine itself tells as well.
                 operation = "" if error.status_code in (400, 404, 410) else operation
-            except AzureError as error:
+            except errors.HEARD as error:
                 log.info("%s: %s is looked at again: %s", self._context.name, self._vm, error)
             else:
                 if found is None:
@@ -146,7 +146,7 @@ async def grant(
     path = grants.assignment(machine, context.controller)
     try:
         await calls.put_resource(subscription, path, clients.AUTHORIZATION_API, wanted)
-    except (AzureError, base.ProvisionError) as error:
+    except errors.HEARD as error:
         log.warning("%s: %s cannot delete itself yet: %s", context.name, names.tail(machine), error)
 
 

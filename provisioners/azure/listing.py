@@ -6,8 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from azure.core.exceptions import AzureError
-
 from provisioners import base, catalogue
 from provisioners.azure import clients, errors, grants, launch, memory, names, settings, views
 
@@ -49,7 +47,7 @@ class Lister:
             try:
                 listed = await self._calls.machines(subscription, group)
                 found += await self._views(subscription, group, listed)
-            except (AzureError, base.ProvisionError) as error:
+            except errors.HEARD as error:
                 broken.add(subscription)
                 failed = errors.of(error, errors.Place(self._context.name, subscription))
                 failures |= {scope: f"{group}: {failed}" for scope in wanted if scope.split("/")[1] == subscription}
@@ -57,7 +55,7 @@ class Lister:
                 continue
             try:
                 residues = await self._residues(subscription, group, listed)
-            except (AzureError, base.ProvisionError) as error:
+            except errors.HEARD as error:
                 # Machines are told of all the same; this name is no scope of any machine.
                 failed = errors.of(error, errors.Place(self._context.name, subscription))
                 failures[f"{self._context.name}/{subscription}/{group}/parts"] = str(failed)
@@ -121,7 +119,7 @@ class Lister:
                 continue
             try:
                 statuses = await self._calls.instance_view(subscription, group, parts.vm)
-            except AzureError as error:
+            except errors.HEARD as error:
                 log.info("%s: the power state of %s is not told: %s", self._context.name, parts.vm, error)
                 break
             if statuses is not None:

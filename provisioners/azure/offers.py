@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from azure.core.exceptions import AzureError
-
 from provisioners import base, catalogue
-from provisioners.azure import clients, images, memory, settings
+from provisioners.azure import clients, errors, images, memory, settings
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +49,7 @@ class Shelf:
         try:
             listed = await self._calls.skus(self._chosen.subscription, region)
             fresh = {str(one["name"]): read(one, region) for one in listed}
-        except (AzureError, base.ProvisionError) as error:
+        except errors.HEARD as error:
             log.warning("%s: the sizes of %s are not told: %s", self._context.name, region, error)
             return found
         self._sold[region] = (now, fresh)

@@ -12,12 +12,9 @@ from collections.abc import Awaitable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from azure.core.exceptions import AzureError
-
 from provisioners import base, catalogue, machines
 from provisioners.azure import (
     checks,
-    clients,
     ends,
     errors,
     images,
@@ -34,6 +31,7 @@ from provisioners.azure import (
     settings,
     views,
 )
+from provisioners.azure.clients import AUTHORIZATION_API, NETWORK_API, Clients, machine_path
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +43,8 @@ _VISIBLE = 60.0
 _REPLAY = 3600.0
 #: Seconds back from now that a machine's activity log is read; Azure keeps 90 days.
 _LOG_REACH = 7 * 86400.0
+#: Bytes of a boot script that are promised: a little less than what Azure takes.
+_SCRIPT = request.CUSTOM_DATA_LIMIT - 535
 #: Seconds until an image's versions are asked for again after that failed.
 _AGAIN = 300.0
 
@@ -56,14 +56,14 @@ class Azure(base.Basics):
         self,
         context: base.Context,
         options: Mapping[str, Any],
-        clients_: clients.Clients | None = None,
+        clients: Clients | None = None,
     ) -> None:
         self._context = context
         self._book = catalogue.load("azure")
         self._settings, problems = settings.read(options, self._book)
         if problems:
             raise ValueError("; ".join(problems))
-        self._calls = clients_ or clients.Clients(self._settings, context)
+        self._calls = clients or Clients(self._settings, context)
         self._memory = memory.Memory(context)
         self._shelf = offers.Shelf(self._calls, self._settings, context)
         self._lister = listing.Lister(context, self._settings, self._calls, self._book, self._memory)
@@ -89,7 +89,7 @@ class Azure(base.Basics):
             create_rate=limits.CREATE_RATE,
             create_burst=limits.CREATE_BURST,
             paced_by_region=True,
-            user_data_limit=request.CUSTOM_DATA_LIMIT,
+            user_data_limit=_SCRIPT,
             power_off=selfend.command(self._settings) if itself else base.POWER_OFF,
             residue=(
                 "a machine deletes itself by its identity; where that fails it is stopped and billed until the daemon "
@@ -149,7 +149,7 @@ class Azure(base.Basics):
             return offers.concrete(image, version)
         try:
             found = images.newest(await self._calls.image_versions(self._settings.subscription, region, urn))
-        except (AzureError, base.ProvisionError) as error:
+        except errors.HEARD as error:
             log.warning("%s: the versions of %s in %s are not told: %s", self._context.name, image, region, error)
             found = None
         if found is None:
@@ -160,15 +160,24 @@ class Azure(base.Basics):
 
     async def quotas(self) -> list[base.Quota]:
         found: list[base.Quota] = []
+        failed: base.ProvisionError | None = None
         for region in self._settings.regions:
+            try:
+                usages = await self._told(self._calls.usages(self._settings.subscription, region))
+            except base.ProvisionError as error:
+                log.warning("%s: the quotas of %s are not told: %s", self._context.name, region, error)
+                failed = error
+                continue
             found += quotas.read(
-                await self._told(self._calls.usages(self._settings.subscription, region)),
+                usages,
                 provider=self._context.name,
                 subscription=self._settings.subscription,
                 region=region,
                 book=self._book,
                 now=self._context.now(),
             )
+        if failed is not None and not found:
+            raise failed
         return found
 
     async def refresh_prices(self) -> list[base.Finding]:
@@ -220,7 +229,7 @@ class Azure(base.Basics):
         if residue.kind == views.DISK:
             await self._told(self._calls.delete_disk(subscription, group, names.tail(residue.ref)))
             return
-        version = clients.AUTHORIZATION_API if residue.kind == views.ROLE else clients.NETWORK_API
+        version = AUTHORIZATION_API if residue.kind == views.ROLE else NETWORK_API
         await self._told(self._calls.delete_resource(subscription, residue.ref, version))
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -260,11 +269,11 @@ class Azure(base.Basics):
                 return base.EndReason(base.EndKind.FAILED, detail, view.failure)
             return base.EndReason(base.EndKind.UNKNOWN)
         now = self._context.now()
-        machine = clients.machine_path(parts.subscription, parts.group, parts.vm)
+        machine = machine_path(parts.subscription, parts.group, parts.vm)
         try:
             events = await self._calls.activity(parts.subscription, machine, _iso(now - _LOG_REACH), _iso(now))
             us = ends.claim(await self._calls.token(), "oid")
-        except (AzureError, base.ProvisionError) as error:
+        except errors.HEARD as error:
             return base.EndReason(base.EndKind.UNKNOWN, f"the activity log is not told: {error}")
         identity = "" if self._settings.identity == settings.SYSTEM else self._settings.identity
         return ends.reason(events, machine=machine, identity=identity, us=us)
@@ -275,7 +284,7 @@ class Azure(base.Basics):
             return None
         try:
             content = await self._calls.console(parts.subscription, parts.group, parts.vm)
-        except AzureError as error:
+        except errors.HEARD as error:
             failed = errors.of(error, errors.Place(self._context.name, parts.subscription))
             # Not there, or nothing kept of it yet (a conflict).
             if failed.kind is base.Kind.NOT_FOUND or getattr(error, "status_code", 0) == 409:
@@ -290,7 +299,7 @@ class Azure(base.Basics):
         """The answer of a call that buys nothing; its failure in the terms of the contract."""
         try:
             return await call
-        except AzureError as error:
+        except errors.HEARD as error:
             raise errors.of(error, errors.Place(self._context.name, self._settings.subscription)) from error
 
 

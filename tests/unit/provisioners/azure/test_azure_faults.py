@@ -432,3 +432,35 @@ async def test_the_console_is_read_without_our_credential(azure: lab.Lab) -> Non
     assert log is not None and "Linux version" in log
     azure.arm.created[0].console = ""
     assert await azure.provisioner.console_log(view.ref) is None
+
+
+async def test_an_answer_that_is_no_json_is_a_stumble_wherever_it_comes(azure: lab.Lab) -> None:
+    from tests.clouds import wire
+
+    view = await azure.provisioner.create(azure.request())
+    honest = azure.arm.handle
+    azure.arm.handle = lambda request: wire.Answer(200, {"Content-Type": "text/html"}, b"<html>a proxy</html>")  # type: ignore[method-assign]
+    lost = azure.make()
+    for call in (lost.describe(view.ref), lost.delete(view.ref), lost.quotas()):
+        with pytest.raises(base.ProvisionError) as caught:
+            await call
+        assert caught.value.kind is base.Kind.TRANSIENT
+    with pytest.raises(base.ProvisionError) as caught:
+        await lost.create(azure.request())
+    assert caught.value.maybe_created is True
+    assert (await lost.list_owned()).complete_scopes == frozenset()
+    azure.arm.handle = honest  # type: ignore[method-assign]
+    assert len((await azure.make().list_owned()).views) == 1
+
+
+async def test_a_certificate_that_cannot_be_read_is_told_and_nothing_is_sent() -> None:
+    one = lab.Lab("eastus")
+    from provisioners import azure as provider
+
+    given = {**one.options, "tenant": arm.TENANT, "client_id": arm.CLIENT, "certificate": "/no/such/file.pem"}
+    made = provider.Azure(one.context, given)
+    with pytest.raises(base.ProvisionError) as caught:
+        await made.create(one.request())
+    assert (caught.value.kind, caught.value.maybe_created) == (base.Kind.AUTH, False)
+    (finding,) = await made.check()
+    assert "/no/such/file.pem" in finding.message
