@@ -62,6 +62,13 @@ class Launcher:
         with ``repo`` the limits of its team count as well.
         """
         now = self._station.clock.now()
+        awaited = [
+            name
+            for name in pool.from_
+            if (seller := self._station.providers.get(name)) is not None
+            and not self._closed(seller)
+            and seller.awaited(pool, now)
+        ]
         known: list[base.Offer] = []
         closed: dict[str, str] = {}
         for name in pool.from_:
@@ -70,6 +77,8 @@ class Launcher:
                 continue
             known += provider.known_offers(pool)
             why = self._closed(provider)
+            if not why and awaited:
+                why = f"waits for the first offers of {awaited[0]}"
             if not why and first_only and name != pool.from_[0]:
                 why = f"waits {pool.spill_after:.0f} s for {pool.from_[0]} first"
             if why:
@@ -109,8 +118,11 @@ class Launcher:
         if ranked:
             return why_none(ranked)
         found = []
+        now = self._station.clock.now()
         for name in pool.from_:
             provider = self._station.providers.get(name)
+            if provider is not None and provider.awaited(pool, now):
+                return f"waits for the first offers of {name}"
             words = provider.provisioner.why_none(pool.shape(name)) if provider is not None else ""
             if words:
                 found.append(f"{name}: {words}")

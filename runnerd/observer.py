@@ -111,11 +111,13 @@ class Observer:
                 seen.add(row.id)
                 if row.state in EXPECTED:
                     witness = self._station.witness(row.id)
-                    witness.cloud, witness.cloud_at, witness.absences = view.status, started, 0
+                    witness.cloud, witness.cloud_at, witness.absences, witness.seen = view.status, started, 0, True
                     witness.healthy, witness.failure = view.healthy, view.failure
                 continue
             if view.status is base.InstanceStatus.GONE:
                 continue
+            if row is not None and row.state not in model.CLOSED and view.status is base.InstanceStatus.ENDING:
+                continue  # what an earlier attempt of it left behind is being deleted already
             closed_at = self._closed.get(attempt)
             if closed_at is not None and started < closed_at + provider.provisioner.traits.visibility_grace:
                 continue  # an old listing: it was seen gone since

@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds for which a provider's offers are taken as known.
 OFFERS_FRESH = 300.0
+#: Seconds that the first offers of one provider may keep those of the next ones waiting.
+OFFERS_AWAITED = 15.0
 #: Seconds for which an account's quotas are taken as known; AWS answers six such questions a minute.
 QUOTAS_FRESH = 300.0
 
@@ -44,6 +46,8 @@ class Provider:
     #: The account's ceilings as last told, and when they were asked for.
     quotas: list[base.Quota] = field(default_factory=list)
     quotas_at: float = 0.0
+    #: Pool -> when its offers were first asked for; those of which the first answer is awaited.
+    _awaited: dict[str, float] = field(default_factory=dict)
     _offers: dict[str, tuple[float, _Question, list[base.Offer]]] = field(default_factory=dict)
     #: Wakes the listing loop before its time.
     listing_wanted: asyncio.Event = field(default_factory=asyncio.Event)
@@ -81,11 +85,21 @@ class Provider:
         asked_at, asked, _ = self._offers.get(pool.name, (float("-inf"), None, []))
         return now - asked_at > OFFERS_FRESH or asked != self._question(pool)
 
+    def awaited(self, pool: config.Pool, now: float) -> bool:
+        """True while the first answer about a pool's offers is awaited: what comes later in order waits for it."""
+        if pool.name in self._offers or self.retired:
+            return False
+        return now - self._awaited.setdefault(pool.name, now) < OFFERS_AWAITED
+
     async def refresh(self, pool: config.Pool, now: float) -> None:
         """Ask for the offers of a pool.  Raises :class:`base.ProvisionError`; the old ones stay known."""
-        await self.ensure_started()
         asked = self._question(pool)
-        self._offers[pool.name] = (now, asked, await self.provisioner.offers(*asked))
+        try:
+            await self.ensure_started()
+            self._offers[pool.name] = (now, asked, await self.provisioner.offers(*asked))
+        except base.ProvisionError:
+            self._awaited[pool.name] = float("-inf")
+            raise
 
     def _question(self, pool: config.Pool) -> _Question:
         return pool.shape(self.name), pool.options.get(self.name, {})

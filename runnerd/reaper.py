@@ -22,6 +22,8 @@ from runnerd.model import InstanceId, InstanceState, Reason
 
 log = logging.getLogger(__name__)
 
+#: Seconds after which a deletion that was accepted is asked for again; clouds count changes to one machine.
+DELETE_AGAIN = 15.0
 #: Seconds after the end of a job in which a witness may still see it.
 AFTERGLOW = 15.0
 #: Seconds that a provider may take to tell what an instance printed, and as many for why it ended.
@@ -137,20 +139,23 @@ class Reaper:
             )
             return
         await self._keep_console(row)
+        witness = self._station.witness(id)
         try:
-            await provider.provisioner.delete(row.ref)
+            if self._station.clock.now() - witness.deleted_at >= DELETE_AGAIN:
+                await provider.provisioner.delete(row.ref)
+                witness.deleted_at = self._station.clock.now()
             view = await provider.provisioner.describe(row.ref)
         except base.ProvisionError as error:
             self._station.alarms.ring("instance", id, "delete-failed", f"{provider.name}: {error}")
             return
         self._station.alarms.clear("instance", id, "delete-failed")
         now = self._station.clock.now()
-        witness = self._station.witness(id)
-        young = now - row.created_at < provider.provisioner.traits.visibility_grace
+        # What was never seen may still be on its way into view; what was, is gone.
+        young = not witness.seen and now - row.created_at < provider.provisioner.traits.visibility_grace
         if view is None and not young:
             witness.absences += 1
         elif view is not None:
-            witness.cloud, witness.cloud_at, witness.absences = view.status, now, 0
+            witness.cloud, witness.cloud_at, witness.absences, witness.seen = view.status, now, 0, True
         if witness.cloud is base.InstanceStatus.GONE or witness.absences >= planner.ABSENCES:
             await self.close(id, row.reason)
 

@@ -37,6 +37,10 @@ class Evidence:
     healthy: bool | None = None
     #: Why its launch failed after it was accepted.
     failure: Failure | None = None
+    #: A look at the provider has shown it since it was created, so that it will not appear late any more.
+    seen: bool = False
+    #: When the provider last accepted our order to delete it.
+    deleted_at: float = 0.0
 
     def fresh(self, now: float) -> bool:
         """True while the agent's last word is young enough to act on."""

@@ -248,6 +248,8 @@ async def _taken(daemon: daemon.Daemon, job: Job) -> dict[str, Any]:
     waited = words.span((job.started_at or job.finished_at or now) - job.queued_at)
     if job.state is JobState.RUNNING:
         summary = f"it runs since {words.span(now - job.started_at)} after {waited} of waiting"
+    elif not job.started_at and (job.runner_name or job.conclusion == "success"):
+        summary = f"it ended ({job.conclusion or 'no conclusion was told'}) {waited} after it was queued"
     elif not job.started_at:
         summary = f"it ended without having run ({job.conclusion or 'no conclusion was told'}) after {waited}"
     else:

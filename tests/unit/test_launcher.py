@@ -83,6 +83,17 @@ async def test_a_refusal_blocks_the_offer_and_the_next_is_tried_at_once(buyer: l
     assert [one.key for one in place.rows.attempts.values()] == [place.row().attempt]
 
 
+async def test_nothing_is_bought_from_a_later_provider_before_the_first_has_told_its_offers(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    place = make_place(tmp_path, clock)
+    place.station.providers["sky"]._offers.clear()
+    buyer, pool = office(place), place.station.config.pools["gpu"]
+    assert {one.refusal for one in buyer.rank(pool)} == {"waits for the first offers of sky"}
+    await clock.advance(60)
+    assert any(one.open for one in buyer.rank(pool))
+
+
 async def test_a_pool_buys_nothing_dearer_than_it_pays(tmp_path: Path, clock: ManualClock) -> None:
     place = make_place(tmp_path, clock, pools={"gpu": {"max_price": 0.99}})
     place.put(instance("vm-1", "planned"))

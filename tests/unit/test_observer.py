@@ -241,3 +241,13 @@ async def test_a_side_resource_that_was_away_starts_anew(eyes: observer.Observer
         place.sky.residues = residues
         await look(place, eyes)
     assert place.sky.count("delete_residue") == 0
+
+
+async def test_what_an_earlier_attempt_left_behind_is_no_instance_while_it_is_being_deleted(
+    eyes: observer.Observer, place: Place
+) -> None:
+    place.put(bought("vm-1", "booting"))
+    machine(place)
+    machine(place, key="key-before", status=base.InstanceStatus.ENDING)
+    await look(place, eyes)
+    assert list(place.rows.instances) == [VM]

@@ -6,6 +6,7 @@ import pytest
 from core_fakes import ManualClock, Place, refusal
 
 from provisioners import base
+from runnerd import providers
 
 
 async def test_offers_are_known_until_they_are_stale_and_survive_a_failure(
@@ -59,3 +60,31 @@ async def test_a_provisioner_that_cannot_start_is_started_again_before_it_is_ask
     await provider.ensure_started()
     await provider.ensure_started()
     assert len(tries) == 2
+
+
+async def test_the_first_offers_of_a_provider_are_awaited_for_a_while(place: Place, clock: ManualClock) -> None:
+    provider, pool = place.station.providers["sky"], place.station.config.pools["gpu"]
+    assert not provider.awaited(pool, clock.now()), "they are known"
+    provider._offers.clear()
+    assert provider.awaited(pool, clock.now())
+    assert not provider.awaited(pool, clock.now() + providers.OFFERS_AWAITED)
+    provider._awaited.clear()
+    place.sky.listing_error = None
+    assert provider.awaited(pool, clock.now())
+    await provider.refresh(pool, clock.now())
+    assert not provider.awaited(pool, clock.now())
+
+
+async def test_a_provider_that_failed_to_tell_its_offers_is_not_waited_for(
+    place: Place, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider, pool = place.station.providers["sky"], place.station.config.pools["gpu"]
+    provider._offers.clear()
+
+    async def broken(*_: object) -> list[base.Offer]:
+        raise refusal(base.Kind.AUTH)
+
+    monkeypatch.setattr(place.sky, "offers", broken)
+    with pytest.raises(base.ProvisionError):
+        await provider.refresh(pool, clock.now())
+    assert not provider.awaited(pool, clock.now())

@@ -170,6 +170,11 @@ async def test_what_the_provider_confirms_is_closed_with_its_reason(gate: reaper
     assert seen == [("ending", "idle"), ("gone", "idle")]
 
 
+def _view(place: Place) -> base.InstanceView:
+    offer = place.sky.offer()
+    return base.InstanceView("i-key-vm-1", "vm-1", offer.scope, base.InstanceStatus.RUNNING, {}, START)
+
+
 async def test_not_found_counts_twice_and_not_while_it_is_young(gate: reaper.Reaper, place: Place) -> None:
     place.put(bought("vm-1", "ending", age=10.0))
     await gate.delete(VM)
@@ -180,7 +185,35 @@ async def test_not_found_counts_twice_and_not_while_it_is_young(gate: reaper.Rea
     assert place.state() == "ending"
     await gate.delete(VM)
     assert place.state() == "forgotten"
-    assert place.sky.count("delete") == 4, "each look repeats the delete"
+    assert place.sky.count("delete") == 2, "an accepted order is not repeated with every look"
+
+
+async def test_an_order_that_was_accepted_is_given_again_after_a_while(
+    gate: reaper.Reaper, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.put(bought("vm-1", "ending"))
+    place.sky.machines["i-key-vm-1"] = dataclasses.replace(_view(place), status=base.InstanceStatus.ENDING)
+    orders: list[float] = []
+
+    async def accepted(ref: str) -> None:
+        orders.append(place.clock.now())
+
+    monkeypatch.setattr(place.sky, "delete", accepted)
+    for _ in range(4):
+        await gate.delete(VM)
+        await place.clock.advance(reaper.DELETE_AGAIN / 2)
+    assert orders == [START, START + reaper.DELETE_AGAIN]
+
+
+async def test_what_was_seen_once_is_gone_when_it_is_not_there_any_more_however_young(
+    gate: reaper.Reaper, place: Place
+) -> None:
+    place.put(bought("vm-1", "ending", age=5.0))
+    place.station.witness(VM).seen = True
+    await gate.delete(VM)
+    assert place.state() == "ending", "one look alone proves nothing"
+    await gate.delete(VM)
+    assert place.state() == "forgotten"
 
 
 async def test_a_delete_that_fails_is_alarmed_and_tried_again(gate: reaper.Reaper, place: Place) -> None:
