@@ -32,6 +32,9 @@ TIMEOUT = 10.0
 #: Seconds for the insert alone: the longer it is waited for, the fewer outcomes are unclear.
 INSERT_TIMEOUT = 60.0
 
+#: Connections that each client keeps open at most; more are made and dropped.
+CONNECTIONS = 48
+
 
 def _no_secrets(reference: str) -> str:
     raise ValueError(f"{reference}: nobody here can read secrets")
@@ -147,15 +150,17 @@ class Clients:
 
     def _mount(self, session: AuthorizedSession) -> None:
         self._sessions.append(session)
-        both = [session, session._auth_request_session]
-        for one in both:
-            if one is None:
+        adapter = self._adapter or requests.adapters.HTTPAdapter(pool_maxsize=CONNECTIONS)
+        tokens = session._auth_request_session
+        for one in (session, tokens):
+            if one is None or (one is tokens and self._adapter is None):
                 continue
-            if self._settings.ca:
-                one.verify = self._settings.ca
-            if self._adapter is not None:
-                one.mount("https://", self._adapter)
-                one.mount("http://", self._adapter)
+            one.mount("https://", adapter)
+            one.mount("http://", adapter)
+        if self._settings.ca:
+            for one in (session, tokens):
+                if one is not None:
+                    one.verify = self._settings.ca
 
     def _ready(self) -> credentials_.Credentials:
         """The credentials, found or read once.  Raises :class:`base.ProvisionError` in plain words."""

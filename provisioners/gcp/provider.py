@@ -15,15 +15,14 @@ from provisioners.gcp.calls import Calls, Group
 from provisioners.gcp.clients import INSERT_TIMEOUT, TIMEOUT, Clients
 from provisioners.gcp.facts import Facts
 from provisioners.gcp.memory import Memory
+from provisioners.gcp.operations import Operations
 from provisioners.gcp.place import Place
 
-#: Seconds between looks at the operation of an insert, the last for as long as it takes; and how long in all.
-_LOOKS = (0.5, 1.0, 1.0, 2.0, 2.0, 3.0)
-_PATIENCE = 60.0
 #: Pages of 500 of a list at most.
 _PAGES = 200
-#: Stopped instances whose launch is looked up in one listing, and launches under way that are remembered.
-_STOPPED, _WATCHED = 20, 2000
+#: Stopped instances whose launch is looked up in one listing; launches under way that are remembered, and of those
+#: how many are looked at in one listing.
+_STOPPED, _WATCHED, _LOOKED = 20, 2000, 50
 #: Seconds for which a launch under way is remembered.
 _WATCH = 3600.0
 
@@ -48,6 +47,7 @@ class Gcp(base.Basics):
         )
         self._memory = Memory(context.directory, now=context.now)
         self._facts = Facts(self._calls, self._memory)
+        self._operations = Operations(self._calls)
         self._book.load_renewed(context.directory)
         #: Launches whose operation had not ended when the caller was answered: ref -> (operation, view).  Only a short
         #: cut: what became of them is read from the zone's operations as well.
@@ -162,7 +162,7 @@ class Gcp(base.Basics):
         if operation is None:
             return await self._existing(request_, name, place)
         ref = views.Ref(request_.offer.account, request_.offer.zone, name, str(operation.target_id))
-        operation = await self._settled(operation, ref, place)
+        operation = await self._operations.settled(operation, ref, place)
         if operation.error.errors:
             return await self._refused(operation, ref, place)
         try:
@@ -175,33 +175,6 @@ class Gcp(base.Basics):
         if found is None:
             return views.requested(request_, ref, now=self._context.now())
         return self._view(found, ref.project)
-
-    async def _settled(self, operation: compute_v1.Operation, ref: views.Ref, place: Place) -> compute_v1.Operation:
-        """The operation when it has ended, or as it is when patience has: stockouts show within seconds."""
-        until = self._context.now() + _PATIENCE
-        for delay in itertools.chain(_LOOKS, itertools.repeat(_LOOKS[-1])):
-            if operation.status == compute_v1.Operation.Status.DONE or self._context.now() >= until:
-                break
-            await self._context.sleep(delay)
-            try:
-                found = await self._operation(ref, operation.name, place)
-            except base.ProvisionError:
-                # Nothing is learned from a look that failed.
-                continue
-            if found is None:
-                break
-            operation = found
-        return operation
-
-    async def _operation(self, ref: views.Ref, name: str, place: Place) -> compute_v1.Operation | None:
-        clients = self._calls.clients
-        return await self._calls.found(
-            Group.OPERATIONS,
-            lambda: clients.operations.get(
-                project=ref.project, zone=ref.zone, operation=name, retry=None, timeout=TIMEOUT
-            ),
-            place,
-        )
 
     async def _refused(self, operation: compute_v1.Operation, ref: views.Ref, place: Place) -> base.InstanceView:
         """Raise what the operation says; an instance that is there nevertheless is told, so that it is deleted."""
@@ -279,7 +252,7 @@ class Gcp(base.Basics):
         parsed = views.parse(ref)
         if parsed is None:
             return base.EndReason(base.EndKind.UNKNOWN)
-        found = await self._operations(parsed)
+        found = await self._operations.of(parsed)
         return ends.reason(found, parsed, self._calls.place(project=parsed.project))
 
     async def console_log(self, ref: str) -> str | None:
@@ -359,19 +332,21 @@ class Gcp(base.Basics):
     async def _broken(self, listed: set[str]) -> list[base.InstanceView]:
         """Launches that were accepted, failed after the caller was answered, and left nothing that is listed."""
         now = self._context.now()
-        for ref, (name, view) in list(self._watched.items()):
+        for ref, (name, view) in list(self._watched.items())[:_LOOKED]:
             parsed = views.parse(ref)
             if parsed is None or now - view.created_at > _WATCH:
                 del self._watched[ref]
                 continue
             place = self._calls.place(project=parsed.project)
             try:
-                operation = await self._operation(parsed, name, place)
+                operation = await self._operations.get(parsed.project, parsed.zone, name, place)
             except base.ProvisionError:
                 continue
-            if operation is not None and operation.status != compute_v1.Operation.Status.DONE:
-                continue
             del self._watched[ref]
+            if operation is not None and operation.status != compute_v1.Operation.Status.DONE:
+                # Back to the end of the line.
+                self._watched[ref] = (name, view)
+                continue
             failure = ends.failure([operation], parsed, self._placed(view)) if operation is not None else None
             if failure is not None:
                 self._failed[ref] = replace(view, status=base.InstanceStatus.FAILED, failure=failure)
@@ -454,17 +429,7 @@ class Gcp(base.Basics):
         """Why a stopped instance never ran; None for others."""
         if views.STATUSES.get(found.status) is not base.InstanceStatus.STOPPED:
             return None
-        return ends.failure(await self._operations(ref), ref, self._placed(self._view(found, ref.project)))
-
-    async def _operations(self, ref: views.Ref) -> list[compute_v1.Operation]:
-        def ask() -> list[compute_v1.Operation]:
-            call = compute_v1.ListZoneOperationsRequest(
-                project=ref.project, zone=ref.zone, filter=f"targetLink eq .*/instances/{ref.name}", max_results=500
-            )
-            pager = self._calls.clients.operations.list(request=call, retry=None, timeout=TIMEOUT)
-            return [one for page in itertools.islice(pager.pages, _PAGES) for one in page.items]
-
-        return await self._calls(Group.OPERATIONS, ask, self._calls.place(project=ref.project))
+        return ends.failure(await self._operations.of(ref), ref, self._placed(self._view(found, ref.project)))
 
     async def _get(self, ref: views.Ref, place: Place | None = None) -> compute_v1.Instance | None:
         """The instance behind a handle, None for another one of its name."""

@@ -9,9 +9,10 @@ documents.
 
 from __future__ import annotations
 
-from tests.clouds.gce.cloud import QUOTAS, REGIONS, Gce
+from tests.clouds.gce.cloud import REGIONS, Gce
 from tests.clouds.gce.faults import Fault
 from tests.clouds.gce.mount import Adapter, mount, options
+from tests.clouds.gce.shelf import QUOTAS
 from tests.clouds.gce.state import Instance
 
 __all__ = ["QUOTAS", "REGIONS", "Adapter", "Fault", "Gce", "Instance", "mount", "options"]

@@ -6,66 +6,30 @@ only by that clock; whatever is due is carried out before the next call is answe
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import random
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from tests.clouds import wire
-from tests.clouds.gce import faults, hardware, iam, launch, lists, refusals, schema
+from tests.clouds.gce import faults, hardware, iam, launch, lists, refusals, schema, shelf
 from tests.clouds.gce.faults import Fault
 from tests.clouds.gce.refusals import Refused
+from tests.clouds.gce.shelf import Asked
 from tests.clouds.gce.state import ROOT, Address, Disk, Instance, Operation
 
 #: Region -> letters of its zones.
 REGIONS = {"us-central1": "abcf", "us-east1": "bcd", "us-west1": "abc", "europe-west4": "abc", "europe-west1": "bcd"}
 #: Calls a minute by group of methods ("Rate quotas").
 RATES = {"write": 1500, "read": 1500, "list": 1500, "operations": 1500}
-#: Quota metric -> limit in each region.
-QUOTAS = {
-    "INSTANCES": 2000.0,
-    "CPUS": 20000.0,
-    "N2_CPUS": 5000.0,
-    "T2A_CPUS": 2000.0,
-    "C3_CPUS": 2000.0,
-    "IN_USE_ADDRESSES": 5000.0,
-    "NVIDIA_T4_GPUS": 400.0,
-    "NVIDIA_L4_GPUS": 400.0,
-    "NVIDIA_V100_GPUS": 64.0,
-    "NVIDIA_P100_GPUS": 64.0,
-    "NVIDIA_A100_GPUS": 64.0,
-    "NVIDIA_A100_80GB_GPUS": 64.0,
-    "PREEMPTIBLE_NVIDIA_T4_GPUS": 400.0,
-    "PREEMPTIBLE_NVIDIA_L4_GPUS": 400.0,
-    "PREEMPTIBLE_NVIDIA_V100_GPUS": 0.0,
-    "PREEMPTIBLE_CPUS": 0.0,
-}
 #: Seconds: a request id is remembered; a launch boots; a stop and a delete take; a preemption takes.
 _REMEMBER, _BOOT, _STOP, _DELETE, _PREEMPT = 3600.0, 8.0, 10.0, 5.0, 30.0
-#: Answers that were held against the schema when they were made, by identity.
-_CHECKED: dict[int, Any] = {}
 
 
-@dataclass(slots=True)
-class _Asked:
-    """A call with everything that is known of it."""
-
-    call: schema.Call
-    query: dict[str, str]
-    body: Any
-    user: str
-    struck: list[Fault]
-
-    def name(self, part: str) -> str:
-        return self.call.names[part]
-
-
-class Gce:
+class Gce(shelf.Shelf):
     """The API, and what only the cloud itself can do."""
 
     def __init__(
@@ -157,14 +121,14 @@ class Gce:
         if lost:
             self.log.append((call.id, 0, "lost after"))
             raise wire.Lost("scripted: the answer was lost", sent=True)
-        if id(told) not in _CHECKED:
+        if id(told) not in shelf.CHECKED:
             self.breaches += [f"{call.id}: {one}" for one in schema.response_problems(call, told)]
         if self.breaches:
             raise AssertionError(f"the simulation breaks the official schema: {self.breaches}")
         self.log.append((call.id, 200, "/".join(call.names.values())))
         return refusals.told(told)
 
-    def _asked(self, call: schema.Call, request: wire.Request) -> _Asked:
+    def _asked(self, call: schema.Call, request: wire.Request) -> Asked:
         user = self.iam.user(request)
         try:
             body = json.loads(request.body) if request.body else None
@@ -176,7 +140,7 @@ class Gce:
             raise Refused(
                 "invalid" if "regex" in problems[0] or "Not one of" in problems[0] else "badRequest", problems[0]
             )
-        asked = _Asked(call, query, body, user, [])
+        asked = Asked(call, query, body, user, [])
         if not call.id.startswith("compute."):
             asked.struck = faults.struck(self.faults, faults.Subject(call.id), self.random)
             return asked
@@ -230,16 +194,16 @@ class Gce:
                 details=[refusals.info("RATE_LIMIT_EXCEEDED", service="compute.googleapis.com")],
             )
 
-    def _answer(self, asked: _Asked) -> Any:
+    def _answer(self, asked: Asked) -> Any:
         verb = asked.call.id.removeprefix("compute.").replace(".", "_")
-        known: Callable[[_Asked], Any] | None = getattr(self, f"_do_{verb}", None)
+        known: Callable[[Asked], Any] | None = getattr(self, f"_do_{verb}", None)
         if known is None:
             raise Refused("badRequest", f"{asked.call.id} is not simulated", status=501)
         return known(asked)
 
     # -- instances -------------------------------------------------------------------------------------------------
 
-    def _do_instances_insert(self, asked: _Asked) -> Any:
+    def _do_instances_insert(self, asked: Asked) -> Any:
         project, zone, body = asked.name("project"), asked.name("zone"), asked.body
         done = self._repeated(asked)
         if done is not None:
@@ -366,7 +330,7 @@ class Gce:
 
     def _limit(self, region: str, metric: str) -> float | None:
         found = self.limits.get((region, metric))
-        return found if found is not None else (QUOTAS.get(metric) if region else None)
+        return found if found is not None else (shelf.QUOTAS.get(metric) if region else None)
 
     def _used(self, region: str, metric: str) -> float:
         found = 0.0
@@ -400,11 +364,11 @@ class Gce:
             one.accelerators for one in alive if one.accelerator == what
         )
 
-    def _do_instances_get(self, asked: _Asked) -> Any:
+    def _do_instances_get(self, asked: Asked) -> Any:
         found = self._instance(asked)
         return found.shown(self._disk_of(found))
 
-    def _instance(self, asked: _Asked) -> Instance:
+    def _instance(self, asked: Asked) -> Instance:
         zone, name = asked.name("zone"), asked.name("instance")
         for one in self._instances.values():
             if one.zone == zone and name in (one.name, one.id) and self.now() >= one.visible_at:
@@ -415,7 +379,7 @@ class Gce:
     def _disk_of(self, instance: Instance) -> Disk | None:
         return next((one for one in self.disks.values() if instance.link in one.users), None)
 
-    def _do_instances_delete(self, asked: _Asked) -> Any:
+    def _do_instances_delete(self, asked: Asked) -> Any:
         done = self._repeated(asked)
         if done is not None:
             return done.shown(self.now())
@@ -436,7 +400,7 @@ class Gce:
             self._leave(found, "DELETE", operation.ends_at)
         return operation.shown(self.now())
 
-    def _do_instances_list(self, asked: _Asked) -> Any:
+    def _do_instances_list(self, asked: Asked) -> Any:
         shown = [one.shown(self._disk_of(one)) for one in self._visible() if one.zone == asked.name("zone")]
         items, rest = lists.page(lists.matching(shown, asked.query.get("filter", "")), asked.query)
         return {"kind": "compute#instanceList", "id": "instances", **({"items": items} if items else {}), **rest}
@@ -444,11 +408,11 @@ class Gce:
     def _visible(self) -> list[Instance]:
         return [one for one in self._instances.values() if self.now() >= one.visible_at]
 
-    def _do_instances_aggregatedList(self, asked: _Asked) -> Any:  # named as the API's method
+    def _do_instances_aggregatedList(self, asked: Asked) -> Any:  # named as the API's method
         shown = [one.shown(self._disk_of(one)) for one in self._visible()]
         return self._aggregated(asked, "instances", shown, by="zone")
 
-    def _aggregated(self, asked: _Asked, kind: str, shown: Iterable[Mapping[str, Any]], *, by: str) -> Any:
+    def _aggregated(self, asked: Asked, kind: str, shown: Iterable[Mapping[str, Any]], *, by: str) -> Any:
         """A page with a part for every scope, some of which were not reached."""
         unreached = set(self.unreachable)
         warned: dict[str, str] = {}
@@ -487,7 +451,7 @@ class Gce:
             answer["unreachables"] = [f"projects/{self.project}/{by}s/{one}" for one in sorted(unreached)]
         return answer
 
-    def _do_instances_getSerialPortOutput(self, asked: _Asked) -> Any:
+    def _do_instances_getSerialPortOutput(self, asked: Asked) -> Any:
         found = self._instance(asked)
         if found.status == "PROVISIONING":
             raise Refused("resourceNotReady", f"The resource '{found.link}' is not ready")
@@ -502,20 +466,24 @@ class Gce:
 
     # -- operations ------------------------------------------------------------------------------------------------
 
-    def _do_zoneOperations_get(self, asked: _Asked) -> Any:
+    def _do_zoneOperations_get(self, asked: Asked) -> Any:
         for one in self.operations:
             if one.zone == asked.name("zone") and asked.name("operation") in (one.name, one.id):
                 return one.shown(self.now())
         raise Refused("notFound", f"The resource 'operations/{asked.name('operation')}' was not found")
 
-    def _do_zoneOperations_list(self, asked: _Asked) -> Any:
+    def _do_zoneOperations_list(self, asked: Asked) -> Any:
         shown = [one.shown(self.now()) for one in self.operations if one.zone == asked.name("zone")]
+        if asked.query.get("orderBy", "name") not in ("name", "creationTimestamp desc"):
+            raise Refused("invalid", f"Invalid value for field 'orderBy': '{asked.query['orderBy']}'.")
+        if "orderBy" in asked.query:
+            shown.reverse()
         items, rest = lists.page(lists.matching(shown, asked.query.get("filter", "")), asked.query)
         found = {"kind": "compute#operationList", "id": "operations", **rest}
         return {**found, "items": items} if items else found
 
     def _operation(
-        self, type_: str, target: Any, asked: _Asked | None, *, ends_at: float, region: str = ""
+        self, type_: str, target: Any, asked: Asked | None, *, ends_at: float, region: str = ""
     ) -> Operation:
         found = Operation(
             id=self._id(),
@@ -535,7 +503,7 @@ class Gce:
             self._requests[asked.call.id, found.client_id] = (found, self._print(asked), self.now())
         return found
 
-    def _repeated(self, asked: _Asked) -> Operation | None:
+    def _repeated(self, asked: Asked) -> Operation | None:
         """The operation that the same request made already.  Raises :class:`Refused` for another one with its id."""
         key = asked.query.get("requestId", "")
         if not key:
@@ -554,7 +522,7 @@ class Gce:
         return found[0]
 
     @staticmethod
-    def _print(asked: _Asked) -> str:
+    def _print(asked: Asked) -> str:
         sent = json.dumps([dict(asked.call.names), asked.body], sort_keys=True)
         return hashlib.sha256(sent.encode()).hexdigest()
 
@@ -691,203 +659,3 @@ class Gce:
         found = Address(self._id(), self.project, region, name, dict(labels), self.now())
         self.addresses[found.id] = found
         return found
-
-    # -- what there is ---------------------------------------------------------------------------------------------
-
-    def _zones(self) -> tuple[str, ...]:
-        return tuple(zone for zones in self.regions.values() for zone in zones)
-
-    def _types(self, zone: str) -> frozenset[str]:
-        return frozenset(hardware.KINDS) - self.lacks.get(zone, set())
-
-    def _image(self, project: str, name: str, family: bool) -> hardware.Image | None:
-        found = [one for one in self.images if one.project == project and name == (one.family if family else one.name)]
-        return max(found, key=lambda one: one.name, default=None)
-
-    def _do_images_getFromFamily(self, asked: _Asked) -> Any:
-        found = self._image(asked.name("project"), asked.name("family"), True)
-        if found is None:
-            link = f"projects/{asked.name('project')}/global/images/family/{asked.name('family')}"
-            raise Refused("notFound", f"The resource '{link}' was not found")
-        return self._shown_image(found)
-
-    def _do_images_get(self, asked: _Asked) -> Any:
-        found = self._image(asked.name("project"), asked.name("image"), False)
-        if found is None:
-            link = f"projects/{asked.name('project')}/global/images/{asked.name('image')}"
-            raise Refused("notFound", f"The resource '{link}' was not found")
-        return self._shown_image(found)
-
-    @staticmethod
-    def _shown_image(found: hardware.Image) -> Any:
-        return {
-            "kind": "compute#image",
-            "id": str(int(hashlib.sha256(found.name.encode()).hexdigest()[:15], 16)),
-            "name": found.name,
-            "family": found.family,
-            "status": "READY",
-            "diskSizeGb": str(found.size),
-            "architecture": "ARM64" if found.arm else "X86_64",
-            "selfLink": f"{ROOT}/projects/{found.project}/global/images/{found.name}",
-        }
-
-    def _do_machineTypes_list(self, asked: _Asked) -> Any:
-        zone = asked.name("zone")
-        if not asked.query.keys() - {"maxResults"} and not self.lacks.get(zone):
-            return _all_types(self.project, zone)
-        shown = [_shown_kind(self.project, hardware.KINDS[name], zone) for name in sorted(self._types(zone))]
-        items, rest = lists.page(lists.matching(shown, asked.query.get("filter", "")), asked.query)
-        return {"kind": "compute#machineTypeList", "id": f"zones/{zone}/machineTypes", "items": items, **rest}
-
-    def _do_acceleratorTypes_list(self, asked: _Asked) -> Any:
-        zone = asked.name("zone")
-        place = f"{ROOT}/projects/{self.project}/zones/{zone}"
-        shown = [
-            {
-                "kind": "compute#acceleratorType",
-                "name": one,
-                "zone": place,
-                "selfLink": f"{place}/acceleratorTypes/{one}",
-            }
-            for one in sorted(set(hardware.ACCELERATORS) - self.lacks.get(zone, set()))
-        ]
-        items, rest = lists.page(lists.matching(shown, asked.query.get("filter", "")), asked.query)
-        return {"kind": "compute#acceleratorTypeList", "id": f"zones/{zone}/acceleratorTypes", "items": items, **rest}
-
-    def _do_regions_get(self, asked: _Asked) -> Any:
-        name = asked.name("region")
-        if name not in self.regions:
-            raise Refused("notFound", f"The resource 'projects/{self.project}/regions/{name}' was not found")
-        metrics = sorted(set(QUOTAS) | {metric for region, metric in self.limits if region == name})
-        return {
-            "kind": "compute#region",
-            "id": str(1000 + list(self.regions).index(name)),
-            "name": name,
-            "status": "UP",
-            "zones": [f"{ROOT}/projects/{self.project}/zones/{zone}" for zone in self.regions[name]],
-            "quotas": [
-                {"metric": one, "limit": self._limit(name, one) or 0.0, "usage": self._used(name, one)}
-                for one in metrics
-                if " " not in one
-            ],
-            "selfLink": f"{ROOT}/projects/{self.project}/regions/{name}",
-        }
-
-    def _do_projects_get(self, asked: _Asked) -> Any:
-        return {
-            "kind": "compute#project",
-            "id": "4711",
-            "name": asked.name("project"),
-            "quotas": [
-                {"metric": metric, "limit": limit, "usage": self._used("", metric)}
-                for (region, metric), limit in sorted(self.limits.items())
-                if not region
-            ],
-            "selfLink": f"{ROOT}/projects/{asked.name('project')}",
-        }
-
-    def _do_networks_get(self, asked: _Asked) -> Any:
-        name = asked.name("network")
-        if name not in self.networks:
-            raise Refused("notFound", f"The resource 'projects/{self.project}/global/networks/{name}' was not found")
-        place = f"{ROOT}/projects/{self.project}"
-        return {
-            "kind": "compute#network",
-            "id": "11",
-            "name": name,
-            "autoCreateSubnetworks": self.networks[name],
-            "subnetworks": [f"{place}/regions/{one.replace('/', '/subnetworks/')}" for one in sorted(self.subnetworks)],
-            "selfLink": f"{place}/global/networks/{name}",
-        }
-
-    def _do_subnetworks_get(self, asked: _Asked) -> Any:
-        region, name = asked.name("region"), asked.name("subnetwork")
-        link = f"projects/{self.project}/regions/{region}/subnetworks/{name}"
-        if f"{region}/{name}" not in self.subnetworks:
-            raise Refused("notFound", f"The resource '{link}' was not found")
-        return {"kind": "compute#subnetwork", "id": "12", "name": name, "selfLink": f"{ROOT}/{link}"}
-
-    def _do_disks_aggregatedList(self, asked: _Asked) -> Any:
-        return self._aggregated(asked, "disks", [one.shown() for one in self.disks.values()], by="zone")
-
-    def _do_disks_get(self, asked: _Asked) -> Any:
-        return self._disk(asked).shown()
-
-    def _disk(self, asked: _Asked) -> Disk:
-        zone, name = asked.name("zone"), asked.name("disk")
-        for one in self.disks.values():
-            if one.zone == zone and name in (one.name, one.id):
-                return one
-        raise Refused("notFound", f"The resource 'projects/{self.project}/zones/{zone}/disks/{name}' was not found")
-
-    def _do_disks_delete(self, asked: _Asked) -> Any:
-        done = self._repeated(asked)
-        if done is not None:
-            return done.shown(self.now())
-        found = self._disk(asked)
-        if found.users:
-            raise Refused("resourceInUseByAnotherResource", f"The disk resource '{found.link}' is already being used")
-        del self.disks[found.id]
-        return self._operation("delete", found, asked, ends_at=self.now()).shown(self.now())
-
-    def _do_addresses_aggregatedList(self, asked: _Asked) -> Any:
-        found = self._aggregated(asked, "addresses", [one.shown() for one in self.addresses.values()], by="region")
-        return {**found, "kind": "compute#addressAggregatedList"}
-
-    def _do_addresses_get(self, asked: _Asked) -> Any:
-        return self._address(asked).shown()
-
-    def _address(self, asked: _Asked) -> Address:
-        region, name = asked.name("region"), asked.name("address")
-        for one in self.addresses.values():
-            if one.region == region and name in (one.name, one.id):
-                return one
-        raise Refused(
-            "notFound", f"The resource 'projects/{self.project}/regions/{region}/addresses/{name}' was not found"
-        )
-
-    def _do_addresses_delete(self, asked: _Asked) -> Any:
-        found = self._address(asked)
-        del self.addresses[found.id]
-        return self._operation("delete", found, asked, ends_at=self.now(), region=found.region).shown(self.now())
-
-    # -- other APIs ------------------------------------------------------------------------------------------------
-
-    def _do_cloudresourcemanager_projects_testIamPermissions(self, asked: _Asked) -> Any:
-        return {"permissions": [one for one in asked.body.get("permissions", []) if one not in self.iam.denied]}
-
-    def _do_iam_projects_serviceAccounts_testIamPermissions(self, asked: _Asked) -> Any:
-        account = asked.name("resource").rpartition("/")[2]
-        if account not in self.iam.service_accounts:
-            raise Refused("notFound", f"Unknown service account {account}")
-        asked_for = asked.body.get("permissions", [])
-        return {"permissions": [] if account in self.iam.not_usable else asked_for}
-
-
-def _shown_kind(project: str, kind: hardware.Kind, zone: str) -> dict[str, Any]:
-    place = f"{ROOT}/projects/{project}/zones/{zone}"
-    found: dict[str, Any] = {
-        "kind": "compute#machineType",
-        "id": str(int(hashlib.sha256(kind.name.encode()).hexdigest()[:12], 16)),
-        "name": kind.name,
-        "guestCpus": kind.cpus,
-        "memoryMb": kind.memory,
-        "isSharedCpu": False,
-        "architecture": "ARM64" if kind.arm else "X86_64",
-        "zone": zone,
-        "selfLink": f"{place}/machineTypes/{kind.name}",
-    }
-    if kind.accelerator:
-        found["accelerators"] = [{"guestAcceleratorType": kind.accelerator, "guestAcceleratorCount": kind.count}]
-    return found
-
-
-@functools.cache
-def _all_types(project: str, zone: str) -> dict[str, Any]:
-    """Everything that a zone has: it is large, never changes, and is held against the schema once."""
-    items = [_shown_kind(project, hardware.KINDS[name], zone) for name in sorted(hardware.KINDS)]
-    found = {"kind": "compute#machineTypeList", "id": f"zones/{zone}/machineTypes", "items": items}
-    call = schema.find("GET", f"/compute/v1/projects/{project}/zones/{zone}/machineTypes")
-    assert call is not None and not list(schema.response_problems(call, found))
-    _CHECKED[id(found)] = found
-    return found
