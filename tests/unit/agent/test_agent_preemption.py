@@ -22,7 +22,7 @@ trap 'echo "Job x completed with result: Failed"; kill $!; exit 0' TERM
 echo 'Running job: x'
 sleep 60 & wait
 """
-STUBBORN = "trap '' TERM\necho 'Running job: x'\nwhile :; do sleep 0.05; done\n"
+STUBBORN = "trap 'touch told' TERM\necho 'Running job: x'\nwhile :; do sleep 0.05; done\n"
 
 
 @pytest.fixture
@@ -621,14 +621,14 @@ def test_a_stubborn_job_is_killed_while_there_is_time_to_report_it(
     daemon: agent_loopback.Daemon, tmp_path: pathlib.Path
 ) -> None:
     notice = tmp_path / "notice"
-    pace = agent_loopback.dataclasses.replace(agent_loopback.FAST, grace=30.0, parting=2.0)
+    pace = agent_loopback.dataclasses.replace(agent_loopback.FAST, grace=30.0, parting=3.0)
     daemon.run([script(tmp_path / "runner", STUBBORN)])
     agent = Agent(tmp_path / "home", daemon.url, pace=pace, sources=[notices.File(notice)]).start()
     daemon.wait("heartbeat", lambda body: body["worker"])
-    notice.write_text('{"seconds": 3, "reason": "spot"}')
+    notice.write_text('{"seconds": 4, "reason": "spot"}')
     began = time.monotonic()
     daemon.wait("job", lambda body: body["event"] == "ended")
-    assert 0.8 < time.monotonic() - began < 2.9
+    assert 0.8 < time.monotonic() - began < 3.9
     assert agent.join() == 0
     assert daemon.events() == [("started", ""), ("ended", "interrupted: notice: spot")]
 
@@ -642,7 +642,7 @@ def test_a_notice_that_comes_after_the_daemons_order_still_shortens_the_grace(
     agent = Agent(tmp_path / "home", daemon.url, pace=pace, sources=[notices.File(notice)]).start()
     daemon.wait("heartbeat", lambda body: body["worker"])
     daemon.busy = "end"
-    time.sleep(0.3)
+    until(lambda: list(tmp_path.rglob("told")), "the runner was not told to end")
     notice.write_text('{"seconds": 1.5, "reason": "spot"}')
     began = time.monotonic()
     daemon.wait("job", lambda body: body["event"] == "ended")
