@@ -13,8 +13,10 @@ from provisioners.azure import clients, errors, grants, names, settings, views
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which a launch is watched, between two looks at its operation, and at the machine itself.
-WATCH, LOOK, LOOK_CLOSER = 60.0, 2.0, 5.0
+#: Seconds for which a launch is watched.
+WATCH = 60.0
+#: A look at the machine itself costs more than one at the operation; this many times as seldom.
+_CLOSER = 2.5
 
 
 class Launch:
@@ -83,7 +85,7 @@ class Launch:
                 await self._clear_away(view.failure)
             if view.status is not base.InstanceStatus.PENDING or self._context.now() >= until:
                 return view
-            await self._context.sleep(LOOK if operation else LOOK_CLOSER)
+            await self._context.sleep(self._chosen.poll * (1.0 if operation else _CLOSER))
             try:
                 if operation:
                     if await self._calls.operation(self._subscription, operation) == "InProgress":

@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from provisioners.azure import settings
+from provisioners.azure import names, settings
 
 _COMPUTE, _NETWORK = "Microsoft.Compute", "Microsoft.Network"
 
@@ -30,14 +30,17 @@ GROUP = (
 )
 #: In the resource group, where machines get an address of their own.
 ADDRESS = (f"{_NETWORK}/publicIPAddresses/write", f"{_NETWORK}/publicIPAddresses/join/action")
+#: On the identity that machines share; where it lies in the resource group, there.
+IDENTITY = ("Microsoft.ManagedIdentity/userAssignedIdentities/assign/action",)
 #: In the resource group, where each machine's own identity gets a role on the machine.
-ROLE = ("Microsoft.Authorization/roleAssignments/write", "Microsoft.Authorization/roleAssignments/delete")
+ROLE = tuple(f"Microsoft.Authorization/roleAssignments/{verb}" for verb in ("read", "write", "delete"))
 
 
 def needed(chosen: settings.Settings, *, public: bool) -> tuple[str, ...]:
     """Everything that the resource group has to allow."""
     address = ADDRESS if public or chosen.public_address else ()
-    return (*GROUP, *address, *(ROLE if chosen.identity == settings.SYSTEM else ()))
+    shared = IDENTITY if names.group_of(chosen.identity).lower() == chosen.resource_group.lower() else ()
+    return (*GROUP, *address, *shared, *(ROLE if chosen.identity == settings.SYSTEM else ()))
 
 
 def missing(granted: Iterable[Mapping[str, Any]], wanted: Iterable[str]) -> list[str]:

@@ -107,6 +107,8 @@ class Settings:
     authority: str = ""
     #: File with the CA that signed the endpoint's and the authority's certificates; empty for the system's.
     ca: str = ""
+    #: Seconds between two looks at the operation of a launch.
+    poll: float = 2.0
     prices: catalogue.Overrides = field(default_factory=catalogue.Overrides)
 
     @property
@@ -162,6 +164,7 @@ def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list
         endpoint=_endpoint(reader, authority),
         authority=authority,
         ca=reader.text("ca"),
+        poll=_poll(reader),
         prices=catalogue.read_overrides(reader, "prices", book),
     )
     _credential(reader, found)
@@ -291,6 +294,14 @@ def _endpoint(reader: options.Reader, authority: str) -> str:
     value = reader.text("endpoint", ENDPOINTS.get(authority, PUBLIC_ENDPOINT)).rstrip("/")
     if not value.startswith("https://"):
         reader.complain("endpoint", "expected a URL with https: the credential goes there")
+    return value
+
+
+def _poll(reader: options.Reader) -> float:
+    value = reader.seconds("poll", 2.0)
+    if not 0.02 <= value <= 30.0:
+        reader.complain("poll", "expected 20ms to 30s")
+        return 2.0
     return value
 
 

@@ -56,6 +56,7 @@ def test_good_options_are_accepted() -> None:
         pytest.param({"security_type": "standart"}, "security_type", "standard", id="a-security-type-misspelt"),
         pytest.param({"client_secret": "hunter2"}, "client_secret", "where the secret is", id="a-secret-pasted"),
         pytest.param({"client_secret": "env:X"}, "tenant", "required", id="a-secret-without-a-tenant"),
+        pytest.param({"poll": "5m"}, "poll", "30s", id="a-pace-that-is-too-slow"),
         pytest.param({"endpoint": "http://arm"}, "endpoint", "https", id="an-endpoint-in-the-clear"),
         pytest.param({"prices": {"Standard_NC4as_T4_v4": 1}}, "prices", "Standard_NC4as_T4_v3", id="a-price-misspelt"),
         pytest.param({"region": 1}, "region:", "regions", id="an-unknown-key"),
@@ -105,3 +106,24 @@ def test_what_is_promised_depends_on_the_identity() -> None:
     assert with_one.self_end and with_one.power_off[0] == "sh"
     assert (without.paced_by_region, without.create_burst) == (True, 200)
     assert without.create_rate == pytest.approx(500 / 60)
+
+
+def test_without_a_service_principal_only_what_a_server_has_is_asked_to_sign_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from provisioners import base, catalogue
+    from provisioners.azure import credentials, settings
+
+    monkeypatch.setenv("AZURE_TENANT_ID", arm.TENANT)
+    monkeypatch.setenv("AZURE_CLIENT_ID", arm.CLIENT)
+    monkeypatch.setenv("AZURE_CLIENT_SECRET", "x")
+    monkeypatch.setenv("AZURE_FEDERATED_TOKEN_FILE", "/no/such/file")
+    chosen, _ = settings.read(options(), catalogue.load("azure"))
+    made = credentials.make(chosen, lab.Lab().context)
+    assert {type(one).__name__ for one in made.credentials} == {
+        "EnvironmentCredential",
+        "WorkloadIdentityCredential",
+        "ManagedIdentityCredential",
+        "AzureCliCredential",
+    }
+    assert lab.Lab().provisioner.traits.power_off == base.POWER_OFF

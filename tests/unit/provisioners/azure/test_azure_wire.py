@@ -68,6 +68,7 @@ class Site:
             tenant=arm.TENANT,
             client_id=arm.CLIENT,
             client_secret="env:SECRET",
+            poll="20ms",
         )
 
     def make(self, **change: Any) -> azure.Azure:
@@ -81,11 +82,7 @@ class Site:
 
 
 @pytest.fixture
-async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
-    from provisioners.azure import launch
-
-    monkeypatch.setattr(launch, "LOOK", 0.02)
-    monkeypatch.setattr(launch, "LOOK_CLOSER", 0.02)
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
     tls, trusted = certificate(tmp_path)
     quick = (0.0, 0.05)
     one = arm.Arm(time.time, random.Random(7), allocation=quick, boot=quick, deletion=quick, visible=(0.0, 0.0))
