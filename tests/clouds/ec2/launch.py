@@ -188,7 +188,7 @@ def _options(cloud: Ec2, region: str, form: dict[str, str]) -> None:
             f"Value ({name}) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name",
         )
     key = form.get("KeyName")
-    if key and key not in cloud.account.backend(region).keypairs:
+    if key and key not in cloud.account.backend(region).key_pairs:
         raise Refused("InvalidKeyPair.NotFound", f"The key pair '{key}' does not exist")
     price = form.get("InstanceMarketOptions.SpotOptions.MaxPrice")
     if price is not None and float(price) < 0.001:
@@ -339,7 +339,7 @@ def _moto_run(backend: Any, region: str, form: dict[str, str], specs: dict[str, 
                 "Encrypted": flag(one, "Ebs.Encrypted") or False,
                 "DeleteOnTermination": flag(one, "Ebs.DeleteOnTermination") or False,
                 # Without one, moto makes a real key for the account, which takes longer than everything else.
-                "KmsKeyId": one.get("Ebs.KmsKeyId", "alias/aws/ebs"),
+                "KmsKeyId": one.get("Ebs.KmsKeyId", "alias/aws/ebs" if flag(one, "Ebs.Encrypted") else None),
             },
         }
         for one in schema.entries(form, "BlockDeviceMapping")

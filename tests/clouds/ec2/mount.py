@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import boto3.session
+import botocore.config
+import botocore.session
 from botocore import exceptions
 from botocore.awsrequest import AWSResponse, HeadersDict
 
@@ -22,15 +25,13 @@ class _Body(io.BytesIO):
         yield self.read()
 
 
-def mount(handler: wire.Handler, *, keys: tuple[str, str] = KEYS) -> aws.Clients:
-    """Clients that talk to a handler."""
+def transport(handler: wire.Handler) -> Callable[[Any], AWSResponse]:
+    """Answers the SDK's prepared requests with a handler, or breaks as a connection does."""
 
-    def transport(request: Any) -> AWSResponse:
+    def send(request: Any) -> AWSResponse:
         body = request.body
         raw = body.encode() if isinstance(body, str) else bytes(body or b"")
-        headers = {
-            name: value.decode() if isinstance(value, bytes) else value for name, value in request.headers.items()
-        }
+        headers = {key: value.decode() if isinstance(value, bytes) else value for key, value in request.headers.items()}
         try:
             told = handler(wire.Request(request.method, request.url, headers, raw))
         except wire.Lost as lost:
@@ -39,4 +40,20 @@ def mount(handler: wire.Handler, *, keys: tuple[str, str] = KEYS) -> aws.Clients
             raise exceptions.EndpointConnectionError(endpoint_url=request.url) from lost
         return AWSResponse(request.url, told.status, HeadersDict(told.headers), _Body(told.body))
 
-    return aws.Clients(transport=transport, keys=keys, loader=schema.LOADER)
+    return send
+
+
+def mount(handler: wire.Handler, *, keys: tuple[str, str] = KEYS) -> aws.Clients:
+    """Clients of the provisioner that talk to a handler."""
+    return aws.Clients(transport=transport(handler), keys=keys, loader=schema.LOADER)
+
+
+def sdk(handler: wire.Handler, service: str = "ec2", region: str = "us-east-1", *, keys: tuple[str, str] = KEYS) -> Any:
+    """The plain SDK, as anybody uses it, without retries."""
+    session = botocore.session.Session()
+    session.register_component("data_loader", schema.LOADER)
+    send = transport(handler)
+    session.register("before-send", lambda request, **_: send(request))
+    session.set_credentials(*keys)
+    config = botocore.config.Config(retries={"mode": "standard", "total_max_attempts": 1})
+    return boto3.session.Session(botocore_session=session).client(service, region_name=region, config=config)

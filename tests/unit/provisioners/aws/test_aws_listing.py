@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from aws_world import World, request
@@ -14,12 +13,6 @@ from provisioners.base import InstanceStatus
 from tests.clouds import ec2
 
 OURS = [{"Key": base.TAG_CONTROLLER, "Value": "acme-ci"}, {"Key": base.TAG_INSTANCE, "Value": "i-x"}]
-
-
-def sdk(world: World, region: str = "us-east-1") -> Any:
-    """The plain SDK over the same account."""
-    context = world.context("sdk")
-    return aws.Aws(context, world.options, ec2.mount(world.cloud.handle))._connections.client("ec2", region)
 
 
 async def test_a_region_that_fails_is_not_complete_and_says_why(world: World) -> None:
@@ -128,7 +121,7 @@ async def test_status_checks_that_are_not_told_hide_no_instance(world: World) ->
 
 async def test_what_is_left_of_instances_is_found_by_its_tags_and_removed(world: World) -> None:
     provider = await world.provider()
-    client = sdk(world)
+    client = ec2.sdk(world.cloud.handle)
     subnet = world.cloud.subnet("us-east-1a")
     specs = {kind: [{"ResourceType": kind, "Tags": OURS}] for kind in ("volume", "network-interface", "elastic-ip")}
     volume = client.create_volume(AvailabilityZone="us-east-1b", Size=8, TagSpecifications=specs["volume"])["VolumeId"]
