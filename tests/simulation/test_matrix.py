@@ -80,6 +80,12 @@ class Cell:
         assert self.world.daemon is not None
         return self.world.daemon.station.rows.blocks
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why the pool does not buy what is wanted."""
+        assert self.world.daemon is not None
+        return self.world.daemon.controller.notes.get("gpu", ())
+
     def alarms(self) -> set[str]:
         assert self.world.daemon is not None
         return {reason for _, _, reason in self.world.daemon.station.alarms.open}
@@ -160,17 +166,17 @@ async def _capacity(cell: Cell) -> None:
 
 @cell("capacity-everywhere")
 async def _capacity_everywhere(cell: Cell) -> None:
-    """With nothing free anywhere each offer is tried once; the job waits, says why, and is served when there is room."""
-    fault = cell.strike("capacity", times=None)
+    """With nothing free anywhere no offer is tried twice; the job waits, says why, and is served when there is room."""
+    # Azure leaves a size alone for 23 hours that it says it does not have; what it could not allocate, for one.
+    fault = cell.strike("accepted-then-fails" if cell.cloud == "azure" else "capacity", times=None)
     await cell.begin()
-    await cell.world.sleep(50)
+    await cell.until(lambda: cell.notes != () and not cell.rows(), within=3 * MINUTE)
     tried = cell.offers
     assert len(tried) == len(set(tried)) == fault.fired > 1
-    assert cell.world.daemon is not None
-    (words,) = cell.world.daemon.controller.notes["gpu"]
-    assert "capacity" in words and not cell.rows()
+    (words,) = cell.notes
+    assert "capacity" in words
     cell.sky.cloud.faults.clear()
-    await cell.all_is_well(within=25 * HOUR)
+    await cell.all_is_well(within=2 * HOUR)
 
 
 @cell("quota")
@@ -213,8 +219,7 @@ async def _auth(cell: Cell) -> None:
     await cell.world.sleep(60)
     (failure,) = cell.failures
     assert failure.kind is base.Kind.AUTH and len(cell.offers) == 1
-    assert cell.world.daemon is not None
-    (words,) = cell.world.daemon.controller.notes["gpu"]
+    (words,) = cell.notes
     assert "auth" in words
     await cell.all_is_well(within=HOUR)
     assert len(cell.offers) == 2 and len(cell.boxes) == 1
@@ -261,7 +266,7 @@ async def _unconnected(cell: Cell) -> None:
 
 @cell("lost-before")
 async def _lost_before(cell: Cell) -> None:
-    """A request that got lost is sent again, the same, once listings have shown that nothing came of it."""
+    """A request that got lost is sent again, the same: the cloud knows whether it had it."""
     cell.strike("lost-before")
     await cell.begin()
     await cell.all_is_well()
@@ -269,9 +274,7 @@ async def _lost_before(cell: Cell) -> None:
     assert len(await cell.events("unknown")) == 1
     (box,) = cell.boxes
     assert box.key == cell.keys[0]
-    assert cell.world.daemon is not None
-    grace = cell.world.daemon.station.providers[cell.cloud].provisioner.traits.visibility_grace
-    assert cell.times[1] - cell.times[0] >= grace
+    assert cell.times[1] - cell.times[0] <= 2.0
 
 
 @cell("lost-after")
@@ -302,6 +305,16 @@ def _both(cloud: str, *, hidden_for: float) -> troubles.Fault:
     if cloud == "gcp":
         return gce.Fault(lost="after", hidden_for=hidden_for)
     return arm.Fault(lost="after", hidden_for=hidden_for)
+
+
+@cell("lost-then-refused")
+async def _lost_then_refused(cell: Cell) -> None:
+    """The repetition of what may have been carried out is refused: that says nothing of the first."""
+    cell.strike("lost-after")
+    cell.strike("throttled", after=1)
+    await cell.begin(duration=60)
+    await cell.all_is_well()
+    assert len(set(cell.keys)) == 1 and len(cell.boxes) == 1
 
 
 @cell("lost-twice")
@@ -364,8 +377,9 @@ async def _fails_and_stays(cell: Cell) -> None:
 
 @cell("half-made", "azure")
 async def _half_made(cell: Cell) -> None:
-    """Interface, address and disk of a machine that was not made are swept, seen twice."""
+    """Interface, address and disk of a machine that never came of them are swept, seen twice."""
     cell.strike("half-made")
+    cell.strike("capacity", after=1)
     await cell.begin()
     await cell.until(lambda: bool(cell.sky.left()))
     await cell.all_is_well()
