@@ -17,8 +17,6 @@ CUSTOM_DATA_LIMIT = 65535
 NETWORK_API = "2022-11-01"
 #: Bytes of the boot disk where neither pool nor operator says anything.
 DEFAULT_DISK = 128 * 2**30
-#: How long before a deletion the machine is told of it, in ISO 8601: the shortest that Azure takes.
-NOTICE = "PT5M"
 #: Azure Resource Manager's limits for tags.
 TAGS, TAG_NAME, TAG_VALUE = 50, 512, 256
 #: Characters that are refused in the names of tags.
@@ -71,9 +69,6 @@ def build(
             },
             "securityProfile": _security(pool.security_type or chosen.security_type),
             "diagnosticsProfile": {"bootDiagnostics": {"enabled": True}},
-            "scheduledEventsProfile": {
-                "terminateNotificationProfile": {"enable": True, "notBeforeTimeout": NOTICE},
-            },
         },
     }
     if request.offer.zone != settings.NO_ZONE:
@@ -85,6 +80,10 @@ def build(
             # Never more than the on-demand price, and never taken back for the price.
             "billingProfile": {"maxPrice": -1},
         }
+    elif chosen.notice:
+        # Azure sells spot machines without it; a Preempt event needs no profile.
+        timeout = {"enable": True, "notBeforeTimeout": f"PT{round(chosen.notice / 60)}M"}
+        body["properties"]["scheduledEventsProfile"] = {"terminateNotificationProfile": timeout}
     plan = pool.plan or chosen.plan
     if plan is not None:
         body["plan"] = {"publisher": plan.publisher, "product": plan.product, "name": plan.name}

@@ -107,6 +107,8 @@ class Settings:
     authority: str = ""
     #: File with the CA that signed the endpoint's and the authority's certificates; empty for the system's.
     ca: str = ""
+    #: Seconds for which Azure holds a deletion of an on-demand machine back, to tell the machine first; 0 for none.
+    notice: float = 0.0
     #: Seconds between two looks at the operation of a launch.
     poll: float = 2.0
     prices: catalogue.Overrides = field(default_factory=catalogue.Overrides)
@@ -164,6 +166,7 @@ def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list
         endpoint=_endpoint(reader, authority),
         authority=authority,
         ca=reader.text("ca"),
+        notice=_notice(reader),
         poll=_poll(reader),
         prices=catalogue.read_overrides(reader, "prices", book),
     )
@@ -294,6 +297,14 @@ def _endpoint(reader: options.Reader, authority: str) -> str:
     value = reader.text("endpoint", ENDPOINTS.get(authority, PUBLIC_ENDPOINT)).rstrip("/")
     if not value.startswith("https://"):
         reader.complain("endpoint", "expected a URL with https: the credential goes there")
+    return value
+
+
+def _notice(reader: options.Reader) -> float:
+    value = reader.seconds("terminate_notice", 0.0)
+    if value and not 300.0 <= value <= 900.0:
+        reader.complain("terminate_notice", "Azure takes 5m to 15m")
+        return 0.0
     return value
 
 

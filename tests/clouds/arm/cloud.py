@@ -366,11 +366,17 @@ class Arm:
         """A deletion was accepted."""
         if one.state != "deleting":
             one.state, one.provisioning = "deleting", "Deleting"
-            one.gone_at = self.now() + self.between(self.deletion)
+            one.gone_at = self.now() + self.notice_of(one) + self.between(self.deletion)
             one.deletion = str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
             one.stuck = any(fault.stuck for fault in struck)
             self.operations[one.deletion] = (one, False)
             self._changed(one)
+
+    def notice_of(self, one: state.Instance) -> float:
+        """Seconds for which a deletion waits for a running machine to approve of it."""
+        profile = one.body["properties"].get("scheduledEventsProfile", {}).get("terminateNotificationProfile", {})
+        minutes = str(profile.get("notBeforeTimeout", "PT0M")).removeprefix("PT").removesuffix("M")
+        return 60.0 * int(minutes) if profile.get("enable") and one.power == "running" else 0.0
 
     def between(self, span: tuple[float, float]) -> float:
         return self.rng.uniform(*span)

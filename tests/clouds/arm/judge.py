@@ -121,6 +121,8 @@ def _system(properties: Mapping[str, Any]) -> None:
 
 def _market(properties: Mapping[str, Any]) -> None:
     spot = properties.get("priority") == "Spot"
+    if spot and "terminateNotificationProfile" in properties.get("scheduledEventsProfile", {}):
+        raise _invalid("Terminate notification is not supported for Azure Spot virtual machines.")
     if not spot and ("evictionPolicy" in properties or "billingProfile" in properties):
         raise _invalid("Eviction policy and billing profile are for Azure Spot virtual machines.")
     if spot and properties.get("billingProfile", {}).get("maxPrice", -1) not in (-1, -1.0):

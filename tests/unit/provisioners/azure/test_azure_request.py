@@ -44,6 +44,18 @@ async def test_everything_goes_with_the_machine_and_carries_its_tags() -> None:
     assert names.owner(disk["name"], "somebody-else") is None
 
 
+async def test_a_notice_before_deletions_is_asked_for_only_where_it_is_wanted_and_can_be_had() -> None:
+    plain, one = lab.Lab(), lab.Lab(terminate_notice="5m")
+    assert "scheduledEventsProfile" not in (await body_of(plain, plain.request()))["properties"]
+    assert "scheduledEventsProfile" not in (await body_of(one, one.request(market=base.Market.SPOT)))["properties"]
+    view = await one.provisioner.create(one.request())
+    await one.provisioner.delete(view.ref)
+    await one.clock.sleep(299)
+    assert await one.provisioner.describe(view.ref) is not None
+    await one.clock.sleep(60)
+    assert await one.provisioner.describe(view.ref) is None
+
+
 async def test_without_a_public_address_there_is_none() -> None:
     one = lab.Lab()
     await one.provisioner.create(one.request())

@@ -56,6 +56,7 @@ def test_good_options_are_accepted() -> None:
         pytest.param({"security_type": "standart"}, "security_type", "standard", id="a-security-type-misspelt"),
         pytest.param({"client_secret": "hunter2"}, "client_secret", "where the secret is", id="a-secret-pasted"),
         pytest.param({"client_secret": "env:X"}, "tenant", "required", id="a-secret-without-a-tenant"),
+        pytest.param({"terminate_notice": "1m"}, "terminate_notice", "5m", id="a-notice-that-is-too-short"),
         pytest.param({"poll": "5m"}, "poll", "30s", id="a-pace-that-is-too-slow"),
         pytest.param({"endpoint": "http://arm"}, "endpoint", "https", id="an-endpoint-in-the-clear"),
         pytest.param({"prices": {"Standard_NC4as_T4_v4": 1}}, "prices", "Standard_NC4as_T4_v3", id="a-price-misspelt"),
