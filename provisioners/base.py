@@ -328,6 +328,8 @@ class Traits:
     #: How an instance ends itself when its agent leaves or its deadline passes, as a command without a shell; empty
     #: when it is only a process.
     power_off: tuple[str, ...] = POWER_OFF
+    #: Seconds of notice before a spot instance is taken back, where the operator chose it; 0 for the cloud's own.
+    preemption_notice: float = 0.0
     #: Its instances are processes beside the daemon: no hardware to prove, the daemon's Python, the daemon's user.
     beside_daemon: bool = False
     #: Plain words on what can be left behind if the daemon never comes back; ``check`` prints them.

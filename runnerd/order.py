@@ -44,6 +44,7 @@ def compose(
             python=sys.executable if traits.beside_daemon else "python3",
             power_off=() if traits.beside_daemon else traits.power_off,
             lifetime=lifetime,
+            preemption_notice=traits.preemption_notice,
         ),
         tags=_tags(settings, offer, pool=pool, instance=instance, key=key, repo=repo, deadline=deadline),
         deadline=deadline,

@@ -72,6 +72,7 @@ class Gcp(base.Basics):
             create_rate=CREATE_RATE,
             create_burst=CREATE_BURST,
             user_data_limit=request.USER_DATA_LIMIT,
+            preemption_notice=self._settings.preemption_notice,
             residue=(
                 "nothing for longer than the deadline: Compute Engine deletes an instance and its disk at its run time "
                 "limit; one that switched itself off before is TERMINATED and its disk is billed until then, or until "

@@ -30,16 +30,22 @@ def render(
     lifetime: float,
     python: str = "python3",
     power_off: tuple[str, ...] = POWER_OFF,
+    preemption_notice: float = 0.0,
 ) -> str:
     """The first-boot script with a placeholder for the token.
 
     ``url`` is where instances reach the daemon, ``bundle`` the agent archive's SHA-256 in hex.  ``power_off`` is how
     the machine ends itself, when its agent leaves or ``lifetime`` seconds after its boot; it is empty for an instance
-    that is only a process, whose disks are not its own either.
+    that is only a process, whose disks are not its own either, and whose host's notices are not for it.
+    ``preemption_notice`` is in seconds, 0 for what its cloud gives by itself.
     """
     facts: dict[str, object] = {"url": url, "token": TOKEN_PLACEHOLDER, "instance": instance}
     if power_off:
         facts["power_off"] = list(power_off)
+        if preemption_notice > 0:
+            facts["preemption_notice"] = preemption_notice
+    else:
+        facts["cloud"] = ""
     settings = json.dumps(facts, indent=1)
     end = shlex.join(power_off)
     if any("\nRUNNERD_END\n" in f"\n{text}\n" for text in (settings, end)) or "'" in python:
