@@ -45,6 +45,8 @@ _NETWORK = ("compute.subnetworks.use",)
 _EXTERNAL = "compute.subnetworks.useExternalIp"
 _TAGS = "compute.instances.setTags"
 _IDENTITY = "compute.instances.setServiceAccount"
+#: Granted under a condition on the tags of what is deleted, which the project itself does not have.
+_BY_TAG = frozenset({"compute.instances.delete", "compute.disks.delete", "compute.instances.getSerialPortOutput"})
 _ACT_AS = "iam.serviceAccounts.actAs"
 _ROLE = "grant the role of docs/gcp.md to the account that runnerd uses"
 
@@ -136,6 +138,11 @@ async def _permissions(round_: _Round, launches: Sequence[settings.Launch]) -> N
             wanted.add(_TAGS)
         if launch.service_account:
             wanted.add(_IDENTITY)
+    if launches and all(launch.resource_tags for launch in launches):
+        wanted -= _BY_TAG
+        round_.note(
+            Level.OK, f"{', '.join(sorted(_BY_TAG))}: not tried, as resource_tags may grant them by instance only"
+        )
     url = f"{chosen.resource_manager}/v1/projects/{chosen.project}:testIamPermissions"
     asked = sorted(wanted)
     try:

@@ -99,6 +99,7 @@ def build(
                     disk_size_gb=-(-size // _GIB),
                     disk_type=f"zones/{offer.zone}/diskTypes/{disk_type(machine_type, launch.disk_type)}",
                     labels=marks,
+                    resource_manager_tags=dict(launch.resource_tags),
                 ),
             )
         ],
@@ -114,6 +115,8 @@ def build(
                 accelerator_type=f"zones/{offer.zone}/acceleratorTypes/{accelerator}", accelerator_count=count
             )
         ]
+    if launch.resource_tags:
+        instance.params = compute_v1.InstanceParams(resource_manager_tags=dict(launch.resource_tags))
     if launch.network_tags:
         instance.tags = compute_v1.Tags(items=list(launch.network_tags))
     if launch.service_account:

@@ -24,6 +24,7 @@ _NETWORK = re.compile(
 )
 _ACCOUNT = re.compile(r"(?:default|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+)\Z")
 _METADATA_KEY = re.compile(r"[A-Za-z0-9_-]{1,128}\Z")
+_RESOURCE_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,255}\Z")
 _URL = re.compile(r"https?://[^/\s]+\Z")
 
 #: What a boot disk may be.
@@ -55,6 +56,8 @@ class Launch:
     boot: images.Boot = images.Boot.AUTO
     #: Further metadata items.
     metadata: Mapping[str, str] = field(default_factory=dict)
+    #: Tags of Resource Manager (not labels) for instances and disks: IAM conditions look at those.
+    resource_tags: Mapping[str, str] = field(default_factory=dict)
 
     def subnetwork(self, region: str) -> str:
         """The subnetwork there, empty for the network's own."""
@@ -184,6 +187,7 @@ def _launch(reader: options.Reader, default: Launch, book: catalogue.Book) -> La
         scopes=scopes,
         boot=images.Boot(reader.text("boot", default.boot.value, choices=[one.value for one in images.Boot])),
         metadata=_metadata(reader, default),
+        resource_tags=_resource_tags(reader, default),
     )
 
 
@@ -219,6 +223,19 @@ def _metadata(reader: options.Reader, default: Launch) -> Mapping[str, str]:
             inner.complain(str(key), "a metadata key has letters, digits, dash and underscore, at most 128")
         found[str(key)] = inner.text(str(key))
     return {**default.metadata, **found}
+
+
+def _resource_tags(reader: options.Reader, default: Launch) -> Mapping[str, str]:
+    if not reader.has("resource_tags"):
+        reader.raw("resource_tags")
+        return default.resource_tags
+    inner = reader.inner("resource_tags")
+    found: dict[str, str] = {}
+    for key in inner.given:
+        found[str(key)] = inner.text(str(key))
+        if not (_RESOURCE_TAG.match(str(key)) and _RESOURCE_TAG.match(found[str(key)])):
+            inner.complain(str(key), "write tagKeys/123: tagValues/456, or PARENT/KEY: VALUE")
+    return found
 
 
 def _network(reader: options.Reader, key: str, value: str) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import google.auth
 import pytest
+import yaml
 from gcp_world import World
+from google.auth.exceptions import DefaultCredentialsError
 
-from provisioners import base
+from provisioners import base, gcp, offload
 from provisioners.base import Level, Market
+from provisioners.gcp import checks
 from tests.clouds import gce, wire
 
 T4 = base.Shape("t4", 1, types=("n1-standard-4",))
@@ -60,6 +65,20 @@ async def test_what_only_public_addresses_need_is_not_asked_for_without_them() -
     world = World(public_address=False)
     world.cloud.iam.denied = {"compute.subnetworks.useExternalIp", "compute.instances.setServiceAccount"}
     assert errors(await world.provisioner.check()) == []
+
+
+async def test_deletes_that_are_granted_by_tag_are_not_missed() -> None:
+    world = World(resource_tags={"acme-ml/runnerd": "ci"})
+    world.cloud.iam.denied = {"compute.instances.delete", "compute.instances.create"}
+    (finding,) = errors(await world.provisioner.check())
+    assert finding.message.endswith(": compute.instances.create")
+
+
+def test_the_role_in_the_documents_is_what_the_check_asks_for() -> None:
+    text = (Path(__file__).resolve().parents[4] / "docs" / "gcp.md").read_text()
+    role = yaml.safe_load(text.split("file=runnerd-role.yaml\n", 1)[1].split("```", 1)[0])
+    wanted = {*checks.PERMISSIONS, *checks._NETWORK, checks._EXTERNAL, checks._TAGS, checks._IDENTITY}
+    assert set(role["includedPermissions"]) == wanted
 
 
 async def test_permissions_that_cannot_be_tested_are_a_warning(world: World) -> None:
@@ -217,8 +236,6 @@ async def test_a_key_file_works_through_the_token_endpoint_over_a_socket() -> No
             "resource_manager": url,
             "iam": url,
         }
-        from provisioners import gcp, offload
-
         context = replace(world.context, offload=offload.Offload)
         provisioner = gcp.Gcp(context, options)
         await provisioner.start()
@@ -258,11 +275,6 @@ async def test_a_key_file_that_is_not_one_is_told_without_its_content(content: s
 
 
 async def test_without_any_credentials_the_check_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    import google.auth
-    from google.auth.exceptions import DefaultCredentialsError
-
-    from provisioners import gcp
-
     def none(*args: object, **kwargs: object) -> None:
         raise DefaultCredentialsError("Your default credentials were not found.")
 

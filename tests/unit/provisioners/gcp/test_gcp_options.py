@@ -11,7 +11,7 @@ from gcp_world import World
 
 from provisioners import base, gcp
 from provisioners.base import Kind, Market
-from tests.clouds import gce
+from tests.clouds import gce, wire
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,7 @@ from tests.clouds import gce
         pytest.param({"credentials": "{'private_key': 'S3CRET'}"}, "credentials: expected where", id="pasted-key"),
         pytest.param({"endpoint": "compute.googleapis.com"}, "endpoint:", id="endpoint"),
         pytest.param({"prices": {"g2-standard-5": 1}}, "prices.g2-standard-5: no such machine type", id="price"),
+        pytest.param({"resource_tags": {"a b": "c"}}, "resource_tags.a b: write tagKeys/123", id="resource-tag"),
         pytest.param({"impersonate": "ci"}, "impersonate:", id="impersonate"),
         pytest.param({"netwrok": "default"}, 'netwrok: no such key; did you mean "network"', id="unknown-key"),
     ],
@@ -71,6 +72,7 @@ def test_full_options_are_accepted() -> None:
                 "preemption_notice": "120s",
                 "boot": "cloud-init",
                 "metadata": {"install-nvidia-driver": "True"},
+                "resource_tags": {"tagKeys/123": "tagValues/456", "acme-ml/runnerd": "ci"},
                 "prices": {"g2-standard-4": {"on-demand": 0.6, "spot": 0.2}, "us-east1": {"g2-standard-8": 0.8}},
                 "endpoint": "https://compute-ci.p.googleapis.com",
                 "ca": "/etc/ssl/ca.pem",
@@ -204,8 +206,6 @@ async def test_a_minute_of_creates_at_the_promised_rate_is_never_throttled(world
     start = world.seconds
     for number in range(traits.create_burst + int(traits.create_rate * 59)):
         world.seconds = start + max(0.0, (number - traits.create_burst) / traits.create_rate)
-        from tests.clouds import wire
-
         url = "https://compute.googleapis.com/compute/v1/projects/acme-ml/zones/us-central1-a/instances"
         told = world.cloud.handle(wire.Request("POST", url, {}, json.dumps({**body, "name": f"n{number}"}).encode()))
         assert told.status == 200, told.body

@@ -12,6 +12,7 @@ from gcp_world import World
 
 from provisioners import base
 from provisioners.base import Kind, Market
+from provisioners.gcp import request as module
 from tests.clouds import gce, wire
 
 
@@ -130,6 +131,13 @@ async def test_networks_addresses_and_tags_are_as_the_pool_has_them(world: World
     body = await sent(world, await world.request(options=options))
     assert body["networkInterfaces"] == [{"subnetwork": "regions/us-central1/subnetworks/ci"}]
     assert body["tags"] == {"items": ["ci", "no-ingress"]}
+
+
+async def test_tags_that_iam_conditions_look_at_go_on_instance_and_disk() -> None:
+    world = World(resource_tags={"acme-ml/runnerd": "ci"})
+    body = await sent(world, await world.request())
+    assert body["params"] == {"resourceManagerTags": {"acme-ml/runnerd": "ci"}}
+    assert body["disks"][0]["initializeParams"]["resourceManagerTags"] == {"acme-ml/runnerd": "ci"}
 
 
 async def test_a_notice_before_preemption_is_asked_for_of_spot_instances_only() -> None:
@@ -321,8 +329,6 @@ async def test_a_request_id_with_another_body_is_a_conflict(world: World, insert
 async def test_a_provisioner_that_misspells_an_enum_is_found_out(
     world: World, monkeypatch: pytest.MonkeyPatch, misspell: tuple[str, str], words: str
 ) -> None:
-    from provisioners.gcp import request as module
-
     right = module._scheduling
 
     def wrong(*args: Any) -> Any:
