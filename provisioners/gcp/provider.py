@@ -150,22 +150,25 @@ class Gcp(base.Basics):
             raise base.ProvisionError(base.Kind.CONFIG, "; ".join(problems), code="InvalidOptions")
         call = request.build(request_, self._settings, launch, now=self._context.now())
 
-        def insert() -> compute_v1.Operation | None:
+        def insert() -> compute_v1.Operation | str:
             try:
                 return self._calls.clients.instances.insert_unary(request=call, retry=None, timeout=INSERT_TIMEOUT)
             except Exception as error:
                 if errors.is_conflict(error):
-                    return None
+                    return str(error)
                 raise
 
         operation = await self._calls(Group.CREATE, insert, place)
         name = call.instance_resource.name
-        if operation is None:
-            return await self._existing(request_, name, place)
+        if isinstance(operation, str):
+            return await self._existing(request_, name, place, operation)
         ref = views.Ref(request_.offer.account, request_.offer.zone, name, str(operation.target_id))
         operation = await self._operations.settled(operation, ref, place)
         if operation.error.errors:
             return await self._refused(operation, ref, place)
+        if not operation.target_id:
+            # Nothing to hold on to yet; whoever has the name now is looked at instead.
+            return await self._existing(request_, name, place, "")
         try:
             found = await self._get(ref, place)
         except base.ProvisionError:
@@ -190,10 +193,22 @@ class Gcp(base.Basics):
                 return self._view(found, ref.project, failure=error.failure)
         raise error
 
-    async def _existing(self, request_: base.CreateRequest, name: str, place: Place) -> base.InstanceView:
-        """The instance that has the name already, if it is this very request's."""
+    async def _existing(self, request_: base.CreateRequest, name: str, place: Place, told: str) -> base.InstanceView:
+        """What has the name already, if it is this very request's instance; ``told`` is what the API says exists."""
         offer = request_.offer
-        found = await self._named(offer.account, offer.zone, name, place)
+        try:
+            found = await self._named(offer.account, offer.zone, name, place)
+        except base.ProvisionError as error:
+            # It may well be ours; nobody can look now.
+            error.maybe_created = True
+            raise
+        if found is None and "/disks/" in told:
+            raise base.ProvisionError(
+                base.Kind.TRANSIENT,
+                f"{place}: a disk called {name} is left there without its instance; the sweep removes it",
+                scope=offer.key,
+                code="alreadyExists",
+            )
         if found is None:
             raise base.ProvisionError(
                 base.Kind.TRANSIENT,

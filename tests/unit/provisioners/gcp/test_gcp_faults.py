@@ -243,13 +243,27 @@ async def test_the_same_request_long_after_its_id_was_forgotten_finds_its_instan
     assert len(world.cloud.created) == 1
 
 
-async def test_a_disk_that_was_left_under_the_name_leaves_it_open_whether_there_is_an_instance(world: World) -> None:
+async def test_a_disk_that_was_left_under_the_name_is_told_and_buys_nothing(world: World) -> None:
     request = await world.request()
     world.cloud.add_disk(request.name, request.offer.zone, {})
+    with pytest.raises(base.ProvisionError, match="a disk called ci-1 is left there") as caught:
+        await world.provisioner.create(request)
+    assert (caught.value.kind, caught.value.maybe_created) == (Kind.TRANSIENT, False)
+    assert len(world.cloud.created) == 0
+
+
+async def test_a_taken_name_that_nobody_can_look_at_leaves_it_open(world: World) -> None:
+    request = await world.request()
+    await world.provisioner.create(request)
+    world.seconds += 4000
+    world.cloud.faults.append(gce.Fault(method="instances.get", reason="backendError"))
     with pytest.raises(base.ProvisionError) as caught:
         await world.provisioner.create(request)
-    assert caught.value.kind is Kind.TRANSIENT
-    assert len(world.cloud.created) == 0
+    assert caught.value.maybe_created is True
+    world.cloud.faults.append(gce.Fault(method="instances.get", reason="notFound"))
+    with pytest.raises(base.ProvisionError) as caught:
+        await world.provisioner.create(request)
+    assert (caught.value.kind, caught.value.maybe_created) == (Kind.TRANSIENT, True)
 
 
 async def test_a_preemption_is_proven_while_it_happens_and_after_the_instance_is_gone(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from gcp_world import World
 
 from provisioners import base, gcp
 from provisioners.base import Kind, Market
+from provisioners.gcp import settings
 from tests.clouds import gce, wire
 
 
@@ -96,6 +98,15 @@ def test_options_of_pools_are_judged_alike(options: dict[str, Any], problem: str
     problems = gcp.Gcp.validate_pool(options)
     assert problem in "".join(problems)
     assert bool(problems) is bool(problem)
+
+
+def test_every_option_is_on_the_page_about_google_cloud() -> None:
+    text = (Path(__file__).resolve().parents[4] / "docs" / "gcp.md").read_text()
+    (told,) = gcp.Gcp.validate_pool({"nonsense-": 1})
+    of_pools = set(told.partition("known: ")[2].split(", "))
+    of_providers = {one.name for one in dataclasses.fields(settings.Settings)} - {"launch", "overrides"}
+    assert len(of_pools) > 10, told
+    assert [one for one in sorted({"prices", *of_pools, *of_providers}) if f"`{one}`" not in text] == []
 
 
 async def test_offers_come_by_market_region_type_and_zone_in_the_operators_order() -> None:
