@@ -68,7 +68,7 @@ class Aws(base.Basics):
 
     @classmethod
     def validate_pool(cls, options: Mapping[str, Any]) -> list[str]:
-        return settings.read_pool(options)[1]
+        return settings.read_pool(options, catalogue.load("aws"))[1]
 
     @property
     def traits(self) -> base.Traits:
@@ -111,7 +111,7 @@ class Aws(base.Basics):
     # -- offers -----------------------------------------------------------------------------------------------------
 
     async def offers(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> list[base.Offer]:
-        pool, problems = settings.read_pool(options)
+        pool, problems = settings.read_pool(options, self._book)
         if problems:
             raise base.ProvisionError(base.Kind.CONFIG, "; ".join(problems), code="BadPoolOptions")
         markets = [one for one in shape.markets if one in self._settings.markets]
@@ -205,7 +205,7 @@ class Aws(base.Basics):
         return self._book.price(machine_type, region=region, market=market, overrides=overrides)
 
     def why_none(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> str:
-        pool, problems = settings.read_pool(options)
+        pool, problems = settings.read_pool(options, self._book)
         if problems:
             return "; ".join(problems)
         regions = self._regions(pool)
@@ -247,7 +247,7 @@ class Aws(base.Basics):
     async def _body(self, request_: base.CreateRequest) -> tuple[dict[str, Any], list[str]]:
         """The parameters of RunInstances, and the subnets that would do; refuses what Amazon would."""
         offer = request_.offer
-        pool, problems = settings.read_pool(request_.options)
+        pool, problems = settings.read_pool(request_.options, self._book)
         problems += request.problems(request_)
         if not offer.image:
             problems.append("no image is known for it")

@@ -177,7 +177,7 @@ class PoolOptions:
         return replace(changed, image=image) if image is not None else changed
 
 
-def read_pool(given: Mapping[str, Any]) -> tuple[PoolOptions, list[str]]:
+def read_pool(given: Mapping[str, Any], book: catalogue.Book) -> tuple[PoolOptions, list[str]]:
     """A pool's options, and what is wrong with them."""
     reader = options.Reader(given)
     owner = reader.text("image_owner")
@@ -185,6 +185,8 @@ def read_pool(given: Mapping[str, Any]) -> tuple[PoolOptions, list[str]]:
     if isinstance(reader.raw("image"), Mapping):
         inner = reader.inner("image")
         for region in inner.given:
+            if region != "*" and region not in book.regions:
+                inner.complain(str(region), f"no such region{book.nearest_region(str(region))}")
             found = _image(inner, str(region), owner)
             if found is not None:
                 images[str(region)] = found
@@ -198,10 +200,14 @@ def read_pool(given: Mapping[str, Any]) -> tuple[PoolOptions, list[str]]:
     changes = {
         key: getattr(launch, key) for key in (*keys, "disk_type", "disk_iops", "disk_throughput") if reader.has(key)
     }
+    regions = reader.texts("regions")
+    for region in regions:
+        if region not in book.regions:
+            reader.complain("regions", f'no such region "{region}"{book.nearest_region(region)}')
     read_ = PoolOptions(
         images=images,
         subnets=_ids(reader, "subnets", _SUBNET, "subnet-0123456789abcdef0"),
-        regions=reader.texts("regions"),
+        regions=regions,
         changes=changes,
     )
     reader.done()

@@ -70,6 +70,9 @@ class World:
         self.cloud.faults.append(made)
         return made
 
+    def vpc(self, region: str) -> str:
+        return str(self.cloud.account.backend(region).get_default_vpc().id)
+
     def sent(self, operation: str) -> int:
         """How many calls of an operation arrived."""
         return sum(one.operation == operation for one in self.cloud.calls)

@@ -74,6 +74,10 @@ def test_a_mistake_in_the_options_is_named_with_its_place(options: dict[str, Any
         pytest.param({"images": "x"}, "images", '"image"', id="key"),
         pytest.param({"image": "x"}, "image", "no image", id="image"),
         pytest.param({"image": {"us-east-1": "x"}}, "image.us-east-1", "no image", id="image-of-a-region"),
+        pytest.param(
+            {"image": {"us-eats-1": "ami-0123456789abcdef0"}}, "image.us-eats-1", '"us-east-1"', id="image-place"
+        ),
+        pytest.param({"regions": ["us-eats-1"]}, "regions", '"us-east-1"', id="region"),
         pytest.param({"subnets": ["x"]}, "subnets", "subnet-", id="subnet"),
         pytest.param({"hop_limit": 99}, "hop_limit", "1 to 64", id="hops"),
         pytest.param({"public_address": "no"}, "public_address", "true or false", id="address"),
@@ -125,7 +129,9 @@ def test_everything_that_can_be_said_is_taken() -> None:
 
 
 def test_a_pool_changes_what_it_names_and_nothing_else() -> None:
-    read, problems = settings.read_pool({"image": {"*": "ami-0123456789abcdef0"}, "public_address": False})
+    read, problems = settings.read_pool(
+        {"image": {"*": "ami-0123456789abcdef0"}, "public_address": False}, catalogue.load("aws")
+    )
     assert problems == []
     launch = settings.Launch(hop_limit=5, disk_type="gp2", public_address=True)
     changed = read.over(launch, "us-east-1")
@@ -140,6 +146,6 @@ def test_options_that_are_wrong_make_no_provider() -> None:
 
 
 def test_a_disk_of_another_type_does_not_inherit_what_was_chosen_for_the_old_one() -> None:
-    read, _ = settings.read_pool({"disk_type": "gp2"})
+    read, _ = settings.read_pool({"disk_type": "gp2"}, catalogue.load("aws"))
     changed = read.over(settings.Launch(disk_type="gp3", disk_iops=4000, disk_throughput=250), "us-east-1")
     assert (changed.disk_type, changed.disk_iops, changed.disk_throughput) == ("gp2", 0, 0)
