@@ -4,15 +4,17 @@
     options = mount_options(arm, "eastus")
     provisioner = Azure(context, options, mount(arm, context, options))
 
-Over sockets: ``wire.serve(arm.handle, tls=...)``; the same server signs clients in (``authority``), serves Resource
-Manager (``endpoint``) and, through ``arm.guest(ref)``, a machine's instance metadata.
+Over sockets: ``tls.certificate(directory)``, ``wire.serve(arm.handle, tls=...)``, ``socket_options(arm, url, ca)``; the
+same server signs clients in (``authority``) and serves Resource Manager (``endpoint``).  ``arm.guest(ref)`` is the
+handler that one machine sees, with its instance metadata.  Nothing happens by itself: ``arm.tick()`` lets happen what
+is due by the clock, as every request does; ``arm.on_change`` is told of machines that start, stop and end.
 """
 
 from __future__ import annotations
 
 from tests.clouds.arm.cloud import CLIENT, GROUP, SECRET, SUBSCRIPTION, TENANT, Arm
 from tests.clouds.arm.faults import Fault
-from tests.clouds.arm.mount import mount
+from tests.clouds.arm.mount import mount, socket_options
 from tests.clouds.arm.mount import options as mount_options
 from tests.clouds.arm.sizes import Restriction
 from tests.clouds.arm.state import Instance, Principal
@@ -30,4 +32,5 @@ __all__ = [
     "Restriction",
     "mount",
     "mount_options",
+    "socket_options",
 ]

@@ -233,3 +233,25 @@ def image(one: sizes.Image, version: str, region: str) -> dict[str, Any]:
         publisher, product, name = one.plan
         properties["plan"] = {"publisher": publisher, "product": product, "name": name}
     return {"name": version, "location": region, "properties": properties}
+
+
+def prices(cloud: Arm, wanted: str) -> wire.Answer:
+    """A page of the public price list, for a filter that names one region and some sizes."""
+    items = [
+        {
+            "currencyCode": "USD",
+            "retailPrice": dollars,
+            "armRegionName": region,
+            "armSkuName": size,
+            "skuName": f"{size} Spot" if market == "spot" else size,
+            "productName": "Virtual Machines Series",
+            "meterName": size,
+            "serviceName": "Virtual Machines",
+            "unitOfMeasure": "1 Hour",
+            "type": "Consumption",
+            "effectiveStartDate": "2020-01-01T00:00:00Z",
+        }
+        for (region, size, market), dollars in cloud.prices.items()
+        if f"armRegionName eq '{region}'" in wanted and f"armSkuName eq '{size}'" in wanted
+    ]
+    return json_answer(200, {"Items": items, "NextPageLink": None})

@@ -64,6 +64,8 @@ class Arm:
         self.quota: dict[tuple[str, str], int] = {}
         #: How many machines there can be, by pattern ``region/zone/size/market`` (``*``, ``a|b``; ``-`` for no zone).
         self.capacity: dict[str, int] = {}
+        #: Dollars per hour that the public price list tells, by (region, size, market).
+        self.prices: dict[tuple[str, str, str], float] = {}
         #: Accepted terms of plans.
         self.accepted: set[tuple[str, str, str]] = set()
         self.faults: list[faults.Fault] = []
@@ -91,7 +93,7 @@ class Arm:
         self._service = service.Service(self)
 
     def handle(self, request: wire.Request) -> wire.Answer:
-        """The API, the sign-in service, and the store of serial logs, told apart by path."""
+        """The API, the sign-in service, the store of serial logs and the public price list, told apart by path."""
         self.tick()
         return self._service.handle(request)
 
@@ -320,6 +322,7 @@ class Arm:
         custom_data = base64.b64decode(properties["osProfile"].get("customData", ""))
         one = state.Instance(
             name=name,
+            subscription=self.subscription,
             group=group,
             vm_id=str(uuid.UUID(int=self.rng.getrandbits(128), version=4)),
             region=body["location"],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import http
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,7 +18,7 @@ from azure.core.utils import case_insensitive_dict
 from provisioners import base, catalogue
 from provisioners.azure import clients, settings
 from tests.clouds import wire
-from tests.clouds.arm.cloud import Arm
+from tests.clouds.arm.cloud import CLIENT, TENANT, Arm
 
 #: Far away: the SDK asks the host's clock, which has nothing to do with the simulation's.
 _NEVER = 2**33
@@ -33,6 +35,22 @@ def options(arm: Arm, *regions: str, **more: Any) -> dict[str, Any]:
         },
         **more,
     }
+
+
+def socket_options(arm: Arm, url: str, ca: Path, *regions: str, **more: Any) -> dict[str, Any]:
+    """The same for a simulation that is served with TLS at a URL and signs in its own client there.
+
+    ``client_secret`` is the reference under which the daemon reads :data:`tests.clouds.arm.SECRET`.
+    """
+    given = {
+        "endpoint": url,
+        "authority": url.removeprefix("https://"),
+        "ca": str(ca),
+        "tenant": TENANT,
+        "client_id": CLIENT,
+        "client_secret": "env:AZURE_SIMULATED_SECRET",
+    }
+    return options(arm, *regions, **{**given, **more})
 
 
 def mount(
@@ -100,8 +118,6 @@ class Transport(AsyncHttpTransport[Any, Any]):
         return Response(request, told)
 
     async def _pause(self) -> None:
-        import asyncio
-
         await asyncio.sleep(0)
         if self._sleep is not None:
             await self._sleep(self._latency() / 2)

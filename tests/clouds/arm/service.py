@@ -44,6 +44,8 @@ class Service:
         path = request.path
         if path.startswith("/serial/"):
             return self._serial(request)
+        if path == "/api/retail/prices":
+            return answers.prices(self._cloud, request.query.get("$filter", ""))
         if path.endswith("/oauth2/v2.0/token"):
             return self._sign_in(request)
         base = "{0.scheme}://{0.netloc}".format(urlsplit(request.url))

@@ -13,6 +13,7 @@ class Instance:
     """One virtual machine, as everybody but the API sees it."""
 
     name: str
+    subscription: str
     group: str
     vm_id: str
     region: str
@@ -53,6 +54,11 @@ class Instance:
     principal: str = ""
     #: The operation that deletes it, where there is one.
     deletion: str = ""
+
+    @property
+    def ref(self) -> str:
+        """The handle that the provider gives it."""
+        return f"{self.subscription}/{self.group}/{self.name}/{self.vm_id}"
 
     @property
     def alive(self) -> bool:

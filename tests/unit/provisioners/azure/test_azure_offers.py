@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from provisioners import base
+from pathlib import Path
+
+from provisioners import base, catalogue
 from tests.clouds import arm
 from tests.clouds.arm import lab
 
@@ -130,3 +132,21 @@ async def test_a_bucket_that_azure_says_is_empty_rests() -> None:
     await buckets.reads.take()
     await buckets.deletes.take()
     assert one.clock.now() - before == 2.0
+
+
+async def test_prices_are_renewed_from_the_public_list_without_our_credential(tmp_path: Path) -> None:
+    one = lab.Lab("eastus", directory=str(tmp_path))
+    before = {offer.key: offer.price for offer in await one.provisioner.offers(lab.SHAPE)}
+    book = catalogue.load("azure")
+    for machine in book.machines:
+        for market in base.Market:
+            price = book.price(machine, region="eastus", market=market)
+            assert price is not None
+            one.arm.prices["eastus", machine, market.value] = round(price.dollars * 0.9, 6)
+    findings = await one.provisioner.refresh_prices()
+    assert findings and not any(finding.level is base.Level.ERROR for finding in findings)
+    again = one.make()
+    await again.start()
+    after = await again.offers(lab.SHAPE)
+    assert after and all(offer.price == round(before[offer.key] * 0.9, 6) for offer in after)
+    assert all("price list" in offer.price_source for offer in after)

@@ -4,53 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
-import ipaddress
 import random
-import ssl
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from provisioners import azure, base
 from tests.clouds import arm, wire
-from tests.clouds.arm import lab
-
-
-def certificate(directory: Path) -> tuple[ssl.SSLContext, Path]:
-    """A server's TLS for 127.0.0.1, and the file with the CA to trust."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    both = directory / "server.pem"
-    both.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    trusted = directory / "ca.pem"
-    trusted.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(both)
-    return context, trusted
+from tests.clouds.arm import lab, tls
 
 
 class Site:
@@ -59,17 +23,7 @@ class Site:
     def __init__(self, url: str, one: arm.Arm, ca: Path) -> None:
         self.arm = one
         self.secrets = {"env:SECRET": arm.SECRET}
-        self.options = arm.mount_options(
-            one,
-            "eastus",
-            endpoint=url,
-            authority=url.removeprefix("https://"),
-            ca=str(ca),
-            tenant=arm.TENANT,
-            client_id=arm.CLIENT,
-            client_secret="env:SECRET",
-            poll="20ms",
-        )
+        self.options = arm.socket_options(one, url, ca, "eastus", client_secret="env:SECRET", poll="20ms")
 
     def make(self, **change: Any) -> azure.Azure:
         context = base.Context("az", "acme-ci", "", time.time, asyncio.sleep, secret=self.secrets.__getitem__)
@@ -83,10 +37,10 @@ class Site:
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    tls, trusted = certificate(tmp_path)
+    context, trusted = tls.certificate(tmp_path)
     quick = (0.0, 0.05)
     one = arm.Arm(time.time, random.Random(7), allocation=quick, boot=quick, deletion=quick, visible=(0.0, 0.0))
-    async with wire.serve(one.handle, tls=tls) as url:
+    async with wire.serve(one.handle, tls=context) as url:
         yield Site(url, one, trusted)
 
 
