@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 #: Unverified: no delay is documented for a list of machines; others see seconds.
-_VISIBLE = 60.0
+_VISIBLE = 100.0
 #: Seconds in which the same name surely means the same attempt.  The name alone lasts for as long as the machine does.
 _REPLAY = 3600.0
 #: Seconds back from now that a machine's activity log is read; Azure keeps 90 days.

@@ -48,7 +48,7 @@ class AzureHarness:
     def __init__(self, directory: str, *, itself: bool = False, **more: Any) -> None:
         self._clock = VirtualTime()
         self._deadlines: dict[str, float] = {}
-        self.arm = arm.Arm(self._clock.now, random.Random(7))
+        self.arm = arm.Arm(self._clock.now, random.Random(7), boot=(3.0, 10.0))
         identity = {"identity": self.arm.add_identity()} if itself else {}
         self.options = arm.mount_options(self.arm, "eastus", "westus", **identity, **more)
         self.context = base.Context(
