@@ -10,6 +10,7 @@ Compute Engine documentation, and the schemas ``Operation.error`` and ``QuotaExc
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -120,6 +121,13 @@ _WORDS: tuple[tuple[re.Pattern[str], Row], ...] = (
 )
 _WORDED = frozenset(
     {"CONDITION_NOT_MET", "INVALID", "INVALID_FIELD_VALUE", "BAD_REQUEST", "NOT_FOUND", "RESOURCE_NOT_FOUND"}
+)
+
+#: What goes wrong before a request can be sent: no address, no answer to the handshake, a certificate not trusted.
+_UNCONNECTED = (
+    urllib3.exceptions.NewConnectionError,
+    urllib3.exceptions.ConnectTimeoutError,
+    ssl.SSLCertVerificationError,
 )
 
 #: The SDK puts the request before what the API says.
@@ -343,12 +351,9 @@ def _with_words(told: Told) -> Told:
 
 def _never_sent(error: requests.exceptions.RequestException) -> bool:
     """True where no connection was made, so that the server cannot have seen the request."""
-    if isinstance(error, requests.exceptions.ConnectTimeout):
+    if isinstance(error, requests.exceptions.ConnectTimeout | requests.exceptions.InvalidURL):
         return True
-    for cause in _causes(error):
-        if isinstance(cause, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError):
-            return True
-    return isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema)
+    return any(isinstance(cause, _UNCONNECTED) for cause in _causes(error))
 
 
 def _causes(error: BaseException) -> Iterable[BaseException]:

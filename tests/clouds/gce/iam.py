@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -105,8 +104,3 @@ class Directory:
         for permission in NEEDS.get(method, (method,)):
             if permission in self.denied:
                 raise refusals.Refused("forbidden", f"Required '{permission}' permission for '{resource}'")
-
-    def granted(self, body: bytes) -> list[str]:
-        """``testIamPermissions``."""
-        asked: list[str] = json.loads(body).get("permissions", [])
-        return [one for one in asked if one not in self.denied]

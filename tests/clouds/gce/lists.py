@@ -19,20 +19,18 @@ def matching(items: Sequence[Mapping[str, Any]], expression: str) -> list[Mappin
         return list(items)
     terms = [one.strip() for one in re.split(r"\s+AND\s+|(?<=\))\s*(?=\()", expression)]
     terms = [one[1:-1].strip() if one.startswith("(") and one.endswith(")") else one for one in terms]
-    kinds = {bool(_REGEX.match(one)) for one in terms}
-    if len(kinds) > 1:
+    parsed = [_REGEX.match(one) or _AIP.match(one) for one in terms]
+    if not all(parsed):
+        raise Refused("invalid", f"Invalid value for field 'filter': '{expression}'. Invalid list filter expression.")
+    if len({one.re for one in parsed if one}) > 1:
         raise Refused(
             "invalid", f"Invalid value for field 'filter': '{expression}'. Two kinds of expressions are mixed."
         )
-    return [item for item in items if all(_holds(item, term, expression) for term in terms)]
+    return [item for item in items if all(_holds(item, term) for term in parsed if term)]
 
 
-def _holds(item: Mapping[str, Any], term: str, expression: str) -> bool:
-    match = _REGEX.match(term) or _AIP.match(term)
-    if match is None:
-        raise Refused("invalid", f"Invalid value for field 'filter': '{expression}'. Invalid list filter expression.")
-    found = _field(item, match["field"])
-    value, operator = match["value"].strip('"'), match["operator"]
+def _holds(item: Mapping[str, Any], term: re.Match[str]) -> bool:
+    found, value, operator = _field(item, term["field"]), term["value"].strip('"'), term["operator"]
     if operator in ("eq", "ne"):
         return (found is not None and re.fullmatch(value, str(found)) is not None) is (operator == "eq")
     if operator == ":":

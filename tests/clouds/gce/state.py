@@ -124,13 +124,13 @@ class Instance:
     leaves_by: str = ""
     #: What befalls it: (time, operation type).
     dooms: list[tuple[float, str]] = field(default_factory=list)
-    #: Taken from capacity, and counted by quotas.
+    #: When it was gone; None while it exists.
     gone_at: float | None = None
     #: Its delete never ends.
     stuck: bool = False
+    #: What it printed; empty for a few common lines.
     console: str = ""
-    address: str = ""
-    #: How much it booted: the launch failed where it never did.
+    #: Its launch fails, or failed.
     failed: bool = False
 
     @property

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
+import requests
+import urllib3
 from gcp_world import World
+from google.auth import exceptions as auth
+from google.auth.credentials import AnonymousCredentials
 
-from provisioners import base, catalogue
+from provisioners import base, catalogue, gcp
 from provisioners.base import Kind, Market
-from provisioners.gcp import errors
+from provisioners.gcp import errors, settings
 from provisioners.gcp.place import Place
 from tests.clouds import gce
 
@@ -331,3 +337,66 @@ def test_a_failure_outside_an_offer_speaks_for_no_offer_unless_it_is_the_project
     place = Place("google", "acme-ml", catalogue.load("gcp"))
     assert [place.pattern(one) for one in (errors.Reach.OFFER, errors.Reach.ZONE, errors.Reach.METRIC)] == ["", "", ""]
     assert place.pattern(errors.Reach.PROJECT) == PROJECT
+
+
+def _connection(cause: BaseException) -> requests.exceptions.ConnectionError:
+    pool: Any = None
+    return requests.exceptions.ConnectionError(urllib3.exceptions.MaxRetryError(pool, "/", cause))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "unclear"),
+    [
+        pytest.param(requests.exceptions.ReadTimeout("slow"), Kind.TRANSIENT, True, id="read-timeout"),
+        pytest.param(requests.exceptions.ConnectTimeout("slow"), Kind.TRANSIENT, False, id="connect-timeout"),
+        pytest.param(
+            requests.exceptions.ConnectionError(urllib3.exceptions.ProtocolError("aborted", ConnectionResetError())),
+            Kind.TRANSIENT,
+            True,
+            id="reset",
+        ),
+        pytest.param(
+            _connection(urllib3.exceptions.NameResolutionError("compute.googleapis.com", None, socket.gaierror())),  # type: ignore[arg-type]
+            Kind.TRANSIENT,
+            False,
+            id="no-such-host",
+        ),
+        pytest.param(
+            requests.exceptions.SSLError(
+                urllib3.exceptions.MaxRetryError(
+                    None,  # type: ignore[arg-type]
+                    "/",
+                    urllib3.exceptions.SSLError(ssl.SSLCertVerificationError("certificate verify failed")),
+                )
+            ),
+            Kind.TRANSIENT,
+            False,
+            id="certificate",
+        ),
+        pytest.param(requests.exceptions.ChunkedEncodingError("cut off"), Kind.TRANSIENT, True, id="cut-off"),
+        pytest.param(auth.RefreshError("invalid_grant: Invalid JWT Signature."), Kind.AUTH, False, id="key-revoked"),
+        pytest.param(auth.RefreshError("try later", retryable=True), Kind.TRANSIENT, False, id="token-later"),
+        pytest.param(auth.TransportError("token endpoint unreachable"), Kind.TRANSIENT, False, id="no-token"),
+        pytest.param(auth.DefaultCredentialsError("none found"), Kind.AUTH, False, id="no-credentials"),
+        pytest.param(RuntimeError("cannot parse"), Kind.TRANSIENT, True, id="anything-else"),
+    ],
+)
+def test_what_went_wrong_on_the_way_tells_whether_anything_was_made(
+    error: Exception, kind: Kind, unclear: bool
+) -> None:
+    place = Place("google", "acme-ml", catalogue.load("gcp"))
+    found = errors.from_exception(error, place, now=0.0, creating=True)
+    assert (found.kind, found.maybe_created) == (kind, unclear)
+    assert errors.from_exception(error, place, now=0.0).maybe_created is False
+
+
+async def test_a_closed_port_is_no_open_question() -> None:
+    world = World(endpoint="http://127.0.0.1:1")
+    offer = await World().offer()
+    chosen = settings.read(world.options, catalogue.load("gcp"))[0]
+    real = gcp.Clients(chosen, credentials=AnonymousCredentials())  # type: ignore[no-untyped-call]
+    provisioner = gcp.Gcp(world.context, world.options, real)
+    with pytest.raises(base.ProvisionError, match="no connection") as caught:
+        await provisioner.create(await world.request(offer))
+    assert caught.value.maybe_created is False
+    await provisioner.close()
