@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,9 +37,15 @@ class Shelf:
         self._context = context
         self._sold: dict[str, tuple[float, Mapping[str, Sold]]] = {}
         self._tried: dict[str, float] = {}
+        #: Several pools ask at once, and one answer is for all of them.
+        self._turn = asyncio.Lock()
 
     async def sold(self, region: str) -> Mapping[str, Sold] | None:
         """By size; None when Azure does not tell, and then nothing is ruled out."""
+        async with self._turn:
+            return await self._ask(region)
+
+    async def _ask(self, region: str) -> Mapping[str, Sold] | None:
         at, found = self._sold.get(region, (0.0, None))
         now = self._context.now()
         if found is not None and now - at < _FRESH:

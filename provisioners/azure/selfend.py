@@ -18,7 +18,7 @@ _TOKEN_API, _INSTANCE_API, _COMPUTE_API = "2018-02-01", "2021-02-01", "2024-07-0
 #: billed in part than running.
 _SCRIPT = """
 import json, sys, time, urllib.request as web
-meta, arm, who = sys.argv[1:4]
+meta, arm, audience, who = sys.argv[1:5]
 direct = web.build_opener(web.ProxyHandler({{}}))
 def ask(path):
     request = web.Request(meta + path, headers={{"Metadata": "true"}})
@@ -26,7 +26,7 @@ def ask(path):
 for turn in range({tries}):
     try:
         vm = ask("/metadata/instance/compute/resourceId?api-version={instance}&format=text").strip()
-        path = "/metadata/identity/oauth2/token?api-version={token}&resource=" + arm + "/" + who
+        path = "/metadata/identity/oauth2/token?api-version={token}&resource=" + audience + "/" + who
         token = json.loads(ask(path))["access_token"]
         url = arm + vm + "?api-version={compute}&forceDeletion=true"
         request = web.Request(url, method="DELETE", headers={{"Authorization": "Bearer " + token}})
@@ -54,4 +54,4 @@ def command(
         tries=tries, pause=pause, instance=_INSTANCE_API, token=_TOKEN_API, compute=_COMPUTE_API
     ).strip()
     who = "" if chosen.identity == settings.SYSTEM else f"&msi_res_id={quote(chosen.identity, safe='')}"
-    return ("sh", "-c", f'python3 -c "$0" "$@"; exec {off}', script, metadata, chosen.endpoint, who)
+    return ("sh", "-c", f'python3 -c "$0" "$@"; exec {off}', script, metadata, chosen.endpoint, chosen.audience, who)

@@ -114,6 +114,11 @@ class Settings:
     prices: catalogue.Overrides = field(default_factory=catalogue.Overrides)
 
     @property
+    def audience(self) -> str:
+        """What tokens are for: the cloud's management API, by whatever address it is reached."""
+        return ENDPOINTS.get(self.authority, PUBLIC_ENDPOINT)
+
+    @property
     def self_end(self) -> bool:
         """True when a machine can delete itself."""
         return bool(self.identity)
