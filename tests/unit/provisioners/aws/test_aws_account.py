@@ -138,6 +138,7 @@ async def test_a_provider_works_over_a_socket_with_threads_and_an_endpoint(world
         with pytest.raises(base.ProvisionError) as caught:
             await provider.create(wanted)
         assert caught.value.maybe_created
+        assert world.sent("RunInstances") == 1
         views = await asyncio.gather(*(provider.create(wanted) for _ in range(3)))
         assert len({one.ref for one in views}) == len(world.cloud.created) == 1
         world.settle()

@@ -222,11 +222,12 @@ async def test_a_failed_termination_is_told_to_everybody_who_waits_for_it(world:
 
 async def test_whoever_stops_waiting_for_a_termination_stops_nobody_else(world: World) -> None:
     provider, refs = await several(world, 2)
-    first, second = (asyncio.ensure_future(provider.delete(ref)) for ref in refs)
+    first, again, other = (asyncio.ensure_future(provider.delete(ref)) for ref in (refs[0], *refs))
     await asyncio.sleep(0)
     first.cancel()
-    await second
+    await asyncio.gather(again, other)
     assert world.cloud.alive == []
+    assert world.sent("TerminateInstances") == 1
 
 
 async def test_a_stop_lets_collected_terminations_go_out(world: World) -> None:
