@@ -154,3 +154,89 @@ async def test_a_role_on_the_group_alone_is_enough() -> None:
     one = lab.Lab("eastus")
     one.arm.daemon = dataclasses.replace(one.arm.daemon, not_actions=("Microsoft.Resources/subscriptions/read",))
     assert errors(await one.provisioner.check([one.request()])) == []
+
+
+async def test_networks_that_may_not_be_read_are_warned_of_with_what_they_need() -> None:
+    one = lab.Lab("eastus")
+    one.arm.daemon = dataclasses.replace(one.arm.daemon, not_actions=("Microsoft.Network/read",))
+    found = warnings(await one.provisioner.check())
+    assert any(line.startswith("providers.az.regions.eastus: ") and "cannot be looked at" in line for line in found)
+
+
+async def test_a_security_group_of_another_region_is_named() -> None:
+    one = lab.Lab("eastus")
+    regions = {"eastus": {**one.options["regions"]["eastus"], "security_group": one.arm.security_group("westus")}}
+    found = errors(await one.make(regions=regions).check())
+    assert any("is in westus" in line and "name one in eastus" in line for line in found), found
+
+
+async def test_an_image_of_a_gallery_is_looked_for_where_it_is() -> None:
+    one = lab.Lab("eastus")
+    image = (
+        f"/subscriptions/{one.arm.subscription}/resourceGroups/images/providers/Microsoft.Compute/galleries/ci"
+        "/images/gpu"
+    )
+    one.arm.groups["images"] = "eastus"
+    sample = one.request(options={"image": image})
+    assert any("there is no image" in line for line in errors(await one.provisioner.check([sample])))
+    one.arm.resources[image.lower()] = "eastus"
+    assert errors(await one.provisioner.check([sample])) == []
+
+
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        pytest.param("images", "cannot be looked at", id="images"),
+        pytest.param("permissions", "resource group runnerd", id="permissions"),
+    ],
+)
+async def test_what_cannot_be_asked_is_said(operation: str, words: str) -> None:
+    one = lab.Lab("eastus")
+    one.arm.faults.append(arm.Fault(operation=operation, code="InternalServerError", status=500, times=None))
+    found = await one.provisioner.check([one.request()])
+    assert any(words in finding.message for finding in found if finding.level is not base.Level.OK)
+
+
+async def test_a_subscription_in_arrears_is_warned_of() -> None:
+    one = lab.Lab("eastus")
+    one.arm.subscription_state = "Warned"
+    assert any("is Warned" in line for line in warnings(await one.provisioner.check()))
+
+
+async def test_a_machine_s_own_identity_is_told_as_the_narrowest() -> None:
+    one = lab.Lab("eastus")
+    role = f"/subscriptions/{one.arm.subscription}/providers/Microsoft.Authorization/roleDefinitions/x"
+    findings = await one.make(identity="system", identity_role=role).check()
+    assert any("may delete nothing else" in finding.message for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        pytest.param("AADSTS7000222: The provided client secret keys are expired.", "expired", id="expired"),
+        pytest.param("AADSTS7000215: Invalid client secret.", "value, not its id", id="wrong"),
+        pytest.param("AADSTS700016: Application not found in the directory.", "client or the tenant", id="client"),
+        pytest.param("AADSTS90002: Tenant not found.", "client or the tenant", id="tenant"),
+        pytest.param("no credential", "managed identity", id="none"),
+    ],
+)
+async def test_a_sign_in_that_fails_says_what_to_correct(message: str, words: str) -> None:
+    from azure.core.exceptions import ClientAuthenticationError
+
+    from provisioners import azure, catalogue
+    from provisioners.azure import clients, settings
+
+    class Refused:
+        async def get_token(self, *scopes: str, **kwargs: Any) -> Any:
+            raise ClientAuthenticationError(message=message)
+
+        async def close(self) -> None:
+            """Nothing is open."""
+
+    one = lab.Lab("eastus")
+    chosen, _ = settings.read(one.options, catalogue.load("azure"))
+    made = azure.Azure(one.context, one.options, clients.Clients(chosen, one.context, credential=Refused))
+    (finding,) = await made.check()
+    assert finding.level is base.Level.ERROR
+    assert message.split(":")[0] in finding.message
+    assert words in finding.remedy

@@ -464,3 +464,45 @@ async def test_a_certificate_that_cannot_be_read_is_told_and_nothing_is_sent() -
     assert (caught.value.kind, caught.value.maybe_created) == (base.Kind.AUTH, False)
     (finding,) = await made.check()
     assert "/no/such/file.pem" in finding.message
+
+
+async def test_a_conflict_over_a_machine_that_is_not_there_is_a_definite_stumble(azure: lab.Lab) -> None:
+    azure.arm.faults.append(arm.Fault(code="Conflict", message="another operation", status=409))
+    with pytest.raises(base.ProvisionError) as caught:
+        await azure.provisioner.create(azure.request())
+    assert (caught.value.kind, caught.value.maybe_created) == (base.Kind.TRANSIENT, False)
+
+
+async def test_an_unknown_late_failure_speaks_for_its_offer_alone(azure: lab.Lab) -> None:
+    azure.arm.faults.append(arm.Fault(fails_with="NobodyKnows", message="who knows", lost="after"))
+    request = azure.request()
+    with pytest.raises(base.ProvisionError):
+        await azure.provisioner.create(request)
+    await azure.clock.sleep(60)
+    (view,) = (await azure.provisioner.list_owned()).views
+    assert view.failure == base.Failure(base.Kind.TRANSIENT, "NobodyKnows: who knows", code="NobodyKnows")
+
+
+async def test_the_power_of_every_machine_is_known_within_a_few_listings(azure: lab.Lab) -> None:
+    views = [await azure.provisioner.create(azure.request()) for _ in range(5)]
+    await azure.clock.sleep(60)
+    for view in views:
+        azure.arm.power_off(view.ref)
+    assert set((await statuses(azure)).values()) == {InstanceStatus.STOPPED}
+
+
+async def test_a_group_that_does_not_exist_has_nothing_and_that_is_certain() -> None:
+    one = lab.Lab(resource_group="not-made-yet")
+    listing = await one.provisioner.list_owned()
+    assert listing.views == ()
+    assert all(listing.covers(scope) for scope in one.provisioner.scopes())
+    with pytest.raises(base.ProvisionError) as caught:
+        await one.provisioner.create(one.request())
+    assert (caught.value.kind, caught.value.maybe_created) == (base.Kind.CONFIG, False)
+
+
+async def test_a_size_that_is_not_sold_as_spot_is_offered_on_demand_only() -> None:
+    one = lab.Lab("eastus")
+    one.arm.sizes[lab.T4] = dataclasses.replace(one.arm.sizes[lab.T4], spot=False)
+    offers = [offer for offer in await one.provisioner.offers(lab.SHAPE) if offer.machine_type == lab.T4]
+    assert {offer.market for offer in offers} == {base.Market.ON_DEMAND}

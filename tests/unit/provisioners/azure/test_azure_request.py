@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from provisioners import base
-from provisioners.azure import names, request
+from provisioners.azure import images, names, request
 from tests.clouds import arm
 from tests.clouds.arm import lab
 
@@ -245,3 +245,69 @@ def test_the_disk_is_the_best_that_the_size_takes(size: str, disk: str) -> None:
         image="a:b:c:1",
     )
     assert body["properties"]["storageProfile"]["osDisk"]["managedDisk"] == {"storageAccountType": disk}
+
+
+GALLERY = (
+    f"/subscriptions/{arm.SUBSCRIPTION}/resourceGroups/images/providers/Microsoft.Compute/galleries/ci/images/gpu"
+    "/versions/1.2.0"
+)
+
+
+@pytest.mark.parametrize(
+    ("image", "reference"),
+    [
+        pytest.param("a:b:c:1.0", {"publisher": "a", "offer": "b", "sku": "c", "version": "1.0"}, id="marketplace"),
+        pytest.param(GALLERY, {"id": GALLERY}, id="gallery"),
+        pytest.param(
+            "/sharedGalleries/x/images/y", {"sharedGalleryImageId": "/sharedGalleries/x/images/y"}, id="shared"
+        ),
+        pytest.param(
+            "/communityGalleries/x/images/y/versions/1",
+            {"communityGalleryImageId": "/communityGalleries/x/images/y/versions/1"},
+            id="community",
+        ),
+    ],
+)
+def test_every_kind_of_image_has_its_own_reference(image: str, reference: dict[str, str]) -> None:
+    assert images.problem(image) == ""
+    assert images.reference(image) == reference
+
+
+def test_the_newest_version_is_the_highest_number_not_the_last_word() -> None:
+    assert images.newest(["9.2.10", "10.0.1", "9.10.0"]) == "10.0.1"
+    assert images.newest([]) is None
+
+
+async def test_a_machine_boots_from_a_gallery_image_behind_a_security_group() -> None:
+    one = lab.Lab("eastus", image=GALLERY, security_type="confidential")
+    one.arm.resources[GALLERY.lower()] = "eastus"
+    regions = {"eastus": {**one.options["regions"]["eastus"], "security_group": one.arm.security_group("eastus")}}
+    one.provisioner = one.make(regions=regions)
+    body = await body_of(one, one.request())
+    (interface,) = body["properties"]["networkProfile"]["networkInterfaceConfigurations"]
+    assert interface["properties"]["networkSecurityGroup"] == {"id": one.arm.security_group("eastus")}
+    storage = body["properties"]["storageProfile"]
+    assert storage["imageReference"] == {"id": GALLERY}
+    assert "diskSizeGB" not in storage["osDisk"]
+    assert storage["osDisk"]["managedDisk"]["securityProfile"] == {"securityEncryptionType": "VMGuestStateOnly"}
+    assert body["properties"]["securityProfile"]["securityType"] == "ConfidentialVM"
+
+
+async def test_arm_machines_boot_an_arm_image() -> None:
+    one = lab.Lab("eastus")
+    shape = base.Shape(cpus=4, arch="arm64", types=("Standard_D4ps_v5",))
+    (offer, *_) = await one.provisioner.offers(shape)
+    assert offer.image == "Canonical:ubuntu-24_04-lts:server-arm64:24.04.202611100"
+    body = await body_of(one, one.request(machine_type="Standard_D4ps_v5"))
+    assert body["properties"]["storageProfile"]["imageReference"]["sku"] == "server-arm64"
+
+
+async def test_a_memory_that_is_damaged_is_as_good_as_none(tmp_path: Any) -> None:
+    (tmp_path / "azure.json").write_text("{")
+    one = lab.Lab("eastus", directory=str(tmp_path))
+    await one.provisioner.start()
+    (offer, *_) = await one.provisioner.offers(lab.SHAPE)
+    assert offer.image.endswith("22.04.2026111001")
+    (tmp_path / "azure.json").unlink()
+    (tmp_path / "azure.json").mkdir()
+    await one.provisioner.create(one.request())

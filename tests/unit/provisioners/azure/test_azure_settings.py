@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -39,6 +41,16 @@ def test_good_options_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("change", "key", "words"),
     [
+        pytest.param({"subscription": None}, "subscription", "required", id="nothing-for-a-subscription"),
+        pytest.param({"resource_group": None}, "resource_group", "required", id="nothing-for-a-group"),
+        pytest.param({"authority": "login.example/tenant"}, "authority", "host", id="an-authority-with-a-path"),
+        pytest.param({"tenant": arm.TENANT}, "tenant", "meaning", id="a-tenant-without-a-secret"),
+        pytest.param(
+            {"client_secret": "env:X", "certificate": "/x", "tenant": "t", "client_id": "c"},
+            "certificate",
+            "one of them",
+            id="a-secret-and-a-certificate",
+        ),
         pytest.param({"subscription": "mine"}, "subscription", "GUID", id="no-subscription"),
         pytest.param({"resource_group": "a/b"}, "resource_group", "a/b", id="no-group"),
         pytest.param({"regions": {}}, "regions", "no region", id="no-region"),
@@ -128,3 +140,17 @@ def test_without_a_service_principal_only_what_a_server_has_is_asked_to_sign_in(
         "AzureCliCredential",
     }
     assert lab.Lab().provisioner.traits.power_off == base.POWER_OFF
+
+
+def test_a_provider_is_not_made_of_bad_options() -> None:
+    with pytest.raises(ValueError, match="regions"):
+        azure.Azure(lab.Lab().context, options(regions={}))
+
+
+def test_without_azure_s_packages_the_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['azure.mgmt.compute'] = None\n"
+        "try:\n import provisioners.azure\nexcept ImportError as error:\n print(error)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "install runnerd[azure]" in told.stdout
