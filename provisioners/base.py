@@ -101,6 +101,8 @@ class CreateRequest:
     tags: Mapping[str, str]
     #: The provider, or the instance itself, ends it then where it can.
     deadline: float
+    #: Seconds from its composing to the deadline, for providers that count a duration; 0 when that is not told.
+    lifetime: float = 0.0
     #: Boot disk in bytes; 0 for the provider's default.
     disk: int = 0
     #: Options from the pool for this provider, as the operator wrote them.
@@ -328,6 +330,8 @@ class Traits:
     #: How an instance ends itself when its agent leaves or its deadline passes, as a command without a shell; empty
     #: when it is only a process.
     power_off: tuple[str, ...] = POWER_OFF
+    #: Seconds within which :meth:`Provisioner.end_reason` may still learn who ended an instance; 0: it knows at once.
+    proof_lag: float = 0.0
     #: Seconds of notice before a spot instance is taken back, where the operator chose it; 0 for the cloud's own.
     preemption_notice: float = 0.0
     #: Its instances are processes beside the daemon: no hardware to prove, the daemon's Python, the daemon's user.

@@ -258,7 +258,7 @@ class ProvisionerContract:
     ) -> None:
         if not provisioner.traits.self_end:
             pytest.skip("this provider ends nothing by itself")
-        made = await provisioner.create(replace(request_, deadline=harness.context.now() + 1.0))
+        made = await provisioner.create(replace(request_, deadline=harness.context.now() + 1.0, lifetime=1.0))
         await harness.settle(1.0)
         await _gone(harness, provisioner, made.ref)
         assert (await provisioner.end_reason(made.ref)).kind in (base.EndKind.SELF_ENDED, base.EndKind.UNKNOWN)
@@ -285,6 +285,7 @@ async def _request(harness: Harness, provisioner: base.Provisioner) -> base.Crea
             "team": "ml/research_1",
         },
         deadline=deadline,
+        lifetime=900.0,
     )
 
 

@@ -81,11 +81,16 @@ class Blame:
         for block in list(self._station.rows.blocks.values()):
             if block.reason == base.Kind.QUOTA and block.until > now and offers.matches(block.pattern, row.offer):
                 await self.lift(block.pattern)
+        if row.reason is Reason.PREEMPTED:
+            await self.preempted(row)
+        self._station.wake()
+
+    async def preempted(self, row: Instance) -> None:
+        """Its provider took it back: its place gets a rest."""
         offer = offer_of(row)
-        if offer is not None and row.reason is Reason.PREEMPTED and row.provider in self._station.providers:
+        if offer is not None and row.provider in self._station.providers:
             failure = base.Failure(base.Kind.CAPACITY, f"{row.id} was taken back there")
             await self.offer(offer, "preempted", failure)
-        self._station.wake()
 
 
 def offer_of(row: model.Instance) -> base.Offer | None:

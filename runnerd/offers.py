@@ -122,7 +122,7 @@ def image_pattern(provider: str, image: str) -> str:
 
 
 def block(offer: Offer, reason: str, failure: Failure, *, blocks: Iterable[Block], now: float) -> Block | None:
-    """The block that a failure earns for a reason; None when its class blocks nothing.
+    """The block that a failure earns for a reason; None when its class blocks nothing, or nothing more than is.
 
     The reason is the failure's kind, or ours: ``gate``, ``register``, ``preempted``.  The time that the provider
     documents wins; otherwise it doubles when the same pattern failed for the same reason not long ago.
@@ -132,14 +132,11 @@ def block(offer: Offer, reason: str, failure: Failure, *, blocks: Iterable[Block
         return None
     first, most = times
     pattern = failure.scope or offer.key
+    old = next((one for one in blocks if one.pattern == pattern), None)
     duration = first
-    for old in blocks:
-        if old.pattern == pattern and old.reason == reason and now - old.until < most:
-            duration = min(most, max(first, 2 * (old.until - old.since)))
-    return Block(
-        pattern=pattern,
-        reason=reason,
-        until=now + (failure.block_for or duration),
-        since=now,
-        detail=failure.message,
-    )
+    if old is not None and old.reason == reason and now - old.until < most:
+        duration = min(most, max(first, 2 * (old.until - old.since)))
+    until = now + (failure.block_for or duration)
+    if old is not None and old.reason != reason and old.until > until:
+        return None  # what is known already holds it longer
+    return Block(pattern=pattern, reason=reason, until=until, since=now, detail=failure.message)

@@ -48,6 +48,7 @@ def compose(
         ),
         tags=_tags(settings, offer, pool=pool, instance=instance, key=key, repo=repo, deadline=deadline),
         deadline=deadline,
+        lifetime=lifetime,
         disk=pool.disk or 0,
         options=pool.options.get(offer.provider, {}),
     )

@@ -53,8 +53,10 @@ class Quotas:
 
     def refusal(self, offer: Offer) -> str:
         """Why the account does not allow one more instance of an offer; empty when it does, or does not say."""
-        for account in self._accounts.get(offer.provider, ()):
-            if offers.matches(account.quota.pattern, offer.key):
+        accounts = self._accounts.get(offer.provider, ())
+        key = offer.key if accounts else ""
+        for account in accounts:
+            if offers.matches(account.quota.pattern, key):
                 words = account.refusal(offer)
                 if words:
                     return words
@@ -62,8 +64,10 @@ class Quotas:
 
     def add(self, offer: Offer, count: int) -> None:
         """Count admitted instances until their rows are counted."""
-        for account in self._accounts.get(offer.provider, ()):
-            if offers.matches(account.quota.pattern, offer.key):
+        accounts = self._accounts.get(offer.provider, ())
+        key = offer.key if accounts else ""
+        for account in accounts:
+            if offers.matches(account.quota.pattern, key):
                 account.used += count * _units(account.quota.unit, gpus=offer.gpus, cpus=offer.cpus)
 
 

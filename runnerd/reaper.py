@@ -12,6 +12,7 @@ Both are for people: neither holds an end up for longer than :data:`ASK`, and an
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable
 
@@ -22,6 +23,8 @@ from runnerd.model import InstanceId, InstanceState, Reason
 
 log = logging.getLogger(__name__)
 
+#: Seconds until a provider that learns late is asked again who ended an instance; doubled each time.
+FIRST_PROOF = 30.0
 #: Seconds after which a deletion that was accepted is asked for again; clouds count changes to one machine.
 DELETE_AGAIN = 15.0
 #: Seconds after the end of a job in which a witness may still see it.
@@ -53,6 +56,8 @@ class Reaper:
         self._station = station
         self._registrar = registrar
         self._agents = agents
+        #: Called with a closed instance that its provider says, late, that it took back.
+        self.on_proof: Callable[[model.Instance], None] = lambda row: None
         #: Called with an instance whose launch the provider says has failed, and why.
         self.on_launch_failure: Callable[[model.Instance, base.Failure], None] = lambda row, failure: None
         #: Instances whose console this process has asked for.
@@ -151,7 +156,8 @@ class Reaper:
         self._station.alarms.clear("instance", id, "delete-failed")
         now = self._station.clock.now()
         # What was never seen may still be on its way into view; what was, is gone.
-        young = not witness.seen and now - row.created_at < provider.provisioner.traits.visibility_grace
+        age = now - max(row.created_at, row.running_at)
+        young = not witness.seen and age < provider.provisioner.traits.visibility_grace
         if view is None and not young:
             witness.absences += 1
         elif view is not None:
@@ -192,7 +198,28 @@ class Reaper:
             self._station.evidence.pop(id, None)
         if stepped is not None and why.failure is not None and row.reason is not Reason.LAUNCH_FAILED:
             self.on_launch_failure(row, why.failure)
+        if stepped is not None and why.kind is base.EndKind.UNKNOWN and retrier.interrupted(row):
+            self._station.background.spawn(f"proof {id}", self._wait_for_proof(stepped))
         self._station.wake()
+
+    async def _wait_for_proof(self, row: model.Instance) -> None:
+        """Some providers learn late who ended an instance; a job that was interrupted is worth asking again."""
+        provider = self._station.providers.get(row.provider)
+        lag = provider.provisioner.traits.proof_lag if provider is not None else 0.0
+        pause = FIRST_PROOF
+        while lag > 0:
+            await self._station.clock.sleep(min(pause, lag))
+            lag, pause = lag - pause, 2 * pause
+            why = await self._why_gone(row)
+            if why.kind is base.EndKind.UNKNOWN:
+                continue
+            reason = Reason.PREEMPTED if why.kind is base.EndKind.PREEMPTED else row.reason
+            told = dataclasses.replace(row, reason=reason, end=why.kind.value, end_detail=why.detail)
+            event = model.Event(self._station.clock.now(), "instance", row.id, "proven", reason.value, why.detail)
+            await self._station.store.write(told, event)
+            if reason is Reason.PREEMPTED:
+                self.on_proof(told)
+            return
 
     async def _why_gone(self, row: model.Instance) -> base.EndReason:
         """Who ended it in the provider's words; unknown, with why, where it does not tell in time."""

@@ -78,8 +78,11 @@ class Retrier:
         return settings is not None and wish.count < settings.retry.preempted
 
     def _stepped(self, old: Instance, new: Instance) -> None:
-        if new.state is not InstanceState.GONE or new.reason is not Reason.PREEMPTED:
-            return
+        if new.state is InstanceState.GONE and new.reason is Reason.PREEMPTED:
+            self.proven(new)
+
+    def proven(self, new: Instance) -> None:
+        """A provider says that it took the instance back."""
         if new.job is None or new.busy_at <= 0:
             return
         before = self._wishes.get(new.job)

@@ -84,6 +84,8 @@ class Azure(base.Basics):
         return base.Traits(
             replay_window=_REPLAY,
             visibility_grace=_VISIBLE,
+            # The activity log lags behind by minutes.
+            proof_lag=900.0,
             self_end=itself,
             idempotent_create=True,
             create_rate=limits.CREATE_RATE,

@@ -1,13 +1,11 @@
 """A create request as the body of ``instances.insert``: pure, so that the same request is the same body.
 
-What moves with time is not in it.  The deadline is sent as ``terminationTime``, the absolute form of
-``maxRunDuration``: a duration would have to be counted from the moment of sending, and a repeated request would differ
-from its first sending.  Compute Engine takes a limit of 30 seconds to 120 days ("Limit the run time of a VM").
+What moves with time is not in it: the run time limit is the lifetime that the request was composed with, so that a
+repeated request is the same.  Compute Engine takes a limit of 30 seconds to 120 days ("Limit the run time of a VM").
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 import uuid
@@ -20,8 +18,8 @@ from provisioners.gcp import images, labels, settings
 #: Bytes of one metadata value, and of all of them (schema ``Metadata``).
 USER_DATA_LIMIT = 262144
 METADATA_LIMIT = 512 * 1024
-#: Seconds that a run time limit lies ahead at least; twice what Google asks, for clocks that differ.
-SHORTEST_RUN = 60.0
+#: Seconds that a run time limit has at least and at most.
+SHORTEST_RUN, LONGEST_RUN = 30.0, 120 * 86400.0
 #: Keeps ids derived here apart from everybody else's.
 _NAMESPACE = uuid.UUID("3c1f2bb2-52c5-5ef3-9d0c-6a7f1d0f9a4e")
 #: Types that take hyperdisk and refuse persistent disks, by the start of their name ("Machine series comparison").
@@ -153,13 +151,13 @@ def _interface(launch: settings.Launch, region: str) -> compute_v1.NetworkInterf
 def _scheduling(request: base.CreateRequest, chosen: settings.Settings, now: float) -> compute_v1.Scheduling:
     """All of it in one object: a second one would replace the first."""
     spot = request.offer.market is base.Market.SPOT
-    ends = max(request.deadline, now + SHORTEST_RUN)
+    lifetime = request.lifetime or request.deadline - now
     found = compute_v1.Scheduling(
         provisioning_model="SPOT" if spot else "STANDARD",
         instance_termination_action="DELETE",
         on_host_maintenance="TERMINATE",
         automatic_restart=False,
-        termination_time=datetime.datetime.fromtimestamp(int(ends), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        max_run_duration=compute_v1.Duration(seconds=round(min(max(lifetime, SHORTEST_RUN), LONGEST_RUN))),
     )
     if spot and chosen.preemption_notice:
         found.preemption_notice_duration = compute_v1.Duration(seconds=chosen.preemption_notice)

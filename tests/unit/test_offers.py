@@ -146,3 +146,10 @@ def test_an_image_is_blocked_wherever_it_boots_and_nothing_else_with_it() -> Non
     assert offers.blocking(bad, [held]) is held
     assert offers.blocking(good, [held]) is None
     assert offers.blocking(offer(), [held]) is None
+
+
+def test_a_shorter_block_for_another_reason_does_not_shorten_a_longer_one() -> None:
+    old = block(offer().key, until=NOW + 300, reason="config")
+    assert offers.block(offer(), Kind.TRANSIENT, Failure(Kind.TRANSIENT, ""), blocks=[old], now=NOW) is None
+    found = offers.block(offer(), Kind.AUTH, Failure(Kind.AUTH, "", block_for=900.0), blocks=[old], now=NOW)
+    assert found is not None and (found.reason, found.until) == ("auth", NOW + 900)

@@ -477,3 +477,31 @@ async def test_last_words_are_kept_and_many_of_them_are_not_all_written(gate: re
     await settle()
     assert [text for text, _ in kept(place, agent)][-1] == "one more"
     await place.station.background.close()
+
+
+async def test_a_provider_that_learns_late_is_asked_again_who_interrupted_a_job(
+    gate: reaper.Reaper, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.sky.traits = dataclasses.replace(place.sky.traits, proof_lag=900.0)
+    proofs: list[model.Instance] = []
+    gate.on_proof = proofs.append
+    place.put(bought("vm-1", "busy", market="spot", busy_at=START - 60, job=model.JobKey("j")))
+    await gate.close(VM, Reason.VANISHED)
+    await place.clock.advance(100)
+    assert not proofs
+    place.sky.ends = base.EndKind.PREEMPTED
+    await place.clock.advance(400)
+    assert [(one.reason, one.end) for one in proofs] == [(Reason.PREEMPTED, "preempted")]
+    assert proofs[0] in [change for commit in place.book.commits for change in commit]
+
+
+async def test_no_proof_within_the_time_in_which_it_may_come_is_none(gate: reaper.Reaper, place: Place) -> None:
+    place.sky.traits = dataclasses.replace(place.sky.traits, proof_lag=120.0)
+    proofs: list[model.Instance] = []
+    gate.on_proof = proofs.append
+    place.put(bought("vm-1", "busy", market="spot", busy_at=START - 60, job=model.JobKey("j")))
+    await gate.close(VM, Reason.VANISHED)
+    await place.clock.advance(1000)
+    place.sky.ends = base.EndKind.PREEMPTED
+    await place.clock.advance(1000)
+    assert not proofs and not place.errors
