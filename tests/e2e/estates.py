@@ -81,7 +81,13 @@ class Estate(Protocol):
         """The name of the instance of which an answer tells that it certainly will not be; None for any other."""
         ...
 
-    def preempt(self, id: str) -> None: ...
+    def preempt(self, id: str) -> None:
+        """Take a spot instance back."""
+        ...
+
+    def retag(self, id: str, key: str, value: str) -> None:
+        """Let an instance carry another tag, as somebody with rights could."""
+        ...
 
     def story(self, lines: int) -> str:
         """The last calls, for people."""
@@ -167,6 +173,12 @@ class Aws:
 
     def preempt(self, id: str) -> None:
         self.cloud.preempt(id)
+
+    def retag(self, id: str, key: str, value: str) -> None:
+        instance = self.cloud.find(id)
+        instance.tags[key] = value
+        # What it tells is composed once.
+        instance._told = {}
 
     def story(self, lines: int) -> str:
         calls = [
@@ -265,6 +277,11 @@ class Gcp:
     def preempt(self, id: str) -> None:
         self.cloud.preempt(id)
 
+    def retag(self, id: str, key: str, value: str) -> None:
+        for item in self.cloud.instances[id].body["metadata"]["items"]:
+            if item["key"] == "runnerd-tags":
+                item["value"] = json.dumps({**json.loads(item["value"]), key: value})
+
     def story(self, lines: int) -> str:
         calls = [f"{what} {status} {about}" for what, status, about in self.cloud.log if "ggregated" not in what]
         there = [f"{one.ref} {one.type} {one.market} {one.status}" for one in self.cloud.created]
@@ -347,6 +364,10 @@ class Azure:
 
     def preempt(self, id: str) -> None:
         self.cloud.preempt(id)
+
+    def retag(self, id: str, key: str, value: str) -> None:
+        instance = self.cloud.find(id)
+        instance.tags[key] = instance.body["tags"][key] = value
 
     def story(self, lines: int) -> str:
         calls = [f"{what} {status}" for what, status in self.cloud.calls if what not in ("list", "network", "disks")]

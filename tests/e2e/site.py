@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runnerd.cli import client
 from tests.clouds import arm, machines
 from tests.e2e import clouds, estates
 from tests.e2e import plant as plants
@@ -113,10 +114,28 @@ class Site:
         assert ran.status == 0, f"{arguments}: {ran.status} {ran.err}\n{ran.out[-2000:]}"
         return ran.json
 
+    def tell(self, path: str, **query: Any) -> Any:
+        """What the daemon answers on its socket: the same without a process for the command."""
+        return client.Client(self.plant.socket).get(path, **query)
+
+    def offers(self, pool: str) -> list[dict[str, Any]]:
+        """The offers of a pool in the order in which they are tried."""
+        found: list[dict[str, Any]] = self.tell(f"/v1/pools/{pool}/offers")["offers"]
+        return found
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """The jobs that the daemon knows."""
+        found: list[dict[str, Any]] = self.tell("/v1/jobs")["jobs"]
+        return found
+
+    def explain(self, job: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.tell("/v1/explain", job=job)
+        return found
+
     def await_offers(self, pool: str, providers: set[str], seconds: float = 40.0) -> None:
         """Returns when each of the providers has told what it sells to a pool."""
         plants.until(
-            lambda: {one["provider"] for one in self.ask("offers", pool)["offers"]} >= providers,
+            lambda: {one["provider"] for one in self.offers(pool)} >= providers,
             f"offers of {sorted(providers)} for {pool}",
             seconds=seconds,
             pause=0.5,
