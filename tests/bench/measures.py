@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.bench import cloud, crowd, planning
+from tests.bench import cloud, clouds, crowd, planning
 from tests.e2e import plant as plants
 
-NAMES = ("plan", "idle", "signal", "latency", "memory", "cpu")
+NAMES = ("plan", "idle", "signal", "latency", "memory", "sdks", "creates", "failover", "cpu")
 #: Instances that work at one time while jobs are counted; the same for every length of the queue.
 WORKERS = 100
 #: Seconds that each queue of jobs is worked on at most.
@@ -53,6 +53,12 @@ class Found:
     service_calls: float | None = None
     idle_cpu: float | None = None
     idle_calls: int | None = None
+    #: Clouds of a daemon, joined by ``+`` (``none`` for none) -> its resident MB.
+    sdk_mb: dict[str, float] = field(default_factory=dict)
+    #: Cloud -> how fast instances were created there.
+    paces: dict[str, clouds.Pace] = field(default_factory=dict)
+    #: ``aws-gcp`` and so on -> seconds from a refusal to the next create call.
+    failovers: dict[str, list[float]] = field(default_factory=dict)
     #: Load of the host while measuring: (cores, highest load average seen).
     cores: int = os.cpu_count() or 1
     load: float = 0.0
@@ -67,6 +73,7 @@ class Bench:
         self._keep = keep
         self._say = say
         self._sockets = 0
+        self._stages = clouds.Stages(keep=keep, say=say)
 
     def run(self, names: Sequence[str]) -> list[str]:
         """Measure; what failed, in words."""
@@ -291,6 +298,20 @@ class Bench:
                     crew.stop()
         finally:
             shutil.rmtree(path.parent, ignore_errors=True)
+
+    # -- clouds ------------------------------------------------------------------------------------------------
+
+    def _sdks(self) -> None:
+        """Each daemon is a fresh process."""
+        for names in ((), *((name,) for name in clouds.NAMES), clouds.NAMES):
+            self._found.sdk_mb["+".join(names) or "none"] = self._stages.resident(names)
+
+    def _creates(self) -> None:
+        for name in clouds.NAMES:
+            self._found.paces[name] = self._stages.pace(name, 15.0 if self._quick else 30.0)
+
+    def _failover(self) -> None:
+        self._found.failovers = self._stages.failovers(4 if self._quick else 12)
 
     # -- planning ----------------------------------------------------------------------------------------------
 

@@ -9,9 +9,12 @@ from typing import Any
 from rich import box, console
 from rich import table as tables
 
-from tests.bench import measures, planning
+from tests.bench import clouds, measures, planning
 
 SIZES = (100, 1000, 10_000)
+CLOUDS = clouds.NAMES
+#: MB that a daemon may weigh with those clouds.
+_WEIGHTS = {"aws": 130.0, "aws+gcp+azure": 280.0}
 
 
 def line(found: measures.Found) -> dict[str, Any]:
@@ -25,6 +28,19 @@ def line(found: measures.Found) -> dict[str, Any]:
         "rss_kb_per_machine": _round(found.rss_kb_per_machine, 1),
         "forge_calls_per_job": _round(found.forge_calls, 3),
         "idle_cpu_ratio": _round(found.idle_cpu),
+        "rss_mb_by_clouds": {key: _round(found.sdk_mb.get(key), 1) for key in ("none", *CLOUDS, "aws+gcp+azure")},
+        "creates_per_second": {name: _pace(found.paces.get(name)) for name in CLOUDS},
+        "failover_seconds": _spread([one for gaps in found.failovers.values() for one in gaps]),
+    }
+
+
+def _pace(pace: clouds.Pace | None) -> dict[str, float | None]:
+    if pace is None:
+        return {"achieved": None, "documented": None, "refused": None}
+    return {
+        "achieved": _round(pace.per_second, 3),
+        "documented": _round(pace.documented, 3),
+        "refused": float(pace.refused),
     }
 
 
@@ -75,12 +91,39 @@ def _rows(found: measures.Found) -> Iterator[tuple[str, str, str, str, str]]:
     if found.rss_kb_per_machine is not None:
         how = f"{found.machines:,} instances with an agent that has said hello"
         yield _row("memory per instance", found.rss_kb_per_machine, 20.0, how, lambda value: f"{value:.1f} KB")
+    yield from _clouds(found)
     if found.forge_calls is not None:
         how = f"GitHub REST; besides {found.service_calls or 0:.2f} calls to the Actions service, messages apart"
         yield _row("forge calls per job", found.forge_calls, 2.0, how, lambda value: f"{value:.2f}")
     if found.idle_cpu is not None:
         how = f"of a core, without work; {found.idle_calls} REST calls to GitHub meanwhile"
         yield _row("idle", found.idle_cpu, 0.01, how, lambda value: f"{100 * value:.2f} %")
+
+
+def _clouds(found: measures.Found) -> Iterator[tuple[str, str, str, str, str]]:
+    bare = found.sdk_mb.get("none", 0.0)
+    for key, value in found.sdk_mb.items():
+        goal = _WEIGHTS.get(key)
+        how = "both forges and a simulated cloud"
+        what = "memory with no cloud SDK"
+        if key != "none":
+            how = f"after the first offers and listings: {value - bare:+.0f} MB"
+            what = f"memory with {key.replace('+', ', ')}"
+        if goal is None:
+            yield what, f"{value:.0f} MB", "", "", how
+        else:
+            yield _row(what, value, goal, how, lambda value: f"{value:.0f} MB")
+    for name, pace in found.paces.items():
+        met = "met" if pace.share >= 0.95 else "NOT MET"
+        goal_text = f">= {0.95 * pace.documented:.2f}"
+        how = f"{pace.counted} after the burst; {pace.documented:.2f} are documented; {pace.refused} calls turned away"
+        yield f"creates per second, {name}", f"{pace.per_second:.2f}", goal_text, met, how
+    if found.failovers:
+        gaps = [one for part in found.failovers.values() for one in part]
+        seen = measures.spread(gaps)
+        slowest = max(found.failovers, key=lambda key: measures.spread(found.failovers[key])["p50"])
+        how = f"{len(gaps)} refusals, one job at a time; p50 {_ms(seen['p50'])}, max {_ms(seen['max'])}; "
+        yield _row("failover to the next offer: p95", seen["p95"], 0.250, f"{how}slowest: {slowest}", _ms)
 
 
 def _cpu(found: measures.Found) -> Iterator[tuple[str, str, str, str, str]]:
