@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import boto3.session
+import botocore.client
 import botocore.config
 import botocore.session
 from botocore import exceptions
@@ -16,6 +17,21 @@ from provisioners import aws
 from tests.clouds import wire
 from tests.clouds.ec2 import schema
 from tests.clouds.ec2.cloud import KEYS
+
+
+_make_class = botocore.client.ClientCreator._create_client_class
+_classes: dict[str, type] = {}
+
+
+def _made_once(creator: Any, service_name: str, model: Any) -> type:
+    """The SDK makes a class of 750 methods for each client of EC2; here one does for all."""
+    found = _classes.get(service_name)
+    if found is None:
+        found = _classes[service_name] = _make_class(creator, service_name, model)
+    return found
+
+
+botocore.client.ClientCreator._create_client_class = _made_once
 
 
 class _Body(io.BytesIO):
