@@ -130,6 +130,8 @@ class Calls:
         except errors.SDK_ERRORS as error:
             where = f"{service}:{what} in {region}" if region else what
             told = errors.classify(error, what=where)
+            if told.code in errors.BAD_KEYS:
+                self._connections.renew()
             if told.kind is base.Kind.THROTTLED:
                 place = (region, group)
                 pause = self._pauses[place] = min(_LONGEST_PAUSE, 2 * self._pauses.get(place, _FIRST_PAUSE / 2))

@@ -7,6 +7,7 @@ throttled would be sent on while everybody else waits.
 from __future__ import annotations
 
 import datetime
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,12 @@ _ROLE_SECONDS = 3600
 _HOME = "us-east-1"
 
 
+@functools.cache
+def _descriptions() -> botocore.loaders.Loader:
+    """The SDK's descriptions of services, read once: that of EC2 alone takes 25 MB in memory."""
+    return botocore.loaders.Loader(include_default_search_paths=True)
+
+
 class Clients:
     """Where clients come from.  It holds no credentials, so that several providers can share one."""
 
@@ -54,8 +61,7 @@ class Clients:
 
     def _session(self, settings: Settings) -> botocore.session.Session:
         session = botocore.session.Session(profile=settings.profile or None)
-        if self._loader is not None:
-            session.register_component("data_loader", self._loader)
+        session.register_component("data_loader", self._loader or _descriptions())
         if self._transport is not None:
             transport = self._transport
 
@@ -110,6 +116,12 @@ class Connections:
         if credentials is None:
             raise botocore.exceptions.NoCredentialsError
         credentials.get_frozen_credentials()
+
+    def renew(self) -> None:
+        """Keys were refused: read them anew for the next call.  Calls under way keep their clients."""
+        with self._lock:
+            self._clients = {}
+            self._session = None
 
     def close(self) -> None:
         """Let go of connections; the next call opens new ones."""

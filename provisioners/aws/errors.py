@@ -187,6 +187,18 @@ LAUNCH_FAILURES: dict[str, Row] = {
     ),
     "Client.InvalidSnapshot.NotFound": _NO_IMAGE,
 }
+#: The keys themselves were refused; others may have taken their place where they come from.
+BAD_KEYS = frozenset(
+    {
+        "AuthFailure",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidClientTokenId",
+        "RequestExpired",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    }
+)
 #: Nobody knows the code: refused, and said of no other offer.
 _UNKNOWN = Row(Kind.CONFIG)
 _DENIED = re.compile(r"not authorized to perform:? (?:the )?([a-z0-9-]+:[A-Za-z*]+)")

@@ -236,6 +236,8 @@ class Aws(base.Basics):
             answer = await self._launch(offer.region, body)
         except errors.SDK_ERRORS as error:
             failed = errors.classify(error, offer, what=f"RunInstances {offer.machine_type} in {offer.zone}")
+            if failed.code in errors.BAD_KEYS:
+                self._connections.renew()
             if failed.code == "IdempotentParameterMismatch":
                 return await self._again(request_, failed)
             if failed.code == "InsufficientFreeAddressesInSubnet":

@@ -77,6 +77,26 @@ async def test_keys_are_read_by_reference_when_they_are_used(world: World) -> No
     assert {one.access_key for one in world.cloud.calls} == {"AKIAOTHEREXAMPLE0000"}
 
 
+@pytest.mark.parametrize("call", ["create", "list"])
+async def test_keys_that_were_replaced_are_read_anew_once_the_old_ones_are_refused(world: World, call: str) -> None:
+    old, new = "AKIAOLDEXAMPLE000000", "AKIANEWEXAMPLE000000"
+    world.cloud.keys[old] = ec2.Identity("arn:aws:iam::111122223333:user/runnerd")
+    world.secrets.update({"env:ID": old, "env:SECRET": "s"})
+    provider = await world.provider(access_key="env:ID", secret_key="env:SECRET")
+    wanted = await request(provider)
+    world.cloud.keys[new] = world.cloud.keys.pop(old)
+    world.secrets["env:ID"] = new
+    if call == "create":
+        with pytest.raises(base.ProvisionError) as caught:
+            await provider.create(wanted)
+        assert (caught.value.kind, caught.value.maybe_created) == (Kind.AUTH, False)
+        await provider.create(wanted)
+        assert len(world.cloud.created) == 1
+    else:
+        assert len((await provider.list_owned()).failures) == 1
+        assert (await provider.list_owned()).failures == {}
+
+
 async def test_a_secret_that_cannot_be_read_is_said_and_buys_nothing(world: World) -> None:
     wanted = await request(await world.provider())
 
