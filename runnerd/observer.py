@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds for which an instance that is gone is remembered, so that an old listing does not bring it back.
 REMEMBER = 3600.0
+#: Seconds in which what a refused attempt left behind is gone as a rule.
+LEFT_BEHIND = 600.0
 #: States in which a provider should have the instance.
 EXPECTED = frozenset(
     {
@@ -40,17 +42,26 @@ class Observer:
         self._registrar = registrar
         #: Residues seen once; deleted when seen again.
         self._residues: dict[tuple[str, str], float] = {}
-        #: Attempts whose instances were seen gone lately, and when.
+        #: Attempts whose instances were seen gone lately, and attempts that were refused lately, and when.
         self._closed: dict[str, float] = {}
+        self._refused: dict[str, float] = {}
         station.rows.on_step.append(self._stepped)
+        station.rows.on_attempt.append(self._attempted)
 
     def _stepped(self, old: Instance, new: Instance) -> None:
         if new.state is not InstanceState.GONE or not old.attempt:
             return
+        self._remember(self._closed, old.attempt)
+
+    def _attempted(self, old: Attempt | None, new: Attempt) -> None:
+        if new.state is AttemptState.FAILED:
+            self._remember(self._refused, new.key)
+
+    def _remember(self, attempts: dict[str, float], key: str) -> None:
         now = self._station.clock.now()
-        self._closed[old.attempt] = now
-        while self._closed and now - next(iter(self._closed.values())) > REMEMBER:
-            del self._closed[next(iter(self._closed))]
+        attempts[key] = now
+        while attempts and now - next(iter(attempts.values())) > REMEMBER:
+            del attempts[next(iter(attempts))]
 
     async def follow(self, provider: providers.Provider) -> None:
         """List a provider until cancelled."""
@@ -116,8 +127,8 @@ class Observer:
                 continue
             if view.status is base.InstanceStatus.GONE:
                 continue
-            if row is not None and row.state not in model.CLOSED and view.status is base.InstanceStatus.ENDING:
-                continue  # what an earlier attempt of it left behind is being deleted already
+            if self._left_behind(attempt, view, started):
+                continue
             closed_at = self._closed.get(attempt)
             if closed_at is not None and started < closed_at + provider.provisioner.traits.visibility_grace:
                 continue  # an old listing: it was seen gone since
@@ -130,6 +141,13 @@ class Observer:
             # The row must be older than the listing by the grace: a young instance may not be listed yet.
             if listing.covers(scope) and started - max(row.running_at, row.created_at) > grace:
                 self._station.witness(row.id).absences += 1
+
+    def _left_behind(self, attempt: str, view: base.InstanceView, started: float) -> bool:
+        """What a refused attempt left never ran and is being deleted; only if it stays it becomes a row of its own."""
+        refused_at = self._refused.get(attempt)
+        if refused_at is None or started - refused_at > LEFT_BEHIND:
+            return False
+        return view.status in (base.InstanceStatus.ENDING, base.InstanceStatus.FAILED)
 
     async def _adopt(self, provider: providers.Provider, view: base.InstanceView) -> None:
         """Make a row for an instance that carries our tags and has none."""

@@ -72,7 +72,7 @@ def _unserved(settings: config.Config, asked: list[_Provider]) -> list[Finding]:
     found = []
     for pool in settings.pools.values():
         sellers = [each for each in asked if each.name in pool.from_]
-        if all(each.answered and pool.name not in each.serves for each in sellers):
+        if all(pool.name in each.told and pool.name not in each.serves for each in sellers):
             words = f"none of {', '.join(pool.from_)} has an offer that the pool may buy: its jobs would wait for ever"
             found.append(Finding(Level.ERROR, f"pools.{pool.name}", words, "see what each provider says of the pool"))
     return found
@@ -88,8 +88,8 @@ class _Provider:
         self._directory = empty / one.name
         self._place = f"providers.{one.name}"
         self.name = one.name
-        #: Whether it could be asked for offers at all, and the pools that it can sell to.
-        self.answered = False
+        #: The pools that it told its offers for, and those that it can sell to.
+        self.told: set[str] = set()
         self.serves: set[str] = set()
 
     async def check(self) -> list[Finding]:
@@ -101,7 +101,6 @@ class _Provider:
         except (base.ProvisionError, errors.RunnerdError, ImportError, OSError, ValueError) as error:
             return [Finding(Level.ERROR, self._place, f"cannot start: {error}")]
         try:
-            self.answered = True
             found: list[Finding] = []
             samples = []
             for pool in self._settings.pools.values():
@@ -130,11 +129,10 @@ class _Provider:
             async with asyncio.timeout(TIMEOUT):
                 found = await made.offers(pool.shape(name), options)
         except TimeoutError:
-            self.answered = False
             return [Finding(Level.ERROR, place, f"provider {name} named no offers within {TIMEOUT:.0f} s")], None
         except base.ProvisionError as error:
-            self.answered = False
             return [Finding(Level.ERROR, place, f"provider {name} named no offers: {error}")], None
+        self.told.add(pool.name)
         if not found:
             why = made.why_none(pool.shape(name), options) or "it has no machine that fits"
             remedy = "mend gpu, types or market of the pool, or leave the provider out of its `from`"

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import pytest
-from core_fakes import FULL, NONCE, START, Place, bought, duty, instance, refusal, settle
+from core_fakes import FULL, NONCE, START, Place, bought, duty, instance, refusal, settle, tried
 
 from provisioners import base
-from runnerd import agents, observer, registrar
+from runnerd import agents, model, observer, registrar
 from runnerd.forges.base import RunnerView
-from runnerd.model import InstanceId, InstanceState, Reason
+from runnerd.model import AttemptState, InstanceId, InstanceState, Reason
 
 VM = InstanceId("vm-1")
 RUNNING = base.InstanceStatus.RUNNING
@@ -243,11 +244,17 @@ async def test_a_side_resource_that_was_away_starts_anew(eyes: observer.Observer
     assert place.sky.count("delete_residue") == 0
 
 
-async def test_what_an_earlier_attempt_left_behind_is_no_instance_while_it_is_being_deleted(
+async def test_what_a_refused_attempt_left_behind_is_no_instance_unless_it_stays(
     eyes: observer.Observer, place: Place
 ) -> None:
-    place.put(bought("vm-1", "booting"))
+    row = bought("vm-1", "booting")
+    place.put(row)
     machine(place)
-    machine(place, key="key-before", status=base.InstanceStatus.ENDING)
+    refused = dataclasses.replace(tried(row), key=model.AttemptKey("key-before"), state=AttemptState.FAILED)
+    await place.rows.step(VM, InstanceState.BOOTING, attempt_row=refused)
+    machine(place, key="key-before", status=base.InstanceStatus.FAILED)
     await look(place, eyes)
     assert list(place.rows.instances) == [VM]
+    await place.clock.advance(observer.LEFT_BEHIND + 1)
+    await look(place, eyes)
+    assert len(place.rows.instances) == 2, "it is taken in, and ended through the gate"
