@@ -84,7 +84,8 @@ class World:
             "offer": offer or await self.usual(),
             "user_data": "#!/bin/sh\nexec true\n",
             "tags": tags,
-            "deadline": self.seconds + 7200,
+            "deadline": self.seconds + 7200.0,
+            "lifetime": 7200.0,
             **fields,
         }
         return base.CreateRequest(**given)
