@@ -10,11 +10,11 @@ from typing import Any
 from provisioners import base, catalogue, options
 
 _GIB = 2**30
-_SUBNET = re.compile(r"subnet-[0-9a-z]{3,32}\Z")
-_GROUP = re.compile(r"sg-[0-9a-z]{3,32}\Z")
+_SUBNET = re.compile(r"subnet-[0-9a-z]{1,32}\Z")
+_GROUP = re.compile(r"sg-[0-9a-z]{1,32}\Z")
 _ROLE = re.compile(r"arn:(aws[a-z-]*):iam::(\d{12}):role/[\w+=,.@/-]{1,512}\Z")
 _PROFILE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:instance-profile/[\w+=,.@/-]{1,512}\Z|[\w+=,.@-]{1,128}\Z")
-_AMI = re.compile(r"ami-[0-9a-z]{3,32}\Z")
+_AMI = re.compile(r"ami-[0-9a-z]{1,32}\Z")
 _URL = re.compile(r"https?://[^\s/]+(/\S*)?\Z")
 _DISKS = ("gp3", "gp2", "io2", "io1")
 #: The services that an endpoint can be given for.
