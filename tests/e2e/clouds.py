@@ -82,7 +82,7 @@ class Clouds:
     estates: dict[str, estates.Estate] = field(default_factory=dict)
     #: Every create call so far.
     creates: list[Create] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    failures: dict[tuple[str, str], Failure] = field(default_factory=dict)
     #: Every instance whose machine ever booted: its reference -> its name.
     boots: dict[str, str] = field(default_factory=dict)
     #: Called in the clouds' thread when a create call has arrived (False) and when it was carried out (True), before
@@ -115,7 +115,7 @@ class Clouds:
 
     def do(self, call: Callable[[], T]) -> T:
         """What a call answers that is made between two requests."""
-        assert self._loop is not None, "start() comes first"
+        assert self._loop is not None and not self._loop.is_closed(), "they are not up"
 
         async def made() -> T:
             return call()
@@ -184,9 +184,9 @@ class Clouds:
         return answer
 
     def _note_failure(self, estate: estates.Estate, request: wire.Request, answer: wire.Answer) -> None:
-        failed = estate.fails(request, answer)
-        if failed is not None:
-            self.failures.append(Failure(estate.name, failed, time.time()))
+        for mark, name in estate.fails(request, answer):
+            # It may be told more than once.
+            self.failures.setdefault((estate.name, mark), Failure(estate.name, name, time.time()))
 
     # -- instances ---------------------------------------------------------------------------------------------
 

@@ -77,8 +77,8 @@ class Estate(Protocol):
         """The idempotency keys of every instance that was ever made."""
         ...
 
-    def fails(self, request: wire.Request, answer: wire.Answer) -> str | None:
-        """The name of the instance of which an answer tells that it certainly will not be; None for any other."""
+    def fails(self, request: wire.Request, answer: wire.Answer) -> Iterator[tuple[str, str]]:
+        """The instances of which an answer tells that they certainly will not be: a launch's mark, and the name."""
         ...
 
     def preempt(self, id: str) -> None:
@@ -167,9 +167,10 @@ class Aws:
     def keys(self) -> list[str]:
         return [one.token for one in self.cloud.created]
 
-    def fails(self, request: wire.Request, answer: wire.Answer) -> str | None:
+    def fails(self, request: wire.Request, answer: wire.Answer) -> Iterator[tuple[str, str]]:
         asked = self.creates(request) if answer.status >= 400 else None
-        return asked[0] if asked else None
+        if asked:
+            yield f"call {len(self.cloud.calls)}", asked[0]
 
     def preempt(self, id: str) -> None:
         self.cloud.preempt(id)
@@ -263,16 +264,17 @@ class Gcp:
     def keys(self) -> list[str]:
         return [one.key for one in self.cloud.created]
 
-    def fails(self, request: wire.Request, answer: wire.Answer) -> str | None:
-        if answer.status >= 400:
-            asked = self.creates(request)
-            return asked[0] if asked else None
-        if "/operations/" not in request.path:
-            return None
+    def fails(self, request: wire.Request, answer: wire.Answer) -> Iterator[tuple[str, str]]:
+        asked = self.creates(request) if answer.status >= 400 else None
+        if asked:
+            yield f"call {len(self.cloud.log)}", asked[0]
+        if answer.status != 200 or "/operations" not in request.path:
+            return
         told = json.loads(answer.body)
-        if told.get("status") != "DONE" or "error" not in told:
-            return None
-        return next((one.tags.get(NAME) for one in self.cloud.created if one.id == told["targetId"]), None)
+        names = {one.id: one.tags.get(NAME, "") for one in self.cloud.created}
+        for one in told.get("items", [told]):
+            if one.get("status") == "DONE" and one.get("operationType") == "insert" and "error" in one:
+                yield one["name"], names[one["targetId"]]
 
     def preempt(self, id: str) -> None:
         self.cloud.preempt(id)
@@ -353,14 +355,15 @@ class Azure:
     def keys(self) -> list[str]:
         return [one.key for one in self.cloud.created]
 
-    def fails(self, request: wire.Request, answer: wire.Answer) -> str | None:
-        if answer.status >= 400:
-            asked = self.creates(request)
-            return asked[0] if asked else None
-        if "/operations/" not in request.path or json.loads(answer.body).get("status") != "Failed":
-            return None
-        one, made = self.cloud.operations[request.path.rpartition("/")[2]]
-        return one.tags.get(NAME) if made else None
+    def fails(self, request: wire.Request, answer: wire.Answer) -> Iterator[tuple[str, str]]:
+        asked = self.creates(request) if answer.status >= 400 else None
+        if asked:
+            yield f"call {len(self.cloud.calls)}", asked[0]
+        if "/operations/" in request.path and answer.status == 200 and json.loads(answer.body)["status"] == "Failed":
+            name = request.path.rpartition("/")[2]
+            one, made = self.cloud.operations[name]
+            if made:
+                yield name, one.tags.get(NAME, "")
 
     def preempt(self, id: str) -> None:
         self.cloud.preempt(id)

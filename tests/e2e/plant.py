@@ -322,8 +322,7 @@ class Plant:
         **more: Any,
     ) -> Path:
         """Write a configuration for the running simulator; what is given is laid over what is usual here."""
-        if not self.ops:
-            self.ops, self.public = (f"127.0.0.1:{port}" for port in free_ports(2))
+        self.listen()
         self.state.mkdir(mode=0o700, exist_ok=True)
         given = {name: dict(entry) for name, entry in (providers or {"sim": {}}).items()}
         for name, entry in given.items():
@@ -353,6 +352,12 @@ class Plant:
         }
         self.config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         return self.config
+
+    def listen(self) -> str:
+        """Choose where the daemon will listen; the address for agents."""
+        if not self.ops:
+            self.ops, self.public = (f"127.0.0.1:{port}" for port in free_ports(2))
+        return f"http://{self.public}"
 
     @property
     def socket(self) -> Path:

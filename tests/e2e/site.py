@@ -160,10 +160,15 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(plant: plants.Plant, *, names: Sequence[str] = ("aws", "gcp", "azure")) -> Iterator[Site]:
-    """Clouds for a plant; gone afterwards with all that ran in them."""
+def site(
+    plant: plants.Plant,
+    *,
+    names: Sequence[str] = ("aws", "gcp", "azure"),
+    guests: clouds.Guests | None = None,
+) -> Iterator[Site]:
+    """Clouds for a plant, with real machines unless there are other guests; gone afterwards with all that ran there."""
     farm = machines.Machines(plant.directory / "machines", {plants.MARK: str(plant.directory)})
-    made = clouds.Clouds(plant.directory, farm, names=tuple(names))
+    made = clouds.Clouds(plant.directory, farm if guests is None else guests, names=tuple(names))
     plant.tales.append(made.story)
     made.start()
     try:
