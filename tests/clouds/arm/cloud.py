@@ -14,8 +14,9 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.clouds import wire
-from tests.clouds.arm import faults, limits, service, sizes, state
+from tests.clouds import faults, wire
+from tests.clouds.arm import limits, service, sizes, state
+from tests.clouds.arm.faults import Fault
 
 TENANT = "11111111-2222-3333-4444-555555555555"
 SUBSCRIPTION = "00000000-aaaa-bbbb-cccc-000000000001"
@@ -68,7 +69,7 @@ class Arm:
         self.prices: dict[tuple[str, str, str], float] = {}
         #: Accepted terms of plans.
         self.accepted: set[tuple[str, str, str]] = set()
-        self.faults: list[faults.Fault] = []
+        self.faults: list[Fault] = []
         self.buckets = limits.Buckets(now)
         #: Called with an instance that starts to run, stops or ends.
         self.on_change: Callable[[state.Instance], None] | None = None
@@ -316,7 +317,7 @@ class Arm:
             and family in ("", self.sizes[one.type].family)
         )
 
-    def add(self, group: str, name: str, body: dict[str, Any], struck: list[faults.Fault]) -> state.Instance:
+    def add(self, group: str, name: str, body: dict[str, Any], struck: list[Fault]) -> state.Instance:
         """A machine whose PUT was accepted, with its whole future."""
         now, properties, tags = self.now(), body["properties"], dict(body.get("tags", {}))
         custom_data = base64.b64decode(properties["osProfile"].get("customData", ""))
@@ -346,7 +347,7 @@ class Arm:
         self.operations[one.operation] = (one, True)
         return one
 
-    def _fate(self, one: state.Instance, struck: list[faults.Fault], now: float) -> None:
+    def _fate(self, one: state.Instance, struck: list[Fault], now: float) -> None:
         allocated = now + min(self.between(self.allocation), one.runs_at - now)
         place = f"{one.region}/{one.zone or '-'}/{one.type}/{one.market}".split("/")
         for pattern, most in self.capacity.items():
@@ -365,7 +366,7 @@ class Arm:
                 one.vanishes_at = one.runs_at + fault.vanishes_after
             one.visible_at = max(one.visible_at, now + fault.hidden_for)
 
-    def end(self, one: state.Instance, struck: list[faults.Fault]) -> None:
+    def end(self, one: state.Instance, struck: list[Fault]) -> None:
         """A deletion was accepted."""
         if one.state != "deleting":
             one.state, one.provisioning = "deleting", "Deleting"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
-from tests.clouds.arm import answers, faults, schema, sizes, state
+from tests.clouds import faults
+from tests.clouds.arm import answers, schema, sizes, state
 
 if TYPE_CHECKING:
     from tests.clouds.arm.cloud import Arm

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from urllib.parse import parse_qsl
 
-from tests.clouds import wire
-from tests.clouds.ec2 import account, beside, faults, launch, limits, reads, refusals, schema
+from tests.clouds import faults, wire
+from tests.clouds.ec2 import account, beside, launch, limits, reads, refusals, schema
 from tests.clouds.ec2.account import Instance
 from tests.clouds.ec2.faults import Fault
 

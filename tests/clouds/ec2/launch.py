@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 
-from tests.clouds import wire
-from tests.clouds.ec2 import faults, limits, schema
+from tests.clouds import faults, wire
+from tests.clouds.ec2 import limits, schema
 from tests.clouds.ec2.account import Instance, SpotRequest
 from tests.clouds.ec2.faults import Fault
 from tests.clouds.ec2.refusals import Refused

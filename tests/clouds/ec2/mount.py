@@ -18,7 +18,6 @@ from tests.clouds import wire
 from tests.clouds.ec2 import schema
 from tests.clouds.ec2.cloud import KEYS
 
-
 _make_class = botocore.client.ClientCreator._create_client_class
 _classes: dict[str, type] = {}
 

@@ -7,13 +7,14 @@ import datetime
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 
-from tests.clouds import wire
-from tests.clouds.ec2 import faults, limits, schema
+from tests.clouds import faults, wire
+from tests.clouds.ec2 import limits, schema
 from tests.clouds.ec2.account import CODES, Instance
 from tests.clouds.ec2.refusals import Refused
 
@@ -145,7 +146,7 @@ def _filtered(there: Iterable[Any], form: dict[str, str], values: _Values) -> li
 
 
 def _any(wanted: Iterable[str], given: Iterable[str]) -> bool:
-    return any(faults.fnmatchcase(value, pattern) for value in given for pattern in wanted)
+    return any(fnmatchcase(value, pattern) for value in given for pattern in wanted)
 
 
 def _page(found: list[Any], form: dict[str, str], size: int) -> tuple[list[Any], str | None]:

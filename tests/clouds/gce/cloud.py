@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from tests.clouds import wire
-from tests.clouds.gce import faults, hardware, iam, launch, lists, refusals, schema, shelf
+from tests.clouds import faults, wire
+from tests.clouds.gce import hardware, iam, launch, lists, refusals, schema, shelf
 from tests.clouds.gce.faults import Fault
 from tests.clouds.gce.refusals import Refused
 from tests.clouds.gce.shelf import Asked
@@ -142,7 +142,7 @@ class Gce(shelf.Shelf):
             )
         asked = Asked(call, query, body, user, [])
         if not call.id.startswith("compute."):
-            asked.struck = faults.struck(self.faults, faults.Subject(call.id), self.random)
+            asked.struck = faults.struck(self.faults, faults.Call(call.id), self.random)
             return asked
         self._rate(call)
         asked.struck = faults.struck(self.faults, self._subject(call, body), self.random)
@@ -165,7 +165,7 @@ class Gce(shelf.Shelf):
         self.iam.allow(call.id, f"projects/{self.project}")
         return asked
 
-    def _subject(self, call: schema.Call, body: Any) -> faults.Subject:
+    def _subject(self, call: schema.Call, body: Any) -> faults.Call:
         zone = call.names.get("zone", "")
         type_ = market = ""
         if isinstance(body, dict):
@@ -174,7 +174,7 @@ class Gce(shelf.Shelf):
                 type_ = f"{type_}+{one.get('acceleratorType', '').rpartition('/')[2]}x{one.get('acceleratorCount')}"
             market = "spot" if body.get("scheduling", {}).get("provisioningModel") == "SPOT" else "on-demand"
         region = call.names.get("region") or zone.rpartition("-")[0]
-        return faults.Subject(call.id.removeprefix("compute."), region, zone, type_, market)
+        return faults.Call(call.id.removeprefix("compute."), region, zone, type_, market)
 
     def _rate(self, call: schema.Call) -> None:
         verb = call.id.rpartition(".")[2]

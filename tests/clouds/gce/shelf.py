@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.clouds.gce import faults, hardware, iam, lists, schema
+from tests.clouds.gce import hardware, iam, lists, schema
+from tests.clouds.gce.faults import Fault
 from tests.clouds.gce.refusals import Refused
 from tests.clouds.gce.state import ROOT, Address, Disk, Operation
 
@@ -43,7 +44,7 @@ class Asked:
     query: dict[str, str]
     body: Any
     user: str
-    struck: list[faults.Fault]
+    struck: list[Fault]
 
     def name(self, part: str) -> str:
         return self.call.names[part]
