@@ -24,8 +24,8 @@ FIRST = 6
 INSTANCES = 8
 #: Seconds that a life lasts at most when no create call comes by.
 LIFE = 6.0
-#: Seconds for what is left after the last kill.  A lost registration at GitLab costs two minutes, a create call that was
-#: never carried out as long as its cloud may hide an instance.
+#: Seconds for what is left after the last kill.  A lost registration at GitLab costs two minutes; a create call that
+#: was never carried out costs as long as its cloud may hide an instance.
 PATIENCE = 200.0
 #: Each cloud comes first for some jobs.
 POOLS = {"gpu-a": ["aws", "gcp", "azure"], "gpu-b": ["gcp", "azure", "aws"], "gpu-c": ["azure", "aws", "gcp"]}
