@@ -71,6 +71,10 @@ class Ec2Box(_Box):
         self._cloud.tick()
         return self.instance.state != "terminated"
 
+    def failed(self, now: float) -> bool:
+        # EC2 terminates it by itself.
+        return False
+
     def ends_at(self) -> float:
         return float("inf") if self.instance.gone_at is None else self.instance.gone_at
 
@@ -105,7 +109,15 @@ class GceBox(_Box):
         self._cloud.tick()
         return self.instance.exists
 
+    def failed(self, now: float) -> bool:
+        self._cloud.tick()
+        gone = self.instance.leaves_by == "DELETE" or self.instance.stuck
+        return self.instance.exists and self.instance.failed and self.instance.status == "TERMINATED" and not gone
+
     def ends_at(self) -> float:
+        if self.instance.failed:
+            # What never ran never cost.
+            return self.created_at
         return float("inf") if self.instance.gone_at is None else self.instance.gone_at
 
     def power_off(self, now: float) -> None:
@@ -145,7 +157,14 @@ class ArmBox(_Box):
         self._cloud.tick()
         return self.instance.state != "gone"
 
+    def failed(self, now: float) -> bool:
+        self._cloud.tick()
+        return self.instance.state == "failed"
+
     def ends_at(self) -> float:
+        if self.instance.fails_at < self.instance.runs_at:
+            # What never ran never cost.
+            return self.created_at
         return self.ended_at
 
     def power_off(self, now: float) -> None:

@@ -155,7 +155,7 @@ class Lab:
                 inner,
                 one,
                 on_call=functools.partial(self.promises.called, settings.name, one),
-                on_failure=functools.partial(self.promises.failed, settings.name, one),
+                on_answer=functools.partial(self.promises.answered, settings.name, one),
             )
 
         def make_forge(name: str, settings: config.AnyForge) -> Forge:
@@ -200,6 +200,7 @@ class Lab:
         if self.life is None or self.daemon is None:
             return
         self.life.die()
+        self.promises.died()
         dead = [
             task
             for task in asyncio.all_tasks()

@@ -151,12 +151,12 @@ class Provisioner:
         life: Life,
         *,
         on_call: Callable[[str, Any], None],
-        on_failure: Callable[[str, Any, base.ProvisionError], None],
+        on_answer: Callable[[str, Any, base.ProvisionError | None], None],
     ) -> None:
         self._inner = inner
         self._life = life
         self._on_call = on_call
-        self._on_failure = on_failure
+        self._on_answer = on_answer
 
     @property
     def traits(self) -> base.Traits:
@@ -176,8 +176,10 @@ class Provisioner:
                 result = await method(*arguments)
             except base.ProvisionError as error:
                 if self._life.alive:
-                    self._on_failure(name, argument, error)
+                    self._on_answer(name, argument, error)
                 raise
+            if self._life.alive:
+                self._on_answer(name, argument, None)
             await self._life.cross(f"after {name}")
             return result
 

@@ -1,7 +1,7 @@
 """What must hold at every moment, whatever breaks: judged by what the clouds have, not by what a daemon believes.
 
 Each names itself in its complaint: ``double``, ``blind``, ``murder``, ``overspend``, ``untracked``, ``blocked``,
-``pace``, ``quota``.
+``pace``, ``quota``, ``failed``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ WRITING = 1.0
 #: Seconds of complete listings in which what has no row gets one, beyond the grace of its provider; and in which side
 #: resources of nobody are removed, which takes two sightings and the time that a cloud needs.
 ADOPTING, SWEEPING = 60.0, 400.0
+#: Seconds, beyond a round of listing, in which a machine whose launch failed is deleted.
+CLEARING = 75.0
+#: Seconds for which quotas are taken as told lately.
+FRESH = 300.0
 #: How much of a call more than its bucket allows is rounding.
 ROUNDING = 1e-6
 
@@ -61,10 +65,19 @@ class Promises:
         #: What has no row -> since when complete listings could have shown it.
         self._unknown: dict[tuple[str, str], float] = {}
         self._looked_at = 0.0
+        #: Create calls whose answer is not there yet: attempt key -> offer.
+        self._sent: dict[str, base.Offer] = {}
+        #: Machines whose launch failed -> since when that could be seen; and when a deletion failed there last.
+        self._broken: dict[str, float] = {}
+        self._delete_failed: dict[str, float] = {}
 
     def complain(self, words: str) -> None:
         if words not in self.violations:
             self.violations.append(words)
+
+    def died(self) -> None:
+        """The daemon was killed: whose answers did not come will not be heard."""
+        self._sent.clear()
 
     # -- at each call of a provider --------------------------------------------------------------------------------
 
@@ -76,12 +89,21 @@ class Promises:
             self._check_pace(provider, one, argument.offer)
             if not again:
                 self._check_blocked(argument)
+                self._check_quota(provider, argument.offer)
+            self._sent[argument.key] = argument.offer
         elif name == "delete":
             self._check_murder(provider, str(argument))
 
-    def failed(self, provider: str, one: life.Life, name: str, argument: object, error: base.ProvisionError) -> None:
-        """A call of a provisioner failed."""
+    def answered(
+        self, provider: str, one: life.Life, name: str, argument: object, error: base.ProvisionError | None
+    ) -> None:
+        """A call of a provisioner has an answer, or failed."""
         if not isinstance(argument, base.CreateRequest):
+            if name == "delete" and error is not None:
+                self._delete_failed[str(argument)] = self._lab.clock.now()
+            return
+        self._sent.pop(argument.key, None)
+        if error is None:
             return
         self.failures.append((provider, error))
         now = self._lab.clock.now()
@@ -110,6 +132,26 @@ class Promises:
                 self.complain(
                     f"blocked: {request.offer.key} is tried {attempt.created_at - one.since:.1f} s after {one.kind}"
                     f" was told for {one.pattern}, for {one.until - one.since:.0f} s"
+                )
+
+    def _check_quota(self, provider: str, offer: base.Offer) -> None:
+        """No more is asked for than the account's quotas allow, as they were told lately."""
+        assert self._lab.daemon is not None
+        now = self._lab.clock.now()
+        asked = {request.key: request.offer for _, request in self.requests}
+        for quota in self._lab.daemon.station.providers[provider].quotas:
+            if now - quota.as_of > FRESH or not offers.matches(quota.pattern, offer.key):
+                continue
+            there = [
+                asked[box.key] for box in self._lab.skies[provider].boxes() if box.rising(now) and box.key in asked
+            ]
+            known = {box.key for box in self._lab.skies[provider].boxes()}
+            there += [one for key, one in self._sent.items() if key not in known]
+            used = sum(_units(quota.unit, one) for one in there if offers.matches(quota.pattern, one.key))
+            if _units(quota.unit, offer) and used + _units(quota.unit, offer) > quota.limit + ROUNDING:
+                self.complain(
+                    f"quota: {offer.key} is asked for, and {used:g} of {quota.limit:g} {quota.unit} of {quota.name} are"
+                    f" in use or on their way; told {now - quota.as_of:.1f} s ago"
                 )
 
     def _level(self, provider: str, one: life.Life, offer: base.Offer) -> _Level:
@@ -175,6 +217,24 @@ class Promises:
         self._check_doubles(now)
         self._check_budget(now)
         self._check_untracked(now)
+        self._check_failed(now)
+
+    def _check_failed(self, now: float) -> None:
+        """A machine whose launch failed costs for nothing: it goes at once, unless its cloud refuses."""
+        found: dict[str, float] = {}
+        for name, sky in self._lab.skies.items():
+            settled = self._listing_is_complete(name, now)
+            for box in sky.boxes():
+                if not box.failed(now):
+                    continue
+                since = self._broken.get(box.ref, now)
+                refused = now - self._delete_failed.get(box.ref, 0.0) < CLEARING
+                found[box.ref] = since if settled and not refused else now
+                if now - found[box.ref] > self._lab.settings_interval + CLEARING:
+                    self.complain(
+                        f"failed: the launch of {box.ref} failed {now - since:.0f} s ago, and it is still there"
+                    )
+        self._broken = found
 
     def _check_doubles(self, now: float) -> None:
         keys: dict[str, int] = {}
@@ -242,3 +302,7 @@ class Promises:
         if provider is None or provider.listing is None or provider.listing.failures:
             return False
         return now - provider.listed_at < 2 * self._lab.settings_interval + 15.0
+
+
+def _units(unit: base.Unit, offer: base.Offer) -> float:
+    return {base.Unit.INSTANCES: 1, base.Unit.GPUS: offer.gpus, base.Unit.VCPUS: offer.cpus}[unit]

@@ -42,6 +42,10 @@ class Box(Protocol):
         """It exists and may cost."""
         ...
 
+    def failed(self, now: float) -> bool:
+        """Its launch was accepted and failed, and it is still there, not on its way out."""
+        ...
+
     def ends_at(self) -> float:
         """When it has ended or will by what is known now; infinite when that is open."""
         ...
@@ -97,6 +101,10 @@ class FakeBox:
 
     def live(self, now: float) -> bool:
         return self._machine.status(now) is not base.InstanceStatus.GONE
+
+    def failed(self, now: float) -> bool:
+        # It goes by itself.
+        return False
 
     def ends_at(self) -> float:
         return self._machine.gone_at

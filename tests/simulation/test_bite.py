@@ -6,15 +6,17 @@ Each break is what a plausible mistake would do.  A break that no seed notices m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 
-from provisioners import base
-from runnerd import daemon
+from provisioners import base, pace
+from runnerd import daemon, model
 from runnerd.forges import base as forges
 from runnerd.model import InstanceState
-from tests.simulation import worlds
+from tests.simulation import cloudworlds, worlds
 
 Break = Callable[[daemon.Daemon], None]
 
@@ -80,8 +82,8 @@ def _take_partial_as_complete(made: daemon.Daemon) -> None:
         seam = provider.provisioner
         listed = seam.list_owned
 
-        async def list_owned(listed: Callable[[], object] = listed) -> base.Listing:
-            return dataclasses.replace(await listed(), complete_scopes=Whole())  # type: ignore[misc,type-var]
+        async def list_owned(*also: Any, listed: Callable[..., Any] = listed) -> base.Listing:
+            return dataclasses.replace(await listed(*also), complete_scopes=Whole())
 
         seam.__dict__["list_owned"] = list_owned
 
@@ -105,6 +107,119 @@ def _give_up_deleting(made: daemon.Daemon) -> None:
     reaper.delete = delete  # type: ignore[method-assign,assignment]
 
 
+def _over(made: daemon.Daemon, name: str, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Put another method in the place of one of each provisioner's."""
+    for provider in made.station.providers.values():
+        seam = provider.provisioner
+        seam.__dict__[name] = change(getattr(seam, name))
+
+
+def _forget_the_token(made: daemon.Daemon) -> None:
+    """What is sent again has a token of its own: it is not derived from the attempt."""
+    count = itertools.count()
+
+    def change(create: Callable[..., Any]) -> Callable[..., Any]:
+        async def changed(request: base.CreateRequest) -> base.InstanceView:
+            attempt = made.station.rows.attempts[request.key]  # type: ignore[index]
+            if attempt.sends > 1:
+                request = dataclasses.replace(request, key=f"{request.key[:20]}{next(count):06d}")
+            view: base.InstanceView = await create(request)
+            return view
+
+        return changed
+
+    _over(made, "create", change)
+
+
+def _overlook_failures(made: daemon.Daemon) -> None:
+    """A machine whose launch failed counts as one that starts."""
+
+    def blind(view: base.InstanceView) -> base.InstanceView:
+        if view.status is not base.InstanceStatus.FAILED:
+            return view
+        return dataclasses.replace(view, status=base.InstanceStatus.PENDING, failure=None)
+
+    def listing(listed: Callable[..., Any]) -> Callable[..., Any]:
+        async def changed(*also: Any) -> base.Listing:
+            found: base.Listing = await listed(*also)
+            return dataclasses.replace(found, views=tuple(blind(view) for view in found.views))
+
+        return changed
+
+    def one(asked: Callable[..., Any]) -> Callable[..., Any]:
+        async def changed(what: Any) -> base.InstanceView | None:
+            view = await asked(what)
+            return None if view is None else blind(view)
+
+        return changed
+
+    _over(made, "list_owned", listing)
+    _over(made, "create", one)
+    _over(made, "describe", one)
+
+
+class _NoBlocks(dict[Any, Any]):
+    """Keeps what was refused and shows it to nobody."""
+
+    def values(self) -> Any:
+        return ()
+
+
+def _ignore_blocks(made: daemon.Daemon) -> None:
+    """What was refused a moment ago is asked for again."""
+    made.station.rows.blocks = _NoBlocks(made.station.rows.blocks)
+
+
+def _forget_blocks(made: daemon.Daemon) -> None:
+    """What was refused is kept in memory alone: a crash forgets it."""
+
+    async def write_block(block: model.Block) -> None:
+        made.station.rows.blocks[block.pattern] = block
+
+    made.station.rows.write_block = write_block  # type: ignore[method-assign]
+
+
+def _count_no_flights(made: daemon.Daemon) -> None:
+    """A quota is compared with what the cloud said last: what is on its way since is not counted."""
+    ledger = made.controller.admission._quotas
+    count = ledger.count
+    ledger.count = lambda told, rows: count(told, ())  # type: ignore[method-assign]
+    ledger.add = lambda offer, count: None  # type: ignore[method-assign]
+
+
+def _hurry(made: daemon.Daemon) -> None:
+    """Creates do not wait for their bucket."""
+
+    class Bottomless(pace.Bucket):
+        async def take(self) -> None:
+            return None
+
+    for provider in made.station.providers.values():
+        made_of = {"rate": 1.0, "burst": 1, "now": made.station.clock.now, "sleep": made.station.clock.sleep}
+        bucket = Bottomless(**made_of)  # type: ignore[arg-type]
+        provider._buckets = _All(bucket)
+
+
+class _All(dict[str, Any]):
+    """One for every key."""
+
+    def __init__(self, one: Any) -> None:
+        super().__init__()
+        self._one = one
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._one
+
+
+def _leave_residues(made: daemon.Daemon) -> None:
+    """Side resources of machines that are gone stay."""
+
+    async def sweep(*_: Any) -> None:
+        return None
+
+    made.controller.observer._sweep_residues = sweep  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize(
     ("broken", "promise"),
     [
@@ -118,13 +233,39 @@ def _give_up_deleting(made: daemon.Daemon) -> None:
     ],
 )
 def test_a_broken_rule_fails_some_seed(broken: Break, promise: str) -> None:
+    _bites(worlds.play, range(400), broken, promise)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("broken", "promise", "near"),
+    [
+        pytest.param(_forget_the_token, "double", 0, id="token-not-of-the-attempt"),
+        pytest.param(_take_partial_as_complete, "blind", 0, id="partial-list-as-complete"),
+        pytest.param(_expect_at_once, "blind", 0, id="visibility-grace-ignored"),
+        pytest.param(_give_up_deleting, "blind", 0, id="delete-not-confirmed"),
+        pytest.param(_overlook_failures, "failed", 0, id="failed-launch-overlooked"),
+        pytest.param(_ignore_blocks, "blocked", 0, id="block-ignored"),
+        pytest.param(_forget_blocks, "blocked", 0, id="block-not-durable"),
+        pytest.param(_count_no_flights, "quota", 0, id="quota-without-what-is-on-its-way"),
+        pytest.param(_hurry, "pace", 0, id="bucket-ignored"),
+        pytest.param(_leave_residues, "untracked", 0, id="side-resources-left"),
+    ],
+)
+def test_a_broken_rule_fails_some_seed_of_the_clouds(broken: Break, promise: str, near: int) -> None:
+    """``near``: where a seed is known to notice, so that the search is short; it goes on from there."""
+    _bites(cloudworlds.play, range(near, near + 120), broken, promise)
+
+
+def _bites(play: Callable[[int, Break], object], seeds: Iterable[int], broken: Break, promise: str) -> None:
     seen: list[str] = []
-    for seed in range(400):
+    for seed in seeds:
         try:
-            worlds.play(seed, broken)
+            play(seed, broken)
         except AssertionError as error:
             seen.append(str(error).splitlines()[1])
-            if promise in str(error):
+            if f"{promise}: " in str(error):
+                print(f"noticed by seed {seed}")
                 return
         except Exception as error:
             seen.append(repr(error))
