@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import boto3.session
-import botocore.client
 import botocore.config
 import botocore.session
 from botocore import exceptions
@@ -15,22 +14,10 @@ from botocore.awsrequest import AWSResponse, HeadersDict
 
 from provisioners import aws
 from tests.clouds import wire
-from tests.clouds.ec2 import schema
+from tests.clouds.ec2 import shared
 from tests.clouds.ec2.cloud import KEYS
 
-_make_class = botocore.client.ClientCreator._create_client_class
-_classes: dict[str, type] = {}
-
-
-def _made_once(creator: Any, service_name: str, model: Any) -> type:
-    """The SDK makes a class of 750 methods for each client of EC2; here one does for all."""
-    found = _classes.get(service_name)
-    if found is None:
-        found = _classes[service_name] = _make_class(creator, service_name, model)
-    return found
-
-
-botocore.client.ClientCreator._create_client_class = _made_once
+shared.install()
 
 
 class _Body(io.BytesIO):
@@ -60,13 +47,13 @@ def transport(handler: wire.Handler) -> Callable[[Any], AWSResponse]:
 
 def mount(handler: wire.Handler, *, keys: tuple[str, str] = KEYS) -> aws.Clients:
     """Clients of the provisioner that talk to a handler."""
-    return aws.Clients(transport=transport(handler), keys=keys, loader=schema.LOADER)
+    return aws.Clients(transport=transport(handler), keys=keys, loader=shared.LOADER)
 
 
 def sdk(handler: wire.Handler, service: str = "ec2", region: str = "us-east-1", *, keys: tuple[str, str] = KEYS) -> Any:
     """The plain SDK, as anybody uses it, without retries."""
     session = botocore.session.Session()
-    session.register_component("data_loader", schema.LOADER)
+    session.register_component("data_loader", shared.LOADER)
     send = transport(handler)
     session.register("before-send", lambda request, **_: send(request))
     session.set_credentials(*keys)

@@ -7,9 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import botocore.loaders
 import botocore.model
-import botocore.session
 from moto.core.model import ServiceModel
 from moto.core.serialize import XFormedAttributePicker, get_serializer_class
 from moto.core.utils import get_service_model
@@ -18,8 +16,6 @@ from moto.ec2.responses import EC2Response
 from tests.clouds import wire
 from tests.clouds.ec2 import refusals
 
-#: Shared by every client that is mounted: reading the description of EC2 takes a third of a second.
-LOADER = botocore.loaders.Loader(include_default_search_paths=True)
 #: What moto says of an instance whatever its state is ours to say.
 _OVERWRITTEN = "RunInstances.Reservation.Instances.Instance.State"
 _TRANSFORMERS = {

@@ -83,6 +83,7 @@ async def test_keys_that_were_replaced_are_read_anew_once_the_old_ones_are_refus
     world.cloud.keys[old] = ec2.Identity("arn:aws:iam::111122223333:user/runnerd")
     world.secrets.update({"env:ID": old, "env:SECRET": "s"})
     provider = await world.provider(access_key="env:ID", secret_key="env:SECRET")
+    assert await provider.offers(ON_DEMAND)
     wanted = await request(provider)
     world.cloud.keys[new] = world.cloud.keys.pop(old)
     world.secrets["env:ID"] = new

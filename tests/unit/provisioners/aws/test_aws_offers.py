@@ -180,8 +180,9 @@ async def test_of_several_images_the_newest_is_taken(world: World) -> None:
 
 async def test_a_parameter_that_moves_changes_new_offers_after_a_day_and_no_request(world: World) -> None:
     provider = await world.provider()
+    before = (await provider.offers(T4))[0].image
     wanted = await request(provider)
-    before = wanted.offer.image
+    assert wanted.offer.image == before
     other = next(id for id in world.cloud.account.backend("us-east-1").amis if id != before)
     world.cloud.account.parameters["us-east-1", DLAMI] = other
     assert (await provider.offers(T4))[0].image == before
