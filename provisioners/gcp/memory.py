@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+FILE = "gcp-facts.json"
 #: Seconds that an answer serves.
 FRESH = 86400.0
 #: Seconds after a question failed in which the old answer serves without asking again.
@@ -22,7 +23,7 @@ class Memory:
     """Answers by kind and name, each with the time it is of."""
 
     def __init__(self, directory: str, *, now: Callable[[], float]) -> None:
-        self._path = Path(directory) / "gcp-facts.json" if directory else None
+        self._path = Path(directory) / FILE if directory else None
         self._now = now
         self._facts: dict[str, dict[str, Any]] = {}
         self._tried: dict[str, float] = {}

@@ -25,13 +25,13 @@ def errors(findings: list[base.Finding]) -> list[base.Finding]:
     return [one for one in findings if one.level is not Level.OK]
 
 
-async def test_a_project_that_is_fine_has_nothing_but_good_news(world: World) -> None:
-    findings = await world.provisioner.check([await world.request()])
+async def test_a_project_that_is_fine_has_nothing_but_good_news(stranger: World) -> None:
+    findings = await stranger.provisioner.check([await stranger.request()])
     assert errors(findings) == []
     assert any("acme-ml answers" in one.message for one in findings)
     assert any("permissions are granted" in one.message for one in findings)
     assert any("runnerd" not in one.message and "acme" in one.message for one in findings)
-    assert world.calls("instances.insert") == 0
+    assert stranger.calls("instances.insert") == 0
 
 
 async def test_the_wrong_project_is_named() -> None:

@@ -125,9 +125,9 @@ async def test_offers_come_by_market_region_type_and_zone_in_the_operators_order
     assert all(one.price > 0 and one.price_source and one.account == "acme-ml" for one in offers)
 
 
-async def test_a_zone_without_the_type_or_the_accelerator_is_not_offered(world: World) -> None:
-    world.cloud.lacks = {"us-central1-a": {"nvidia-tesla-t4"}, "europe-west4-b": {"n1-standard-4"}}
-    offers = await world.provisioner.offers(base.Shape("t4", types=("n1-standard-4",)))
+async def test_a_zone_without_the_type_or_the_accelerator_is_not_offered(stranger: World) -> None:
+    stranger.cloud.lacks = {"us-central1-a": {"nvidia-tesla-t4"}, "europe-west4-b": {"n1-standard-4"}}
+    offers = await stranger.provisioner.offers(base.Shape("t4", types=("n1-standard-4",)))
     assert [one.zone for one in offers] == ["us-central1-b", "europe-west4-a", "europe-west4-c"]
 
 
