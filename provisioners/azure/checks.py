@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from provisioners import base, catalogue, options
-from provisioners.azure import clients, errors, images, names, offers, permissions, quotas, request, settings
+from provisioners.azure import clients, errors, images, names, offers, permissions, quotas, request, selfend, settings
 
 _ROLE_REMEDY = "assign the role of docs/azure.md to the credential, in the resource group"
 
@@ -306,7 +306,7 @@ class _Check:
         if self._chosen.identity:
             return self._ok(f"a machine deletes itself by {names.tail(self._chosen.identity)}")
         return self._warning(
-            "a machine cannot delete itself: what the daemon does not end is stopped at its deadline, and billed on",
+            f"if the daemon never comes back: {selfend.RESIDUE_WITHOUT}",
             'set identity (docs/azure.md), or run "runnerd sweep --once" on a timer on another host',
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from azure.core.exceptions import ClientAuthenticationError
@@ -9,6 +10,9 @@ from azure.identity.aio import CertificateCredential, ClientSecretCredential, De
 
 from provisioners import base
 from provisioners.azure.settings import Settings
+
+# What it says of a refused sign-in stands in the error, too; the log would have it at every listing.
+logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
 
 
 def make(settings: Settings, context: base.Context) -> Any:

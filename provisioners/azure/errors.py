@@ -317,7 +317,8 @@ def _of_status(
         pause = retry_after(error)
         scope = where.pattern(Reach.REGION)
         return base.ProvisionError(Kind.THROTTLED, words, scope=scope, code=code, retry_after=pause)
-    if status in (401, 403):
+    if status in (401, 403) or isinstance(error, exceptions.ClientAuthenticationError):
+        # A refused sign-in comes with 400 as well, and says nothing about any offer.
         return base.ProvisionError(Kind.AUTH, words, scope=where.pattern(Reach.ACCOUNT), code=code)
     if status == 404:
         return base.ProvisionError(Kind.NOT_FOUND, words, code=code)

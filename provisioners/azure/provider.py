@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 #: Unverified: no delay is documented for a list of machines; others see seconds.
-_VISIBLE = 100.0
+_VISIBLE = 120.0
 #: Seconds in which the same name surely means the same attempt.  The name alone lasts for as long as the machine does.
 _REPLAY = 3600.0
 #: Seconds back from now that a machine's activity log is read; Azure keeps 90 days.
@@ -90,16 +90,9 @@ class Azure(base.Basics):
             idempotent_create=True,
             create_rate=limits.CREATE_RATE,
             create_burst=limits.CREATE_BURST,
-            paced_by_region=True,
             user_data_limit=_SCRIPT,
             power_off=selfend.command(self._settings) if itself else base.POWER_OFF,
-            residue=(
-                "a machine deletes itself by its identity; where that fails it is stopped and billed until the daemon "
-                'or "runnerd sweep" deletes it'
-                if itself
-                else "a machine cannot delete itself: what is stopped is billed until the daemon or "
-                '"runnerd sweep" deletes it; give it an identity, or run the sweep on a timer elsewhere'
-            ),
+            residue=selfend.RESIDUE if itself else selfend.RESIDUE_WITHOUT,
         )
 
     def scopes(self) -> frozenset[str]:

@@ -10,6 +10,15 @@ from urllib.parse import quote
 
 from provisioners.azure import settings
 
+#: What can be left behind if the daemon never comes back, with an identity and without one.
+RESIDUE = (
+    "a machine deletes itself by its identity; where that fails it is stopped and billed until the daemon or "
+    '"runnerd sweep" deletes it'
+)
+RESIDUE_WITHOUT = (
+    "a machine cannot delete itself: it is stopped at its deadline, and billed until the daemon or "
+    '"runnerd sweep" deletes it'
+)
 #: The instance metadata service (documented, link-local).
 METADATA = "http://169.254.169.254"
 _TOKEN_API, _INSTANCE_API, _COMPUTE_API = "2018-02-01", "2021-02-01", "2024-07-01"

@@ -8,9 +8,10 @@ import random
 from collections.abc import Mapping
 
 import pytest
-from gl_lab import TOKEN, URL, Clock, Server, VirtualLoop
+from gl_lab import TOKEN, URL, Clock, Server
 
 from runnerd.forges.gitlab import rest
+from tests.simulation.virtual import Loop as VirtualLoop
 
 
 def pytest_asyncio_loop_factories(
