@@ -184,6 +184,9 @@ class Clouds:
         return answer
 
     def _note_failure(self, estate: estates.Estate, request: wire.Request, answer: wire.Answer) -> None:
+        if answer.status == 429 or b"RequestLimitExceeded" in answer.body:
+            # It says nothing of the place: the same is tried again when the pause is over.
+            return
         for mark, name in estate.fails(request, answer):
             # It may be told more than once.
             self.failures.setdefault((estate.name, mark), Failure(estate.name, name, time.time()))

@@ -165,10 +165,11 @@ def site(
     *,
     names: Sequence[str] = ("aws", "gcp", "azure"),
     guests: clouds.Guests | None = None,
+    throttled: bool = True,
 ) -> Iterator[Site]:
     """Clouds for a plant, with real machines unless there are other guests; gone afterwards with all that ran there."""
     farm = machines.Machines(plant.directory / "machines", {plants.MARK: str(plant.directory)})
-    made = clouds.Clouds(plant.directory, farm if guests is None else guests, names=tuple(names))
+    made = clouds.Clouds(plant.directory, farm if guests is None else guests, names=tuple(names), throttled=throttled)
     plant.tales.append(made.story)
     made.start()
     try:

@@ -62,7 +62,8 @@ def home() -> Iterator[Path]:
 
 def _dry(site: sites.Site, name: str, region: str) -> None:
     if name == "aws":
-        site.aws.cloud.capacity[f"{region}*"] = 0
+        # No spot market anywhere, so that there is something to fail over from at two requests a second.
+        site.aws.cloud.capacity |= {f"{region}*": 0, "*/spot": 0}
     elif name == "gcp":
         for zone in site.gcp.cloud.regions[region]:
             site.gcp.cloud.capacity[zone, "nvidia-tesla-t4"] = 0
@@ -83,9 +84,12 @@ def test_a_burst_over_a_dry_region_and_a_good_one(plant: plants.Plant, home: Pat
     dry, good, regions, bucket = STAGES[name]
     plant.start_simulator()
     guests = players.Players(plant.listen(), home / "crowd.sock")
-    with sites.site(plant, names=(name,), guests=guests) as site:
+    # The daemon keeps the documented pace by itself; what is refused for a jitter of milliseconds is no failover.
+    with sites.site(plant, names=(name,), guests=guests, throttled=False) as site:
         site.clouds.do(lambda: _dry(site, name, dry))
-        types = {"aws": ["g4dn.xlarge"], "gcp": ["n1-standard-4"], "azure": ["Standard_NC4as_T4_v3"]}[name]
+        types = {"aws": ["g4dn.xlarge", "g4dn.2xlarge"], "gcp": ["n1-standard-4"], "azure": ["Standard_NC4as_T4_v3"]}[
+            name
+        ]
         site.configure(
             forges={"github": plant.github()},
             providers={name: _options(site, name, regions)},
@@ -131,6 +135,6 @@ def _failovers(made: clouds.Clouds, bucket: Bucket) -> list[float]:
     for failure in made.failures.values():
         after = [one.began for one in made.creates if one.instance == failure.instance and one.began > failure.at]
         if after:
-            found.append(min(after) - max(failure.at, allowed[min(after)]))
+            found.append(max(0.0, min(after) - max(failure.at, allowed[min(after)])))
     assert len(found) >= 5, f"only {len(found)} of {len(made.failures)} refusals were followed by another call"
     return found
