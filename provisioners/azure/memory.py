@@ -6,24 +6,17 @@ vanish.  Without a directory this lasts as long as the process.
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from provisioners import base
-
-log = logging.getLogger(__name__)
+from provisioners import base, notes
 
 #: Seconds after which a version is looked up again.
 _FRESH = 24 * 3600.0
 _HOUR = 3600.0
 #: Seconds after the last purchase in a group in which one may still appear.
 _SETTLED = 24 * _HOUR
-_FILE = "azure.json"
+FILE = "azure.json"
 
 
 @dataclass(slots=True)
@@ -37,37 +30,21 @@ class Memory:
     groups: dict[tuple[str, str], float] = field(default_factory=dict)
 
     @property
-    def _path(self) -> Path | None:
-        return Path(self.context.directory) / _FILE if self.context.directory else None
+    def _notes(self) -> notes.Notes:
+        return notes.Notes(self.context.directory, FILE)
 
     def load(self) -> None:
-        """Read the file; one that is damaged is as good as none."""
-        if self._path is None or not self._path.exists():
-            return
-        try:
-            raw = json.loads(self._path.read_text())
-            self.images = {str(key): (str(version), float(at)) for key, (version, at) in raw["images"].items()}
-            self.groups |= {(str(subscription), str(group)): float(at) for subscription, group, at in raw["groups"]}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("%s cannot be read, images are looked up again: %s", self._path, error)
+        """Read the file."""
+        self._notes.load(self._take)
+
+    def _take(self, kept: Any) -> None:
+        images = {str(key): (str(version), float(at)) for key, (version, at) in kept["images"].items()}
+        self.groups |= {(str(subscription), str(group)): float(at) for subscription, group, at in kept["groups"]}
+        self.images = images
 
     def _save(self) -> None:
-        if self._path is None:
-            return
-        raw: Mapping[str, Any] = {
-            "images": self.images,
-            "groups": [[*place, at] for place, at in sorted(self.groups.items())],
-        }
-        temporary = self._path.with_suffix(".new")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w") as file:
-                json.dump(raw, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
-        except OSError as error:
-            log.warning("%s cannot be written: %s", self._path, error)
+        groups = [[*place, at] for place, at in sorted(self.groups.items())]
+        self._notes.save({"images": self.images, "groups": groups})
 
     def remember_group(self, subscription: str, group: str) -> None:
         """Before anything is bought there."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from provisioners import notes
 from provisioners.catalogue.shipped import Pair
 
 FILE = "prices.json"
@@ -58,7 +58,7 @@ def read(directory: str, cloud: str) -> tuple[Renewed, str]:
         return Renewed(), ""
     try:
         return _parsed(json.loads(path.read_text(encoding="utf-8")), cloud), ""
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except notes.DAMAGED as error:
         return Renewed(), f"{path}: renewed prices are not used ({error}); shipped prices are; renew them"
 
 
@@ -92,16 +92,8 @@ def write(directory: str, cloud: str, renewed: Renewed) -> None:
         "format": _FORMAT,
         "cloud": cloud,
         "regions": {
-            name: {"as_of": region.as_of, "source": region.source, "prices": dict(sorted(region.prices.items()))}
-            for name, region in sorted(renewed.by_region.items())
+            name: {"as_of": region.as_of, "source": region.source, "prices": dict(region.prices)}
+            for name, region in renewed.by_region.items()
         },
     }
-    path = Path(directory, FILE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The name beside it is fixed, so that a kill in the middle leaves one such file and not many.
-    beside = path.with_suffix(".json.new")
-    with beside.open("w", encoding="utf-8") as file:
-        json.dump(document, file, separators=(",", ":"))
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    notes.replace(Path(directory, FILE), document)

@@ -5,12 +5,10 @@ It is kept as JSON in the provider's directory, so that a restart asks nothing; 
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+from provisioners import notes
 
 FILE = "gcp-facts.json"
 #: Seconds that an answer serves.
@@ -23,22 +21,21 @@ class Memory:
     """Answers by kind and name, each with the time it is of."""
 
     def __init__(self, directory: str, *, now: Callable[[], float]) -> None:
-        self._path = Path(directory) / FILE if directory else None
+        self._notes = notes.Notes(directory, FILE)
         self._now = now
         self._facts: dict[str, dict[str, Any]] = {}
         self._tried: dict[str, float] = {}
-        if self._path is not None:
-            with contextlib.suppress(OSError, ValueError):
-                found = json.loads(self._path.read_text())
-                if isinstance(found, dict):
-                    self._facts = {str(key): one for key, one in found.items() if isinstance(one, dict) and "at" in one}
+        self._notes.load(self._take)
+
+    def _take(self, kept: Any) -> None:
+        self._facts = {str(key): {"value": one["value"], "at": float(one["at"])} for key, one in kept.items()}
 
     def fresh(self, kind: str, name: str) -> Any:
         """The answer, None where there is none or it is too old to serve unasked."""
         fact = self._facts.get(f"{kind}:{name}")
         if fact is None:
             return None
-        age = self._now() - float(fact["at"])
+        age = self._now() - fact["at"]
         if age < FRESH or self._now() - self._tried.get(f"{kind}:{name}", float("-inf")) < RETRY:
             return fact["value"]
         return None
@@ -50,12 +47,6 @@ class Memory:
         return None if fact is None else fact["value"]
 
     def keep(self, kind: str, name: str, value: Any) -> None:
-        """Keep an answer; a directory that cannot be written costs nothing but a question after a restart."""
+        """Keep an answer."""
         self._facts[f"{kind}:{name}"] = {"value": value, "at": self._now()}
-        if self._path is None:
-            return
-        with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = self._path.with_suffix(".new")
-            fresh.write_text(json.dumps(self._facts, sort_keys=True))
-            os.replace(fresh, self._path)
+        self._notes.save(self._facts)

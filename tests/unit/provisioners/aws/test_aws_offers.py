@@ -109,11 +109,25 @@ async def test_a_damaged_file_of_facts_is_made_anew(world: World, text: str) -> 
     assert json.loads(kept.read_text())["format"] == 1
 
 
-async def test_without_a_directory_facts_live_in_memory(world: World) -> None:
-    world.directory = "/nonexistent/of/runnerd"
-    provider = await world.provider()
-    assert await provider.offers(ON_DEMAND)
-    assert not Path(world.directory).exists()
+async def test_without_a_directory_facts_live_in_memory(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.directory = ""
+    assert await (await world.provider()).offers(ON_DEMAND)
+    assert not caplog.records
+
+
+async def test_a_directory_that_is_not_there_yet_is_made_for_them(world: World) -> None:
+    world.directory += "/providers/aws"
+    assert await (await world.provider()).offers(ON_DEMAND)
+    assert [one.name for one in Path(world.directory).iterdir()] == ["aws-facts.json"]
+
+
+async def test_a_directory_that_cannot_be_made_costs_a_line_in_the_log(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path(world.directory, "file").write_text("")
+    world.directory += "/file/aws"
+    assert await (await world.provider()).offers(ON_DEMAND)
+    assert "aws-facts.json cannot be written" in caplog.text
 
 
 # -- images ----------------------------------------------------------------------------------------------------------

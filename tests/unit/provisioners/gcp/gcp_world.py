@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from provisioners import base, gcp, offload
-from provisioners.gcp import memory
 from provisioners.base import Market
+from provisioners.gcp import memory
 from tests.clouds import gce
 
 #: Half past a minute, so that a pause to the next one is neither nothing nor all of it.
