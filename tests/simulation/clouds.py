@@ -38,8 +38,9 @@ _SPAN = tuple[float, float]
 class _Box:
     """What boxes of the three clouds have in common."""
 
-    def __init__(self, tags: Mapping[str, str], *, ref: str, created_at: float, market: str) -> None:
+    def __init__(self, tags: Mapping[str, str], *, ref: str, created_at: float, visible_at: float, market: str) -> None:
         self.ref = ref
+        self.visible_at = visible_at
         self.tags = tags
         self.key = tags[base.TAG_ATTEMPT]
         self.name = tags[base.TAG_INSTANCE]
@@ -50,7 +51,11 @@ class _Box:
 class Ec2Box(_Box):
     def __init__(self, cloud: ec2.Ec2, instance: ec2.Instance) -> None:
         super().__init__(
-            instance.tags, ref=instance.ref, created_at=instance.created_at, market=instance.market or "on-demand"
+            instance.tags,
+            ref=instance.ref,
+            created_at=instance.created_at,
+            visible_at=instance.visible_at,
+            market=instance.market or "on-demand",
         )
         self._cloud = cloud
         self.instance = instance
@@ -88,7 +93,13 @@ class Ec2Box(_Box):
 
 class GceBox(_Box):
     def __init__(self, cloud: gce.Gce, instance: gce.Instance) -> None:
-        super().__init__(instance.tags, ref=instance.ref, created_at=instance.created_at, market=instance.market)
+        super().__init__(
+            instance.tags,
+            ref=instance.ref,
+            created_at=instance.created_at,
+            visible_at=instance.visible_at,
+            market=instance.market,
+        )
         self._cloud = cloud
         self.instance = instance
 
@@ -134,6 +145,7 @@ class ArmBox(_Box):
             instance.tags,
             ref=f"{cloud.subscription}/{instance.group}/{instance.name}/{instance.vm_id}",
             created_at=instance.created_at,
+            visible_at=instance.visible_at,
             market=instance.market,
         )
         self._cloud = cloud

@@ -125,8 +125,10 @@ def _trouble(rng: random.Random, name: str, sky: Any) -> None:
         if name not in troubles.CLASSES[kind] or (kind, name) in _TOO_LONG or rng.random() >= chance:
             continue
         where: dict[str, Any] = {"times": rng.choice((1, 2, 4)), "probability": rng.choice((0.2, 0.5, 1.0))}
-        # There are many listings, and few calls of any other kind.
-        where["after"] = rng.randrange(30) if kind.startswith("list") else rng.choice((0, 0, 1, 3))
+        where["after"] = rng.choice((0, 0, 1, 3))
+        if kind.startswith("list"):
+            # There are many listings; a place that cannot be seen is out of sight for a while.
+            where |= {"times": rng.choice((1, 3, 8)), "probability": 1.0, "after": rng.randrange(30)}
         if kind == "quota":
             where["region"] = rng.choice(list(clouds.PLACES[name]))
         troubles.inject(sky, kind, name, **where)
@@ -158,7 +160,7 @@ async def _story(world: lab.Lab, mutate: Callable[[daemons.Daemon], None]) -> No
         world.app.faults.add(fault)
     until = world.clock.now() + TROUBLED
     for _ in range(rng.randrange(1, 4)):
-        world.queue(forge, count=rng.randrange(1, 4), duration=rng.choice((5, 40, 150)))
+        world.queue(forge, count=rng.randrange(1, 4), duration=rng.choice((5, 40, 150, 400)))
         if rng.random() < 0.3:
             world.machines.deaf += 1
         await world.sleep(rng.uniform(1, 60))

@@ -142,10 +142,11 @@ class Promises:
         for quota in self._lab.daemon.station.providers[provider].quotas:
             if now - quota.as_of > FRESH or not offers.matches(quota.pattern, offer.key):
                 continue
-            there = [
-                asked[box.key] for box in self._lab.skies[provider].boxes() if box.rising(now) and box.key in asked
-            ]
-            known = {box.key for box in self._lab.skies[provider].boxes()}
+            boxes = list(self._lab.skies[provider].boxes())
+            # What the cloud's own lists did not show yet when it told its quota was not in the number.
+            seen = [box for box in boxes if not box.created_at < quota.as_of < box.visible_at]
+            there = [asked[box.key] for box in seen if box.rising(now) and box.key in asked]
+            known = {box.key for box in boxes}
             there += [one for key, one in self._sent.items() if key not in known]
             used = sum(_units(quota.unit, one) for one in there if offers.matches(quota.pattern, one.key))
             if _units(quota.unit, offer) and used + _units(quota.unit, offer) > quota.limit + ROUNDING:

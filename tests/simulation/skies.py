@@ -26,6 +26,8 @@ class Box(Protocol):
     created_at: float
     #: The market that it was bought in.
     market: str
+    #: When listings show it.
+    visible_at: float
 
     @property
     def user_data(self) -> str: ...
@@ -87,6 +89,7 @@ class FakeBox:
         self.name = machine.name
         self.tags = machine.tags
         self.created_at = machine.created_at
+        self.visible_at = machine.visible_at
         self.market = machine.offer.rpartition("/")[2]
 
     @property
