@@ -76,7 +76,7 @@ class Aws(base.Basics):
             # A token is good for 24 hours after its instance ended; the clocks of two hosts and a slow call are not.
             replay_window=23 * 3600.0,
             # Listings lag behind by seconds as a rule; minutes have been seen.
-            visibility_grace=110.0,
+            visibility_grace=180.0,
             self_end=True,
             idempotent_create=True,
             create_rate=2.0,
@@ -172,18 +172,14 @@ class Aws(base.Basics):
                     if key not in images:
                         images[key] = (await self._places.image(region.name, image, machine.arch)).id
                     there.append(
-                        base.Offer(
+                        machine.offer(
+                            price,
                             provider=self._context.name,
                             account=self._settings.account,
                             region=region.name,
                             zone=zone,
-                            machine_type=machine.name,
                             market=market,
-                            price=price.dollars,
-                            gpus=machine.gpu_count,
-                            cpus=machine.cpus,
                             image=images[key],
-                            price_source=str(price),
                         )
                     )
                 offers += sorted(there, key=lambda offer: offer.price)

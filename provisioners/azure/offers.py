@@ -110,18 +110,14 @@ def offers(
                     if entry is not None and zone != settings.NO_ZONE and zone not in entry.zones:
                         continue
                     found.append(
-                        base.Offer(
+                        machine.offer(
+                            price,
                             provider=provider,
                             account=chosen.subscription,
                             region=region.name,
                             zone=zone,
-                            machine_type=machine.name,
                             market=market,
-                            price=price.dollars,
-                            gpus=machine.gpu_count,
-                            cpus=machine.cpus,
                             image=concrete(boots, known.version(region.name, boots)[0]),
-                            price_source=str(price),
                         )
                     )
     return found

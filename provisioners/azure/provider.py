@@ -102,9 +102,9 @@ class Azure(base.Basics):
 
     async def start(self) -> None:
         self._memory.load()
-        trouble = self._book.load_renewed(self._context.directory) if self._context.directory else ""
-        if trouble:
-            log.warning("%s: %s", self._context.name, trouble)
+        problem = self._book.load_renewed(self._context.directory)
+        if problem:
+            log.warning("%s: %s", self._context.name, problem)
 
     async def close(self) -> None:
         await self._calls.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from provisioners import base
+from provisioners.catalogue.price import Price
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,24 @@ class Machine:
             return False
         wanted = shape.gpu_count or (1 if shape.gpu else 0)
         return self.gpu_count >= wanted if self.name in shape.types else self.gpu_count == wanted
+
+    def offer(
+        self, price: Price, *, provider: str, account: str, region: str, zone: str, market: base.Market, image: str
+    ) -> base.Offer:
+        """The offer of this machine at that price, in that place."""
+        return base.Offer(
+            provider=provider,
+            account=account,
+            region=region,
+            zone=zone,
+            machine_type=self.name,
+            market=market,
+            price=price.dollars,
+            gpus=self.gpu_count,
+            cpus=self.cpus,
+            image=image,
+            price_source=str(price),
+        )
 
     def _named_by(self, shape: base.Shape) -> bool:
         return self.name in shape.types or self.type_name in shape.types

@@ -45,18 +45,14 @@ async def find(
                     if not sells(sold[zone], machine):
                         continue
                     found.append(
-                        base.Offer(
+                        machine.offer(
+                            price,
                             provider=provider,
                             account=chosen.project,
                             region=region.name,
                             zone=zone,
-                            machine_type=machine.name,
                             market=market,
-                            price=price.dollars,
-                            gpus=machine.gpu_count,
-                            cpus=machine.cpus,
                             image=links[reference],
-                            price_source=str(price),
                         )
                     )
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,8 @@ from provisioners.gcp.facts import Facts
 from provisioners.gcp.memory import Memory
 from provisioners.gcp.operations import Operations
 from provisioners.gcp.place import Place
+
+log = logging.getLogger(__name__)
 
 #: Pages of 500 of a list at most.
 _PAGES = 200
@@ -48,7 +51,6 @@ class Gcp(base.Basics):
         self._memory = Memory(context.directory, now=context.now)
         self._facts = Facts(self._calls, self._memory)
         self._operations = Operations(self._calls)
-        self._book.load_renewed(context.directory)
         #: Launches whose operation had not ended when the caller was answered: ref -> (operation, view).  Only a short
         #: cut: what became of them is read from the zone's operations as well.
         self._watched: dict[str, tuple[str, base.InstanceView]] = {}
@@ -90,6 +92,9 @@ class Gcp(base.Basics):
 
     async def start(self) -> None:
         """Nothing is opened: credentials and connections are found when first needed, and fail by themselves."""
+        problem = self._book.load_renewed(self._context.directory)
+        if problem:
+            log.warning("%s: %s", self._context.name, problem)
 
     async def close(self) -> None:
         self._calls.close()
