@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provisioners import base
-from runnerd import config, errors, secrets, yamlfile
+from runnerd import config, configproviders, errors, secrets, yamlfile
 
 ROOT = Path(__file__).parents[2]
 
@@ -863,7 +863,7 @@ def test_names_of_the_installed_provisioner_types_include_the_shipped_ones() -> 
 
 
 def test_a_provider_whose_package_is_broken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(config.BUILT_IN, "broken", "provisioners.no_such_module:Nothing")
+    monkeypatch.setitem(configproviders.BUILT_IN, "broken", "provisioners.no_such_module:Nothing")
     found = problems(changed(providers__aws={"type": "broken"}))
     assert found == [
         "providers.aws.type: the package behind the provider type broken cannot be used: "
