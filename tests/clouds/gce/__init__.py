@@ -9,10 +9,11 @@ documents.
 
 from __future__ import annotations
 
-from tests.clouds.gce.cloud import REGIONS, Gce
+from tests.clouds.gce.cloud import Gce
 from tests.clouds.gce.faults import Fault
 from tests.clouds.gce.mount import Adapter, mount, options
-from tests.clouds.gce.shelf import QUOTAS
+from tests.clouds.gce.project import REGIONS
+from tests.clouds.gce.quotas import QUOTAS
 from tests.clouds.gce.state import Instance
 
 __all__ = ["QUOTAS", "REGIONS", "Adapter", "Fault", "Gce", "Instance", "mount", "options"]

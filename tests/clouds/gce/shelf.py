@@ -4,93 +4,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from tests.clouds.gce import hardware, iam, lists, schema
-from tests.clouds.gce.faults import Fault
+from tests.clouds.gce import hardware, lists, quotas, schema
+from tests.clouds.gce.api import CHECKED, Api, Asked
 from tests.clouds.gce.refusals import Refused
-from tests.clouds.gce.state import ROOT, Address, Disk, Operation
-
-#: Quota metric -> limit in each region.
-QUOTAS = {
-    "INSTANCES": 2000.0,
-    "CPUS": 20000.0,
-    "N2_CPUS": 5000.0,
-    "T2A_CPUS": 2000.0,
-    "C3_CPUS": 2000.0,
-    "IN_USE_ADDRESSES": 5000.0,
-    "NVIDIA_T4_GPUS": 400.0,
-    "NVIDIA_L4_GPUS": 400.0,
-    "NVIDIA_V100_GPUS": 64.0,
-    "NVIDIA_P100_GPUS": 64.0,
-    "NVIDIA_A100_GPUS": 64.0,
-    "NVIDIA_A100_80GB_GPUS": 64.0,
-    "PREEMPTIBLE_NVIDIA_T4_GPUS": 400.0,
-    "PREEMPTIBLE_NVIDIA_L4_GPUS": 400.0,
-    "PREEMPTIBLE_NVIDIA_V100_GPUS": 0.0,
-    "PREEMPTIBLE_CPUS": 0.0,
-}
-#: Answers that were held against the schema when they were made, by identity.
-CHECKED: dict[int, Any] = {}
+from tests.clouds.gce.state import ROOT, Address, Disk
 
 
-@dataclass(slots=True)
-class Asked:
-    """A call with everything that is known of it."""
-
-    call: schema.Call
-    query: dict[str, str]
-    body: Any
-    user: str
-    struck: list[Fault]
-
-    def name(self, part: str) -> str:
-        return self.call.names[part]
-
-
-class Shelf:
-    """The calls that look at it; what they stand on is in :class:`tests.clouds.gce.cloud.Gce`."""
-
-    now: Callable[[], float]
-    project: str
-    regions: dict[str, tuple[str, ...]]
-    iam: iam.Directory
-    images: list[hardware.Image]
-    networks: dict[str, bool]
-    subnetworks: set[str]
-    lacks: dict[str, set[str]]
-    limits: dict[tuple[str, str], float]
-    disks: dict[str, Disk]
-    addresses: dict[str, Address]
-
-    def _limit(self, region: str, metric: str) -> float | None:
-        raise NotImplementedError
-
-    def _used(self, region: str, metric: str) -> float:
-        raise NotImplementedError
-
-    def _repeated(self, asked: Asked) -> Operation | None:
-        raise NotImplementedError
-
-    def _operation(
-        self, type_: str, target: Any, asked: Asked | None, *, ends_at: float, region: str = ""
-    ) -> Operation:
-        raise NotImplementedError
-
-    def _aggregated(self, asked: Asked, kind: str, shown: Iterable[Mapping[str, Any]], *, by: str) -> Any:
-        raise NotImplementedError
-
-    def _zones(self) -> tuple[str, ...]:
-        return tuple(zone for zones in self.regions.values() for zone in zones)
-
-    def _types(self, zone: str) -> frozenset[str]:
-        return frozenset(hardware.KINDS) - self.lacks.get(zone, set())
-
-    def _image(self, project: str, name: str, family: bool) -> hardware.Image | None:
-        found = [one for one in self.images if one.project == project and name == (one.family if family else one.name)]
-        return max(found, key=lambda one: one.name, default=None)
+class Shelf(Api):
+    """The calls that look at it, and those that remove what is left."""
 
     def _do_images_getFromFamily(self, asked: Asked) -> Any:
         found = self._image(asked.name("project"), asked.name("family"), True)
@@ -146,7 +69,7 @@ class Shelf:
         name = asked.name("region")
         if name not in self.regions:
             raise Refused("notFound", f"The resource 'projects/{self.project}/regions/{name}' was not found")
-        metrics = sorted(set(QUOTAS) | {metric for region, metric in self.limits if region == name})
+        metrics = sorted(set(quotas.QUOTAS) | {metric for region, metric in self.limits if region == name})
         return {
             "kind": "compute#region",
             "id": str(1000 + list(self.regions).index(name)),
@@ -154,7 +77,7 @@ class Shelf:
             "status": "UP",
             "zones": [f"{ROOT}/projects/{self.project}/zones/{zone}" for zone in self.regions[name]],
             "quotas": [
-                {"metric": one, "limit": self._limit(name, one) or 0.0, "usage": self._used(name, one)}
+                {"metric": one, "limit": quotas.limit(self, name, one) or 0.0, "usage": quotas.used(self, name, one)}
                 for one in metrics
                 if " " not in one
             ],
@@ -167,7 +90,7 @@ class Shelf:
             "id": "4711",
             "name": asked.name("project"),
             "quotas": [
-                {"metric": metric, "limit": limit, "usage": self._used("", metric)}
+                {"metric": metric, "limit": limit, "usage": quotas.used(self, "", metric)}
                 for (region, metric), limit in sorted(self.limits.items())
                 if not region
             ],
@@ -216,7 +139,7 @@ class Shelf:
         if found.users:
             raise Refused("resourceInUseByAnotherResource", f"The disk resource '{found.link}' is already being used")
         del self.disks[found.id]
-        return self._operation("delete", found, asked, ends_at=self.now()).shown(self.now())
+        return self._begun("delete", found, asked, ends_at=self.now()).shown(self.now())
 
     def _do_addresses_aggregatedList(self, asked: Asked) -> Any:
         found = self._aggregated(asked, "addresses", [one.shown() for one in self.addresses.values()], by="region")
@@ -237,7 +160,7 @@ class Shelf:
     def _do_addresses_delete(self, asked: Asked) -> Any:
         found = self._address(asked)
         del self.addresses[found.id]
-        return self._operation("delete", found, asked, ends_at=self.now(), region=found.region).shown(self.now())
+        return self._begun("delete", found, asked, ends_at=self.now(), region=found.region).shown(self.now())
 
     # -- other APIs ------------------------------------------------------------------------------------------------
 
