@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.clouds import arm, ec2, gce
+from tests.e2e import plant as plants
 from tests.e2e import site as sites
 from tests.e2e import work
 
@@ -79,7 +80,7 @@ def test_every_job_gets_one_instance_on_a_bad_day_in_three_clouds(site: sites.Si
 def _assert_the_path_is_told(site: sites.Site, runners: set[str]) -> None:
     """Each job's `explain` names what was tried for it, why it failed, and what it got."""
     said = []
-    known = {one["runner"]: one["key"] for one in site.jobs()}
+    known = plants.until(lambda: _known(site, runners), "the daemon knows what ran where", seconds=15)
     for number, runner in enumerate(sorted(runners)):
         # The command tells what its socket does.
         told = site.explain(known[runner]) if number else site.ask("explain", known[runner])
@@ -100,6 +101,12 @@ def _assert_the_path_is_told(site: sites.Site, runners: set[str]) -> None:
         r"us-west-2a/g4dn.xlarge/on-demand gave no clear answer",
     ):
         assert words in story, f"{words} is told of no job\n{story}"
+
+
+def _known(site: sites.Site, runners: set[str]) -> dict[str, str] | None:
+    """Runner -> its job's key, as the daemon has it; None while it has not heard of all of them."""
+    found = {one["runner"]: one["key"] for one in site.jobs()}
+    return found if runners <= found.keys() else None
 
 
 def _assert_the_metrics_know_three_clouds(site: sites.Site) -> None:
