@@ -1,0 +1,18 @@
+"""Random worlds over the three clouds: the promises hold with the real provisioners and SDKs in them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.simulation import cloudworlds
+
+SEEDS = int(os.environ.get("CLOUD_SEEDS", "28"))
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, id=f"{seed}-{'-'.join(cloudworlds.names(seed))}") for seed in range(SEEDS)]
+)
+def test_the_promises_hold_over_the_clouds_whatever_breaks(seed: int) -> None:
+    cloudworlds.play(seed)
