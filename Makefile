@@ -51,6 +51,7 @@ bench: $(VENV)/.installed-dev
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.simulation.soak --seeds $(SEEDS)
+	$(BIN)/python -m tests.simulation.soak --clouds --seeds $$(( $(SEEDS) / 5 ))
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .demo

@@ -201,6 +201,8 @@ class CloudSky:
         self._latency = latency
         self._boxes: dict[Any, Any] = {}
         self.cloud: Any
+        #: Every trouble that was made here, by its class.
+        self.injected: list[tuple[str, Any]] = []
         #: Looks at each request before the cloud does.
         self.on_request: Callable[[wire.Request], None] = lambda request: None
 

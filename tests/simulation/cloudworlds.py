@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from provisioners import base
 from runnerd import daemon as daemons
 from runnerd.simulator import faults
 from tests.simulation import clouds, lab, troubles
@@ -184,6 +185,19 @@ async def _story(world: lab.Lab, mutate: Callable[[daemons.Daemon], None]) -> No
     await world.until(world.settled, within=PATIENCE, step=20)
     assert world.settled(), "leak: something is left\n" + world.describe()
     world.check()
+    _check_throttled(world)
+
+
+def _check_throttled(world: lab.Lab) -> None:
+    """Hardly a create call is turned away for its pace: some that were long under way, and a new life's full bucket."""
+    for name, sky in world.skies.items():
+        told = sum(
+            provider == name and error.kind is base.Kind.THROTTLED for provider, error in world.promises.failures
+        )
+        scripted = sum(fault.fired for kind, fault in sky.injected if kind == "throttled")  # type: ignore[attr-defined]
+        asked = sum(request.offer.provider == name for _, request in world.promises.requests)
+        allowed = 4 + 5 * len(world.deaths) + asked // 10
+        assert told - scripted <= allowed, f"throttled: {name} turned {told - scripted} of {asked} creates away"
 
 
 async def _mischief(rng: random.Random, world: lab.Lab) -> None:

@@ -185,6 +185,7 @@ def inject(sky: Any, kind: str, cloud: str, **where: Any) -> Fault:
     """Let it happen."""
     made = fault(kind, cloud, **where)
     sky.cloud.faults.append(made)
+    sky.injected.append((kind, made))
     return made
 
 
