@@ -41,9 +41,8 @@ def test_a_preemption_is_proven_in_each_cloud_and_its_place_rests(site: sites.Si
     for name in CLOUDS:
         jobs.add(seconds=60, labels=[f"gpu-{name}"], forge="github")
     running = plants.until(lambda: _all(_running(site)), "one instance of each cloud is busy", seconds=60)
-    consoles = {cloud: _console(site, name) for cloud, name in running.items()}
     for cloud, name in running.items():
-        assert "took job" in consoles[cloud], consoles
+        plants.until(lambda name=name: "took job" in _console(site, name), f"{name} tells of its job", seconds=10)
         assert site.clouds.do(lambda name=name: _preempt(site, name)) == cloud
 
     ended = plants.until(lambda: _all(_ended(site, running)), "each end is known", seconds=PATIENCE, pause=0.5)
