@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from provisioners import base, catalogue, options
-from provisioners.aws import calls, clients, errors, families, places, quotas, request
+from provisioners.aws import calls, errors, families, places, quotas, request
 from provisioners.aws.settings import Image, Region, Settings
 from provisioners.base import Finding, Level
 
@@ -43,7 +43,6 @@ class Examination:
     settings: Settings
     book: catalogue.Book
     calls: calls.Calls
-    connections: clients.Connections
     places: places.Places
     #: The parameters that a request is sent with; raises :class:`base.ProvisionError`.
     body: Callable[[base.CreateRequest], Any]

@@ -231,11 +231,6 @@ _UNUSABLE = (
 )
 
 
-def code_of(error: BaseException) -> str:
-    """The service's own code, empty where the error is none of a service."""
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, exceptions.ClientError) else ""
-
-
 def denied_action(error: BaseException) -> str:
     """The action that the credentials lack, such as ``ec2:RunInstances``; empty where the answer does not name it."""
     found = _DENIED.search(str(error))

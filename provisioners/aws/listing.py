@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from provisioners import base
@@ -20,14 +20,11 @@ VOLUME, INTERFACE, SPOT_REQUEST, ADDRESS = "volume", "network-interface", "spot-
 class Lister:
     """Lists by the controller's tag."""
 
-    def __init__(
-        self, calls: calls.Calls, *, provider: str, account: str, controller: str, now: Callable[[], float]
-    ) -> None:
+    def __init__(self, calls: calls.Calls, *, provider: str, account: str, controller: str) -> None:
         self._calls = calls
         self._provider = provider
         self._account = account
         self._ours = {"Name": f"tag:{base.TAG_CONTROLLER}", "Values": [controller]}
-        self._now = now
 
     async def everywhere(self, regions: Iterable[str], also: frozenset[str]) -> base.Listing:
         """What there is in those regions, and in those of scopes that have rows."""

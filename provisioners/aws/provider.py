@@ -55,7 +55,6 @@ class Aws(base.Basics):
             provider=context.name,
             account=self._settings.account,
             controller=context.controller,
-            now=context.now,
         )
         self._exhausted = facts.Exhausted()
         #: Region -> why it has no offers, as of the last time they were asked for.
@@ -386,7 +385,6 @@ class Aws(base.Basics):
             settings=self._settings,
             book=self._book,
             calls=self._calls,
-            connections=self._connections,
             places=self._places,
             body=self._sample_body,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,4 +87,3 @@ class Restriction:
     #: Empty: the whole region.
     zones: tuple[str, ...] = ()
     reason: str = "NotAvailableForSubscription"
-    extra: dict[str, str] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -91,8 +91,6 @@ class Part:
     owner: str = ""
     #: An interface of a failed machine is kept for it until then.
     reserved_until: float = 0.0
-    #: Wire members beyond the common ones.
-    properties: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
