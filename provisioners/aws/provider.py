@@ -19,6 +19,7 @@ from provisioners.aws import (
     errors,
     facts,
     listing,
+    offers,
     places,
     prices,
     quotas,
@@ -48,7 +49,9 @@ class Aws(base.Basics):
         self._calls = calls.Calls(context, self._connections)
         self._facts = facts.Facts(context.directory)
         self._places = places.Places(self._calls, self._facts, now=context.now)
-        self._spot = spot.SpotPrices(self._calls, now=context.now)
+        self._market = offers.Market(
+            context.name, self._settings, self._book, self._places, spot.SpotPrices(self._calls, now=context.now)
+        )
         self._terminator = terminator.Terminator(self._calls, sleep=context.sleep)
         self._lister = listing.Lister(
             self._calls,
@@ -57,8 +60,6 @@ class Aws(base.Basics):
             controller=context.controller,
         )
         self._exhausted = facts.Exhausted()
-        #: Region -> why it has no offers, as of the last time they were asked for.
-        self._trouble: dict[str, str] = {}
         self._launches: Offload | None = None
 
     @classmethod
@@ -110,115 +111,10 @@ class Aws(base.Basics):
     # -- offers -----------------------------------------------------------------------------------------------------
 
     async def offers(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> list[base.Offer]:
-        pool, problems = settings.read_pool(options, self._book)
-        if problems:
-            raise base.ProvisionError(base.Kind.CONFIG, "; ".join(problems), code="BadPoolOptions")
-        markets = [one for one in shape.markets if one in self._settings.markets]
-        machines = self._book.fitting(shape)
-        found: dict[base.Market, list[base.Offer]] = {one: [] for one in markets}
-        failed: list[base.ProvisionError] = []
-        for region in self._regions(pool) if machines and markets else ():
-            try:
-                for market, offers in (await self._offers_of(region, machines, markets, pool)).items():
-                    found[market] += offers
-                self._trouble.pop(region.name, None)
-            except base.ProvisionError as error:
-                log.warning("%s: no offers from %s: %s", self._context.name, region.name, error)
-                self._trouble[region.name] = str(error)
-                failed.append(error)
-        offers = [offer for market in markets for offer in found[market]]
-        if failed and not offers:
-            raise failed[0]
-        return offers
-
-    def _regions(self, pool: settings.PoolOptions) -> list[settings.Region]:
-        return [one for one in self._settings.regions.values() if not pool.regions or one.name in pool.regions]
-
-    async def _offers_of(
-        self,
-        region: settings.Region,
-        machines: Sequence[catalogue.Machine],
-        markets: Sequence[base.Market],
-        pool: settings.PoolOptions,
-    ) -> dict[base.Market, list[base.Offer]]:
-        """The offers of one region by market: zones as the subnets stand in the file, types by price."""
-        zones = await self._zones(region, pool)
-        if not zones:
-            subnets = pool.subnets or region.subnets
-            raise base.ProvisionError(
-                base.Kind.CONFIG,
-                f"{region.name} has none of the subnets {', '.join(subnets)}",
-                code="InvalidSubnetID.NotFound",
-            )
-        sold = await self._places.offered(region.name, [one.name for one in machines])
-        if base.Market.SPOT in markets:
-            await self._spot.refresh(region.name, [one.name for one in machines])
-        launch = pool.over(region.launch, region.name)
-        images: dict[str, str] = {}
-        found: dict[base.Market, list[base.Offer]] = {}
-        for market in markets:
-            offers: list[base.Offer] = []
-            for zone in dict.fromkeys(zones.values()):
-                there: list[base.Offer] = []
-                for machine in machines:
-                    if not _sold(self._book, machine.name, region.name, zone, sold):
-                        continue
-                    price = self._price(machine.name, region.name, zone, market)
-                    if price is None:
-                        continue
-                    image = launch.image or places.default_image(machine)
-                    key = f"{image} {machine.arch}"
-                    if key not in images:
-                        images[key] = (await self._places.image(region.name, image, machine.arch)).id
-                    there.append(
-                        machine.offer(
-                            price,
-                            provider=self._context.name,
-                            account=self._settings.account,
-                            region=region.name,
-                            zone=zone,
-                            market=market,
-                            image=images[key],
-                        )
-                    )
-                offers += sorted(there, key=lambda offer: offer.price)
-            found[market] = offers
-        return found
-
-    async def _zones(self, region: settings.Region, pool: settings.PoolOptions) -> dict[str, str]:
-        """Subnet -> zone of what that pool may use in a region, in the operator's order."""
-        wanted = [one for one in region.subnets if not pool.subnets or one in pool.subnets]
-        return await self._places.zones(region.name, wanted)
-
-    def _price(self, machine_type: str, region: str, zone: str, market: base.Market) -> catalogue.Price | None:
-        overrides = self._settings.prices
-        operators = overrides.dollars(machine_type, region=region, market=market)
-        if market is base.Market.SPOT and operators is None:
-            told = self._spot.of(machine_type, zone)
-            if told is not None:
-                return told
-        return self._book.price(machine_type, region=region, market=market, overrides=overrides)
+        return await self._market.offers(shape, options)
 
     def why_none(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> str:
-        pool, problems = settings.read_pool(options, self._book)
-        if problems:
-            return "; ".join(problems)
-        regions = self._regions(pool)
-        if not regions:
-            return f"the pool wants {', '.join(pool.regions)}; configured: {', '.join(self._settings.regions)}"
-        if not set(shape.markets) & set(self._settings.markets):
-            wanted, set_to = (", ".join(markets) for markets in (shape.markets, self._settings.markets))
-            return f"the pool buys {wanted}, the provider is set to {set_to}"
-        why = self._book.why_none(shape, regions=[one.name for one in regions], overrides=self._settings.prices)
-        if why:
-            return why
-        troubled = {one.name: self._trouble[one.name] for one in regions if one.name in self._trouble}
-        if troubled:
-            return "; ".join(f"{region}: {words}" for region, words in troubled.items())
-        if pool.subnets and not any(set(pool.subnets) & set(one.subnets) for one in regions):
-            return f"the pool's subnets {', '.join(pool.subnets)} are none of the provider's"
-        names = ", ".join(one.name for one in self._book.fitting(shape)[:5])
-        return f"no zone of the configured subnets has {names}"
+        return self._market.why_none(shape, options)
 
     # -- the calls --------------------------------------------------------------------------------------------------
 
@@ -263,7 +159,7 @@ class Aws(base.Basics):
 
     async def _subnets(self, offer: base.Offer, pool: settings.PoolOptions, key: str) -> list[str]:
         region = self._settings.regions.get(offer.region)
-        zones = await self._zones(region, pool) if region is not None else {}
+        zones = await self._market.zones(region, pool) if region is not None else {}
         there = [subnet for subnet, zone in zones.items() if zone == offer.zone]
         if not there:
             raise base.ProvisionError(
@@ -404,10 +300,3 @@ class Aws(base.Basics):
             place=f"providers.{self._context.name}",
             get_products=ask,
         )
-
-
-def _sold(
-    book: catalogue.Book, machine_type: str, region: str, zone: str, told: Mapping[str, frozenset[str]] | None
-) -> bool:
-    """Whether a zone has a type, as far as anybody tells."""
-    return book.offered(machine_type, region) if told is None else zone in told.get(machine_type, ())
