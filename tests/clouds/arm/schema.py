@@ -64,7 +64,7 @@ def _mapping(value: Any, kind: Any, path: str) -> Iterator[str]:
 
 def _plain(value: Any, kind: Any, path: str, inner: Any) -> Iterator[str]:
     """Unions, lists, maps, enums and scalars."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin, arguments = _taken_apart(kind)
     if origin is typing.Union or origin is UnionType:
         yield from _union(value, arguments, path, inner)
     elif origin is list:
@@ -87,8 +87,7 @@ def _plain(value: Any, kind: Any, path: str, inner: Any) -> Iterator[str]:
         if not isinstance(value, str):
             yield f"{path}: {value!r} is not the name of a size"
     elif isinstance(kind, type) and issubclass(kind, enum.Enum):
-        known = [one.value for one in kind]
-        if value not in known:
+        if value not in _values(kind):
             yield f"{path}: {value!r} is not a value of {kind.__name__}"
     elif kind is float:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -103,15 +102,35 @@ def _plain(value: Any, kind: Any, path: str, inner: Any) -> Iterator[str]:
         yield f"{path}: {value!r} is not {kind.__name__}"
 
 
+@functools.cache
+def _taken_apart(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    return typing.get_origin(kind), typing.get_args(kind)
+
+
 def _union(value: Any, arguments: tuple[Any, ...], path: str, inner: Any) -> Iterator[str]:
     if value is None and type(None) in arguments:
         return
-    # ``Union[str, SomeEnum]`` is how the SDK writes an enum that may grow; what is not in it is a slip all the same.
-    enums = [one for one in arguments if isinstance(one, type) and issubclass(one, enum.Enum)]
-    choices = enums or [one for one in arguments if one is not type(None)]
-    tries = [list(inner(value, one, path)) for one in choices]
-    if all(tries):
-        yield from min(tries, key=len)
+    tries = []
+    for one in _choices(arguments):
+        tries.append(list(inner(value, one, path)))
+        if not tries[-1]:
+            return
+    yield from min(tries, key=len)
+
+
+@functools.cache
+def _values(kind: type[enum.Enum]) -> tuple[Any, ...]:
+    return tuple(one.value for one in kind)
+
+
+@functools.cache
+def _choices(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a union means; ``Union[str, SomeEnum]`` is how the SDK writes an enum that may grow.
+
+    What is not in such an enum is a slip all the same.
+    """
+    enums = tuple(one for one in arguments if isinstance(one, type) and issubclass(one, enum.Enum))
+    return enums or tuple(one for one in arguments if one is not type(None))
 
 
 @functools.cache
