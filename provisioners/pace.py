@@ -8,6 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+#: Seconds between looks whether a call that waits is still wanted.
+_LOOK = 1.0
+
 
 class Bucket:
     """``burst`` calls at once, ``rate`` per second in the long run, none while paused; first come, first served."""
@@ -38,15 +41,25 @@ class Bucket:
         """The provider asked to be left alone for that long."""
         self._paused_until = max(self._paused_until, self._now() + seconds)
 
-    async def take(self) -> None:
-        """Wait for the right to send one call."""
+    async def take(self, *, unless: Callable[[], bool] = lambda: False) -> bool:
+        """Wait for the right to send one call.
+
+        False, at the cost of nothing, as soon as it is this caller's turn and ``unless`` says that the call is not
+        wanted any more: whoever waits for what is not to be had keeps nobody else waiting.
+        """
         async with self._turn:
             while True:
+                if unless():
+                    return False
                 now = self._now()
                 self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
                 self._at = now
                 wait = max(self._paused_until - now, (1.0 - self._tokens) / self._rate)
                 if wait <= 0:
                     self._tokens -= 1.0
-                    return
-                await self._sleep(wait)
+                    return True
+                await self._sleep(min(wait, _LOOK))
+
+    def give_back(self) -> None:
+        """The call that was granted is not sent after all."""
+        self._tokens = min(self._burst, self._tokens + 1.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds that a create call may take before its outcome counts as unclear.
 CREATE_TIMEOUT = 300.0
+#: Seconds for which the pause of an API is waited for; a longer one turns to other offers.
+PATIENCE = 10.0
 #: Seconds after which a call that was given up on is surely not being carried out any more.
 LINGER = 60.0
 #: Offers tried for one instance in a row; then it is planned anew, with what was learned meanwhile.
@@ -102,8 +105,17 @@ class Launcher:
                 words = self._unfit(one.offer, pool, sure=sure)
                 words = words or self._admission.refusal(one.offer, pool=pool.name, repo=repo, lifetime=lifetime)
                 one = dataclasses.replace(one, refusal=words)
+            if one.open:
+                one = self._paused(one, now)
             result.append(one)
         return result
+
+    def _paused(self, one: offers.Ranked, now: float) -> offers.Ranked:
+        """A short pause of an API is waited for; while a long one lasts, others are asked."""
+        until = self._station.providers[one.offer.provider].bucket(one.offer.region).paused_until
+        if until - now <= PATIENCE:
+            return one
+        return dataclasses.replace(one, refusal=f"its API asks to be left alone for {until - now:.0f} s", until=until)
 
     def _unfit(self, offer: base.Offer, pool: config.Pool, *, sure: bool) -> str:
         """Why the pool itself does not want an offer now; empty when it does."""
@@ -137,7 +149,8 @@ class Launcher:
 
     async def request(self, id: InstanceId) -> None:
         """Try offers for a planned instance until one yields it, none is left, or nobody wants it any more."""
-        for _ in range(MOST_TRIES):
+        tries = 0
+        while tries < MOST_TRIES:
             row = self._station.rows.instances.get(id)
             if row is None or row.state is not InstanceState.PLANNED:
                 return
@@ -154,20 +167,26 @@ class Launcher:
                 await self._give_up(id, Reason.NO_OFFER, self.why_none(pool, ranked))
                 return
             provider = self._station.providers[best.offer.provider]
-            await provider.bucket(best.offer.region).take()
-            # The wait may have been long: is it still wanted, and is the offer still open?
-            row = self._station.rows.instances.get(id)
-            if row is None or row.state is not InstanceState.PLANNED:
-                return
-            if self._closed(provider) or self._blocked(best.offer):
+            bucket = provider.bucket(best.offer.region)
+            # The wait may be long: is it still wanted, and is the offer still open?
+            if not await bucket.take(unless=functools.partial(self._passed, id, provider, best.offer)):
                 continue
             refusal = self._admission.admit(
                 best.offer, pool=pool.name, repo=row.repo, lifetime=order.lifetime_of(pool), instance=id
             )
             if refusal:
+                bucket.give_back()
                 continue  # what was left went to another meanwhile; the next offer may have room
+            tries += 1
             await self._attempt(row, pool, provider, best.offer)
         await self._give_up(id, Reason.NO_OFFER, f"{MOST_TRIES} offers were tried in a row and refused")
+
+    def _passed(self, id: InstanceId, provider: providers.Provider, offer: base.Offer) -> bool:
+        """True when an offer need not be waited for any more: it is closed, or the instance is not wanted."""
+        row = self._station.rows.instances.get(id)
+        if row is None or row.state is not InstanceState.PLANNED:
+            return True
+        return bool(self._closed(provider)) or self._blocked(offer)
 
     def _blocked(self, offer: base.Offer) -> bool:
         now = self._station.clock.now()

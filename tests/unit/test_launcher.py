@@ -156,7 +156,7 @@ async def test_spot_in_all_places_comes_before_the_list_price(tmp_path: Path, cl
 async def test_who_waits_for_the_bucket_asks_again_whether_it_is_still_wanted(
     buyer: launcher.Launcher, place: Place
 ) -> None:
-    place.station.providers["sky"].bucket("east").pause(60)
+    place.station.providers["sky"].bucket("east").pause(8)
     work = asyncio.ensure_future(buyer.request(VM))
     await settle()
     await place.rows.step(VM, InstanceState.FAILED, reason=Reason.NOT_WANTED)
@@ -165,11 +165,39 @@ async def test_who_waits_for_the_bucket_asks_again_whether_it_is_still_wanted(
 
 
 async def test_who_waits_for_the_bucket_looks_again_at_the_offer(buyer: launcher.Launcher, place: Place) -> None:
-    place.station.providers["sky"].bucket("east").pause(60)
+    place.station.providers["sky"].bucket("east").pause(8)
     work = asyncio.ensure_future(buyer.request(VM))
     await settle()
     place.rows.blocks["sky"] = model.Block("sky", "auth", START + 600, START)
     await place.clock.finish(work)
+    assert tries(place) == [] and tries(place, "sea") == ["a"]
+
+
+async def test_a_burst_does_not_spend_the_pace_of_an_api_on_an_offer_that_has_nothing(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    place = make_place(tmp_path, clock)
+    rows = [instance(f"vm-{number}", "planned") for number in range(40)]
+    place.put(*rows)
+    place.sky.traits = dataclasses.replace(place.sky.traits, create_rate=2.0, create_burst=1)
+    place.sky.creates = [refusal(scope="sky/*") for _ in range(40)]
+    buyer = office(place)
+    await clock.finish(asyncio.gather(*(buyer.request(row.id) for row in rows)))
+    assert len(tries(place)) == 1, "one refusal is enough for all who wait"
+    assert len(tries(place, "sea")) == 40 and clock.now() - START < 2
+
+
+async def test_a_long_pause_of_an_api_turns_to_other_offers_and_a_short_one_is_waited_for(
+    buyer: launcher.Launcher, place: Place
+) -> None:
+    pool = place.station.config.pools["gpu"]
+    bucket = place.station.providers["sky"].bucket("east")
+    bucket.pause(launcher.PATIENCE)
+    assert buyer.rank(pool)[0].open
+    bucket.pause(120)
+    first = buyer.rank(pool)[0]
+    assert "left alone for 120 s" in first.refusal and first.until == START + 120
+    await place.clock.finish(buyer.request(VM))
     assert tries(place) == [] and tries(place, "sea") == ["a"]
 
 

@@ -57,3 +57,25 @@ async def test_who_gives_up_waiting_does_not_hold_up_the_others(clock: ManualClo
     first.cancel()
     await clock.finish(second)
     assert second.done()
+
+
+async def test_who_does_not_want_to_go_any_more_costs_nothing_and_holds_nobody_up(clock: ManualClock) -> None:
+    bucket = _bucket(clock, rate=1.0, burst=1)
+    await bucket.take()
+    start = clock.now()
+    wanted = True
+    waiting = asyncio.gather(*(bucket.take(unless=lambda: not wanted) for _ in range(50)), bucket.take())
+    await settle()
+    wanted = False
+    granted = await clock.finish(waiting)
+    assert granted == [False] * 50 + [True]
+    assert clock.now() - start <= 1.0
+
+
+async def test_what_was_granted_and_not_used_is_there_for_the_next(clock: ManualClock) -> None:
+    bucket = _bucket(clock, rate=0.1, burst=1)
+    await bucket.take()
+    bucket.give_back()
+    start = clock.now()
+    await clock.finish(bucket.take())
+    assert clock.now() == start
