@@ -237,7 +237,7 @@ def _gaps(site: sites.Site) -> dict[str, list[float]]:
         for one, following in itertools.pairwise(creates):
             told = [
                 failure.at
-                for failure in site.clouds.failures
+                for failure in site.clouds.failures.values()
                 if failure.instance == name and one.began <= failure.at <= following.began
             ]
             assert told, f"{name} went from {one.cloud} to {following.cloud} and nothing was refused"

@@ -22,8 +22,8 @@ WRITING = 1.0
 #: Seconds of complete listings in which what has no row gets one, beyond the grace of its provider; and in which side
 #: resources of nobody are removed, which takes two sightings and the time that a cloud needs.
 ADOPTING, SWEEPING = 60.0, 400.0
-#: Seconds, beyond a round of listing, in which a machine whose launch failed is deleted.
-CLEARING = 75.0
+#: Seconds, beyond two rounds of listing, in which a machine whose launch failed is deleted.
+CLEARING = 60.0
 #: Seconds for which quotas are taken as told lately.
 FRESH = 300.0
 #: How much of a call more than its bucket allows is rounding.
@@ -231,7 +231,7 @@ class Promises:
                 since = self._broken.get(box.ref, now)
                 refused = now - self._delete_failed.get(box.ref, 0.0) < CLEARING
                 found[box.ref] = since if settled and not refused else now
-                if now - found[box.ref] > self._lab.settings_interval + CLEARING:
+                if now - found[box.ref] > 2 * self._lab.settings_interval + CLEARING:
                     self.complain(
                         f"failed: the launch of {box.ref} failed {now - since:.0f} s ago, and it is still there"
                     )
