@@ -176,7 +176,7 @@ async def test_who_waits_for_the_bucket_looks_again_at_the_offer(buyer: launcher
 async def test_a_burst_does_not_spend_the_pace_of_an_api_on_an_offer_that_has_nothing(
     tmp_path: Path, clock: ManualClock
 ) -> None:
-    place = make_place(tmp_path, clock)
+    place = make_place(tmp_path, clock, limits={"instances": 100})
     rows = [instance(f"vm-{number}", "planned") for number in range(40)]
     place.put(*rows)
     place.sky.traits = dataclasses.replace(place.sky.traits, create_rate=2.0, create_burst=1)
