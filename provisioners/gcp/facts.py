@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.cloud import compute_v1
 
@@ -95,21 +96,18 @@ class Facts:
         return sorted(views.last(one) for one in found.zones)
 
     async def _types(self, zone: str) -> list[str]:
-        clients, project = self._calls.clients, self._calls.project
-
-        def ask() -> list[str]:
-            call = compute_v1.ListMachineTypesRequest(project=project, zone=zone, max_results=500)
-            pager = clients.machine_types.list(request=call, retry=None, timeout=TIMEOUT)
-            return sorted(one.name for _, page in zip(range(_PAGES), pager.pages, strict=False) for one in page.items)
-
-        return await self._calls(Group.LIST, ask)
+        call = compute_v1.ListMachineTypesRequest(project=self._calls.project, zone=zone, max_results=500)
+        return await self._names(lambda: self._calls.clients.machine_types, call)
 
     async def _accelerators(self, zone: str) -> list[str]:
-        clients, project = self._calls.clients, self._calls.project
+        call = compute_v1.ListAcceleratorTypesRequest(project=self._calls.project, zone=zone, max_results=500)
+        return await self._names(lambda: self._calls.clients.accelerator_types, call)
+
+    async def _names(self, client: Callable[[], Any], call: Any) -> list[str]:
+        """The names of everything that a client lists."""
 
         def ask() -> list[str]:
-            call = compute_v1.ListAcceleratorTypesRequest(project=project, zone=zone, max_results=500)
-            pager = clients.accelerator_types.list(request=call, retry=None, timeout=TIMEOUT)
-            return sorted(one.name for _, page in zip(range(_PAGES), pager.pages, strict=False) for one in page.items)
+            pages = client().list(request=call, retry=None, timeout=TIMEOUT).pages
+            return sorted(one.name for page in itertools.islice(pages, _PAGES) for one in page.items)
 
         return await self._calls(Group.LIST, ask)
