@@ -1,11 +1,11 @@
-# make demo | make test | make check | make bench | make soak SEEDS=2000
+# make demo | make test | make test-long | make check | make bench | make soak SEEDS=2000
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 SEEDS ?= 2000
 
-.PHONY: install install-dev demo test unit check fmt bench soak clean
+.PHONY: install install-dev demo test test-long unit check fmt bench soak clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -30,7 +30,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -q --durations=8 tests/unit tests/contract tests/simulation
-	$(BIN)/python -m pytest -q --durations=4 tests/e2e
+	$(BIN)/python -m pytest -q --durations=8 -m "not long" tests/e2e
+
+test-long: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q --durations=8 -m long tests/e2e
 
 unit: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q tests/unit

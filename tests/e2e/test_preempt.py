@@ -10,7 +10,7 @@ from tests.e2e import plant as plants
 from tests.e2e import site as sites
 from tests.e2e import work
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(300)]
 
 CLOUDS = ("aws", "gcp", "azure")
 #: Seconds until absence from listings proves that a young machine of Azure has gone, and a look at its activity log.

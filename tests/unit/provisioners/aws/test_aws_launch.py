@@ -349,11 +349,9 @@ async def test_launches_beyond_the_documented_rate_are_throttled_for_sure(world:
     outcomes = await asyncio.gather(*(provider.create(one) for one in wanted), return_exceptions=True)
     refused = [one for one in outcomes if isinstance(one, base.ProvisionError)]
     assert [(one.kind, one.maybe_created) for one in refused] == [(Kind.THROTTLED, False)]
-    assert (provider.traits.create_burst, provider.traits.create_rate, provider.traits.paced_by_region) == (
-        5,
-        2.0,
-        True,
-    )
+    traits = provider.traits
+    # One less at once than Amazon takes: what waited in between arrives closer together.
+    assert (traits.create_burst, traits.create_rate, traits.paced_by_region) == (4, 2.0, True)
 
 
 async def test_throttling_pauses_its_own_group_of_calls_only(world: World) -> None:
