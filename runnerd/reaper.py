@@ -23,6 +23,8 @@ from runnerd.model import InstanceId, InstanceState, Reason
 
 log = logging.getLogger(__name__)
 
+#: Seconds after which a deletion that does not end is a person's business: it costs money and a place.
+STUCK = 600.0
 #: Seconds until a provider that learns late is asked again who ended an instance; doubled each time.
 FIRST_PROOF = 30.0
 #: Seconds after which a deletion that was accepted is asked for again; clouds count changes to one machine.
@@ -164,6 +166,9 @@ class Reaper:
             witness.cloud, witness.cloud_at, witness.absences, witness.seen = view.status, now, 0, True
         if witness.cloud is base.InstanceStatus.GONE or witness.absences >= planner.ABSENCES:
             await self.close(id, row.reason)
+        elif now - row.since > STUCK:
+            words = f"{provider.name} took the deletion of {row.ref} and still has it after {now - row.since:.0f} s"
+            self._station.alarms.ring("instance", id, "delete-stuck", words)
 
     # -- the end -----------------------------------------------------------------------------------------------
 
@@ -192,6 +197,7 @@ class Reaper:
             end=why.kind.value,
             end_detail=words,
         )
+        self._station.alarms.clear("instance", id, "delete-stuck")
         self._agents.forget(id)
         self._asked.discard(id)
         if id not in self._station.rows.instances:

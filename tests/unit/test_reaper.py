@@ -505,3 +505,24 @@ async def test_no_proof_within_the_time_in_which_it_may_come_is_none(gate: reape
     place.sky.ends = base.EndKind.PREEMPTED
     await place.clock.advance(1000)
     assert not proofs and not place.errors
+
+
+async def test_a_deletion_that_never_ends_is_told(
+    gate: reaper.Reaper, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.put(bought("vm-1", "ending", age=1.0))
+    place.sky.machines["i-key-vm-1"] = dataclasses.replace(_view(place), status=base.InstanceStatus.ENDING)
+
+    async def accepted(ref: str) -> None:
+        return None
+
+    monkeypatch.setattr(place.sky, "delete", accepted)
+    await gate.delete(VM)
+    assert not place.alarms()
+    await place.clock.advance(reaper.STUCK)
+    await gate.delete(VM)
+    assert place.alarms() == {"delete-stuck"}
+    place.sky.machines.clear()
+    await gate.delete(VM)
+    await gate.delete(VM)
+    assert place.state() == "forgotten" and not place.alarms()
