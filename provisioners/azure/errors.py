@@ -269,7 +269,7 @@ def of(error: BaseException, where: Place) -> base.ProvisionError:
         return _of_answer(error, where)
     if isinstance(error, exceptions.ClientAuthenticationError):
         # The sign-in failed before anything was asked of the management API.
-        message = str(error.message).strip()
+        message = " ".join(str(error.message).split())
         return base.ProvisionError(
             Kind.AUTH, message, scope=where.pattern(Reach.ACCOUNT), code="ClientAuthenticationError"
         )
