@@ -17,7 +17,7 @@ from provisioners.gcp.place import Place
 
 _T = TypeVar("_T")
 
-#: Threads: as many calls at once; an insert takes one to two seconds, and 24 a second may be sent.
+#: Threads: as many calls at once; an insert takes one to two seconds, and 24 or 25 a second may be sent.
 WIDTH = 48
 #: Calls per second in the long run, and at once: together below 1,500 in any minute.
 RATE, BURST = 20.0, 250.0

@@ -29,8 +29,8 @@ _STOPPED, _WATCHED, _LOOKED = 20, 2000, 50
 #: Seconds for which a launch under way is remembered.
 _WATCH = 3600.0
 
-#: Creates per second and at once: 25 + 60 x 24 stays below the 1,500 writes a minute of a project ("Rate quotas").
-CREATE_RATE, CREATE_BURST = 24.0, 25
+#: Creates per second and at once: 25 + 60 x 24.5 stays below the 1,500 writes a minute of a project ("Rate quotas").
+CREATE_RATE, CREATE_BURST = 24.5, 25
 
 
 class Gcp(base.Basics):

@@ -90,6 +90,7 @@ class FakeBox:
         self.tags = machine.tags
         self.created_at = machine.created_at
         self.visible_at = machine.visible_at
+        self.offer = machine.offer
         self.market = machine.offer.rpartition("/")[2]
 
     @property

@@ -560,16 +560,18 @@ async def _delete_lost(cell: Cell) -> None:
 
 @cell("delete-stuck")
 async def _delete_stuck(cell: Cell) -> None:
-    """A machine that does not end is counted and asked after until it has; meanwhile others work."""
+    """A machine that does not end is counted, told of and asked after until it has; meanwhile others work."""
     cell.world.machines.deaf = 1
     cell.strike("delete-stuck")
     await cell.begin()
     await cell.until(lambda: any(box.instance.stuck for box in cell.boxes), within=15 * MINUTE)
-    await cell.world.sleep(600)
+    await cell.world.sleep(700)
     (row,) = cell.rows()
     assert row.state is model.InstanceState.ENDING and cell.world.finished()
+    assert "delete-stuck" in cell.alarms()
     troubles.unstick(cell.sky)
     await cell.all_is_well()
+    assert "delete-stuck" not in cell.alarms()
 
 
 @cell("stopped-but-billed")
