@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+#: Seconds that are no wait: a clock that tells unix time as a float does not move by less.
+_TINY = 1e-6
 #: Seconds between looks whether a call that waits is still wanted.
 _LOOK = 1.0
 
@@ -55,7 +57,7 @@ class Bucket:
                 self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
                 self._at = now
                 wait = max(self._paused_until - now, (1.0 - self._tokens) / self._rate)
-                if wait <= 0:
+                if wait <= _TINY:
                     self._tokens -= 1.0
                     return True
                 await self._sleep(min(wait, _LOOK))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from core_fakes import ManualClock, settle
+from core_fakes import START, ManualClock, settle
 
 from provisioners import pace
 
@@ -79,3 +79,10 @@ async def test_what_was_granted_and_not_used_is_there_for_the_next(clock: Manual
     start = clock.now()
     await clock.finish(bucket.take())
     assert clock.now() == start
+
+
+async def test_a_wait_that_is_too_short_for_the_clock_to_see_is_none(clock: ManualClock) -> None:
+    bucket = _bucket(clock, rate=12 / 60, burst=1)
+    for _ in range(30):
+        await clock.finish(bucket.take())
+    assert clock.now() - START == pytest.approx(29 * 5.0, abs=0.01)
