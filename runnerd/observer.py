@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds for which an instance that is gone is remembered, so that an old listing does not bring it back.
 REMEMBER = 3600.0
-#: Seconds in which what a refused attempt left behind is gone as a rule.
-LEFT_BEHIND = 600.0
+#: Seconds in which what a refused attempt left behind is gone as a rule: on its way out, or about to be.
+LEFT_BEHIND = {base.InstanceStatus.ENDING: 600.0, base.InstanceStatus.FAILED: 60.0}
 #: States in which a provider should have the instance.
 EXPECTED = frozenset(
     {
@@ -145,9 +145,8 @@ class Observer:
     def _left_behind(self, attempt: str, view: base.InstanceView, started: float) -> bool:
         """What a refused attempt left never ran and is being deleted; only if it stays it becomes a row of its own."""
         refused_at = self._refused.get(attempt)
-        if refused_at is None or started - refused_at > LEFT_BEHIND:
-            return False
-        return view.status in (base.InstanceStatus.ENDING, base.InstanceStatus.FAILED)
+        patience = LEFT_BEHIND.get(view.status)
+        return refused_at is not None and patience is not None and started - refused_at <= patience
 
     async def _adopt(self, provider: providers.Provider, view: base.InstanceView) -> None:
         """Make a row for an instance that carries our tags and has none."""

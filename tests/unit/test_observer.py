@@ -255,6 +255,6 @@ async def test_what_a_refused_attempt_left_behind_is_no_instance_unless_it_stays
     machine(place, key="key-before", status=base.InstanceStatus.FAILED)
     await look(place, eyes)
     assert list(place.rows.instances) == [VM]
-    await place.clock.advance(observer.LEFT_BEHIND + 1)
+    await place.clock.advance(observer.LEFT_BEHIND[base.InstanceStatus.FAILED] + 1)
     await look(place, eyes)
     assert len(place.rows.instances) == 2, "it is taken in, and ended through the gate"

@@ -81,8 +81,21 @@ async def test_what_was_granted_and_not_used_is_there_for_the_next(clock: Manual
     assert clock.now() == start
 
 
-async def test_a_wait_that_is_too_short_for_the_clock_to_see_is_none(clock: ManualClock) -> None:
-    bucket = _bucket(clock, rate=12 / 60, burst=1)
-    for _ in range(30):
-        await clock.finish(bucket.take())
-    assert clock.now() - START == pytest.approx(29 * 5.0, abs=0.01)
+@pytest.mark.parametrize("rate", [0.2, 0.7, 2.0, 500 / 60, 24.0])
+async def test_a_wait_that_is_too_short_for_the_clock_to_see_is_none(rate: float) -> None:
+    """Unix time as a float moves in steps of a quarter of a microsecond: a shorter sleep would never end."""
+    for fraction in range(40):
+        time, slept = START + fraction / 41, 0
+
+        def now() -> float:
+            return time
+
+        async def sleep(seconds: float) -> None:
+            nonlocal time, slept
+            time += seconds
+            slept += 1
+            assert slept < 1000
+
+        bucket = pace.Bucket(rate=rate, burst=1, now=now, sleep=sleep)
+        for _ in range(40):
+            await bucket.take()
