@@ -81,21 +81,26 @@ async def test_what_was_granted_and_not_used_is_there_for_the_next(clock: Manual
     assert clock.now() == start
 
 
+class Host:
+    """A clock that tells unix time as a float, in steps of a quarter of a microsecond."""
+
+    def __init__(self, time: float) -> None:
+        self.time = time
+        self.slept = 0
+
+    def now(self) -> float:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        self.time += seconds
+        self.slept += 1
+        assert self.slept < 1000, "it sleeps less than the clock can tell"
+
+
 @pytest.mark.parametrize("rate", [0.2, 0.7, 2.0, 500 / 60, 24.0])
 async def test_a_wait_that_is_too_short_for_the_clock_to_see_is_none(rate: float) -> None:
-    """Unix time as a float moves in steps of a quarter of a microsecond: a shorter sleep would never end."""
     for fraction in range(40):
-        time, slept = START + fraction / 41, 0
-
-        def now() -> float:
-            return time
-
-        async def sleep(seconds: float) -> None:
-            nonlocal time, slept
-            time += seconds
-            slept += 1
-            assert slept < 1000
-
-        bucket = pace.Bucket(rate=rate, burst=1, now=now, sleep=sleep)
+        host = Host(START + fraction / 41)
+        bucket = pace.Bucket(rate=rate, burst=1, now=host.now, sleep=host.sleep)
         for _ in range(40):
             await bucket.take()
