@@ -192,8 +192,8 @@ def _hurry(made: daemon.Daemon) -> None:
     """Creates do not wait for their bucket."""
 
     class Bottomless(pace.Bucket):
-        async def take(self) -> None:
-            return None
+        async def take(self, *, unless: Callable[[], bool] = lambda: False) -> bool:
+            return not unless()
 
     for provider in made.station.providers.values():
         made_of = {"rate": 1.0, "burst": 1, "now": made.station.clock.now, "sleep": made.station.clock.sleep}
