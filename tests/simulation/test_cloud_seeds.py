@@ -8,7 +8,7 @@ import pytest
 
 from tests.simulation import cloudworlds
 
-SEEDS = int(os.environ.get("CLOUD_SEEDS", "28"))
+SEEDS = int(os.environ.get("CLOUD_SEEDS", "16"))
 
 
 @pytest.mark.parametrize(
