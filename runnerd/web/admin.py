@@ -19,7 +19,8 @@ from typing import Any
 
 from aiohttp import web
 
-from runnerd import daemon, errors, secrets, views
+from runnerd import daemon, errors, secrets
+from runnerd.views import costs, explain, lists, pricing, trail
 from runnerd.web import orders
 
 log = logging.getLogger(__name__)
@@ -118,27 +119,27 @@ class Admin:
     # -- looking -----------------------------------------------------------------------------------------------
 
     async def _status(self, request: web.Request) -> web.Response:
-        return _answer({**views.status(self._daemon), "pid": os.getpid(), "socket": str(self._path)})
+        return _answer({**lists.status(self._daemon), "pid": os.getpid(), "socket": str(self._path)})
 
     async def _jobs(self, request: web.Request) -> web.Response:
-        return _answer(await views.jobs(self._daemon, **_selection(request)))
+        return _answer(await lists.jobs(self._daemon, **_selection(request)))
 
     async def _instances(self, request: web.Request) -> web.Response:
-        return _answer(await views.instances(self._daemon, **_selection(request)))
+        return _answer(await lists.instances(self._daemon, **_selection(request)))
 
     async def _pools(self, request: web.Request) -> web.Response:
-        return _answer(views.pools(self._daemon))
+        return _answer(lists.pools(self._daemon))
 
     async def _offers(self, request: web.Request) -> web.Response:
-        return _answer(views.offers(self._daemon, request.match_info["pool"]))
+        return _answer(lists.offer_list(self._daemon, request.match_info["pool"]))
 
     async def _explain(self, request: web.Request) -> web.Response:
-        return _answer(await views.explain(self._daemon, request.query.get("job", "")))
+        return _answer(await explain.explain(self._daemon, request.query.get("job", "")))
 
     async def _events(self, request: web.Request) -> web.Response:
         query = request.query
         return _answer(
-            await views.events(
+            await trail.events(
                 self._daemon,
                 subject=query.get("subject", ""),
                 id=query.get("id", ""),
@@ -150,17 +151,17 @@ class Admin:
         )
 
     async def _logs(self, request: web.Request) -> web.Response:
-        return _answer(await views.logs(self._daemon, request.query.get("name", "")))
+        return _answer(await trail.logs(self._daemon, request.query.get("name", "")))
 
     async def _cost(self, request: web.Request) -> web.Response:
         query = request.query
         since = float(query["since"]) if "since" in query else None
         until = float(query["until"]) if "until" in query else None
-        return _answer(await views.cost(self._daemon, by=query.get("by", "pool"), since=since, until=until))
+        return _answer(await costs.cost(self._daemon, by=query.get("by", "pool"), since=since, until=until))
 
     async def _prices(self, request: web.Request) -> web.Response:
         query = request.query
-        return _answer(views.prices(self._daemon, pool=query.get("pool", ""), provider=query.get("provider", "")))
+        return _answer(pricing.prices(self._daemon, pool=query.get("pool", ""), provider=query.get("provider", "")))
 
     # -- ordering ----------------------------------------------------------------------------------------------
 
@@ -191,7 +192,7 @@ class Admin:
 
     async def _refresh_prices(self, request: web.Request) -> web.Response:
         body = await _body(request)
-        return _answer(await views.refresh_prices(self._daemon, provider=str(body.get("provider") or "")))
+        return _answer(await pricing.refresh_prices(self._daemon, provider=str(body.get("provider") or "")))
 
     async def _reload_now(self, request: web.Request) -> web.Response:
         return _answer({"done": await self._reload()})

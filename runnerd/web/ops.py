@@ -15,7 +15,8 @@ import jinja2
 from aiohttp import web
 from prometheus_client import exposition
 
-from runnerd import clock, daemon, errors, metrics, secrets, views
+from runnerd import clock, daemon, errors, metrics, secrets
+from runnerd.views import lists
 from runnerd.web import wire
 
 log = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ class Ops:
     # -- people ------------------------------------------------------------------------------------------------
 
     async def _tell_status(self, request: web.Request) -> web.Response:
-        return wire.answer(_redacted(views.status(self._ready())))
+        return wire.answer(_redacted(lists.status(self._ready())))
 
     async def _page(self, request: web.Request) -> web.Response:
         if not self._started:
@@ -182,7 +183,7 @@ class Ops:
             key=lambda row: (row.pool, row.created_at),
         )
         page = _PAGES.get_template("page.html.j2").render(
-            status=views.status(daemon),
+            status=lists.status(daemon),
             reasons=reasons,
             amiss=amiss,
             instances=instances[:MOST],

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runnerd import daemon, errors, model, store, views
+from runnerd import daemon, errors, model, store
 from runnerd.model import Event, Instance, InstanceId, InstanceState, Reason
 from runnerd.reaper import DRAINABLE
-from runnerd.views import words
+from runnerd.views import lists, trail, words
+from runnerd.views import sweep as listing
 
 #: The longest that an instance can be held with one order, in seconds; forgotten holds cost money.
 LONGEST_HOLD = 7 * 86400.0
@@ -21,8 +22,8 @@ LONGEST_HOLD = 7 * 86400.0
 async def drain(daemon: daemon.Daemon, pool: str, *, on: bool, who: str) -> dict[str, Any]:
     """Buy nothing new for a pool and register nothing more in it, or take that back.  Survives restarts."""
     if on or f"drained/{pool}" not in daemon.station.settings:
-        views.known_pool(daemon, pool)
-    before = views.drained(daemon, pool)
+        lists.known_pool(daemon, pool)
+    before = lists.drained(daemon, pool)
     value = "yes" if on else "no"
     if before != on:
         now = daemon.station.clock.now()
@@ -46,7 +47,7 @@ async def reap(daemon: daemon.Daemon, id: str, *, force: bool, who: str) -> dict
 
     Raises :class:`errors.Refused`: 404 unknown, 409 with why it cannot be ended so.
     """
-    row = _live(daemon, await views.find_instance(daemon, id), id)
+    row = _live(daemon, await trail.find_instance(daemon, id), id)
     station = daemon.station
     now = station.clock.now()
     if row.state is InstanceState.ENDING:
@@ -108,7 +109,7 @@ async def hold(daemon: daemon.Daemon, id: str, *, seconds: float, who: str) -> d
     """
     if not 0 <= seconds <= LONGEST_HOLD:
         raise errors.Refused(f"an instance is held for at most {words.span(LONGEST_HOLD)}", status=400)
-    row = _live(daemon, await views.find_instance(daemon, id), id)
+    row = _live(daemon, await trail.find_instance(daemon, id), id)
     station = daemon.station
     now = station.clock.now()
     if seconds and row.state in (InstanceState.DRAINING, InstanceState.ENDING):
@@ -149,7 +150,7 @@ async def sweep(daemon: daemon.Daemon, *, dry_run: bool) -> dict[str, Any]:
 
     providers: Mapping[str, Any] = {name: one.provisioner for name, one in daemon.station.providers.items()}
     also = {name: daemon.station.scopes(name) for name in providers}
-    found = await views.sweep.look(providers, known, also=also)
+    found = await listing.look(providers, known, also=also)
     found["dry_run"] = dry_run
     if not dry_run:
         for provider in daemon.station.providers.values():
