@@ -29,6 +29,7 @@ class Blame:
         #: (provider, image) -> when machines with it failed to come up, since one last did.
         self._faults: dict[tuple[str, str], list[float]] = {}
         station.rows.on_step.append(self._stepped)
+        station.rows.on_proof.append(self._proven)
 
     async def offer(self, offer: base.Offer, reason: str, failure: base.Failure) -> None:
         """Block what a failure speaks for; durable, so that a restart does not forget."""
@@ -84,6 +85,10 @@ class Blame:
         if row.reason is Reason.PREEMPTED:
             await self.preempted(row)
         self._station.wake()
+
+    def _proven(self, old: Instance, new: Instance) -> None:
+        if new.reason is Reason.PREEMPTED:
+            self._station.background.spawn(f"rest {new.id}", self.preempted(new))
 
     async def preempted(self, row: Instance) -> None:
         """Its provider took it back: its place gets a rest."""

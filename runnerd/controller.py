@@ -95,7 +95,6 @@ class Controller:
         self.agents.on_job = lambda row, _: self.intake.note_pickup(row)
         self.agents.on_fault = self._fault
         self.reaper.on_launch_failure = self._launch_failed
-        self.reaper.on_proof = self._proven
         self._actions = tasks.Group("act", on_failure=self._action_failed)
         self.market = market.Market(station, self._actions)
         self._running: set[tuple[str, str]] = set()
@@ -491,10 +490,6 @@ class Controller:
         reason = blame.STAGES.get(stage)
         if reason is not None:
             self.blame.instance(row, reason, base.Failure(base.Kind.BOOT, detail))
-
-    def _proven(self, row: Instance) -> None:
-        self.retrier.proven(row)
-        self.station.background.spawn(f"rest {row.id}", self.blame.preempted(row))
 
     def _launch_failed(self, row: Instance, failure: base.Failure) -> None:
         self.blame.instance(row, failure.kind.value, failure)

@@ -140,6 +140,7 @@ class Daemon:
             self.station.forges[name] = self._make_forge(name, forge)
         self.station.specs = queue_specs(settings, self.station.forges)
         self._watch_forges()
+        await self.controller.reaper.resume_proofs()
         self._background.spawn("reconcile", self.controller.run())
         self._background.spawn("housekeeping", self._keep_house())
         self._background.spawn("retries", self.controller.retrier.run())

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import weakref
 from collections.abc import Callable, Container, Iterable
 from typing import Any, Protocol, TypeVar
 
+from provisioners import base
 from runnerd import budget, model
 from runnerd.model import (
     Attempt,
@@ -38,6 +40,8 @@ class Writer(Protocol):
 
     async def write(self, *changes: Any) -> None: ...
 
+    async def instance(self, id: str) -> Instance | None: ...
+
 
 class Ledger:
     """Live rows by id, with every change going through the store first."""
@@ -56,7 +60,10 @@ class Ledger:
         self.on_step: list[Callable[[Instance, Instance], None]] = []
         #: Called with each attempt row that a step wrote, before and after.
         self.on_attempt: list[Callable[[Attempt | None, Attempt], None]] = []
-        self._locks: dict[str, asyncio.Lock] = {}
+        #: Called once with each gone instance whose provider said late why it ended, before and after.
+        self.on_proof: list[Callable[[Instance, Instance], None]] = []
+        #: A lock lives as long as a task holds it or waits for it.
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._by_runner: dict[str, RegistrationId] = {}
         self._by_instance: dict[InstanceId, list[RegistrationId]] = {}
         #: Closed instances whose cost is in ``tally`` while a registration keeps them in memory.
@@ -224,6 +231,27 @@ class Ledger:
                 self.instances[id] = new
             return new
 
+    async def prove(self, id: InstanceId, kind: base.EndKind, detail: str = "") -> Instance | None:
+        """Write why a gone instance ended, which its provider said only after the row was closed.
+
+        The row keeps its state and leaves its cost alone; a preemption becomes its reason.  The durable row decides,
+        because a closed one leaves memory: None when it is not gone, its end is known already, or nothing is said.
+        """
+        if kind is base.EndKind.UNKNOWN:
+            return None
+        async with self._lock(id):
+            old = self.instances.get(id) or await self._store.instance(id)
+            if old is None or old.state is not InstanceState.GONE or old.end not in _UNPROVEN:
+                return None
+            reason = model.Reason.PREEMPTED if kind is base.EndKind.PREEMPTED else old.reason
+            new = dataclasses.replace(old, reason=reason, end=kind.value, end_detail=detail)
+            await self._store.write(new, self._event(new, "proven", reason.value, detail))
+            if id in self.instances:
+                self.instances[id] = new
+        for listener in self.on_proof:
+            listener(old, new)
+        return new
+
     async def step_registration(
         self,
         id: RegistrationId,
@@ -243,8 +271,6 @@ class Ledger:
             new = dataclasses.replace(old, state=to, since=self._now(), detail=detail or old.detail, **fields)
             await self._store.write(*self._registration_changes(new))
             self._keep(new)
-            if to is RegistrationState.GONE:
-                self._locks.pop(f"registration/{id}", None)
         owner = self.instances.get(new.instance)
         if owner is not None and owner.state in model.CLOSED:
             self._forget(owner)
@@ -303,7 +329,6 @@ class Ledger:
         self.instances.pop(closed.id, None)
         if closed.attempt is not None:
             self.attempts.pop(closed.attempt, None)
-        self._locks.pop(closed.id, None)
         self._costed.discard(closed.id)
 
     def _lock(self, name: str) -> asyncio.Lock:
@@ -313,6 +338,8 @@ class Ledger:
         return lock
 
 
+#: How a row says that its provider has not said yet why the instance ended.
+_UNPROVEN = ("", base.EndKind.UNKNOWN.value)
 _INSTANCE_TIMES = (
     "created_at",
     "since",

@@ -167,6 +167,7 @@ class Metrics:
             self._marks[row.id] = _Marks(charged=budget.accrued(row, now), idle_since=now if row.state in IDLE else 0.0)
         daemon.station.rows.on_step.append(self._stepped)
         daemon.station.rows.on_attempt.append(self._attempted)
+        daemon.station.rows.on_proof.append(self._proven)
         daemon.controller.intake.on_job.append(self._job)
         daemon.controller.retrier.on_outcome.append(self._retried)
         daemon.controller.on_pass.append(self.passes.observe)
@@ -201,10 +202,18 @@ class Metrics:
             marks.requested = now
         if new.state is InstanceState.GONE:
             self.reaped.labels(new.reason.value or "none").inc()
-            if new.reason is Reason.PREEMPTED:
-                self.preemptions.labels(new.provider, new.region).inc()
+            self._preempted(new)
         if new.state in model.CLOSED:
             del self._marks[new.id]
+
+    def _proven(self, old: Instance, new: Instance) -> None:
+        # Its end was counted under the reason that was known then; what was learnt since is the preemption alone.
+        if old.reason is not Reason.PREEMPTED:
+            self._preempted(new)
+
+    def _preempted(self, row: Instance) -> None:
+        if row.reason is Reason.PREEMPTED:
+            self.preemptions.labels(row.provider, row.region).inc()
 
     def _marks_of(self, row: Instance, now: float) -> _Marks:
         marks = self._marks.get(row.id)

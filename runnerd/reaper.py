@@ -12,7 +12,6 @@ Both are for people: neither holds an end up for longer than :data:`ASK`, and an
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from collections.abc import Callable
 
@@ -27,6 +26,8 @@ log = logging.getLogger(__name__)
 STUCK = 600.0
 #: Seconds until a provider that learns late is asked again who ended an instance; doubled each time.
 FIRST_PROOF = 30.0
+#: Seconds for which a restarted daemon looks back for ends that no provider has explained.
+PROOF_MEMORY = 24 * 3600.0
 #: Seconds after which a deletion that was accepted is asked for again; clouds count changes to one machine.
 DELETE_AGAIN = 15.0
 #: Seconds after the end of a job in which a witness may still see it.
@@ -58,8 +59,6 @@ class Reaper:
         self._station = station
         self._registrar = registrar
         self._agents = agents
-        #: Called with a closed instance that its provider says, late, that it took back.
-        self.on_proof: Callable[[model.Instance], None] = lambda row: None
         #: Called with an instance whose launch the provider says has failed, and why.
         self.on_launch_failure: Callable[[model.Instance, base.Failure], None] = lambda row, failure: None
         #: Instances whose console this process has asked for.
@@ -208,10 +207,20 @@ class Reaper:
             self._station.background.spawn(f"proof {id}", self._wait_for_proof(stepped))
         self._station.wake()
 
+    async def resume_proofs(self) -> None:
+        """Go on asking who ended the instances whose end an earlier process left unexplained."""
+        since = self._station.clock.now() - PROOF_MEMORY
+        for row in await self._station.store.unexplained(since):
+            if retrier.interrupted(row):
+                self._station.background.spawn(f"proof {row.id}", self._wait_for_proof(row))
+
     async def _wait_for_proof(self, row: model.Instance) -> None:
         """Some providers learn late who ended an instance; a job that was interrupted is worth asking again."""
         provider = self._station.providers.get(row.provider)
         lag = provider.provisioner.traits.proof_lag if provider is not None else 0.0
+        if lag > 0:
+            # After a restart part of the time is over; the provider is asked once at least.
+            lag = min(lag, max(FIRST_PROOF, row.gone_at + lag - self._station.clock.now()))
         pause = FIRST_PROOF
         while lag > 0:
             await self._station.clock.sleep(min(pause, lag))
@@ -219,12 +228,11 @@ class Reaper:
             why = await self._why_gone(row)
             if why.kind is base.EndKind.UNKNOWN:
                 continue
-            reason = Reason.PREEMPTED if why.kind is base.EndKind.PREEMPTED else row.reason
-            told = dataclasses.replace(row, reason=reason, end=why.kind.value, end_detail=why.detail)
-            event = model.Event(self._station.clock.now(), "instance", row.id, "proven", reason.value, why.detail)
-            await self._station.store.write(told, event)
-            if reason is Reason.PREEMPTED:
-                self.on_proof(told)
+            try:
+                await self._station.rows.prove(row.id, why.kind, why.detail)
+            except errors.StoreError as error:
+                log.warning("%s: why it ended is not written yet: %s", row.id, error)
+                continue
             return
 
     async def _why_gone(self, row: model.Instance) -> base.EndReason:

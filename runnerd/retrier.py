@@ -60,6 +60,7 @@ class Retrier:
                 key = JobKey(name.removeprefix(_PREFIX))
                 self._wishes[key] = Wish(job=key, **json.loads(value))
         station.rows.on_step.append(self._stepped)
+        station.rows.on_proof.append(self._stepped)
 
     def outstanding(self, pool: str) -> bool:
         """True while an interrupted job of the pool is on its way to run again."""

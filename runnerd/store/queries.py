@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from provisioners import base
 from runnerd import model
 from runnerd.store import rows, tables
 
@@ -131,6 +132,16 @@ def instances(connection: sa.Connection, *, live: bool | None, pool: str | None,
     if pool is not None:
         query = query.where(_instances.pool == pool)
     return _all(connection, rows.INSTANCE, query.order_by(_instances.created_at.desc(), _instances.id).limit(limit))
+
+
+def unexplained(connection: sa.Connection, since: float) -> list[model.Instance]:
+    """Instances gone at ``since`` or later whose provider has not said why they ended, oldest first."""
+    query = rows.INSTANCE.select.where(
+        _instances.gone_at >= since,
+        _instances.state == model.InstanceState.GONE.value,
+        _instances.end == base.EndKind.UNKNOWN.value,
+    )
+    return _all(connection, rows.INSTANCE, query.order_by(_instances.gone_at, _instances.id))
 
 
 def consoles(connection: sa.Connection, instance_id: str) -> list[model.Console]:

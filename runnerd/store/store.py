@@ -197,6 +197,10 @@ class Store:
         """Instances, newest first."""
         return await self._read(functools.partial(queries.instances, live=live, pool=pool, limit=limit))
 
+    async def unexplained(self, since: float) -> list[model.Instance]:
+        """Instances gone at ``since`` or later whose provider has not said why they ended, oldest first."""
+        return await self._read(functools.partial(queries.unexplained, since=since))
+
     async def consoles(self, instance_id: str) -> list[model.Console]:
         """What is kept of an instance's output, by kind."""
         return await self._read(functools.partial(queries.consoles, instance_id=instance_id))

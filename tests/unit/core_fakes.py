@@ -94,6 +94,7 @@ class Book:
         #: Set to hold each write until it is released.
         self.gate: asyncio.Event | None = None
         self.known: dict[str, model.Registration] = {}
+        self.written: dict[str, model.Instance] = {}
 
     async def write(self, *changes: Any) -> None:
         if self.gate is not None:
@@ -106,10 +107,19 @@ class Book:
         for change in changes:
             if isinstance(change, model.Registration):
                 self.known[change.id] = change
+            elif isinstance(change, model.Instance):
+                self.written[change.id] = change
 
     async def probe(self) -> None:
         if self.broken is not None:
             raise self.broken
+
+    async def instance(self, id: str) -> model.Instance | None:
+        await asyncio.sleep(0)
+        return self.written.get(id)
+
+    async def unexplained(self, since: float) -> list[model.Instance]:
+        return [one for one in self.written.values() if one.gone_at >= since and one.end == "unknown"]
 
     async def registrations(self, instance_id: str) -> list[model.Registration]:
         return [one for one in self.known.values() if one.instance == instance_id]

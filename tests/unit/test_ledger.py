@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from core_fakes import FULL, START, Book, ManualClock, bought, instance, registration, settle
 
+from provisioners import base
 from runnerd import errors, ledger, model
 from runnerd.model import AttemptState, InstanceState, Reason, RegistrationState
 
@@ -229,3 +230,46 @@ async def test_an_adopted_instance_is_one_commit(rows: ledger.Ledger, book: Book
     await rows.adopt(bought("vm-1", "booting", adopted=True), "found by its tags", **changes)
     assert len(book.commits) == 1
     assert rows.runner("vm-1") is not None and rows.attempts and rows.instances
+
+
+async def test_a_late_proof_is_durable_before_it_is_announced_and_is_taken_once(
+    rows: ledger.Ledger, book: Book
+) -> None:
+    proofs: list[tuple[model.Instance, model.Instance]] = []
+    rows.on_proof.append(lambda old, new: proofs.append((old, new)))
+    rows.load(instances=[bought("vm-1", "busy")], attempts=[], registrations=[], jobs=[], blocks=[])
+    gone = await rows.step(model.InstanceId("vm-1"), S.GONE, reason=Reason.VANISHED, end="unknown")
+    assert gone is not None and not rows.instances
+    spent = dict(rows.tally.dollars)
+    book.broken = FULL
+    with pytest.raises(errors.StoreError):
+        await rows.prove(gone.id, base.EndKind.PREEMPTED)
+    assert not proofs
+    book.broken, book.gate = None, asyncio.Event()
+    both = asyncio.gather(*(rows.prove(gone.id, base.EndKind.PREEMPTED, "evicted") for _ in range(2)))
+    await settle()
+    assert not proofs
+    book.gate.set()
+    assert [answer is None for answer in await both] == [False, True]
+    [(old, new)] = proofs
+    assert old == gone and new == dataclasses.replace(
+        gone, reason=Reason.PREEMPTED, end="preempted", end_detail="evicted"
+    )
+    assert book.events() == ["gone", "proven"] and rows.tally.dollars == spent and not rows.instances
+
+
+@pytest.mark.parametrize("kind", [base.EndKind.PREEMPTED, base.EndKind.UNKNOWN])
+async def test_a_proof_without_a_gone_row_is_none(rows: ledger.Ledger, book: Book, kind: base.EndKind) -> None:
+    rows.instances[model.InstanceId("vm-1")] = bought("vm-1", "ending")
+    assert await rows.prove(model.InstanceId("vm-1"), kind) is None
+    assert await rows.prove(model.InstanceId("never-seen"), kind) is None
+    assert not book.commits
+
+
+async def test_a_late_proof_of_a_row_that_a_registration_keeps_is_seen_in_memory(
+    rows: ledger.Ledger, book: Book
+) -> None:
+    rows.load(instances=[bought("vm-1", "busy")], attempts=[], registrations=[registration("r1")], jobs=[], blocks=[])
+    await rows.step(model.InstanceId("vm-1"), S.GONE, reason=Reason.VANISHED, end="unknown")
+    await rows.prove(model.InstanceId("vm-1"), base.EndKind.PREEMPTED)
+    assert rows.instances[model.InstanceId("vm-1")].reason is Reason.PREEMPTED

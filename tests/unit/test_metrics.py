@@ -285,6 +285,40 @@ async def test_a_preemption_counts_when_the_provider_proved_it(measured: Measure
     assert measured.value("preemptions_total", provider="sky", region="east") == 1
 
 
+async def test_a_preemption_that_is_proven_late_is_counted_once_and_its_end_is_not_counted_again(
+    measured: Measured, place: fakes.Place
+) -> None:
+    fields = {"region": "east", "market": "spot", "offer": "sky/acct/east/a/type-1/spot", "busy_at": fakes.START - 60}
+    place.put(fakes.bought("vm-1", "busy", job=JobKey("hub|acme|1|train"), **fields))
+    await measured.step("gone", 1, reason=Reason.VANISHED, end="unknown")
+    assert place.state() == "forgotten" and not measured.value("preemptions_total", provider="sky", region="east")
+    for _ in range(2):
+        await place.rows.prove(InstanceId("vm-1"), base.EndKind.PREEMPTED, "evicted at noon")
+    await fakes.settle()
+    assert measured.value("preemptions_total", provider="sky", region="east") == 1
+    assert measured.value("reaped_total", reason="vanished") == 1
+    assert not measured.value("reaped_total", reason="preempted")
+    assert [block.reason for block in place.rows.blocks.values()] == ["preempted"]
+    assert place.book.written["vm-1"].reason is Reason.PREEMPTED
+
+    # Another process reads the same durable rows, and is told once more.
+    place.rows.on_proof.clear()
+    again = controller.Controller(place.station, cursors={}, bundle=lambda: "", duty=fakes.duty)
+    counted = metrics.Metrics()
+    counted.attach(Daemon(place.station, again))  # type: ignore[arg-type]
+    assert await place.rows.prove(InstanceId("vm-1"), base.EndKind.PREEMPTED) is None
+    assert counted.registry.get_sample_value("runnerd_preemptions_total", {"provider": "sky", "region": "east"}) is None
+
+
+async def test_a_late_proof_of_another_end_is_no_preemption(measured: Measured, place: fakes.Place) -> None:
+    place.put(fakes.bought("vm-1", "busy", region="east", market="spot"))
+    await measured.step("gone", 1, reason=Reason.VANISHED, end="unknown")
+    proven = await place.rows.prove(InstanceId("vm-1"), base.EndKind.SELF_ENDED, "a shutdown from inside")
+    assert proven is not None and (proven.reason, proven.end) == (Reason.VANISHED, "self-ended")
+    assert not measured.value("preemptions_total", provider="sky", region="east")
+    assert not place.rows.blocks
+
+
 def test_what_is_derived_at_the_scrape(measured: Measured, place: fakes.Place) -> None:
     place.put(
         fakes.bought("vm-1", "busy", region="east", market="spot"),

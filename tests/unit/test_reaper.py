@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import small_daemon
 from core_fakes import FULL, NONCE, QUEUE, START, Place, bought, duty, refusal, registration, settle
 
-from provisioners import base
-from runnerd import agents, errors, model, reaper, registrar
+from provisioners import base, fake
+from runnerd import agents, controller, errors, model, reaper, registrar
 from runnerd.forges.base import Removal, RunnerView
 from runnerd.model import InstanceId, Reason
 
@@ -484,7 +487,7 @@ async def test_a_provider_that_learns_late_is_asked_again_who_interrupted_a_job(
 ) -> None:
     place.sky.traits = dataclasses.replace(place.sky.traits, proof_lag=900.0)
     proofs: list[model.Instance] = []
-    gate.on_proof = proofs.append
+    place.rows.on_proof.append(lambda old, new: proofs.append(new))
     place.put(bought("vm-1", "busy", market="spot", busy_at=START - 60, job=model.JobKey("j")))
     await gate.close(VM, Reason.VANISHED)
     await place.clock.advance(100)
@@ -498,13 +501,67 @@ async def test_a_provider_that_learns_late_is_asked_again_who_interrupted_a_job(
 async def test_no_proof_within_the_time_in_which_it_may_come_is_none(gate: reaper.Reaper, place: Place) -> None:
     place.sky.traits = dataclasses.replace(place.sky.traits, proof_lag=120.0)
     proofs: list[model.Instance] = []
-    gate.on_proof = proofs.append
+    place.rows.on_proof.append(lambda old, new: proofs.append(new))
     place.put(bought("vm-1", "busy", market="spot", busy_at=START - 60, job=model.JobKey("j")))
     await gate.close(VM, Reason.VANISHED)
     await place.clock.advance(1000)
     place.sky.ends = base.EndKind.PREEMPTED
     await place.clock.advance(1000)
     assert not proofs and not place.errors
+
+
+async def test_a_proof_that_could_not_be_written_is_asked_for_again(gate: reaper.Reaper, place: Place) -> None:
+    place.sky.traits = dataclasses.replace(place.sky.traits, proof_lag=900.0)
+    proofs: list[model.Instance] = []
+    place.rows.on_proof.append(lambda old, new: proofs.append(new))
+    place.put(bought("vm-1", "busy", market="spot", busy_at=START - 60, job=model.JobKey("j")))
+    await gate.close(VM, Reason.VANISHED)
+    place.sky.ends = base.EndKind.PREEMPTED
+    place.book.broken = FULL
+    await place.clock.advance(40)
+    assert not proofs
+    place.book.broken = None
+    await place.clock.advance(200)
+    assert [one.reason for one in proofs] == [Reason.PREEMPTED] and not place.errors
+
+
+@pytest.mark.parametrize("down", [60.0, 6 * 3600.0])
+async def test_a_restarted_daemon_goes_on_asking_who_interrupted_a_job(place: Place, down: float) -> None:
+    place.sky.traits = dataclasses.replace(place.sky.traits, proof_lag=900.0)
+    proofs: list[model.Instance] = []
+    place.rows.on_proof.append(lambda old, new: proofs.append(new))
+    gone: dict[str, Any] = {"market": "spot", "job": model.JobKey("j"), "gone_at": START - down, "end": "unknown"}
+    await place.book.write(
+        bought("vm-1", "gone", busy_at=START - down - 60, **gone),
+        bought("vm-2", "gone", busy_at=0.0, **gone),
+        bought("vm-3", "gone", busy_at=START - down - 60, **gone | {"end": "preempted"}),
+    )
+    place.sky.ends = base.EndKind.PREEMPTED
+    restarted = controller.Controller(place.station, cursors={}, bundle=lambda: "", duty=duty).reaper
+    await restarted.resume_proofs()
+    await place.clock.advance(1000)
+    assert [one.id for one in proofs] == ["vm-1"] and not place.errors
+
+
+async def test_a_proof_that_comes_after_a_restart_of_the_daemon_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def taken_back(self: fake.Fake, ref: str) -> base.EndReason:
+        return base.EndReason(base.EndKind.PREEMPTED, "evicted")
+
+    row = bought("vm-1", "gone", market="spot", busy_at=time.time() - 90, gone_at=time.time() - 60, end="unknown")
+    async with small_daemon.running(tmp_path / "state") as small:
+        await small.daemon.store.write(row)
+    traits = fake.Fake.traits.fget  # type: ignore[attr-defined]
+    late = property(lambda self: dataclasses.replace(traits(self), proof_lag=60.01))
+    monkeypatch.setattr(fake.Fake, "traits", late)
+    monkeypatch.setattr(fake.Fake, "end_reason", taken_back)
+    monkeypatch.setattr(reaper, "FIRST_PROOF", 0.01)
+    async with small_daemon.running(tmp_path / "state") as small:
+        async with asyncio.timeout(5):
+            while (found := await small.daemon.store.instance("vm-1")) is None or found.end == "unknown":
+                await asyncio.sleep(0.01)
+        assert (found.reason, found.end, found.end_detail) == (Reason.PREEMPTED, "preempted", "evicted")
 
 
 async def test_a_deletion_that_never_ends_is_told(

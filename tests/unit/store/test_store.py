@@ -364,6 +364,18 @@ class TestQuestions:
         assert costs == [store.Cost(ran.id, "gpu-t4", "aws", "", "acme/ml", 100.0, 3700.0, 0.5)]
         assert costs[0].dollars == pytest.approx(0.5)
 
+    async def test_unexplained_are_gone_instances_whose_provider_has_not_said_why(self, state):
+        late = facts.instance("late", S.GONE, gone_at=3800.0, end="unknown")
+        soon = facts.instance("soon", S.GONE, gone_at=3700.0, end="unknown")
+        await state.write(
+            late,
+            soon,
+            facts.instance("early", S.GONE, gone_at=3600.0, end="unknown"),
+            facts.instance("known", S.GONE, gone_at=3800.0, end="preempted"),
+            facts.instance("runs", S.BUSY),
+        )
+        assert await state.unexplained(since=3700.0) == [soon, late]
+
     async def test_a_healthy_store_passes_its_probe(self, state):
         await state.probe()
 
