@@ -8,8 +8,9 @@ import sys
 import traceback
 import typing
 
-from runnerd.agent.cml import assets, comment, driver, failures, github, gitlab, options, transport
+from runnerd.agent.cml import assets, comment, driver, failures, github, gitlab, options, repository, transport
 from runnerd.agent.cml import context as contexts
+from runnerd.agent.cml import job as jobs
 
 VERSION = "0.20.6 (built into runnerd)"
 
@@ -199,10 +200,10 @@ def _publish(parsed: options.Parsed, context: contexts.Context) -> int:
 
 
 def _forge(parsed: options.Parsed, context: contexts.Context, http: transport.Transport) -> driver.Driver:
-    repo = driver.repository(context, parsed.text("repo"))
-    name = driver.forge(context, parsed.text("driver"), repo)
+    repo = repository.find(context, parsed.text("repo"))
+    name = driver.forge(context, parsed.text("driver"), repo.address)
     token = driver.token(context, parsed.text("driver-token"))
-    if name == driver.GITHUB:
+    if name == jobs.GITHUB:
         return github.Github(context, http, repo=repo, token=token)
     return gitlab.Gitlab(context, http, repo=repo, token=token)
 

@@ -11,8 +11,9 @@ import pathlib
 import typing
 import urllib.parse
 
-from runnerd.agent.cml import assets, driver, failures, markdown, watermark
+from runnerd.agent.cml import assets, driver, failures, markdown, repository, watermark
 from runnerd.agent.cml import context as contexts
+from runnerd.agent.cml import job as jobs
 
 #: GitLab's address is asked for anew for each file that is considered, as upstream does, but not more often
 #: than this: a report with a hundred links would otherwise send hundreds of requests for nothing.
@@ -163,9 +164,9 @@ def _mark(context: contexts.Context, forge: driver.Driver, request: Request) -> 
                 "leave out --rm-watermark or the update",
             )
         return None
-    sha = request.sha or forge.sha or context.git("rev-parse", "HEAD") or ""
+    sha = request.sha or forge.sha or repository.commit(context)
     if not sha:
-        context.warn("the commit is not known: no git checkout here, and the environment does not tell")
+        context.warn(f"the commit is not known: {_commit_sources(context, forge)}")
     return watermark.Watermark(label=request.title, workflow=forge.workflow, run=forge.run, sha=sha)
 
 
@@ -222,13 +223,18 @@ def _looks_local(url: str) -> bool:
 
 
 def _commit(context: contexts.Context, forge: driver.Driver) -> str:
-    sha = forge.sha or context.git("rev-parse", "HEAD")
+    sha = forge.sha or repository.commit(context)
     if not sha:
         raise failures.Failure(
-            "the commit to comment on is not known: no git checkout here, and the environment does not tell",
+            f"the commit to comment on is not known: {_commit_sources(context, forge)}",
             "give --target=commit/SHA, pr/NUMBER or issue/NUMBER",
         )
     return sha
+
+
+def _commit_sources(context: contexts.Context, forge: driver.Driver) -> str:
+    variable = jobs.COMMIT_NAMED_BY[forge.name]
+    return f"{variable} is not set, and git names no commit of the job's checkout in {context.directory}"
 
 
 def _anything(_: str) -> bool:

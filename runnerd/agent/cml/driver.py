@@ -1,9 +1,4 @@
-"""What a comment needs from a forge, and how a job's repository, token and forge are found.
-
-The order of the sources is upstream's. Two things are added: where there is no git checkout (containers
-without git), the repository is taken from the job's own variables, and a repository may be given as
-``owner/name``.
-"""
+"""The part of a forge that reports need, and the choice of the forge and its token."""
 
 from __future__ import annotations
 
@@ -16,9 +11,7 @@ import urllib.parse
 
 from runnerd.agent.cml import context as contexts
 from runnerd.agent.cml import failures
-
-GITHUB = "github"
-GITLAB = "gitlab"
+from runnerd.agent.cml import job as jobs
 
 #: Variables that hold a token, first come first served; CI_JOB_TOKEN is none of them, it may not comment.
 _TOKENS = ("REPO_TOKEN", "repo_token", "GITHUB_TOKEN", "GITLAB_TOKEN")
@@ -106,53 +99,13 @@ def token(context: contexts.Context, given: str) -> str:
     return found
 
 
-def repository(context: contexts.Context, given: str) -> str:
-    """Return the URL of the repository, without user, password, trailing slash and ``.git``."""
-    env = context.env
-    found = given or context.git("config", "--get", "remote.origin.url") or ""
-    if not found and env.get("GITHUB_SERVER_URL") and env.get("GITHUB_REPOSITORY"):
-        found = f"{env['GITHUB_SERVER_URL'].rstrip('/')}/{env['GITHUB_REPOSITORY']}"
-    found = found or env.get("CI_PROJECT_URL", "")
-    if not found:
-        raise failures.Failure(
-            "repo not found: no --repo, and git knows no remote named origin here",
-            "give the address of the repository with --repo or CML_REPO, or check the repository out first",
-        )
-    if "://" not in found and re.fullmatch(r"[\w.-]+(/[\w.-]+)+", found):
-        server = env.get("GITHUB_SERVER_URL") or env.get("CI_SERVER_URL")
-        if not server:
-            raise failures.Failure(f"--repo {found} does not say on which server", "give the whole URL")
-        found = f"{server.rstrip('/')}/{found}"
-    return _web_address(found)
-
-
-def _web_address(url: str) -> str:
-    short = re.fullmatch(r"(?:[^@/]+@)?(?P<host>[^:/]+):(?!//)(?P<path>.+)", url)
-    if short:
-        url = f"https://{short['host']}/{short['path'].lstrip('/')}"
-    parts = urllib.parse.urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if not parts.hostname or not parts.path.strip("/"):
-        raise failures.Failure("the repository's address has no host or no path", "give its URL with --repo")
-    scheme = "http" if parts.scheme == "http" else "https"
-    # The port of an ssh address says nothing about the web server.
-    keep_port = port is not None and parts.scheme in ("http", "https")
-    named = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    address = f"{scheme}://{named}{f':{port}' if keep_port else ''}/{parts.path.strip('/')}"
-    return address.removesuffix(".git")
-
-
 def forge(context: contexts.Context, given: str, repo: str) -> str:
     """Return which forge serves the repository."""
     name = given or _by_host(repo)
-    if not name and context.env.get("GITHUB_REPOSITORY"):
-        name = GITHUB
-    if not name and context.env.get("CI_PROJECT_URL"):
-        name = GITLAB
-    if name in (GITHUB, GITLAB):
+    job = jobs.read(context.env)
+    if not name and job is not None:
+        name = job.forge
+    if name in (jobs.GITHUB, jobs.GITLAB):
         return name
     if not name:
         raise failures.Failure(f"driver not set: {repo} may be any forge", "give --driver=github or --driver=gitlab")
@@ -163,7 +116,9 @@ def _by_host(repo: str) -> str:
     named = urllib.parse.urlsplit(repo).hostname or ""
     if re.search(r"bitbucket\.(com|org)", named):
         return "bitbucket"
-    return {"github.com": GITHUB, "gitlab.com": GITLAB}.get(named, "")
+    if named.endswith(".ghe.com"):
+        return jobs.GITHUB
+    return {"github.com": jobs.GITHUB, "gitlab.com": jobs.GITLAB}.get(named, "")
 
 
 def event(context: contexts.Context) -> dict[str, typing.Any]:

@@ -1,4 +1,4 @@
-"""Comments on GitHub and GitHub Enterprise Server, by the requests that upstream sends.
+"""Comments on GitHub, GitHub Enterprise Server and ghe.com, by the requests that upstream sends.
 
 Paths, bodies, media types and the ``token`` scheme are those recorded from CML 0.20.6. Telemetry is never
 sent; the question about the acting user that upstream asks for it is, so that the sequence of requests stays
@@ -13,7 +13,8 @@ import typing
 import urllib.parse
 
 from runnerd.agent.cml import context as contexts
-from runnerd.agent.cml import driver, failures, transport
+from runnerd.agent.cml import driver, failures, repository, transport
+from runnerd.agent.cml import job as jobs
 
 _ACCEPT = "application/vnd.github.v3+json"
 #: Media type by which upstream asks for the pull requests of a commit.
@@ -28,24 +29,20 @@ _LINK = re.compile(r'<([^>]+)>\s*;[^,]*\brel="?(\w+)"?')
 class Github:
     """One repository on GitHub."""
 
-    name = driver.GITHUB
+    name = jobs.GITHUB
     can_upload = False
 
-    def __init__(self, context: contexts.Context, http: transport.Transport, *, repo: str, token: str) -> None:
+    def __init__(
+        self, context: contexts.Context, http: transport.Transport, *, repo: repository.Repository, token: str
+    ) -> None:
         self._context = context
         self._http = http
         self._token = token
-        parts = urllib.parse.urlsplit(repo)
-        path = parts.path.strip("/").split("/")
+        path = urllib.parse.urlsplit(repo.address).path.strip("/").split("/")
         if len(path) < 2:
-            raise failures.Failure(f"{repo} is no repository", "give https://HOST/OWNER/NAME with --repo")
+            raise failures.Failure(f"{repo.address} is no repository", "give https://HOST/OWNER/NAME with --repo")
         self._repo = f"/repos/{_quoted(path[0])}/{_quoted(path[1])}"
-        # GITHUB_API_URL is not looked at, as upstream does not; --repo decides. Plain http only if --repo
-        # says so.
-        if parts.hostname == "github.com":
-            self._base = "https://api.github.com"
-        else:
-            self._base = f"{parts.scheme}://{parts.netloc}/api/v3"
+        self._base = repo.api or _api(repo.address)
         self._event: dict[str, typing.Any] | None = None
 
     @property
@@ -167,6 +164,15 @@ class Github:
     def _url(self, answer: transport.Answer) -> str:
         found = answer.json()
         return str(found.get("html_url", "")) if isinstance(found, dict) else ""
+
+
+def _api(address: str) -> str:
+    """Return the API's address by the host, for repositories that are not on the job's server."""
+    parts = urllib.parse.urlsplit(address)
+    hostname = parts.hostname or ""
+    if hostname == "github.com" or hostname.endswith(".ghe.com"):
+        return f"https://api.{hostname}"
+    return f"{parts.scheme}://{parts.netloc}/api/v3"
 
 
 def _last_wanted(answer: transport.Answer, wanted: typing.Callable[[str], bool]) -> str | None:

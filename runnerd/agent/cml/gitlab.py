@@ -1,8 +1,8 @@
 """Notes on GitLab, by the requests that upstream sends.
 
-Paths, form bodies and the probing of the API's address are those recorded from CML 0.20.6. ``CI_API_V4_URL``
-is not looked at, as upstream does not: the address is whichever prefix of the repository's path answers, so
-sub-path installs work.
+Paths and form bodies are those recorded from CML 0.20.6. The API's address is the job's ``CI_API_V4_URL`` for
+repositories on the job's server. For others it is probed as upstream does: the first prefix of the repository's
+path that answers, so sub-path installs work.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import typing
 import urllib.parse
 
 from runnerd.agent.cml import context as contexts
-from runnerd.agent.cml import driver, failures, transport
+from runnerd.agent.cml import driver, failures, repository, transport
+from runnerd.agent.cml import job as jobs
 
 #: A note of that many characters or more is refused by GitLab.
 _LONGEST_NOTE = 1_000_000
@@ -22,15 +23,20 @@ _MOST_PAGES = 200
 class Gitlab:
     """One project on GitLab."""
 
-    name = driver.GITLAB
+    name = jobs.GITLAB
     can_upload = True
 
-    def __init__(self, context: contexts.Context, http: transport.Transport, *, repo: str, token: str) -> None:
+    def __init__(
+        self, context: contexts.Context, http: transport.Transport, *, repo: repository.Repository, token: str
+    ) -> None:
         self._context = context
         self._http = http
-        self._repo = repo
+        self._repo = repo.address
         self._token = token
-        self._found_base: str | None = None
+        #: Web address of the GitLab and address of its API; empty until they are probed.
+        self._server = repo.server if repo.api else ""
+        self._api = repo.api
+        self._stated = bool(repo.api)
 
     @property
     def sha(self) -> str:
@@ -97,12 +103,15 @@ class Gitlab:
         return self._url(target, self._call("PUT", f"{self._notes(target)}/{_quoted(comment)}", form=form))
 
     def probe(self) -> None:
-        """Ask each prefix of the repository's path for the API's version; the first that answers is the base.
+        """Ask each prefix of the repository's path for the API's version; the first that answers is the server.
 
-        Upstream does so anew for each file it considers for upload; callers keep to that.
+        Upstream does so anew for each file it considers for upload; callers keep to that. Where the job states the
+        API's address there is nothing to ask, and no other path of the host sees the token.
 
         :raises failures.Failure: none answered like a GitLab.
         """
+        if self._stated:
+            return
         parts = urllib.parse.urlsplit(self._repo)
         words = parts.path.strip("/").split("/")
         bases: list[str] = []
@@ -119,7 +128,8 @@ class Gitlab:
             except failures.Failure as failure:
                 refusals.append(failure)
         if bases:
-            self._found_base = bases[0]
+            self._server = bases[0]
+            self._api = f"{bases[0]}/api/v4"
         elif refusals:
             raise refusals[0]
         else:
@@ -137,13 +147,6 @@ class Gitlab:
         content_type = f"multipart/form-data;boundary={boundary}"
         found = self._call("POST", "/uploads", body=body, content_type=content_type).json()
         return str(found["url"])
-
-    @property
-    def _base(self) -> str:
-        if self._found_base is None:
-            self.probe()
-        assert self._found_base is not None
-        return self._found_base
 
     def _notes(self, target: driver.Target) -> str:
         kinds = {"commit": "repository/commits", "pr": "merge_requests", "issue": "issues"}
@@ -168,15 +171,16 @@ class Gitlab:
         body: bytes | None = None,
         content_type: str = "",
     ) -> transport.Answer:
-        base = self._base
+        if not self._api:
+            self.probe()
         headers = self._headers()
         if form is not None:
             body = "&".join(f"{name}={_form_value(value)}" for name, value in form.items()).encode()
             content_type = "application/x-www-form-urlencoded;charset=UTF-8"
         if content_type:
             headers["Content-Type"] = content_type
-        project = _quoted(self._repo[len(base) :].strip("/"))
-        url = f"{base}/api/v4/projects/{project}{path}"
+        project = _quoted(self._repo[len(self._server) :].strip("/"))
+        url = f"{self._api}/projects/{project}{path}"
         answer = self._http.send(method, url, headers=headers, body=body)
         if answer.status >= 400:
             raise _refused(method, answer)

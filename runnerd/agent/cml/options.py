@@ -53,7 +53,7 @@ class Command:
 GLOBAL = (
     Option("log", "how much to say: error, warn, info, debug", choices=("error", "warn", "info", "debug")),
     Option("driver", "the forge: github or gitlab (default: by host, then by environment)"),
-    Option("repo", "URL of the repository (default: git remote origin)"),
+    Option("repo", "URL of the repository (default: the job's; outside CI, git remote origin)"),
     Option("driver-token", "token for the forge (default: REPO_TOKEN, GITHUB_TOKEN, ...)", aliases=("token",)),
     Option("help", "show this help", flag=True),
     Option("version", "show the version", flag=True, hidden=True),

@@ -109,42 +109,6 @@ def test_an_unknown_command_is_an_error_and_help_is_not(bench: cml_loopback.Benc
 
 
 @pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("https://github.com/acme/nst.git", "https://github.com/acme/nst"),
-        ("https://github.com/acme/nst/", "https://github.com/acme/nst"),
-        ("https://x:tok@github.com/acme/nst", "https://github.com/acme/nst"),
-        ("git@github.com:acme/nst.git", "https://github.com/acme/nst"),
-        ("ssh://git@gitlab.acme.example:2222/ml/nst.git", "https://gitlab.acme.example/ml/nst"),
-        ("http://127.0.0.1:8080/acme/nst", "http://127.0.0.1:8080/acme/nst"),
-        ("https://ghe.example:8443/acme/nst", "https://ghe.example:8443/acme/nst"),
-        ("git://github.com/acme/nst", "https://github.com/acme/nst"),
-    ],
-)
-def test_a_remote_becomes_the_address_of_the_repository(url: str, expected: str) -> None:
-    assert driver.repository(contexts.Context(env={}), url) == expected
-
-
-def test_the_repository_is_that_of_the_checkout_before_the_environment(tmp_path: pathlib.Path) -> None:
-    env = {"PATH": "/usr/bin:/bin", "GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "acme/fallback"}
-    context = contexts.Context(env=env, directory=tmp_path)
-    assert driver.repository(context, "") == "https://github.com/acme/fallback"
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True, env=env)
-    remote = ["remote", "add", "origin", "git@github.com:acme/nst.git"]
-    subprocess.run(["git", "-C", str(tmp_path), *remote], check=True, env=env)
-    assert driver.repository(context, "") == "https://github.com/acme/nst"
-
-
-def test_a_repository_that_cannot_be_found_says_what_to_give(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(failures.Failure, match="repo not found"):
-        driver.repository(contexts.Context(env={}, directory=tmp_path), "")
-    with pytest.raises(failures.Failure, match="on which server"):
-        driver.repository(contexts.Context(env={}, directory=tmp_path), "acme/nst")
-    on_gitlab = contexts.Context(env={"CI_SERVER_URL": "https://gl.example"}, directory=tmp_path)
-    assert driver.repository(on_gitlab, "acme/ml/nst") == "https://gl.example/acme/ml/nst"
-
-
-@pytest.mark.parametrize(
     ("given", "repo", "env", "expected"),
     [
         ("", "https://github.com/a/b", {"CI_PROJECT_URL": "x"}, "github"),
@@ -152,6 +116,8 @@ def test_a_repository_that_cannot_be_found_says_what_to_give(tmp_path: pathlib.P
         ("", "https://x.example/a/b", {"GITHUB_REPOSITORY": "a/b"}, "github"),
         ("", "https://x.example/a/b", {"CI_PROJECT_URL": "x"}, "gitlab"),
         ("gitlab", "https://x.example/a/b", {"GITHUB_REPOSITORY": "a/b"}, "gitlab"),
+        ("", "https://x.example/a/b", {"GITHUB_REPOSITORY": "a/b", "GITLAB_CI": "true"}, "gitlab"),
+        ("", "https://acme.ghe.com/a/b", {}, "github"),
         ("", "https://x.example/a/b", {}, "driver not set"),
         ("", "https://bitbucket.org/a/b", {}, "bitbucket is not built in"),
     ],
