@@ -12,7 +12,6 @@ hardware gate, the start of a job, its end.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -21,8 +20,6 @@ from typing import Any
 from runnerd import alarms, clock, errors, ledger, model, planner, tasks, tokens
 from runnerd.forges import base as forges
 from runnerd.model import AttemptKey, InstanceId, InstanceState, Reason
-
-log = logging.getLogger(__name__)
 
 #: The protocol versions that this daemon serves: its own and the one before.
 PROTOCOLS = frozenset({1})

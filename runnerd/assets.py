@@ -12,7 +12,6 @@ import base64
 import contextlib
 import hashlib
 import hmac
-import logging
 import os
 import re
 import threading
@@ -22,8 +21,6 @@ from pathlib import Path
 
 from provisioners.offload import Offload
 from runnerd import alarms, config, errors, model
-
-log = logging.getLogger(__name__)
 
 #: Bytes of content that are looked at to tell what it is.
 HEAD = 4096

@@ -7,13 +7,9 @@ so that the next try goes elsewhere first.
 
 from __future__ import annotations
 
-import logging
-
 from provisioners import base
 from runnerd import model, offers, station, store
 from runnerd.model import Instance, InstanceState, Reason
-
-log = logging.getLogger(__name__)
 
 #: Failures in a row, without one success between, and seconds they may lie apart, until the image is blamed.
 IMAGE_FAULTS, IMAGE_WINDOW = 3, 3600.0

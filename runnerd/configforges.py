@@ -162,20 +162,6 @@ class GitHubForge(Forge):
             return "organization"
         return "enterprise" if self.parts[0].lower() == "enterprises" else "repository"
 
-    @property
-    def hosted(self) -> bool:
-        """True for github.com and GitHub's own other hosts, False for an Enterprise Server."""
-        name = urllib.parse.urlsplit(self.url).hostname or ""
-        return name in ("github.com", "www.github.com") or name.endswith(".ghe.com")
-
-    @property
-    def api_url(self) -> str:
-        """The root of the REST API."""
-        parts = urllib.parse.urlsplit(self.url)
-        if self.hosted:
-            return f"https://api.{(parts.hostname or '').removeprefix('www.')}"
-        return f"{parts.scheme}://{parts.netloc}/api/v3"
-
     @pydantic.field_validator("url")
     @classmethod
     def _names_a_scope(cls, url: str) -> str:

@@ -36,9 +36,6 @@ from runnerd.configtypes import (
 #: Counts of things; the ceiling is far above any fleet and catches a slip of the keyboard.
 Count = Annotated[int, *configtypes.whole(0, 100_000)]
 
-GITHUB_COMMAND = ("/opt/actions-runner/bin/Runner.Listener", "run")
-GITLAB_COMMAND = ("/usr/bin/gitlab-runner", "run-single")
-
 
 class MarketChoice(enum.StrEnum):
     """Which markets a pool buys in."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
+import json
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
@@ -207,10 +208,8 @@ class Daemon:
             await self._add_provider(config.Provider.model_validate_json(raw), retired=True)
         for provider in self.station.providers.values():
             if not provider.retired:
-                text = provider.settings.model_dump_json()
+                text = _remembered(provider.settings)
                 key = f"provider/{provider.name}"
-                # The name is the map's key and so no part of the block itself.
-                text = text[:-1] + f',"name":"{provider.name}"' + "}"
                 if kept.get(key) != text:
                     await self.store.write(store.Setting(key, text))
                     kept[key] = text
@@ -466,6 +465,13 @@ def queue_specs(settings: config.Config, known: Mapping[str, forges.Forge]) -> t
                     )
                 )
     return tuple(specs)
+
+
+def _remembered(settings: config.Provider) -> str:
+    """Return the durable form of a provider's block: what ends its instances once it left the file."""
+    # The name is the map's key and so no part of the block itself.
+    block = settings.model_dump(mode="json") | {"name": settings.name}
+    return json.dumps(block, ensure_ascii=False, separators=(",", ":"))
 
 
 def provisioner(settings: config.Provider, context: base.Context) -> base.Provisioner:

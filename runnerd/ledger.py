@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 import weakref
 from collections.abc import Callable, Container, Iterable
 from typing import Any, Protocol, TypeVar
@@ -31,8 +30,6 @@ from runnerd.model import (
     RegistrationId,
     RegistrationState,
 )
-
-log = logging.getLogger(__name__)
 
 
 class Writer(Protocol):

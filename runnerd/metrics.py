@@ -27,15 +27,6 @@ from runnerd.model import Attempt, AttemptState, Instance, InstanceId, InstanceS
 
 PREFIX = "runnerd_"
 
-#: Names that the design reserves and nothing fills yet -> what will fill them.
-LATER = MappingProxyType(
-    {
-        "gpu_utilization_ratio": "the issue about dashboards: agents do not report GPU use yet",
-        "forge_rate_limit_remaining": "the issue about dashboards: the contract of a forge does not tell it yet",
-        "credential_expiry_timestamp_seconds": "the issue about dashboards: forges do not tell when tokens end yet",
-    }
-)
-
 #: How a job may end; anything else that a forge says counts as ``other``.
 OUTCOMES = frozenset({"success", "failure", "cancelled", "timed_out", "skipped"})
 #: Kinds of failed attempts that ``provision_attempts_total`` names, beside ``created``, ``lost`` and ``other``.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 
 from provisioners import base, pace
 from runnerd import clock, config, errors
-
-log = logging.getLogger(__name__)
 
 #: Seconds for which a provider's offers are taken as known.
 OFFERS_FRESH = 300.0

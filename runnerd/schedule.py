@@ -32,9 +32,6 @@ _AHEAD = 9
 #: How far back the last firing of a cron entry is sought: past the rarest, a 29 February over a century's
 #: end.
 _BACK = 9 * 366 * 86400.0
-#: How many boundaries are looked through for one at which the count changes, and how far ahead; seconds.
-_MOST_STEPS = 100
-_SIGHT = 400 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,24 +120,6 @@ class Schedule:
         self._answer = (now, math.inf if edge is None else edge, count)
         return count
 
-    def next_change(self, now: float) -> float | None:
-        """The first time later than `now` at which the count is another one; None when there is none in
-        sight."""
-        by_cron = self._by_cron(now)
-        present = max(self._by_period(now), by_cron)
-        moment = now
-        for _ in range(_MOST_STEPS):
-            edge = self._next_edge(moment)
-            if edge is None or edge > now + _SIGHT:
-                return None
-            fired = [count for cron, count in self._crons if cron.after(moment) == edge]
-            by_cron = max(fired) if fired else by_cron
-            moment = edge
-            if max(self._by_period(moment), by_cron) != present:
-                return moment
-        # A busy expression whose count never differs, as far as was looked: look again from there.
-        return moment
-
     def _by_period(self, now: float) -> int:
         counts = (
             count
@@ -164,14 +143,6 @@ class Schedule:
 def target(warm: int | Mapping[str, int], now: float) -> int:
     """The number of warm instances to keep at that time (unix seconds)."""
     return warm if isinstance(warm, int) else _read(tuple(warm.items())).target(now)
-
-
-def next_change(warm: int | Mapping[str, int], now: float) -> float | None:
-    """When the number changes next (unix seconds), None when no change is in sight.
-
-    For an expression that fires very often with one count, a time at which to ask again.
-    """
-    return None if isinstance(warm, int) else _read(tuple(warm.items())).next_change(now)
 
 
 def check(value: object) -> None:

@@ -50,7 +50,7 @@ class Row:
     hint: str = ""
 
 
-_MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
+_MINUTE, _DAY = 60.0, 86400.0
 _EMPTY = Row(Kind.CAPACITY, Reach.OFFER, 3 * _MINUTE)
 _NOT_SOLD = Row(Kind.CAPACITY, Reach.TYPE_IN_ZONE, _DAY)
 _FAMILY_FULL = Row(

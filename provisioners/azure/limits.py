@@ -9,7 +9,6 @@ strictest is kept here; creates are paced by whoever calls.
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 from azure.core.pipeline import policies
@@ -70,11 +69,6 @@ class Limits:
                     one.pause(errors.USUAL_PAUSE if seconds is None else seconds)
         elif bucket is not None and any(left <= 0 for left in told.values()):
             bucket.pause(_EMPTY)
-
-    @property
-    def least(self) -> float:
-        """The smallest number of calls that any policy has left; infinite when none was told."""
-        return min(self.remaining.values(), default=math.inf)
 
 
 def remaining(headers: Any) -> dict[str, int]:

@@ -55,10 +55,6 @@ class Request:
         """First value of a query parameter."""
         return next((value for key, value in self.query if key == name), default)
 
-    def params_all(self, name: str) -> list[str]:
-        """All values of a query parameter, in order."""
-        return [value for key, value in self.query if key == name]
-
     def has(self, name: str) -> bool:
         return any(key == name for key, _ in self.query)
 

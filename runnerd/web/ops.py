@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import logging
 from typing import Any
 
 import jinja2
@@ -18,8 +17,6 @@ from prometheus_client import exposition
 from runnerd import clock, daemon, errors, metrics, secrets
 from runnerd.views import lists
 from runnerd.web import wire
-
-log = logging.getLogger(__name__)
 
 #: Seconds that the start may take before it counts as stuck: the first listings are waited for.
 START_TIMEOUT = 300.0

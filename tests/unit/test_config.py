@@ -151,24 +151,19 @@ def test_a_provider_keeps_the_keys_of_its_type_as_options() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "kind", "scope", "api"),
+    ("url", "kind", "scope"),
     [
-        ("https://github.com/acme/", "organization", "acme", "https://api.github.com"),
-        ("https://github.com/acme/ml", "repository", "acme/ml", "https://api.github.com"),
-        (
-            "https://ghes.acme.example:8443/acme",
-            "organization",
-            "acme",
-            "https://ghes.acme.example:8443/api/v3",
-        ),
-        ("https://acme.ghe.com/acme", "organization", "acme", "https://api.acme.ghe.com"),
-        ("http://127.0.0.1:8080/acme", "organization", "acme", "http://127.0.0.1:8080/api/v3"),
+        ("https://github.com/acme/", "organization", "acme"),
+        ("https://github.com/acme/ml", "repository", "acme/ml"),
+        ("https://ghes.acme.example:8443/acme", "organization", "acme"),
+        ("https://acme.ghe.com/acme", "organization", "acme"),
+        ("http://127.0.0.1:8080/acme", "organization", "acme"),
     ],
 )
-def test_reads_what_a_github_address_names(url: str, kind: str, scope: str, api: str) -> None:
+def test_reads_what_a_github_address_names(url: str, kind: str, scope: str) -> None:
     forge = read(changed(forges__acme__url=url)).forges["acme"]
     assert isinstance(forge, config.GitHubForge)
-    assert (forge.kind, forge.scope, forge.api_url) == (kind, scope, api)
+    assert (forge.kind, forge.scope) == (kind, scope)
 
 
 def test_an_enterprise_takes_a_token() -> None:

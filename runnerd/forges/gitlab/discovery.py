@@ -86,13 +86,6 @@ class Directory:
                 return listed[id]
         return None
 
-    def by_path(self, path: str) -> Project | None:
-        for listed in self._projects.values():
-            for project in listed.values():
-                if project.path == path:
-                    return project
-        return None
-
     def covers(self, path: str) -> bool:
         """Whether a project of that path belongs to a scope, known or new."""
         return self.owner(path) is not None

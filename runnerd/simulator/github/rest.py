@@ -15,7 +15,6 @@ from runnerd.simulator.github import auth, limits, state
 
 API = "/api/v3"
 VERSIONS = ("2022-11-28", "2026-03-10")
-MEDIA_TYPE = {"Content-Type": "application/json; charset=utf-8"}
 
 Endpoint = Callable[[http.Request, auth.Principal], Awaitable[http.Response]]
 T = TypeVar("T")

@@ -126,7 +126,6 @@ class RunnerRecord(world.Runner):
     access_level: str = "not_protected"
     maximum_timeout: int | None = None
     paused: bool = False
-    created_by: str = ""
     contacted_at: float | None = None
     managers: dict[str, Manager] = dataclasses.field(default_factory=dict)
     #: every job it ever got, ascending

@@ -86,7 +86,6 @@ class Runners:
             status="never_contacted",
             kind=kind,
             token="glrt-t3_" + self.world.secret(20),
-            created_by=caller.user,
         )
         for name, value in values.items():
             setattr(runner, name, value)

@@ -53,6 +53,15 @@ from tests.unit.forges.github import gh_lab
             id="enterprise-server",
         ),
         pytest.param(
+            "https://ghe.acme.example:8443/acme",
+            "organization",
+            "acme",
+            "orgs/acme",
+            "https://ghe.acme.example:8443/api/v3",
+            False,
+            id="enterprise-server-with-port",
+        ),
+        pytest.param(
             "http://127.0.0.1:8090/acme",
             "organization",
             "acme",
