@@ -127,3 +127,9 @@ def test_the_socket_of_a_configuration_is_found_without_the_configuration_model(
 def test_what_asks_nothing_loads_no_client_either(command: str) -> None:
     modules = loaded(*command.split(), status=2 if command == "no-such" else 0)
     assert heavy(modules) == set() and "http.client" not in modules and "yaml" not in modules
+
+
+@pytest.mark.parametrize("module", ["runnerd", "runnerd.cli"])
+def test_the_command_runs_as_a_module_too(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "version"], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0 and done.stdout.startswith("runnerd "), done.stderr
