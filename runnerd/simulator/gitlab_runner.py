@@ -335,20 +335,28 @@ class Build:
         return environment
 
     def _sources(self, names: Mapping[str, str], project: Path) -> None:
-        """Unpack the archive that the simulator offers in place of a Git server, if it offers one."""
+        """Make the job's folder a repository of its own, with the files of the archive that the simulator offers.
+
+        The archive stands in for a Git server. `GIT_STRATEGY` is left aside: the simulator sends `none` for the sake
+        of real runners, which would find no Git server.
+        """
         url = names.get("SIMULATED_ARCHIVE_PATH", "")
-        if not url:
-            self.trace.write("Skipping Git repository setup\n")
-            return
-        answer = self.api.call("GET", url, headers={"JOB-TOKEN": self.token})
-        if answer.status != 200:
+        answer = self.api.call("GET", url, headers={"JOB-TOKEN": self.token}) if url else None
+        if answer is not None and answer.status != 200:
             raise ValueError(f"fetching the repository answered {answer.status}")
-        with tarfile.open(fileobj=io.BytesIO(answer.body), mode="r:gz") as archive:
-            for member in archive.getmembers():
-                target = (project / member.name).resolve()
-                if project.resolve() not in [target, *target.parents] or not (member.isfile() or member.isdir()):
-                    raise ValueError(f"the archive holds an unwelcome member: {member.name}")
-                archive.extract(member, project, set_attrs=True)
+        if answer is not None:
+            with tarfile.open(fileobj=io.BytesIO(answer.body), mode="r:gz") as archive:
+                for member in archive.getmembers():
+                    target = (project / member.name).resolve()
+                    if project.resolve() not in [target, *target.parents] or not (member.isfile() or member.isdir()):
+                        raise ValueError(f"the archive holds an unwelcome member: {member.name}")
+                    archive.extract(member, project, set_attrs=True)
+        if (project / ".git").is_dir():
+            self.trace.write("Reinitialized existing Git repository\n")
+        else:
+            self.trace.write("Created fresh repository.\n")
+        facts = self.payload.get("git_info") or {}
+        write_repository(project, origin=str(facts.get("repo_url", "")), sha=str(facts.get("sha", "")))
         self.trace.write(
             f"Checking out {names.get('CI_COMMIT_SHA', '')[:8]} as detached HEAD"
             f" (ref is {names.get('CI_COMMIT_REF_NAME', '')})...\n"
@@ -393,6 +401,24 @@ class Build:
             for line in iter(pipe.readline, b""):
                 self.trace.write(line.decode("utf-8", "replace"))
             pipe.close()
+
+
+def write_repository(project: Path, *, origin: str, sha: str) -> None:
+    """Write the parts of `.git` that tell where a checkout comes from; no object is in it, and no git is needed.
+
+    As the real runner leaves it (shells/abstract.go: `git init`, `git remote add origin REPO_URL` or `set-url`,
+    `git checkout -f SHA`): origin is the job's `repo_url`, with `gitlab-ci-token:TOKEN@` in it, and HEAD is detached.
+    The newest runners keep the credentials in an included file instead; the older form is the harder one for what
+    reads the remote.
+    """
+    git = project / ".git"
+    for folder in ("objects", "refs"):
+        (git / folder).mkdir(parents=True, exist_ok=True)
+    (git / "config").write_text(
+        "[core]\n\trepositoryformatversion = 0\n\tbare = false\n"
+        f'[remote "origin"]\n\turl = {origin}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n'
+    )
+    (git / "HEAD").write_text(f"{sha}\n" if sha else "ref: refs/heads/none\n")
 
 
 def _quoted(text: str) -> str:

@@ -264,7 +264,7 @@ class Job:
         }
 
     def _prepare(self) -> None:
-        """Make the workspace: the repository's files, and enough of a .git for `git config` to tell the origin."""
+        """Make the workspace: the repository's files, and a repository of its own."""
         shutil.rmtree(self._work, ignore_errors=True)
         self._work.mkdir(parents=True)
         events = self._temp / "_github_workflow"
@@ -273,15 +273,37 @@ class Job:
         if self._facts["archive"]:
             _, data = self._service.insist("GET", self._base + "/archive")
             _unpack(data, self._work)
+        if not (self._work / ".git").exists():
+            self._write_repository()
+
+    def _write_repository(self) -> None:
+        """Write the parts of `.git` that tell where a checkout comes from; no object is in it, and no git is needed.
+
+        As actions/checkout v4 leaves it: origin without credentials and the token as `http.ORIGIN/.extraheader`
+        (src/git-auth-helper.ts; v6 moves the header to an included file), a branch checked out by name, any other ref
+        with a detached HEAD (src/ref-helper.ts).
+        """
         git = self._work / ".git"
-        if not git.exists():
-            for folder in ("objects", "refs/heads"):
-                (git / folder).mkdir(parents=True)
-            (git / "HEAD").write_text("ref: refs/heads/main\n")
-            (git / "config").write_text(
-                "[core]\n\trepositoryformatversion = 0\n\tbare = false\n"
-                f'[remote "origin"]\n\turl = {self._facts["origin"]}\n'
-            )
+        environment, origin = self._facts["environment"], self._facts["origin"]
+        ref, sha = environment.get("GITHUB_REF", ""), environment.get("GITHUB_SHA", "")
+        for folder in ("objects", "refs/heads"):
+            (git / folder).mkdir(parents=True)
+        config = "[core]\n\trepositoryformatversion = 0\n\tbare = false\n"
+        config += f'[remote "origin"]\n\turl = {origin}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n'
+        token = environment.get("GITHUB_TOKEN", "")
+        if token:
+            server = "/".join(origin.split("/")[:3])
+            credential = base64.b64encode(f"x-access-token:{token}".encode()).decode()
+            config += f'[http "{server}/"]\n\textraheader = AUTHORIZATION: basic {credential}\n'
+        (git / "config").write_text(config)
+        if ref.startswith("refs/heads/") or not sha:
+            branch = ref if ref.startswith("refs/heads/") else "refs/heads/main"
+            (git / "HEAD").write_text(f"ref: {branch}\n")
+            if sha:
+                (git / branch).parent.mkdir(parents=True, exist_ok=True)
+                (git / branch).write_text(f"{sha}\n")
+        else:
+            (git / "HEAD").write_text(f"{sha}\n")
 
     def _copy(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None

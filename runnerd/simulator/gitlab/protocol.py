@@ -141,7 +141,7 @@ class Protocol:
                 "queue_depth": 1,
             },
             "git_info": {
-                "repo_url": f"{base_url}/{project.name}.git",
+                "repo_url": _clone_url(base_url, project.name, build.token),
                 "repo_object_format": "sha1",
                 "ref": build.ref,
                 "sha": build.sha,
@@ -178,7 +178,7 @@ class Protocol:
         """Predefined variables, then the project's, then the job's.
 
         `GIT_STRATEGY` is none, because there is no Git server; a stand-in runner finds the files by
-        `SIMULATED_ARCHIVE_PATH`.
+        `SIMULATED_ARCHIVE_PATH` and makes the repository nevertheless.
         """
         project = self.places.make_project(build.repo)
         pipeline = self.jobs.pipelines[build.run_id]
@@ -206,7 +206,6 @@ class Protocol:
             "CI_PROJECT_NAMESPACE": project.owner,
             "CI_PROJECT_URL": f"{base_url}/{project.name}",
             "CI_DEFAULT_BRANCH": project.default_branch,
-            "CI_REPOSITORY_URL": f"{base_url}/{project.name}.git",
             "CI_COMMIT_SHA": build.sha,
             "CI_COMMIT_SHORT_SHA": build.sha[:8],
             "CI_COMMIT_REF_NAME": build.ref,
@@ -240,6 +239,17 @@ class Protocol:
             {"key": key, "value": value, "public": True, "file": False, "masked": False, "raw": True}
             for key, value in plain.items()
         ]
+        clone_url = _clone_url(base_url, project.name, build.token)
+        listed.append(
+            {
+                "key": "CI_REPOSITORY_URL",
+                "value": clone_url,
+                "public": False,
+                "file": False,
+                "masked": False,
+                "raw": True,
+            }
+        )
         for key, value in {"CI_JOB_TOKEN": build.token, "CI_REGISTRY_PASSWORD": build.token}.items():
             listed.append({"key": key, "value": value, "public": False, "file": False, "masked": True, "raw": True})
         return [*listed, *project.extra["variables"], *build.variables]
@@ -327,3 +337,9 @@ class Protocol:
         build.updated_at = self.world.now()
         headers = {**self._headers(build), "Range": f"0-{build.trace_size}"}
         return http.Response(202, b"", headers)
+
+
+def _clone_url(base_url: str, name: str, token: str) -> str:
+    """Return the address for cloning with the job's token (docs: predefined variables, `CI_REPOSITORY_URL`)."""
+    scheme, _, host = base_url.partition("://")
+    return f"{scheme}://gitlab-ci-token:{token}@{host}/{name}.git"

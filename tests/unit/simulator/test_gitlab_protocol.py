@@ -50,6 +50,9 @@ def test_the_payload_has_no_tags_and_what_cml_reads(lab: gitlab_lab.Lab) -> None
     assert values["CI_PROJECT_URL"] == "http://gitlab.test:8080/acme/ml"
     assert values["CI_MERGE_REQUEST_IID"] == "1" and values["EPOCHS"] == "3" and values["GIT_STRATEGY"] == "none"
     assert values["CI_JOB_TOKEN"] == payload["token"] and variables["CI_JOB_TOKEN"]["masked"]
+    clone_url = f"http://gitlab-ci-token:{payload['token']}@gitlab.test:8080/acme/ml.git"
+    assert payload["git_info"]["repo_url"] == values["CI_REPOSITORY_URL"] == clone_url
+    assert not variables["CI_REPOSITORY_URL"]["public"]
     assert values["REPO_TOKEN"].startswith("glpat-") and variables["REPO_TOKEN"]["masked"]
     assert payload["steps"][0]["script"] == ["echo hi"]
     assert payload["runner_info"]["timeout"] == 600

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import gitlab_lab
 import pytest
+
+from runnerd.simulator import gitlab_runner
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,32 @@ def test_a_job_runs_once_with_its_files_and_variables(forge: gitlab_lab.Served, 
     assert ended["duration_s"] > 0 and ended["job"] == id
     [state] = [job for job in forge.call("GET", "/_sim/state")["jobs"] if job["id"] == id]
     assert (state["starts"], state["status"], state["conclusion"]) == (1, "completed", "success")
+
+
+def test_the_folder_of_a_job_is_a_repository_of_its_own(forge: gitlab_lab.Served, tag: str, tmp_path: Path) -> None:
+    """With the job's credentials in origin, inside a checkout of something else as well."""
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    script = [
+        'test "$(git rev-parse --show-toplevel)" = "$CI_PROJECT_DIR"',
+        'test "$(git config --get remote.origin.url)" = "$CI_REPOSITORY_URL"',
+        'echo "$CI_REPOSITORY_URL" | grep -q "//gitlab-ci-token:$CI_JOB_TOKEN@"',
+        'test "$(git rev-parse HEAD)" = "$CI_COMMIT_SHA"',
+        "git symbolic-ref -q HEAD || echo detached",
+        'echo "origin $(git config --get remote.origin.url)"',
+    ]
+    [id] = forge.queue(tag, script=script)
+    forge.start(forge.runner(tag), tmp_path).communicate(timeout=20)
+    log = forge.log(id)
+    assert forge.job(id)["status"] == "success", log
+    assert "\ndetached\n" in log and "Created fresh repository." in log
+    assert f"origin {forge.url.replace('://', '://gitlab-ci-token:[MASKED]@')}/acme/ml.git\n" in log
+
+
+def test_the_repository_of_a_job_needs_no_git(tmp_path: Path) -> None:
+    for origin, sha in (("https://h/a.git", "1" * 40), ("https://h/b.git", "2" * 40)):
+        gitlab_runner.write_repository(tmp_path, origin=origin, sha=sha)
+        assert f"url = {origin}\n" in (tmp_path / ".git" / "config").read_text()
+        assert (tmp_path / ".git" / "HEAD").read_text() == f"{sha}\n"
 
 
 def test_the_exit_code_never_tells_how_the_job_went(forge: gitlab_lab.Served, tag: str, tmp_path: Path) -> None:

@@ -132,6 +132,25 @@ async def test_a_queued_job_runs_once_with_its_files_and_environment(simulator, 
     assert listed["total_count"] == 0
 
 
+@pytest.mark.parametrize("event", ["pull_request", "push"])
+async def test_the_workspace_is_a_checkout_with_the_token_beside_its_origin(simulator, tmp_path, event):
+    basic = """$(printf 'x-access-token:%s' "$GITHUB_TOKEN" | base64 -w0)"""
+    script = [
+        'test "$(git rev-parse --show-toplevel)" = "$GITHUB_WORKSPACE"',
+        'test "$(git config --get remote.origin.url)" = "$GITHUB_SERVER_URL/$GITHUB_REPOSITORY"',
+        f'test "$(git config --get "http.$GITHUB_SERVER_URL/.extraheader")" = "AUTHORIZATION: basic {basic}"',
+        'test "$(git rev-parse HEAD)" = "$GITHUB_SHA"',
+        'echo "head: $(git symbolic-ref -q HEAD || echo detached)"',
+    ]
+    body = {"forge": "github", "repo": "acme/ml", "labels": ["gpu-t4"], "script": script, "event": event}
+    [id] = (await simulator.call("POST", "/_sim/jobs", body))["ids"]
+    runner = await simulator.runner("r1", tmp_path / "root")
+    output = (await asyncio.wait_for(runner.communicate(), 25))[0].decode()
+    log = await simulator.call("GET", f"/_sim/jobs/{id}/log")
+    assert "completed with result: Succeeded" in output, (output, log)
+    assert ("head: detached" if event == "pull_request" else "head: refs/heads/main") in log
+
+
 async def test_a_runner_that_is_terminated_fails_its_job_and_kills_the_script(simulator, tmp_path):
     mark = tmp_path / "survived"
     body = {"forge": "github", "repo": "acme/ml", "labels": ["gpu-t4"], "script": ["sleep 1.5", f"touch {mark}"]}
