@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +73,8 @@ def somewhere(tmp_path: Path) -> Path:
     return tmp_path.resolve()
 
 
-def test_tells_the_whole_story_and_leaves_nothing_running(somewhere: Path) -> None:
-    status, out, err = finish(start(somewhere, "--once", "--json"))
+def check_whole_story(directory: Path) -> None:
+    status, out, err = finish(start(directory, "--once", "--json"))
     assert status == 0, f"{out}\n{err}"
     told: dict[str, Any] = json.loads(out.splitlines()[-1])
     assert set(told) == {"jobs", "instances", "reports", "wait_seconds"}
@@ -82,7 +86,59 @@ def test_tells_the_whole_story_and_leaves_nothing_running(somewhere: Path) -> No
     for words in ("out of capacity", "kill -9", "daemon started again", "0 created twice, 0 left", "simulated"):
         assert words in err
     assert "\x1b" not in err, "colours are for terminals"
-    assert left_in(somewhere) == []
+    assert left_in(directory) == []
+
+
+def test_tells_the_whole_story_and_leaves_nothing_running(somewhere: Path) -> None:
+    check_whole_story(somewhere)
+
+
+class Listener:
+    """A web server that nothing in the demo has any business with; counts the connections to it."""
+
+    def __init__(self) -> None:
+        self.connections: list[tuple[str, int]] = []
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, address = self._socket.accept()
+            except OSError:
+                return
+            self.connections.append(address)
+            connection.close()
+
+    def close(self) -> None:
+        # Closing alone does not wake the thread that accepts.
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join(5)
+
+
+@pytest.fixture
+def foreign() -> Iterator[Listener]:
+    made = Listener()
+    yield made
+    made.close()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git on this host")
+@pytest.mark.parametrize("origin", ["path", "http"])
+def test_runs_in_a_clone_and_asks_nothing_of_its_origin(somewhere: Path, foreign: Listener, origin: str) -> None:
+    """Jobs of the demo run below the clone, so git in a job may answer for the clone and its origin."""
+    clone = somewhere / "clone"
+    url = f"{foreign.url}/acme/meters.git" if origin == "http" else str(somewhere / "upstream")
+    subprocess.run(["git", "init", "-q", str(clone)], check=True)
+    subprocess.run(["git", "-C", str(clone), "remote", "add", "origin", url], check=True)
+    check_whole_story(clone)
+    assert foreign.connections == []
 
 
 def test_an_interrupt_in_the_middle_ends_everything_that_was_started(somewhere: Path) -> None:
