@@ -379,11 +379,12 @@ def test_every_module_can_be_imported_or_names_the_extra_that_it_needs(installed
     assert {name: words for name, words in failed.items() if "install runnerd[" not in words} == {}
 
 
-def test_version(installed: Installed, built: Built) -> None:
+@pytest.mark.parametrize("command", [("runnerd",), ("python", "-m", "runnerd")], ids=" ".join)
+def test_version(installed: Installed, built: Built, command: tuple[str, ...]) -> None:
     version = built.metadata()["Version"]
-    assert installed.run("runnerd", "version").startswith(f"runnerd {version}, Python 3.")
-    assert installed.run("runnerd", "--version").startswith("runnerd, version ")
-    assert "Usage: runnerd " in installed.run("runnerd", "--help")
+    assert installed.run(*command, "version").startswith(f"runnerd {version}, Python 3.")
+    assert installed.run(*command, "--version").startswith("runnerd, version ")
+    assert "Usage: runnerd " in installed.run(*command, "--help")
 
 
 def test_check_goes_through_a_configuration_and_finds_only_the_forge_that_is_not_there(installed: Installed) -> None:
