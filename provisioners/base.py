@@ -325,7 +325,8 @@ class Traits:
     create_burst: int = 50
     #: True when that holds for each region by itself, False when for the whole provider.
     paced_by_region: bool = False
-    #: Bytes of user-data that the provider takes.
+    #: Bytes of user-data that the provider takes, counted before any encoding; a pool whose boot script is longer buys
+    #: nothing there, and :meth:`Provisioner.create` never sees it.
     user_data_limit: int = 16384
     #: How an instance ends itself when its agent leaves or its deadline passes, as a command without a shell; empty
     #: when it is only a process.

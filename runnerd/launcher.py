@@ -79,7 +79,8 @@ class Launcher:
             if provider is None:
                 continue
             known += provider.known_offers(pool)
-            why = self._closed(provider)
+            traits = provider.provisioner.traits
+            why = self._closed(provider) or order.boot_script_problem(self._station.config, pool, name, traits)
             if not why and awaited:
                 why = f"waits for the first offers of {awaited[0]}"
             if not why and first_only and name != pool.from_[0]:

@@ -137,6 +137,10 @@ class _Provider:
             why = made.why_none(pool.shape(name), options) or "it has no machine that fits"
             remedy = "mend gpu, types or market of the pool, or leave the provider out of its `from`"
             return [Finding(Level.WARNING, place, f"provider {name} has no offer: {why}", remedy)], None
+        problem = order.boot_script_problem(self._settings, pool, name, made.traits)
+        if problem:
+            remedy = "shorten agent_url, or leave the provider out of the pool's `from`"
+            return [Finding(Level.WARNING, place, f"provider {name} sells nothing to it: {problem}", remedy)], None
         cheapest = min(found, key=lambda one: one.price)
         if pool.max_price is not None and cheapest.price > pool.max_price:
             words = (
@@ -169,7 +173,9 @@ class _Provider:
             bundle=bundle.build().sha256,
             now=self._now.now(),
         )
-        return dataclasses.replace(request, user_data=request.user_data.replace(base.TOKEN_PLACEHOLDER, "0" * 96))
+        return dataclasses.replace(
+            request, user_data=request.user_data.replace(base.TOKEN_PLACEHOLDER, "0" * order.TOKEN_SIZE)
+        )
 
 
 async def _bounded(place: str, work: Awaitable[list[Finding]]) -> list[Finding]:

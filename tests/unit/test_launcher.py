@@ -103,6 +103,27 @@ async def test_a_pool_buys_nothing_dearer_than_it_pays(tmp_path: Path, clock: Ma
     assert tries(place) == [] and "above the pool's max_price of $0.99" in seen[-1].detail
 
 
+async def test_a_provider_that_takes_no_boot_script_of_that_size_is_passed_over(
+    buyer: launcher.Launcher, place: Place
+) -> None:
+    place.sky.traits = dataclasses.replace(place.sky.traits, user_data_limit=1000)
+    await place.clock.finish(buyer.request(VM))
+    assert tries(place) == [] and tries(place, "sea") == ["a"]
+
+
+async def test_a_boot_script_that_no_provider_takes_is_refused_before_anything_is_bought(
+    buyer: launcher.Launcher, place: Place
+) -> None:
+    for cloud in place.clouds.values():
+        cloud.traits = dataclasses.replace(cloud.traits, user_data_limit=1000)
+    seen: list[model.Instance] = []
+    place.rows.on_step.append(lambda _, new: seen.append(new))
+    await place.clock.finish(buyer.request(VM))
+    assert tries(place) == tries(place, "sea") == [] and not place.rows.attempts and not place.rows.blocks
+    assert (seen[-1].state, seen[-1].reason) == (InstanceState.FAILED, Reason.NO_OFFER)
+    assert "and sky takes 1000 as user data" in seen[-1].detail and "and sea takes 1000" in seen[-1].detail
+
+
 async def test_one_instance_tries_only_so_many_offers_in_a_row(buyer: launcher.Launcher, place: Place) -> None:
     # A transient refusal each time, blocked for no time at all by a clock that stands still would be tried for ever.
     place.sky.creates = [refusal(base.Kind.THROTTLED, retry_after=0.01) for _ in range(100)]

@@ -56,6 +56,16 @@ async def test_a_pool_that_another_provider_serves_is_a_warning(tmp_path: Path) 
     assert set(said.values()) == {"warning", "ok"}
 
 
+async def test_a_boot_script_that_the_provider_does_not_take_is_told_with_a_remedy(tmp_path: Path) -> None:
+    providers = {"sky": {"type": "fake", "agent_url": "https://runnerd.example/" + "x" * 9000}, "sea": {"type": "fake"}}
+    found = await _checked(tmp_path, {"gpu": {"gpu": "t4"}}, providers=providers)
+    (said,) = [one for one in found if one["place"] == "pools.gpu" and "boot script" in one["message"]]
+    assert said["level"] == "warning" and "takes 16384 as user data" in said["message"]
+    assert said["remedy"].startswith("shorten agent_url")
+    alone = await _checked(tmp_path, {"gpu": {"gpu": "t4", "from": ["sky"]}}, providers=providers)
+    assert "error" in _said(alone, "pools.gpu").values()
+
+
 async def test_a_provider_that_cannot_tell_makes_no_pool_hopeless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
