@@ -43,7 +43,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy runnerd provisioners
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -q tests/unit/store/test_schema.py tests/unit/test_examples.py
+	$(BIN)/python -m pytest -q tests/unit/store/test_schema.py tests/unit/config/test_examples.py
 
 fmt: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from provisioners import base, machines, options
+from provisioners import base, options
+from provisioners.catalogue import machines
 from provisioners.processes import records, room
 
 _P = ParamSpec("_P")

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provisioners.offload import Offload
-from runnerd import alarms, config, errors, model
+from runnerd import config, errors, model
+from runnerd.runtime import alarms
 
 #: Bytes of content that are looked at to tell what it is.
 HEAD = 4096

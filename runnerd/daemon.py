@@ -14,27 +14,14 @@ from typing import Any
 
 from provisioners import base
 from provisioners.offload import Offload
-from runnerd import (
-    agents,
-    alarms,
-    assets,
-    budget,
-    bundle,
-    clock,
-    config,
-    controller,
-    errors,
-    http,
-    ledger,
-    model,
-    providers,
-    station,
-    store,
-    tasks,
-    tokens,
-)
+from runnerd import assets, config, errors, model, store
+from runnerd.bootstrap import agent_archive
 from runnerd.forges import base as forges
+from runnerd.kit import clock, http, tasks
+from runnerd.lifecycle import agent_sessions
 from runnerd.model import InstanceState, Reason
+from runnerd.reconcile import loop
+from runnerd.runtime import alarms, budget, ledger, providers, shared, tokens
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +64,10 @@ class Daemon:
         self._background = tasks.Group("daemon", on_failure=self._failed)
         self._watches: dict[str, asyncio.Task[Any]] = {}
         self._listings: dict[str, asyncio.Task[Any]] = {}
-        self._bundle = bundle.build()
+        self._bundle = agent_archive.build()
         self.store: store.Store
-        self.station: station.Station
-        self.controller: controller.Controller
+        self.station: shared.Station
+        self.controller: loop.Controller
         self.reload_ok = True
         self.started_at = 0.0
         self.stopping = False
@@ -90,7 +77,7 @@ class Daemon:
         self.diagnostics: dict[model.InstanceId, str] = {}
 
     @property
-    def bundle(self) -> bundle.Bundle:
+    def bundle(self) -> agent_archive.Bundle:
         return self._bundle
 
     # -- start -------------------------------------------------------------------------------------------------
@@ -110,7 +97,7 @@ class Daemon:
             blocks=state.blocks,
         )
         bells = alarms.Alarms(now)
-        self.station = station.Station(
+        self.station = shared.Station(
             config=settings,
             clock=self._clock,
             rng=self._rng,
@@ -123,7 +110,7 @@ class Daemon:
             settings=dict(state.settings),
         )
         bells.on_new.append(self._write_alarm)
-        self.controller = controller.Controller(
+        self.controller = loop.Controller(
             self.station,
             cursors=state.cursors,
             bundle=lambda: self._bundle.sha256,
@@ -247,7 +234,7 @@ class Daemon:
 
     # -- what agents are told ----------------------------------------------------------------------------------
 
-    def _duty(self, row: model.Instance) -> agents.Duty:
+    def _duty(self, row: model.Instance) -> agent_sessions.Duty:
         settings = self.station.config
         pool = settings.pools.get(row.pool)
         # Agents speak as soon as the listeners are open, which is before the providers are met again.
@@ -267,7 +254,7 @@ class Daemon:
                 # The operator's own choice of a place wins.
                 environment.setdefault("CML_ASSET_URL", upload)
         beside = met.provisioner.traits.beside_daemon if met is not None else kind in ("local", "fake")
-        return agents.Duty(
+        return agent_sessions.Duty(
             # Instances that are processes on this host have no hardware of their own to prove.
             gpus=-1 if beside else row.gpus,
             gpu=pool.gpu_model if pool else "",

@@ -12,7 +12,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
-from runnerd import secrets
+from runnerd.kit import secrets
 
 if TYPE_CHECKING:
     from runnerd import daemon, model

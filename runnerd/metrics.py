@@ -21,9 +21,11 @@ from prometheus_client.registry import Collector
 
 import runnerd
 from provisioners import base
-from runnerd import budget, controller, model, station
+from runnerd import model
 from runnerd.forges import base as forges
 from runnerd.model import Attempt, AttemptState, Instance, InstanceId, InstanceState, Job, JobState, Reason
+from runnerd.reconcile import loop
+from runnerd.runtime import budget, shared
 
 PREFIX = "runnerd_"
 
@@ -63,10 +65,10 @@ class Daemon(Protocol):
     """The part of the daemon that is measured."""
 
     @property
-    def station(self) -> station.Station: ...
+    def station(self) -> shared.Station: ...
 
     @property
-    def controller(self) -> controller.Controller: ...
+    def controller(self) -> loop.Controller: ...
 
     @property
     def reload_ok(self) -> bool: ...

@@ -7,7 +7,7 @@ try:
 except ImportError as error:
     raise ImportError(f"the aws provider needs boto3: install runnerd[aws] ({error})") from error
 
-from provisioners.aws.clients import Clients
+from provisioners.aws.client import Clients
 from provisioners.aws.provider import Aws
 
 __all__ = ["Aws", "Clients"]

@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from provisioners import base, pace
-from provisioners.aws import clients, errors
+from provisioners import base
+from provisioners.aws import client, errors
 from provisioners.offload import Offload
+from provisioners.support import ratelimit
 
 _T = TypeVar("_T")
 
@@ -42,17 +43,17 @@ class Group(enum.Enum):
 class Calls:
     """The one way out to the SDK for everything but launches."""
 
-    def __init__(self, context: base.Context, connections: clients.Connections) -> None:
+    def __init__(self, context: base.Context, connections: client.Connections) -> None:
         self._context = context
         self._connections = connections
-        self._buckets: dict[tuple[str, Group], pace.Bucket] = {}
+        self._buckets: dict[tuple[str, Group], ratelimit.Bucket] = {}
         self._pauses: dict[tuple[str, Group], float] = {}
         self._door: Offload | None = None
 
     def open(self) -> None:
         """Make the threads."""
         if self._door is None:
-            self._door = self._context.offload(clients.WIDTH)
+            self._door = self._context.offload(client.WIDTH)
 
     def close(self) -> None:
         """Let the threads go; calls under way end by themselves."""
@@ -60,13 +61,13 @@ class Calls:
             self._door.close(wait=False)
             self._door = None
 
-    def bucket(self, region: str, group: Group) -> pace.Bucket:
+    def bucket(self, region: str, group: Group) -> ratelimit.Bucket:
         """What paces a group of calls to a region."""
         place = (region, group)
         found = self._buckets.get(place)
         if found is None:
             burst, rate = group.value
-            found = self._buckets[place] = pace.Bucket(
+            found = self._buckets[place] = ratelimit.Bucket(
                 rate=rate, burst=burst, now=self._context.now, sleep=self._context.sleep
             )
         return found

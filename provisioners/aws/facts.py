@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from provisioners import notes
+from provisioners.support import jsonfile
 
 FILE = "aws-facts.json"
 _FORMAT = 1
@@ -30,7 +30,7 @@ class Facts:
     """The facts of one provider."""
 
     def __init__(self, directory: str) -> None:
-        self._notes = notes.Notes(directory, FILE)
+        self._notes = jsonfile.Notes(directory, FILE)
         #: Region -> subnet -> zone.
         self.zones: dict[str, dict[str, str]] = {}
         #: Region -> image as the operator wrote it -> (id, when it was resolved).

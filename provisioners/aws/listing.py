@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from provisioners import base
-from provisioners.aws import calls, views
+from provisioners.aws import calls
+from provisioners.aws import instances as aws_instances
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Lister:
 
     async def _region(self, region: str) -> tuple[list[base.InstanceView], list[base.Residue], str]:
         try:
-            instances = views.instances_of(
+            instances = aws_instances.instances_of(
                 {
                     "Reservations": await self._calls.pages(
                         "DescribeInstances", region, "Reservations", Filters=[self._ours]
@@ -64,7 +65,7 @@ class Lister:
         running = [one["InstanceId"] for one in instances if one["State"]["Name"] == "running"]
         health, residues = await asyncio.gather(self._health(region, running), self._residues(region, instances))
         there = [
-            views.view(self._provider, self._account, region, one, healthy=health.get(one["InstanceId"]))
+            aws_instances.view(self._provider, self._account, region, one, healthy=health.get(one["InstanceId"]))
             for one in instances
         ]
         return there, residues, ""
@@ -80,7 +81,9 @@ class Lister:
             except base.ProvisionError as error:
                 log.info("no status checks from %s: %s", region, error)
                 return found
-            found.update({one["InstanceId"]: views.health_of(one) for one in answer.get("InstanceStatuses", [])})
+            found.update(
+                {one["InstanceId"]: aws_instances.health_of(one) for one in answer.get("InstanceStatuses", [])}
+            )
         return found
 
     # -- what is left of instances -------------------------------------------------------------------------------
@@ -152,8 +155,8 @@ class Lister:
             kind=kind,
             ref=f"{region}/{id}",
             scope=f"{self._provider}/{self._account}/{region}/{zone or '*'}",
-            tags=views.tags_of(resource),
-            created_at=views.seconds(at),
+            tags=aws_instances.tags_of(resource),
+            created_at=aws_instances.seconds(at),
         )
 
 

@@ -15,19 +15,19 @@ from provisioners import base, catalogue
 from provisioners.aws import (
     calls,
     checks,
-    clients,
+    client,
     errors,
     facts,
+    instances,
     listing,
     offers,
     places,
-    prices,
+    pricing,
     quotas,
     request,
     settings,
     spot,
     terminator,
-    views,
 )
 from provisioners.offload import Offload
 
@@ -38,14 +38,14 @@ class Aws(base.Basics):
     """One account of Amazon, in the regions that the options name."""
 
     def __init__(
-        self, context: base.Context, options: Mapping[str, Any], clients_: clients.Clients | None = None
+        self, context: base.Context, options: Mapping[str, Any], clients_: client.Clients | None = None
     ) -> None:
         self._context = context
         self._book = catalogue.load("aws")
         self._settings, problems = settings.read(options, self._book)
         if problems:
             raise ValueError("; ".join(problems))
-        self._connections = (clients_ or clients.Clients()).connect(self._settings, context)
+        self._connections = (clients_ or client.Clients()).connect(self._settings, context)
         self._calls = calls.Calls(context, self._connections)
         self._facts = facts.Facts(context.directory)
         self._places = places.Places(self._calls, self._facts, now=context.now)
@@ -99,7 +99,7 @@ class Aws(base.Basics):
             log.warning("%s: %s", self._context.name, problem)
         self._calls.open()
         if self._launches is None:
-            self._launches = self._context.offload(clients.WIDTH)
+            self._launches = self._context.offload(client.WIDTH)
 
     async def close(self) -> None:
         await self._terminator.close()
@@ -135,8 +135,8 @@ class Aws(base.Basics):
             if failed.code == "InsufficientFreeAddressesInSubnet":
                 failed = self._full(subnet, subnets, failed)
             raise failed from error
-        made = views.instances_of(answer)[0]
-        return views.view(self._context.name, self._settings.account, offer.region, made)
+        made = instances.instances_of(answer)[0]
+        return instances.view(self._context.name, self._settings.account, offer.region, made)
 
     async def _body(self, request_: base.CreateRequest) -> tuple[dict[str, Any], list[str]]:
         """The parameters of RunInstances, and the subnets that would do; refuses what Amazon would."""
@@ -174,7 +174,7 @@ class Aws(base.Basics):
     async def _launch(self, region: str, body: dict[str, Any]) -> dict[str, Any]:
         """The one RunInstances call; it raises what the SDK raises."""
         if self._launches is None:
-            self._launches = self._context.offload(clients.WIDTH)
+            self._launches = self._context.offload(client.WIDTH)
 
         def send() -> dict[str, Any]:
             answer: dict[str, Any] = self._connections.client("ec2", region).run_instances(**body)
@@ -194,7 +194,7 @@ class Aws(base.Basics):
         taken = request.token(request_)
         for one in reservations:
             if one.get("ClientToken") == taken:
-                return views.view(self._context.name, self._settings.account, region, one)
+                return instances.view(self._context.name, self._settings.account, region, one)
         raise failed
 
     async def _found(
@@ -205,7 +205,7 @@ class Aws(base.Basics):
         except base.ProvisionError as error:
             log.warning("%s: after %s: %s", self._context.name, failed.code, error)
             raise failed from error
-        return views.instances_of({"Reservations": pages})
+        return instances.instances_of({"Reservations": pages})
 
     def _full(self, subnet: str, subnets: Sequence[str], failed: base.ProvisionError) -> base.ProvisionError:
         """A subnet has no address left; the zone is to blame only when all of its subnets have none."""
@@ -221,20 +221,20 @@ class Aws(base.Basics):
         region, instance = await self._instance(ref)
         if instance is None:
             return None
-        return views.view(self._context.name, self._settings.account, region, instance)
+        return instances.view(self._context.name, self._settings.account, region, instance)
 
     async def _instance(self, ref: str) -> tuple[str, dict[str, Any] | None]:
-        region, id = views.split(ref)
+        region, id = instances.split(ref)
         if not region:
             return "", None
         # As a filter, a handle that does not exist gives an empty list, and the large bucket pays.
         pages = await self._calls.pages(
             "DescribeInstances", region, "Reservations", Filters=[{"Name": "instance-id", "Values": [id]}]
         )
-        return region, next(iter(views.instances_of({"Reservations": pages})), None)
+        return region, next(iter(instances.instances_of({"Reservations": pages})), None)
 
     async def delete(self, ref: str) -> None:
-        region, id = views.split(ref)
+        region, id = instances.split(ref)
         if region:
             await self._terminator.end(region, id)
 
@@ -248,10 +248,12 @@ class Aws(base.Basics):
         region, instance = await self._instance(ref)
         if instance is None:
             return base.EndReason(base.EndKind.UNKNOWN)
-        return views.end_of(views.offer_of(self._context.name, self._settings.account, region, instance), instance)
+        return instances.end_of(
+            instances.offer_of(self._context.name, self._settings.account, region, instance), instance
+        )
 
     async def console_log(self, ref: str) -> str | None:
-        region, id = views.split(ref)
+        region, id = instances.split(ref)
         if not region:
             return None
         ask = functools.partial(self._calls.call, "GetConsoleOutput", region, InstanceId=id)
@@ -290,10 +292,10 @@ class Aws(base.Basics):
     async def refresh_prices(self) -> list[base.Finding]:
         async def ask(parameters: dict[str, Any]) -> dict[str, Any]:
             return await self._calls.call(
-                "GetProducts", prices.ENDPOINT_REGION, service="pricing", group=calls.Group.PRICES, **parameters
+                "GetProducts", pricing.ENDPOINT_REGION, service="pricing", group=calls.Group.PRICES, **parameters
             )
 
-        return await prices.refresh(
+        return await pricing.refresh(
             self._book,
             regions=tuple(self._settings.regions),
             directory=self._context.directory,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from provisioners import base, catalogue
-from provisioners.aws import calls, families, views
+from provisioners.aws import calls, families, instances
 from provisioners.aws.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ async def _region(
         Filters=[{"Name": "instance-state-name", "Values": list(_COUNTED)}],
     )
     used: dict[str, float] = {}
-    for one in views.instances_of({"Reservations": reservations}):
+    for one in instances.instances_of({"Reservations": reservations}):
         market = base.Market.SPOT if one.get("InstanceLifecycle") == "spot" else base.Market.ON_DEMAND
         code = families.group_of(one["InstanceType"], market).code
         used[code] = used.get(code, 0.0) + _cpus(one, book)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from provisioners import base, catalogue, options
-from provisioners.azure import clients, errors, images, names, offers, permissions, quotas, request, selfend, settings
+from provisioners.azure import client, errors, images, names, offers, permissions, quotas, request, selfend, settings
 
 _ROLE_REMEDY = "assign the role of docs/azure.md to the credential, in the resource group"
 
@@ -13,7 +13,7 @@ _ROLE_REMEDY = "assign the role of docs/azure.md to the credential, in the resou
 async def run(
     context: base.Context,
     chosen: settings.Settings,
-    calls: clients.Clients,
+    calls: client.Clients,
     book: catalogue.Book,
     shelf: offers.Shelf,
     samples: Sequence[base.CreateRequest],
@@ -35,7 +35,7 @@ class _Check:
         self,
         context: base.Context,
         chosen: settings.Settings,
-        calls: clients.Clients,
+        calls: client.Clients,
         book: catalogue.Book,
         shelf: offers.Shelf,
     ) -> None:
@@ -69,7 +69,7 @@ class _Check:
         except Exception as error:
             return [self._failed(error, "cannot sign in", _sign_in_remedy(str(error), self._chosen))]
         try:
-            found = await self._calls.resource(subscription, f"/subscriptions/{subscription}", clients.RESOURCES_API)
+            found = await self._calls.resource(subscription, f"/subscriptions/{subscription}", client.RESOURCES_API)
         except errors.HEARD as error:
             remedy = "is it the right tenant, and has the credential a role in this subscription or group?"
             if "AuthorizationFailed" in str(error):
@@ -89,7 +89,7 @@ class _Check:
         subscription, group = self._chosen.subscription, self._chosen.resource_group
         try:
             found = await self._calls.resource(
-                subscription, clients.group_path(subscription, group), clients.RESOURCES_API
+                subscription, client.group_path(subscription, group), client.RESOURCES_API
             )
             granted = await self._calls.permissions(subscription, group) if found is not None else []
         except errors.HEARD as error:
@@ -120,10 +120,10 @@ class _Check:
             for region_name, subnet in settings.read_pool(sample.options)[0].subnets.items():
                 wanted[subnet] = region_name
         for resource, region_name in wanted.items():
-            async for finding in self._present(resource, clients.NETWORK_API, region_name):
+            async for finding in self._present(resource, client.NETWORK_API, region_name):
                 yield finding
         if self._chosen.identity and self._chosen.identity != settings.SYSTEM:
-            async for finding in self._present(self._chosen.identity, clients.IDENTITY_API, ""):
+            async for finding in self._present(self._chosen.identity, client.IDENTITY_API, ""):
                 yield finding
 
     async def _present(self, resource: str, version: str, region: str) -> AsyncIterator[base.Finding]:
@@ -253,7 +253,7 @@ class _Check:
             if urn is None:
                 if image.startswith("/subscriptions/"):
                     owner = names.subscription_of(image)
-                    version = clients.GALLERY_API if "/galleries/" in image else clients.COMPUTE_API
+                    version = client.GALLERY_API if "/galleries/" in image else client.COMPUTE_API
                     if await self._calls.resource(owner, image, version) is None:
                         yield self._error(f"there is no image {image}", "correct the image", place)
                 return
@@ -292,7 +292,7 @@ class _Check:
         )
         accept = f"az vm image terms accept --publisher {plan.publisher} --offer {plan.product} --plan {plan.name}"
         try:
-            terms = await self._calls.resource(self._chosen.subscription, path, clients.ORDERING_API)
+            terms = await self._calls.resource(self._chosen.subscription, path, client.ORDERING_API)
         except errors.HEARD as error:
             yield self._warning(f"whether the terms of {image} are accepted is not told: {error}", accept, place)
             return

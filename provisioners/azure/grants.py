@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from provisioners import base
-from provisioners.azure import names, settings, views
+from provisioners.azure import instances, names, settings
 
 Wire = Mapping[str, Any]
 
@@ -63,7 +63,7 @@ def left(
         if not kind or machine.lower() in machines or assignment(machine, controller).lower() != whole.lower():
             continue
         yield base.Residue(
-            kind=views.ROLE,
+            kind=instances.ROLE,
             ref=whole,
             scope=settings.scope(provider, subscription, settings.NO_ZONE, settings.NO_ZONE),
             tags={base.TAG_CONTROLLER: controller, base.TAG_INSTANCE: names.instance(names.tail(machine))},

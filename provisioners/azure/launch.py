@@ -9,7 +9,7 @@ from typing import Any
 from azure.core.exceptions import HttpResponseError
 
 from provisioners import base, catalogue
-from provisioners.azure import clients, errors, grants, names, settings, views
+from provisioners.azure import client, errors, grants, instances, names, settings
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Launch:
         self,
         context: base.Context,
         chosen: settings.Settings,
-        calls: clients.Clients,
+        calls: client.Clients,
         book: catalogue.Book,
         wanted: base.CreateRequest,
     ) -> None:
@@ -47,8 +47,8 @@ class Launch:
             failed = errors.of(error, self._where)
             if not isinstance(error, HttpResponseError) or not _may_exist(error):
                 raise failed from error
-            accepted = clients.Accepted(await self._existing(failed), "")
-        machine = clients.machine_path(self._subscription, self._group, self._vm)
+            accepted = client.Accepted(await self._existing(failed), "")
+        machine = client.machine_path(self._subscription, self._group, self._vm)
         await grant(self._calls, self._chosen, self._context, machine, grants.principal(accepted.machine))
         return await self._watched(accepted)
 
@@ -72,7 +72,7 @@ class Launch:
             raise base.ProvisionError(base.Kind.CONFIG, message, code=failed.code)
         return found
 
-    async def _watched(self, accepted: clients.Accepted) -> base.InstanceView:
+    async def _watched(self, accepted: client.Accepted) -> base.InstanceView:
         """Follow a launch until it runs, fails, or has been watched long enough.
 
         The machine exists by now: a stumble while looking changes nothing about that.
@@ -92,7 +92,7 @@ class Launch:
                         continue
                     operation = ""
                 found = await self._calls.machine(self._subscription, self._group, self._vm)
-            except clients.OperationFailed as error:
+            except client.OperationFailed as error:
                 await self._clear_away(errors.of(error, self._where).failure)
             except HttpResponseError as error:
                 # Operations are forgotten after a time; the machine itself tells as well.
@@ -105,7 +105,7 @@ class Launch:
                 view = self._view(found)
 
     def _view(self, vm: Mapping[str, Any]) -> base.InstanceView:
-        return views.machine(
+        return instances.machine(
             vm,
             provider=self._context.name,
             subscription=self._subscription,
@@ -138,7 +138,7 @@ class Launch:
 
 
 async def grant(
-    calls: clients.Clients, chosen: settings.Settings, context: base.Context, machine: str, principal: str
+    calls: client.Clients, chosen: settings.Settings, context: base.Context, machine: str, principal: str
 ) -> None:
     """Let a machine delete itself, where it has an identity of its own; a listing makes up for what fails."""
     if chosen.identity != settings.SYSTEM or not principal:
@@ -147,7 +147,7 @@ async def grant(
     wanted = grants.body(chosen.identity_role, principal, subscription)
     path = grants.assignment(machine, context.controller)
     try:
-        await calls.put_resource(subscription, path, clients.AUTHORIZATION_API, wanted)
+        await calls.put_resource(subscription, path, client.AUTHORIZATION_API, wanted)
     except errors.HEARD as error:
         log.warning("%s: %s cannot delete itself yet: %s", context.name, names.tail(machine), error)
 

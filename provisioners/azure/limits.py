@@ -13,8 +13,9 @@ from typing import Any
 
 from azure.core.pipeline import policies
 
-from provisioners import base, pace
+from provisioners import base
 from provisioners.azure import errors
+from provisioners.support import ratelimit
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,12 @@ class Limits:
         self.reads = self._bucket(READ_RATE, READ_BURST)
         self.lists = self._bucket(LIST_RATE, LIST_BURST)
         self.deletes = self._bucket(DELETE_RATE, DELETE_BURST)
-        self._looks: dict[str, pace.Bucket] = {}
+        self._looks: dict[str, ratelimit.Bucket] = {}
         #: What is left by policy, as the last answers told.
         self.remaining: dict[str, int] = {}
 
-    def _bucket(self, rate: float, burst: int) -> pace.Bucket:
-        return pace.Bucket(rate=rate, burst=burst, now=self._context.now, sleep=self._context.sleep)
+    def _bucket(self, rate: float, burst: int) -> ratelimit.Bucket:
+        return ratelimit.Bucket(rate=rate, burst=burst, now=self._context.now, sleep=self._context.sleep)
 
     async def look(self, machine: str) -> None:
         """Wait for the right to look at one machine."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from provisioners import base, catalogue
-from provisioners.azure import clients, errors, grants, launch, memory, names, settings, views
+from provisioners.azure import client, errors, grants, instances, launch, memory, names, settings
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Lister:
         self,
         context: base.Context,
         chosen: settings.Settings,
-        calls: clients.Clients,
+        calls: client.Clients,
         book: catalogue.Book,
         known: memory.Memory,
     ) -> None:
@@ -86,7 +86,7 @@ class Lister:
         return [self._view(vm, subscription, group, seen[view.ref]) if view.ref in seen else view for view, vm in first]
 
     def _view(self, vm: Wire, subscription: str, group: str, statuses: Wire | None = None) -> base.InstanceView:
-        return views.machine(
+        return instances.machine(
             vm,
             provider=self._context.name,
             subscription=subscription,
@@ -105,7 +105,7 @@ class Lister:
         """
         asking: list[tuple[bool, float, str]] = []
         for view, vm in found:
-            failed = views.failed(vm)
+            failed = instances.failed(vm)
             if failed or view.status is base.InstanceStatus.RUNNING:
                 asking.append((not failed, self._power[view.ref][1] if view.ref in self._power else 0.0, view.ref))
         refs = {ref for _, _, ref in asking}
@@ -128,7 +128,7 @@ class Lister:
 
     async def _residues(self, subscription: str, group: str, listed: Sequence[Wire]) -> list[base.Residue]:
         found = list(
-            views.residues(
+            instances.residues(
                 provider=self._context.name,
                 subscription=subscription,
                 controller=self._context.controller,
@@ -145,8 +145,8 @@ class Lister:
     async def _grants(self, subscription: str, group: str, listed: Sequence[Wire]) -> list[base.Residue]:
         """Rights of machines to delete themselves: what is missing is given, what outlived its machine is told."""
         controller = self._context.controller
-        all_ = {clients.machine_path(subscription, group, str(vm.get("name", ""))): vm for vm in listed}
-        ours = [(path, vm) for path, vm in all_.items() if views.ours(vm, controller)]
+        all_ = {client.machine_path(subscription, group, str(vm.get("name", ""))): vm for vm in listed}
+        ours = [(path, vm) for path, vm in all_.items() if instances.ours(vm, controller)]
         granted = await self._calls.assignments(subscription, group)
         for machine, principal in grants.missing(ours, granted, controller):
             await launch.grant(self._calls, self._chosen, self._context, machine, principal)

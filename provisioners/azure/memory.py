@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from provisioners import base, notes
+from provisioners import base
+from provisioners.support import jsonfile
 
 #: Seconds after which a version is looked up again.
 _FRESH = 24 * 3600.0
@@ -30,8 +31,8 @@ class Memory:
     groups: dict[tuple[str, str], float] = field(default_factory=dict)
 
     @property
-    def _notes(self) -> notes.Notes:
-        return notes.Notes(self.context.directory, FILE)
+    def _notes(self) -> jsonfile.Notes:
+        return jsonfile.Notes(self.context.directory, FILE)
 
     def load(self) -> None:
         """Read the file."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from provisioners import base, catalogue
-from provisioners.azure import clients, errors, images, memory, settings
+from provisioners.azure import client, errors, images, memory, settings
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Sold:
 class Shelf:
     """The sizes of each region, asked for at most once an hour."""
 
-    def __init__(self, calls: clients.Clients, chosen: settings.Settings, context: base.Context) -> None:
+    def __init__(self, calls: client.Clients, chosen: settings.Settings, context: base.Context) -> None:
         self._calls = calls
         self._chosen = chosen
         self._context = context

@@ -12,26 +12,27 @@ from collections.abc import Awaitable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from provisioners import base, catalogue, machines
+from provisioners import base, catalogue
 from provisioners.azure import (
     checks,
     ends,
     errors,
     images,
+    instances,
     launch,
     limits,
     listing,
     memory,
     names,
     offers,
-    prices,
+    pricing,
     quotas,
     request,
     selfend,
     settings,
-    views,
 )
-from provisioners.azure.clients import AUTHORIZATION_API, NETWORK_API, Clients, machine_path
+from provisioners.azure.client import AUTHORIZATION_API, NETWORK_API, Clients, machine_path
+from provisioners.catalogue import machines
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +177,7 @@ class Azure(base.Basics):
         return found
 
     async def refresh_prices(self) -> list[base.Finding]:
-        return await prices.refresh(
+        return await pricing.refresh(
             self._book,
             regions=[*self._settings.regions],
             directory=self._context.directory,
@@ -221,10 +222,10 @@ class Azure(base.Basics):
 
     async def delete_residue(self, residue: base.Residue) -> None:
         subscription, group = names.subscription_of(residue.ref), names.group_of(residue.ref)
-        if residue.kind == views.DISK:
+        if residue.kind == instances.DISK:
             await self._told(self._calls.delete_disk(subscription, group, names.tail(residue.ref)))
             return
-        version = AUTHORIZATION_API if residue.kind == views.ROLE else NETWORK_API
+        version = AUTHORIZATION_API if residue.kind == instances.ROLE else NETWORK_API
         await self._told(self._calls.delete_resource(subscription, residue.ref, version))
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -236,7 +237,7 @@ class Azure(base.Basics):
         found = await self._told(self._calls.machine(parts.subscription, parts.group, parts.vm))
         if found is None:
             return None
-        view = views.machine(
+        view = instances.machine(
             found,
             provider=self._context.name,
             subscription=parts.subscription,

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from provisioners import notes
 from provisioners.catalogue.shipped import Pair
+from provisioners.support import jsonfile
 
 FILE = "prices.json"
 _FORMAT = 1
@@ -58,7 +58,7 @@ def read(directory: str, cloud: str) -> tuple[Renewed, str]:
         return Renewed(), ""
     try:
         return _parsed(json.loads(path.read_text(encoding="utf-8")), cloud), ""
-    except notes.DAMAGED as error:
+    except jsonfile.DAMAGED as error:
         return Renewed(), f"{path}: renewed prices are not used ({error}); shipped prices are; renew them"
 
 
@@ -96,4 +96,4 @@ def write(directory: str, cloud: str, renewed: Renewed) -> None:
             for name, region in renewed.by_region.items()
         },
     }
-    notes.replace(Path(directory, FILE), document)
+    jsonfile.replace(Path(directory, FILE), document)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from provisioners import base, local, machines
+from provisioners import base, local
+from provisioners.catalogue import machines
 from provisioners.fake import backing, faults, journal, settings
 from provisioners.fake import cloud as clouds
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from provisioners import base, machines, options
+from provisioners import base, options
+from provisioners.catalogue import machines
 from provisioners.fake import faults
 from provisioners.options import Span
 

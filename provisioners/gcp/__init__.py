@@ -8,7 +8,7 @@ try:
 except ImportError as error:
     raise ImportError("Google Cloud needs its SDK: install runnerd[gcp]") from error
 
-from provisioners.gcp.clients import Clients
+from provisioners.gcp.client import Clients
 from provisioners.gcp.provider import Gcp
 
 __all__ = ["Clients", "Gcp"]

@@ -10,10 +10,11 @@ import enum
 from collections.abc import Callable
 from typing import TypeVar
 
-from provisioners import base, catalogue, offload, pace
+from provisioners import base, catalogue, offload
 from provisioners.gcp import errors
-from provisioners.gcp.clients import Clients
+from provisioners.gcp.client import Clients
 from provisioners.gcp.place import Place
+from provisioners.support import ratelimit
 
 _T = TypeVar("_T")
 
@@ -45,8 +46,8 @@ class Calls:
         self.book = book
         self.project = project
         self._door: offload.Offload | None = None
-        self._buckets: dict[Group, pace.Bucket] = {
-            group: pace.Bucket(rate=RATE, burst=BURST, now=context.now, sleep=context.sleep)
+        self._buckets: dict[Group, ratelimit.Bucket] = {
+            group: ratelimit.Bucket(rate=RATE, burst=BURST, now=context.now, sleep=context.sleep)
             for group in Group
             if group is not Group.CREATE
         }

@@ -9,9 +9,9 @@ from google.cloud import compute_v1
 
 from provisioners import base, options
 from provisioners.base import Finding, Level
-from provisioners.gcp import images, labels, offers, quotas, request, settings, views
+from provisioners.gcp import images, instances, labels, offers, quotas, request, settings
 from provisioners.gcp.calls import Calls, Group
-from provisioners.gcp.clients import TIMEOUT
+from provisioners.gcp.client import TIMEOUT
 from provisioners.gcp.facts import Facts
 
 #: What the daemon does in the project; the role of docs/gcp.md grants these and no more.
@@ -184,7 +184,7 @@ async def _zones(round_: _Round) -> dict[str, tuple[str, ...]]:
             hint = options.nearest(name, round_.calls.book.regions)
             round_.note(Level.ERROR, f"the project has no region {name}{hint}", f"correct `regions.{name}`")
             continue
-        found[name] = tuple(sorted(views.last(one) for one in told.zones))
+        found[name] = tuple(sorted(instances.last(one) for one in told.zones))
         for zone in region.zones:
             if zone not in found[name]:
                 hint = options.nearest(zone, found[name])
@@ -198,7 +198,7 @@ async def _network(round_: _Round, launch: settings.Launch, where: str) -> None:
         subnetwork = launch.subnetwork(region)
         reference = request.network(subnetwork or launch.network or "default", region, sub=bool(subnetwork))
         owner = reference.partition("projects/")[2].partition("/")[0] or project
-        name = views.last(reference)
+        name = instances.last(reference)
 
         def ask(owner: str = owner, region: str = region, name: str = name, sub: bool = bool(subnetwork)) -> object:
             if sub:

@@ -13,7 +13,7 @@ from google.cloud import compute_v1
 
 from provisioners import base
 from provisioners.base import EndKind
-from provisioners.gcp import errors, request, views
+from provisioners.gcp import errors, instances, request
 from provisioners.gcp.place import Place
 
 #: Seconds within which deletes of one instance are one request.  A delete that failed is a new one after that.
@@ -36,12 +36,12 @@ SYSTEM: Mapping[str, tuple[EndKind, str]] = {
 }
 
 
-def delete_id(ref: views.Ref, now: float) -> str:
+def delete_id(ref: instances.Ref, now: float) -> str:
     """The request id of a delete now."""
     return request.request_id("delete", str(ref), str(int(now // WINDOW)))
 
 
-def reason(operations: Iterable[compute_v1.Operation], ref: views.Ref, place: Place) -> base.EndReason:
+def reason(operations: Iterable[compute_v1.Operation], ref: instances.Ref, place: Place) -> base.EndReason:
     """Why that instance is not there any more, as far as it is proven: what came first caused what came after."""
     found: list[tuple[float, base.EndReason]] = []
     others: list[str] = []
@@ -54,11 +54,11 @@ def reason(operations: Iterable[compute_v1.Operation], ref: views.Ref, place: Pl
         if one.operation_type in SYSTEM:
             kind, words = SYSTEM[one.operation_type]
             told = base.EndReason(kind, f"{words} ({one.operation_type} at {one.insert_time})")
-            found.append((views.seconds(one.insert_time), told))
+            found.append((instances.seconds(one.insert_time), told))
         elif one.operation_type in ("delete", "stop") and not one.error.errors:
             if _is_ours(one, ref):
                 told = base.EndReason(EndKind.ENDED_BY_US, f"deleted by us at {one.insert_time}")
-                found.append((views.seconds(one.insert_time), told))
+                found.append((instances.seconds(one.insert_time), told))
             else:
                 others.append(f"{one.operation_type} by {one.user or 'somebody'} at {one.insert_time}")
     if found:
@@ -66,7 +66,7 @@ def reason(operations: Iterable[compute_v1.Operation], ref: views.Ref, place: Pl
     return base.EndReason(EndKind.UNKNOWN, "; ".join(others))
 
 
-def failure(operations: Iterable[compute_v1.Operation], ref: views.Ref, place: Place) -> base.Failure | None:
+def failure(operations: Iterable[compute_v1.Operation], ref: instances.Ref, place: Place) -> base.Failure | None:
     """Why its launch failed after it was accepted; None where it did not."""
     for one in operations:
         if str(one.target_id) == ref.id and one.operation_type == "insert" and one.error.errors:
@@ -74,6 +74,6 @@ def failure(operations: Iterable[compute_v1.Operation], ref: views.Ref, place: P
     return None
 
 
-def _is_ours(operation: compute_v1.Operation, ref: views.Ref) -> bool:
-    at = views.seconds(operation.insert_time)
+def _is_ours(operation: compute_v1.Operation, ref: instances.Ref) -> bool:
+    at = instances.seconds(operation.insert_time)
     return operation.client_operation_id in {delete_id(ref, at + shift * WINDOW) for shift in (-1, 0, 1)}

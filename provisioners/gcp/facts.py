@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from google.cloud import compute_v1
 
 from provisioners import base
-from provisioners.gcp import images, views
+from provisioners.gcp import images, instances
 from provisioners.gcp.calls import Calls, Group
-from provisioners.gcp.clients import TIMEOUT
+from provisioners.gcp.client import TIMEOUT
 from provisioners.gcp.memory import Memory
 
 _T = TypeVar("_T")
@@ -93,7 +93,7 @@ class Facts:
         found = await self._calls(
             Group.READ, lambda: clients.regions.get(project=project, region=region, retry=None, timeout=TIMEOUT)
         )
-        return sorted(views.last(one) for one in found.zones)
+        return sorted(instances.last(one) for one in found.zones)
 
     async def _types(self, zone: str) -> list[str]:
         call = compute_v1.ListMachineTypesRequest(project=self._calls.project, zone=zone, max_results=500)

@@ -13,7 +13,7 @@ from typing import Any
 
 from google.cloud import compute_v1
 
-from provisioners.gcp import views
+from provisioners.gcp import instances as gcp_instances
 
 #: Scopes without anything in them carry this warning: they were looked into.
 _EMPTY = "NO_RESULTS_ON_PAGE"
@@ -38,16 +38,18 @@ def read(pages: Iterable[Any]) -> Seen:
     seen = Seen()
     for page in pages:
         for scope, part in page.items.items():
-            zone = views.last(scope)
+            zone = gcp_instances.last(scope)
             seen.zones.add(zone)
             seen.instances += list(part.instances)
             if part.warning.code and part.warning.code != _EMPTY:
                 seen.unseen[zone] = f"{part.warning.code}: {part.warning.message or 'the list is not complete'}"
         for scope in page.unreachables:
-            seen.unseen[views.last(scope)] = "UNREACHABLE: the zone did not answer"
+            seen.unseen[gcp_instances.last(scope)] = "UNREACHABLE: the zone did not answer"
         code = page.warning.code
         if code and code != _EMPTY:
-            named = [views.last(one.value) for one in page.warning.data if one.key in ("scope", "zone", "location")]
+            named = [
+                gcp_instances.last(one.value) for one in page.warning.data if one.key in ("scope", "zone", "location")
+            ]
             for zone in named:
                 seen.unseen.setdefault(zone, f"{code}: {page.warning.message}")
             if not named and not list(page.unreachables) and code in _PARTIAL:
@@ -67,7 +69,7 @@ def judge(seen: Seen, wanted: Iterable[str]) -> tuple[frozenset[str], Mapping[st
         elif zone != "*":
             _judge_zone(seen, scope, zone, complete, failures)
         else:
-            inside = {one for one in seen.zones | seen.unseen.keys() if views.region_of(one) == region}
+            inside = {one for one in seen.zones | seen.unseen.keys() if gcp_instances.region_of(one) == region}
             for one in inside:
                 _judge_zone(seen, f"{root}/{one}", one, complete, failures)
             missing = sorted(inside & seen.unseen.keys())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from provisioners import notes
+from provisioners.support import jsonfile
 
 FILE = "gcp-facts.json"
 #: Seconds that an answer serves.
@@ -21,7 +21,7 @@ class Memory:
     """Answers by kind and name, each with the time it is of."""
 
     def __init__(self, directory: str, *, now: Callable[[], float]) -> None:
-        self._notes = notes.Notes(directory, FILE)
+        self._notes = jsonfile.Notes(directory, FILE)
         self._now = now
         self._facts: dict[str, dict[str, Any]] = {}
         self._tried: dict[str, float] = {}

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from google.cloud import compute_v1
 
 from provisioners import base
-from provisioners.gcp import views
+from provisioners.gcp import instances
 from provisioners.gcp.calls import Calls, Group
-from provisioners.gcp.clients import TIMEOUT
+from provisioners.gcp.client import TIMEOUT
 from provisioners.gcp.place import Place
 
 #: Seconds between looks, the last for as long as it takes; and how long in all: stockouts show within 30 seconds.
@@ -50,7 +50,7 @@ class Operations:
         self._waiting: Counter[_Zone] = Counter()
         self._news: dict[_Zone, _News] = {}
 
-    async def settled(self, operation: compute_v1.Operation, ref: views.Ref, place: Place) -> compute_v1.Operation:
+    async def settled(self, operation: compute_v1.Operation, ref: instances.Ref, place: Place) -> compute_v1.Operation:
         """The operation when it has ended, or as it is when patience has."""
         now, zone = self._calls.context.now, (ref.project, ref.zone)
         until = now() + _PATIENCE
@@ -84,7 +84,7 @@ class Operations:
             place,
         )
 
-    async def of(self, ref: views.Ref) -> list[compute_v1.Operation]:
+    async def of(self, ref: instances.Ref) -> list[compute_v1.Operation]:
         """Every operation on what has, or had, that name."""
         call = compute_v1.ListZoneOperationsRequest(
             project=ref.project, zone=ref.zone, filter=f"targetLink eq .*/instances/{ref.name}", max_results=500

@@ -11,9 +11,10 @@ from typing import Any
 from google.cloud import compute_v1
 
 from provisioners import base, catalogue
-from provisioners.gcp import checks, ends, errors, labels, listing, offers, prices, quotas, request, settings, views
+from provisioners.gcp import checks, ends, errors, labels, listing, offers, pricing, quotas, request, settings
+from provisioners.gcp import instances as gcp_instances
 from provisioners.gcp.calls import Calls, Group
-from provisioners.gcp.clients import INSERT_TIMEOUT, TIMEOUT, Clients
+from provisioners.gcp.client import INSERT_TIMEOUT, TIMEOUT, Clients
 from provisioners.gcp.facts import Facts
 from provisioners.gcp.memory import Memory
 from provisioners.gcp.operations import Operations
@@ -137,7 +138,7 @@ class Gcp(base.Basics):
         async def get(url: str) -> dict[str, Any]:
             return await self._calls(Group.OTHER, lambda: self._calls.clients.fetch(url))
 
-        return await prices.refresh(
+        return await pricing.refresh(
             self._book,
             regions=list(self._settings.regions),
             directory=self._context.directory,
@@ -167,7 +168,7 @@ class Gcp(base.Basics):
         name = call.instance_resource.name
         if isinstance(operation, str):
             return await self._existing(request_, name, place, operation)
-        ref = views.Ref(request_.offer.account, request_.offer.zone, name, str(operation.target_id))
+        ref = gcp_instances.Ref(request_.offer.account, request_.offer.zone, name, str(operation.target_id))
         operation = await self._operations.settled(operation, ref, place)
         if operation.error.errors:
             return await self._refused(operation, ref, place)
@@ -180,12 +181,14 @@ class Gcp(base.Basics):
             # It was accepted; that it cannot be looked at now does not undo that.
             found = None
         if operation.status != compute_v1.Operation.Status.DONE:
-            self._watch(ref, operation.name, views.requested(request_, ref, now=self._context.now()))
+            self._watch(ref, operation.name, gcp_instances.requested(request_, ref, now=self._context.now()))
         if found is None:
-            return views.requested(request_, ref, now=self._context.now())
+            return gcp_instances.requested(request_, ref, now=self._context.now())
         return self._view(found, ref.project)
 
-    async def _refused(self, operation: compute_v1.Operation, ref: views.Ref, place: Place) -> base.InstanceView:
+    async def _refused(
+        self, operation: compute_v1.Operation, ref: gcp_instances.Ref, place: Place
+    ) -> base.InstanceView:
         """Raise what the operation says; an instance that is there nevertheless is told, so that it is deleted."""
         error, settled = errors.from_operation(operation, place, now=self._context.now())
         if not settled:
@@ -221,7 +224,7 @@ class Gcp(base.Basics):
                 code="alreadyExists",
                 maybe_created=True,
             )
-        known = views.tags(found)
+        known = gcp_instances.tags(found)
         if known == dict(request_.tags) or dict(found.labels) == labels.of(request_.tags):
             return self._view(found, offer.account)
         ours = known.get(base.TAG_CONTROLLER) == request_.tags.get(base.TAG_CONTROLLER)
@@ -240,7 +243,7 @@ class Gcp(base.Basics):
         )
 
     async def describe(self, ref: str) -> base.InstanceView | None:
-        parsed = views.parse(ref)
+        parsed = gcp_instances.parse(ref)
         if parsed is None:
             return None
         found = await self._get(parsed)
@@ -249,7 +252,7 @@ class Gcp(base.Basics):
         return self._view(found, parsed.project, failure=await self._failure(parsed, found))
 
     async def delete(self, ref: str) -> None:
-        parsed = views.parse(ref)
+        parsed = gcp_instances.parse(ref)
         if parsed is None:
             return
         if await self._get(parsed) is not None:
@@ -270,14 +273,14 @@ class Gcp(base.Basics):
         self._failed.pop(ref, None)
 
     async def end_reason(self, ref: str) -> base.EndReason:
-        parsed = views.parse(ref)
+        parsed = gcp_instances.parse(ref)
         if parsed is None:
             return base.EndReason(base.EndKind.UNKNOWN)
         found = await self._operations.of(parsed)
         return ends.reason(found, parsed, self._calls.place(project=parsed.project))
 
     async def console_log(self, ref: str) -> str | None:
-        parsed = views.parse(ref)
+        parsed = gcp_instances.parse(ref)
         if parsed is None or await self._get(parsed) is None:
             return None
         clients = self._calls.clients
@@ -339,12 +342,12 @@ class Gcp(base.Basics):
         found: list[base.InstanceView] = []
         looked = 0
         for one in instances:
-            if views.tags(one).get(base.TAG_CONTROLLER) != self._context.controller:
+            if gcp_instances.tags(one).get(base.TAG_CONTROLLER) != self._context.controller:
                 continue
             view = self._view(one, project)
             if view.status is base.InstanceStatus.STOPPED and looked < _STOPPED:
                 looked += 1
-                ref = views.parse(view.ref)
+                ref = gcp_instances.parse(view.ref)
                 assert ref is not None
                 view = self._view(one, project, failure=await self._failure(ref, one))
             found.append(view)
@@ -354,7 +357,7 @@ class Gcp(base.Basics):
         """Launches that were accepted, failed after the caller was answered, and left nothing that is listed."""
         now = self._context.now()
         for ref, (name, view) in list(self._watched.items())[:_LOOKED]:
-            parsed = views.parse(ref)
+            parsed = gcp_instances.parse(ref)
             if parsed is None or now - view.created_at > _WATCH:
                 del self._watched[ref]
                 continue
@@ -384,20 +387,20 @@ class Gcp(base.Basics):
             pages = clients.disks.aggregated_list(request=call, retry=None, timeout=TIMEOUT).pages
             parts = [part for page in itertools.islice(pages, _PAGES) for part in page.items.values()]
             found = [one for part in parts for one in part.disks if not one.users]
-            return [views.disk(one, provider=name, project=project) for one in found]
+            return [gcp_instances.disk(one, provider=name, project=project) for one in found]
 
         def addresses() -> list[base.Residue]:
             call = compute_v1.AggregatedListAddressesRequest(project=project, filter=owned, max_results=500)
             pages = clients.addresses.aggregated_list(request=call, retry=None, timeout=TIMEOUT).pages
             parts = [part for page in itertools.islice(pages, _PAGES) for part in page.items.values()]
             found = [one for part in parts for one in part.addresses if not one.users]
-            return [views.address(one, provider=name, project=project) for one in found]
+            return [gcp_instances.address(one, provider=name, project=project) for one in found]
 
         place = self._calls.place(project=project)
         return [*await self._calls(Group.LIST, disks, place), *await self._calls(Group.LIST, addresses, place)]
 
     async def delete_residue(self, residue: base.Residue) -> None:
-        parsed = views.parse(residue.ref)
+        parsed = gcp_instances.parse(residue.ref)
         if parsed is None:
             return
         clients, ident = self._calls.clients, ends.delete_id(parsed, self._context.now())
@@ -434,7 +437,9 @@ class Gcp(base.Basics):
     def _view(
         self, found: compute_v1.Instance, project: str, *, failure: base.Failure | None = None
     ) -> base.InstanceView:
-        return views.instance(found, provider=self._context.name, project=project, book=self._book, failure=failure)
+        return gcp_instances.instance(
+            found, provider=self._context.name, project=project, book=self._book, failure=failure
+        )
 
     def _placed(self, view: base.InstanceView) -> Place:
         """The place of the offer that a view is of."""
@@ -442,17 +447,17 @@ class Gcp(base.Basics):
         offer = base.Offer(provider, account, region, zone, machine_type, base.Market(market), 0.0)
         return self._calls.place(offer)
 
-    def _watch(self, ref: views.Ref, operation: str, view: base.InstanceView) -> None:
+    def _watch(self, ref: gcp_instances.Ref, operation: str, view: base.InstanceView) -> None:
         if len(self._watched) < _WATCHED:
             self._watched[str(ref)] = (operation, view)
 
-    async def _failure(self, ref: views.Ref, found: compute_v1.Instance) -> base.Failure | None:
+    async def _failure(self, ref: gcp_instances.Ref, found: compute_v1.Instance) -> base.Failure | None:
         """Why a stopped instance never ran; None for others."""
-        if views.STATUSES.get(found.status) is not base.InstanceStatus.STOPPED:
+        if gcp_instances.STATUSES.get(found.status) is not base.InstanceStatus.STOPPED:
             return None
         return ends.failure(await self._operations.of(ref), ref, self._placed(self._view(found, ref.project)))
 
-    async def _get(self, ref: views.Ref, place: Place | None = None) -> compute_v1.Instance | None:
+    async def _get(self, ref: gcp_instances.Ref, place: Place | None = None) -> compute_v1.Instance | None:
         """The instance behind a handle, None for another one of its name."""
         found = await self._named(ref.project, ref.zone, ref.name, place or self._calls.place(project=ref.project))
         return found if found is not None and str(found.id) == ref.id else None

@@ -12,7 +12,8 @@ import uuid
 
 from google.cloud import compute_v1
 
-from provisioners import base, machines
+from provisioners import base
+from provisioners.catalogue import machines
 from provisioners.gcp import images, labels, settings
 
 #: Bytes of one metadata value, and of all of them (schema ``Metadata``).

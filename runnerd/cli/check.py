@@ -18,7 +18,11 @@ from typing import Any
 
 from provisioners import base
 from provisioners.base import Finding, Level
-from runnerd import bundle, clock, config, daemon, errors, model, order, providers, store
+from runnerd import config, daemon, errors, model, store
+from runnerd.bootstrap import agent_archive
+from runnerd.kit import clock
+from runnerd.offers import request as launch_request
+from runnerd.runtime import providers
 
 #: How long one forge or provider may take, in seconds.
 TIMEOUT = 90.0
@@ -137,7 +141,7 @@ class _Provider:
             why = made.why_none(pool.shape(name), options) or "it has no machine that fits"
             remedy = "mend gpu, types or market of the pool, or leave the provider out of its `from`"
             return [Finding(Level.WARNING, place, f"provider {name} has no offer: {why}", remedy)], None
-        problem = order.boot_script_problem(self._settings, pool, name, made.traits)
+        problem = launch_request.boot_script_problem(self._settings, pool, name, made.traits)
         if problem:
             remedy = "shorten agent_url, or leave the provider out of the pool's `from`"
             return [Finding(Level.WARNING, place, f"provider {name} sells nothing to it: {problem}", remedy)], None
@@ -162,7 +166,7 @@ class _Provider:
 
     def _sample(self, made: base.Provisioner, pool: config.Pool, offer: base.Offer) -> base.CreateRequest:
         """What a launch would send, with a token of the right length that is worth nothing."""
-        request = order.compose(
+        request = launch_request.compose(
             self._settings,
             offer,
             pool=pool,
@@ -170,11 +174,11 @@ class _Provider:
             instance=model.InstanceId(f"{self._settings.controller[:20]}-{pool.name[:12]}-check"),
             key=model.AttemptKey("check".ljust(26, "0")),
             repo="",
-            bundle=bundle.build().sha256,
+            bundle=agent_archive.build().sha256,
             now=self._now.now(),
         )
         return dataclasses.replace(
-            request, user_data=request.user_data.replace(base.TOKEN_PLACEHOLDER, "0" * order.TOKEN_SIZE)
+            request, user_data=request.user_data.replace(base.TOKEN_PLACEHOLDER, "0" * launch_request.TOKEN_SIZE)
         )
 
 

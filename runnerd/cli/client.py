@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runnerd import errors, yamlfile
+from runnerd import errors
 from runnerd.cli.exits import CommandFailed, Exit
+from runnerd.config import yamlfile
 
 #: Where the configuration is looked for when nobody says.
 DEFAULT_CONFIG = "/etc/runnerd/runnerd.yaml"

@@ -20,6 +20,7 @@ import runnerd
 from runnerd import errors
 from runnerd.cli import accounts, exits, options
 from runnerd.cli.exits import CommandFailed, Exit
+from runnerd.kit import display
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -84,7 +85,6 @@ def check(config_file: str | None, as_json: bool) -> None:
 
     from runnerd.cli import check as checking
     from runnerd.cli import render
-    from runnerd.views import words
 
     file = Path(config_file or options.DEFAULT_CONFIG)
     try:
@@ -105,7 +105,7 @@ def check(config_file: str | None, as_json: bool) -> None:
         render.document({"findings": found, "errors": bad, "warnings": warned})
     else:
         render.findings(found)
-        click.echo(f"{words.count(bad, 'error')}, {words.count(warned, 'warning')}")
+        click.echo(f"{display.count(bad, 'error')}, {display.count(warned, 'warning')}")
     click.get_current_context().exit(Exit.PROBLEMS if bad else Exit.OK)
 
 

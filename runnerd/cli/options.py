@@ -26,7 +26,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        from runnerd import units
+        from provisioners.support import units
 
         if isinstance(value, float):
             return value
@@ -45,7 +45,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # generic in newer rel
         import datetime
         import time
 
-        from runnerd import units
+        from provisioners.support import units
 
         if isinstance(value, float):
             return value

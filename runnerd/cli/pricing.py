@@ -9,8 +9,10 @@ from typing import Any
 
 from provisioners import base
 from provisioners.base import Finding, Level
-from runnerd import clock, config, daemon, errors, providers
+from runnerd import config, daemon, errors
 from runnerd.cli import run
+from runnerd.kit import clock
+from runnerd.runtime import providers
 from runnerd.views import pricing
 
 

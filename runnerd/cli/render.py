@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from runnerd.views import words
+from runnerd.kit import display
 
 #: Colours of words in tables, on a terminal only.
 _STYLES = {
@@ -60,7 +60,7 @@ def _rich(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
 
 def ago(at: float, now: float) -> str:
     """How long ago; empty for never."""
-    return words.span(now - at) if at else ""
+    return display.span(now - at) if at else ""
 
 
 def clock(at: float) -> str:
@@ -73,7 +73,7 @@ def clock(at: float) -> str:
 
 def status(found: dict[str, Any]) -> None:
     now = found["now"]
-    up = words.span(now - found["started_at"])
+    up = display.span(now - found["started_at"])
     click.echo(f"controller {found['controller']}: runnerd {found['version']}, process {found['pid']}, up {up}")
     jobs = ", ".join(f"{count} {state}" for state, count in found["jobs"].items())
     live = ", ".join(f"{count} {state}" for state, count in found["instances"].items()) or "none"
@@ -105,8 +105,8 @@ def status(found: dict[str, Any]) -> None:
     if found["budgets"]:
         click.echo()
         rows = [
-            [f"{each['level']} {each['name']}".strip(), each["window"], words.dollars(each["committed"]),
-             words.dollars(each["limit"]), words.dollars(each["left"])]
+            [f"{each['level']} {each['name']}".strip(), each["window"], display.dollars(each["committed"]),
+             display.dollars(each["limit"]), display.dollars(each["left"])]
             for each in found["budgets"]
         ]  # fmt: skip
         table(["budget", "window", "spent or promised", "limit", "left"], rows)
@@ -126,7 +126,7 @@ def _of(count: int, most: int | None) -> str:
 def jobs(found: dict[str, Any]) -> None:
     rows = [
         [each["id"], each["conclusion"] or each["state"], each["pool"], each["repo"], each["name"],
-         words.span(each["wait_seconds"]), words.span(each["run_seconds"]) if each["started_at"] else "",
+         display.span(each["wait_seconds"]), display.span(each["run_seconds"]) if each["started_at"] else "",
          each["instance"]]
         for each in found["jobs"]
     ]  # fmt: skip
@@ -138,7 +138,7 @@ def instances(found: dict[str, Any]) -> None:
     now = found["now"]
     rows = [
         [each["id"], each["state"], ago(each["since"], now), each["offer"] or each["provider"], each["image"],
-         _price(each), words.dollars(each["dollars"]), each["job"].rpartition("|")[2] or each["repo"],
+         _price(each), display.dollars(each["dollars"]), each["job"].rpartition("|")[2] or each["repo"],
          _note(each, now)]
         for each in found["instances"]
     ]  # fmt: skip
@@ -149,7 +149,7 @@ def instances(found: dict[str, Any]) -> None:
 
 def _note(each: dict[str, Any], now: float) -> str:
     if each["hold_until"]:
-        return f"held for {words.span(each['hold_until'] - now)}"
+        return f"held for {display.span(each['hold_until'] - now)}"
     note = ": ".join(part for part in (each["reason"], each["detail"]) if part)
     # The provider's word is told where it says more than the reason and its detail do.
     end = "" if each["end"] in ("ended-by-us", each["reason"]) else each["end"]
@@ -159,7 +159,7 @@ def _note(each: dict[str, Any], now: float) -> str:
 
 
 def _price(each: dict[str, Any]) -> str:
-    price = f"{words.dollars(each['price'])}/h" if each["price"] else ""
+    price = f"{display.dollars(each['price'])}/h" if each["price"] else ""
     return ", ".join(part for part in (price, each["price_source"]) if part)
 
 
@@ -185,8 +185,8 @@ def offers(found: dict[str, Any]) -> None:
     now = found["now"]
     click.echo(f"pool {found['pool']}: order {found['order']}, market {found['market']}")
     rows = [
-        [each["place"], each["offer"], _price(each), words.dollars(each["dollars_at_most"]),
-         "open" if each["open"] else "closed", words.span(each["until"] - now) if each["until"] > now else "",
+        [each["place"], each["offer"], _price(each), display.dollars(each["dollars_at_most"]),
+         "open" if each["open"] else "closed", display.span(each["until"] - now) if each["until"] > now else "",
          each["refusal"]]
         for each in found["offers"]
     ]  # fmt: skip
@@ -207,10 +207,10 @@ def explain(found: dict[str, Any]) -> None:
     cost = found["cost"]
     if cost is not None:
         final = "cost" if cost["final"] else "has cost"
-        used = words.span(cost["seconds"])
-        price = f"{words.dollars(cost['price'])} an hour"
+        used = display.span(cost["seconds"])
+        price = f"{display.dollars(cost['price'])} an hour"
         source = f"; {cost['price_source']}" if cost["price_source"] else ""
-        click.echo(f"its instance {final} {words.dollars(cost['dollars'])} ({used} at {price}{source})")
+        click.echo(f"its instance {final} {display.dollars(cost['dollars'])} ({used} at {price}{source})")
     if found["timeline"]:
         click.echo("time line (UTC)")
         for each in found["timeline"]:
@@ -267,13 +267,13 @@ def cost(found: dict[str, Any]) -> None:
 
 
 def _sums(each: dict[str, Any]) -> list[Any]:
-    return [words.dollars(each["dollars"]), words.dollars(each["committed"]), each["instances"],
+    return [display.dollars(each["dollars"]), display.dollars(each["committed"]), each["instances"],
             f"{each['hours']:.2f}", f"{each['gpu_hours']:.2f}", each["jobs"]]  # fmt: skip
 
 
 def prices(found: dict[str, Any]) -> None:
     rows = [
-        [each["offer"], each["gpus"] or "", f"{words.dollars(each['price'])}/h", each["price_source"],
+        [each["offer"], each["gpus"] or "", f"{display.dollars(each['price'])}/h", each["price_source"],
          ", ".join(each["pools"])]
         for each in found["offers"]
     ]  # fmt: skip
@@ -316,7 +316,7 @@ def sweep(found: dict[str, Any], *, now: float) -> None:
 def _deadline(at: float, now: float) -> str:
     if not at:
         return "none"
-    return f"in {words.span(at - now)}" if at > now else f"{words.span(now - at)} ago"
+    return f"in {display.span(at - now)}" if at > now else f"{display.span(now - at)} ago"
 
 
 def findings(found: Sequence[dict[str, Any]]) -> None:

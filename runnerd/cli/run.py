@@ -19,8 +19,9 @@ from typing import Any
 
 import runnerd
 from provisioners.offload import Offload
-from runnerd import assets, clock, config, daemon, errors, logs, metrics, model, notify, store, tasks
+from runnerd import assets, config, daemon, errors, logs, metrics, model, store
 from runnerd.cli.exits import CommandFailed, Exit
+from runnerd.kit import clock, sdnotify, tasks
 from runnerd.web import admin, listeners
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Service:
         self._settings = settings
         self._set_up_log = set_up_log
         self._leave = leave
-        self._notify = notify.Notify()
+        self._notify = sdnotify.Notify()
         self._asked: list[str] = []
         self._stop = asyncio.Event()
         self._at_once = asyncio.Event()

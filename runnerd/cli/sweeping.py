@@ -17,10 +17,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from provisioners import base
-from runnerd import clock, config, daemon, errors, http, model, providers
+from runnerd import config, daemon, errors, model
 from runnerd.cli import offline
+from runnerd.kit import clock, http
+from runnerd.lifecycle import sweep_policy
+from runnerd.runtime import providers
 from runnerd.store import queries
-from runnerd.views import sweep
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +54,9 @@ async def once(settings: config.Config, *, dry_run: bool, system: clock.Clock | 
         if problem:
             notes.append(problem)
         known = None if rows is None else _known(rows)
-        found = await sweep.look(provisioners, known, also=_scopes((rows or {}).values()))
+        found = await sweep_policy.look(provisioners, known, also=_scopes((rows or {}).values()))
         for name, words in problems.items():
-            found["providers"].append(sweep.nothing(name, words))
+            found["providers"].append(sweep_policy.nothing(name, words))
             found["incomplete"].append(name)
         strangers = {row.provider for row in (rows or {}).values() if row.provider} - set(settings.providers)
         notes += [f"provider {name} has instances with rows and is not configured here" for name in sorted(strangers)]
@@ -79,7 +81,7 @@ def _provisioner(settings: config.Config, one: config.Provider, now: clock.Clock
     return daemon.provisioner(one, context)
 
 
-def _known(rows: Mapping[str, model.Instance]) -> sweep.Known:
+def _known(rows: Mapping[str, model.Instance]) -> sweep_policy.Known:
     attempts = {row.attempt: row for row in rows.values() if row.attempt}
 
     def known(name: str, attempt: str) -> model.Instance | None:
@@ -125,9 +127,9 @@ async def _act(
     due: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
     for provider in found["providers"]:
         for each in provider["instances"]:
-            each["why"] = sweep.spare_instance(each, wall)
+            each["why"] = sweep_policy.spare_instance(each, wall)
         for each in provider["residues"]:
-            each["why"] = sweep.spare_residue(each, wall)
+            each["why"] = sweep_policy.spare_residue(each, wall)
         due[provider["name"]] = (
             [each for each in provider["instances"] if not each["why"]],
             [each for each in provider["residues"] if not each["why"]],
@@ -178,10 +180,10 @@ async def _end(
 async def _tried(work: Awaitable[None], done: str, found: dict[str, Any], count: str) -> str:
     """Do one thing, whatever came of those before, and say what came of it."""
     try:
-        async with asyncio.timeout(sweep.TIMEOUT):
+        async with asyncio.timeout(sweep_policy.TIMEOUT):
             await work
     except TimeoutError:
-        words = f"no answer within {sweep.TIMEOUT:.0f} s"
+        words = f"no answer within {sweep_policy.TIMEOUT:.0f} s"
     except base.ProvisionError as error:
         words = str(error)
     except Exception as error:

@@ -11,8 +11,10 @@ import collections
 from collections.abc import Sequence
 from typing import Any
 
-from runnerd import budget, daemon, errors, model
+from runnerd import daemon, errors, model
+from runnerd.kit import display
 from runnerd.model import Instance, Job, JobState
+from runnerd.runtime import budget
 from runnerd.views import facts, lists, trail, words
 
 #: Instances whose attempts are told of a waiting job at most, and lines of its time line.
@@ -71,9 +73,9 @@ async def _queued(daemon: daemon.Daemon, job: Job) -> dict[str, Any]:
         why += offers if not coming else []
     else:
         later = []
-    summary = f"it has waited {words.span(now - job.queued_at)} for an instance of pool {job.queue.pool}"
+    summary = f"it has waited {display.span(now - job.queued_at)} for an instance of pool {job.queue.pool}"
     if job.lapses:
-        why.append(f"the forge took an assignment of it back {words.count(job.lapses, 'time')}; it stays our demand")
+        why.append(f"the forge took an assignment of it back {display.count(job.lapses, 'time')}; it stays our demand")
     return {
         "job": facts.job(job, now),
         "summary": summary,
@@ -98,14 +100,14 @@ def _forge(daemon: daemon.Daemon, job: Job) -> list[str]:
     demand, health, headroom = forge.demand(job.queue), forge.health(job.queue), forge.headroom(job.queue)
     found = []
     if not health.ok:
-        since = f" (for {words.span(now - health.since)})" if health.since else ""
+        since = f" (for {display.span(now - health.since)})" if health.since else ""
         found.append(f"forge {job.queue.forge} is in trouble{since}: {health.problem}")
     if health.register_after > now:
         found.append(
-            f"forge {job.queue.forge} registers no runner for the next {words.span(health.register_after - now)}"
+            f"forge {job.queue.forge} registers no runner for the next {display.span(health.register_after - now)}"
         )
     if not demand.known:
-        since = f"; its last word is {words.span(now - demand.as_of)} old" if demand.as_of else ""
+        since = f"; its last word is {display.span(now - demand.as_of)} old" if demand.as_of else ""
         found.append(f"forge {job.queue.forge} has not said lately what waits{since}")
     elif demand.waiting == 0 and demand.as_of > job.queued_at:
         found.append("the forge counts no waiting job in this queue: another runner may have taken it")
@@ -123,9 +125,9 @@ def _pool(daemon: daemon.Daemon, job: Job, rising: Sequence[Instance], ahead: in
     if lists.drained(daemon, pool.name):
         found.append(f"pool {pool.name} is drained by an operator; `runnerd undrain {pool.name}` ends that")
     if ahead:
-        found.append(f"{words.count(ahead, 'job')} of the pool waited before it")
+        found.append(f"{display.count(ahead, 'job')} of the pool waited before it")
     if rising:
-        found.append(f"{words.count(len(rising), 'instance')} of the pool on the way; whichever is first takes a job")
+        found.append(f"{display.count(len(rising), 'instance')} of the pool on the way; whichever is first takes a job")
     return found
 
 
@@ -157,7 +159,7 @@ def _coming(rising: Sequence[Instance], ahead: int, now: float) -> list[str]:
     found = []
     for row in rising[: ahead + 3]:
         where = f" at {row.offer}" if row.offer else ""
-        for_ = f" for {words.span(now - row.since)}"
+        for_ = f" for {display.span(now - row.since)}"
         detail = f" (before: {row.detail})" if row.state is model.InstanceState.PLANNED and row.detail else ""
         found.append(f"{row.id}{where} {words.RISING[row.state]}{for_}{detail}")
     if len(rising) > len(found):
@@ -184,12 +186,12 @@ def _offers(daemon: daemon.Daemon, job: Job) -> tuple[list[str], list[str]]:
         why.append(f"offer {first}{more} is closed: {refusal}")
     if best is not None:
         source = f" ({best.offer.price_source})" if best.offer.price_source else ""
-        price = f"{words.dollars(best.offer.price)} an hour{source}"
+        price = f"{display.dollars(best.offer.price)} an hour{source}"
         return why, [f"the next offer to be tried is {best.offer.key} at {price}"]
     waits = sorted((one.until, one.offer.key) for one in closed if one.until > now)
     if waits:
         until, key = waits[0]
-        return why, [f"offer {key} is tried again in {words.span(until - now)}"]
+        return why, [f"offer {key} is tried again in {display.span(until - now)}"]
     return why, []
 
 
@@ -245,15 +247,15 @@ async def _taken(daemon: daemon.Daemon, job: Job) -> dict[str, Any]:
         for registration in await daemon.store.registrations(row.id):
             lines += await daemon.store.events(subject="registration", id=registration.runner_name, limit=20)
     why: list[str] = []
-    waited = words.span((job.started_at or job.finished_at or now) - job.queued_at)
+    waited = display.span((job.started_at or job.finished_at or now) - job.queued_at)
     if job.state is JobState.RUNNING:
-        summary = f"it runs since {words.span(now - job.started_at)} after {waited} of waiting"
+        summary = f"it runs since {display.span(now - job.started_at)} after {waited} of waiting"
     elif not job.started_at and (job.runner_name or job.conclusion == "success"):
         summary = f"it ended ({job.conclusion or 'no conclusion was told'}) {waited} after it was queued"
     elif not job.started_at:
         summary = f"it ended without having run ({job.conclusion or 'no conclusion was told'}) after {waited}"
     else:
-        ran = words.span(job.finished_at - job.started_at)
+        ran = display.span(job.finished_at - job.started_at)
         summary = f"it ended ({job.conclusion or 'no conclusion was told'}) after {waited} of waiting and {ran} of work"
     if row is None:
         if job.runner_name:
@@ -262,7 +264,7 @@ async def _taken(daemon: daemon.Daemon, job: Job) -> dict[str, Any]:
         image = f", image {row.image}" if row.image else ""
         why.append(f"it was taken by {row.id} at {row.offer or row.provider} for {words.price(row)}{image}")
         if refused:
-            why.append(f"{words.count(refused, 'offer')} refused before that one")
+            why.append(f"{display.count(refused, 'offer')} refused before that one")
     return {
         "job": facts.job(job, now),
         "summary": summary,
@@ -283,7 +285,7 @@ def _after(daemon: daemon.Daemon, job: Job, row: Instance | None) -> list[str]:
         pool = daemon.station.config.pools.get(row.pool)
         found = []
         if pool is not None and row.busy_at:
-            found.append(f"it may run {words.span(max(0.0, row.busy_at + pool.max_job - now))} more (max_job)")
+            found.append(f"it may run {display.span(max(0.0, row.busy_at + pool.max_job - now))} more (max_job)")
         witness = daemon.station.evidence.get(row.id)
         if witness is None or not witness.fresh(now):
             found.append("its agent has not been heard lately; the instance is left alone until its provider says more")

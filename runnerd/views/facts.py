@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from runnerd import alarms, budget, daemon, model
+from runnerd import daemon, model
+from runnerd.runtime import alarms, budget
 
 
 def job(row: model.Job, now: float) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import collections
 from typing import Any
 
 import runnerd
-from runnerd import daemon, errors, model, offers, order, schedule
+from runnerd import daemon, errors, model
+from runnerd.config import schedule
+from runnerd.offers import ranking, request
 from runnerd.views import facts
 
 #: A job that ended is listed without being asked for by name for so long, in seconds.
@@ -89,7 +91,7 @@ def _provider(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
         "blocked": sum(
             1
             for block in daemon.station.rows.blocks.values()
-            if block.until > daemon.station.clock.now() and offers.matches(block.pattern.split("/")[0], name)
+            if block.until > daemon.station.clock.now() and ranking.matches(block.pattern.split("/")[0], name)
         ),
     }
 
@@ -217,7 +219,7 @@ def offer_list(daemon: daemon.Daemon, pool: str) -> dict[str, Any]:
     """
     settings = known_pool(daemon, pool)
     now = daemon.station.clock.now()
-    lifetime = order.lifetime_of(settings)
+    lifetime = request.lifetime_of(settings)
     problems = []
     for name in settings.from_:
         provider = daemon.station.providers.get(name)

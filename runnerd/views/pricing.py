@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from provisioners import base
-from runnerd import config, daemon, errors, providers
+from runnerd import config, daemon, errors
+from runnerd.runtime import providers
 from runnerd.views import lists
 
 #: How long one provider's price list may take, in seconds.

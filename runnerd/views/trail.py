@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from runnerd import consoles, daemon, errors, model, secrets
+from runnerd import daemon, errors, model
+from runnerd.kit import secrets
+from runnerd.lifecycle import consoles
 from runnerd.views import facts, words
 
 #: How long a follower's question is held open, and how often the trail is looked at meanwhile, in seconds.

@@ -1,4 +1,4 @@
-"""Plain words for people: spans, dollars, and what each kind of event means.
+"""Sentences for people: what each kind of event means.
 
 The audit trail holds one word per step; here it becomes a sentence.  Nothing is looked up and nothing is decided.
 """
@@ -9,35 +9,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from runnerd import model
+from runnerd.kit import display
 from runnerd.model import InstanceState
-
-_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-
-
-def span(seconds: float) -> str:
-    """A duration in its two largest units: ``40 s``, ``3 min 20 s``, ``2 h``."""
-    left = max(0, round(seconds))
-    parts: list[str] = []
-    for size, unit in _UNITS:
-        count, left = divmod(left, size)
-        if count:
-            parts.append(f"{count} {unit}")
-        elif parts:
-            break
-        if len(parts) == 2:
-            break
-    return " ".join(parts) or "0 s"
-
-
-def dollars(amount: float) -> str:
-    """Money with as many digits as tell something."""
-    return f"${amount:.4f}" if 0 < abs(amount) < 0.1 else f"${amount:.2f}"
-
-
-def count(number: int, noun: str) -> str:
-    """``1 job``, ``2 jobs``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
 
 #: What an instance that is on its way is doing.
 RISING: Mapping[InstanceState, str] = MappingProxyType(
@@ -112,7 +85,7 @@ def end(row: model.Instance) -> str:
 
 def price(row: model.Instance) -> str:
     """What an hour of an instance costs, and how that is known."""
-    return _with(f"{dollars(row.price)} an hour", "", row.price_source)
+    return _with(f"{display.dollars(row.price)} an hour", "", row.price_source)
 
 
 def event(one: model.Event, *, offer: str = "") -> str:

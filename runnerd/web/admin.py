@@ -19,9 +19,10 @@ from typing import Any
 
 from aiohttp import web
 
-from runnerd import daemon, errors, secrets
+from runnerd import daemon, errors
+from runnerd.admin import commands
+from runnerd.kit import secrets
 from runnerd.views import costs, explain, lists, pricing, trail
-from runnerd.web import orders
 
 log = logging.getLogger(__name__)
 
@@ -167,16 +168,16 @@ class Admin:
 
     async def _drain(self, request: web.Request) -> web.Response:
         pool = request.match_info["pool"]
-        return _answer(await orders.drain(self._daemon, pool, on=True, who=_who(request)))
+        return _answer(await commands.drain(self._daemon, pool, on=True, who=_who(request)))
 
     async def _undrain(self, request: web.Request) -> web.Response:
         pool = request.match_info["pool"]
-        return _answer(await orders.drain(self._daemon, pool, on=False, who=_who(request)))
+        return _answer(await commands.drain(self._daemon, pool, on=False, who=_who(request)))
 
     async def _reap(self, request: web.Request) -> web.Response:
         body = await _body(request)
         id = request.match_info["instance"]
-        return _answer(await orders.reap(self._daemon, id, force=body.get("force") is True, who=_who(request)))
+        return _answer(await commands.reap(self._daemon, id, force=body.get("force") is True, who=_who(request)))
 
     async def _hold(self, request: web.Request) -> web.Response:
         body = await _body(request)
@@ -184,11 +185,11 @@ class Admin:
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
             raise errors.Refused('"seconds" must be a number; 0 releases', status=400)
         id = request.match_info["instance"]
-        return _answer(await orders.hold(self._daemon, id, seconds=float(seconds), who=_who(request)))
+        return _answer(await commands.hold(self._daemon, id, seconds=float(seconds), who=_who(request)))
 
     async def _sweep(self, request: web.Request) -> web.Response:
         body = await _body(request)
-        return _answer(await orders.sweep(self._daemon, dry_run=body.get("dry_run") is True))
+        return _answer(await commands.sweep(self._daemon, dry_run=body.get("dry_run") is True))
 
     async def _refresh_prices(self, request: web.Request) -> web.Response:
         body = await _body(request)

@@ -15,7 +15,11 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from runnerd import agents, bundle, controller, errors, station
+from runnerd import errors
+from runnerd.bootstrap import agent_archive
+from runnerd.lifecycle import agent_sessions
+from runnerd.reconcile import loop
+from runnerd.runtime import shared
 from runnerd.web import peers, wire
 
 #: Bytes of a JSON body and of diagnostics.
@@ -42,13 +46,13 @@ class Daemon(Protocol):
     """The part of the daemon that agents reach."""
 
     @property
-    def station(self) -> station.Station: ...
+    def station(self) -> shared.Station: ...
 
     @property
-    def controller(self) -> controller.Controller: ...
+    def controller(self) -> loop.Controller: ...
 
     @property
-    def bundle(self) -> bundle.Bundle: ...
+    def bundle(self) -> agent_archive.Bundle: ...
 
 
 class Agents:
@@ -171,12 +175,12 @@ class Agents:
             raise errors.Refused("a bearer token is needed in the Authorization header", status=401)
         raise errors.Refused(f"not a {'boot token' if boot else 'session'} of this controller", status=401)
 
-    def _ready(self) -> station.Station:
+    def _ready(self) -> shared.Station:
         if not hasattr(self._daemon, "controller"):
             raise wire.Busy("the daemon is starting; ask again")
         return self._daemon.station
 
-    def _ask(self, request: web.Request) -> agents.Agents:
+    def _ask(self, request: web.Request) -> agent_sessions.Agents:
         return self._daemon.controller.agents
 
     async def _hold(self, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from runnerd import assets, clock, config, daemon, errors, metrics
+from runnerd import assets, config, daemon, errors, metrics
+from runnerd.kit import clock
 from runnerd.web import ops, public, wire
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ import jinja2
 from aiohttp import web
 from prometheus_client import exposition
 
-from runnerd import clock, daemon, errors, metrics, secrets
+from runnerd import daemon, errors, metrics
+from runnerd.kit import clock, secrets
 from runnerd.views import lists
 from runnerd.web import wire
 

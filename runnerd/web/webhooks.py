@@ -13,7 +13,8 @@ from typing import Protocol
 
 from aiohttp import web
 
-from runnerd import errors, station
+from runnerd import errors
+from runnerd.runtime import shared
 from runnerd.web import peers, wire
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Daemon(Protocol):
     """The part of the daemon that webhooks reach."""
 
     @property
-    def station(self) -> station.Station: ...
+    def station(self) -> shared.Station: ...
 
     @property
     def stopping(self) -> bool: ...

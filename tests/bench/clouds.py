@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.clouds import arm, ec2, gce, machines
+from tests.clouds import aws, azure, gcp, machines
 from tests.e2e import clouds, estates
 from tests.e2e import plant as plants
 from tests.e2e import site as sites
@@ -215,14 +215,14 @@ def _options(site: sites.Site, name: str, regions: Mapping[str, str]) -> dict[st
     if name == "gcp":
         key = site.plant.secret("gcp.json", site.gcp.key_file())
         return site.gcp.options(regions, credentials=key)
-    return site.azure.options(regions, secret=site.plant.secret("azure.secret", arm.SECRET))
+    return site.azure.options(regions, secret=site.plant.secret("azure.secret", azure.SECRET))
 
 
 def _refuse_all(site: sites.Site) -> None:
     """Nothing is free anywhere but in the last region of the last cloud."""
-    site.aws.cloud.faults.append(ec2.Fault(code="InsufficientInstanceCapacity", times=None))
-    site.gcp.cloud.faults.append(gce.Fault(fails_with="ZONE_RESOURCE_POOL_EXHAUSTED", fails_after=0.2, times=None))
-    site.azure.cloud.faults.append(arm.Fault(region="eastus", code="SkuNotAvailable", status=409, times=None))
+    site.aws.cloud.faults.append(aws.Fault(code="InsufficientInstanceCapacity", times=None))
+    site.gcp.cloud.faults.append(gcp.Fault(fails_with="ZONE_RESOURCE_POOL_EXHAUSTED", fails_after=0.2, times=None))
+    site.azure.cloud.faults.append(azure.Fault(region="eastus", code="SkuNotAvailable", status=409, times=None))
 
 
 def _last_resorts(site: sites.Site) -> int:

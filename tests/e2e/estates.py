@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
-from tests.clouds import arm, ec2, gce, machines, wire
+from tests.clouds import aws, azure, gcp, machines, wire
 
 #: Seconds that instances take to boot and to end: haste, not realism.
 BOOT, ENDING, VISIBILITY = (0.2, 0.8), (0.3, 1.0), (0.0, 0.4)
@@ -103,8 +103,8 @@ class Aws:
     encrypted = False
     #: In the environment of whoever may use it.
     environment: Mapping[str, str] = {
-        "AWS_ACCESS_KEY_ID": ec2.KEYS[0],
-        "AWS_SECRET_ACCESS_KEY": ec2.KEYS[1],
+        "AWS_ACCESS_KEY_ID": aws.KEYS[0],
+        "AWS_SECRET_ACCESS_KEY": aws.KEYS[1],
         # Nothing of this host is a credential.
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": "/dev/null",
@@ -113,7 +113,7 @@ class Aws:
 
     def __init__(self, now: Callable[[], float], rng: random.Random, *, throttled: bool = True) -> None:
         self.url = self.ca = ""
-        self.cloud = ec2.Ec2(now, rng, boot=BOOT, ending=ENDING, visibility=VISIBILITY, throttled=throttled)
+        self.cloud = aws.Ec2(now, rng, boot=BOOT, ending=ENDING, visibility=VISIBILITY, throttled=throttled)
 
     def options(self, regions: Mapping[str, str], **more: Any) -> dict[str, Any]:
         """A provider's options; ``regions`` maps a region to the letters of its zones."""
@@ -206,7 +206,7 @@ class Gcp:
     def __init__(self, now: Callable[[], float], rng: random.Random, *, throttled: bool = True) -> None:
         self.url = self.ca = ""
         rates = None if throttled else dict.fromkeys(("write", "read", "list", "operations"), 10**9)
-        self.cloud = gce.Gce(now=now, rng=rng, rates=rates)
+        self.cloud = gcp.Gce(now=now, rng=rng, rates=rates)
         self.cloud.iam.strict = True
         self.cloud.boot = sum(BOOT) / 2
 
@@ -301,18 +301,18 @@ class Azure:
 
     def __init__(self, now: Callable[[], float], rng: random.Random, *, throttled: bool = True) -> None:
         self.url = self.ca = ""
-        self.cloud = arm.Arm(now, rng, allocation=(0.1, 0.3), boot=BOOT, deletion=ENDING, visible=VISIBILITY)
+        self.cloud = azure.Arm(now, rng, allocation=(0.1, 0.3), boot=BOOT, deletion=ENDING, visible=VISIBILITY)
 
     def options(self, regions: Mapping[str, str], *, secret: str, **more: Any) -> dict[str, Any]:
         """A provider's options; ``regions`` maps a region to the digits of its zones."""
-        given = arm.mount_options(self.cloud, *regions)
+        given = azure.mount_options(self.cloud, *regions)
         for region, digits in regions.items():
             given["regions"][region]["zones"] = list(digits)
         return {
             "type": "azure",
             **given,
-            "tenant": arm.TENANT,
-            "client_id": arm.CLIENT,
+            "tenant": azure.TENANT,
+            "client_id": azure.CLIENT,
             "client_secret": secret,
             "endpoint": self.url,
             "authority": self.url.removeprefix("https://"),

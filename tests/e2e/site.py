@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from runnerd.cli import client
-from tests.clouds import arm, machines
+from tests.clouds import azure as clouds_azure
+from tests.clouds import machines
 from tests.e2e import clouds, estates
 from tests.e2e import plant as plants
 
@@ -62,7 +63,7 @@ class Site:
     def providers(self) -> dict[str, dict[str, Any]]:
         """All three, each in two regions."""
         key = self.plant.secret("gcp.json", self.gcp.key_file())
-        secret = self.plant.secret("azure.secret", arm.SECRET)
+        secret = self.plant.secret("azure.secret", clouds_azure.SECRET)
         return {
             "aws": self.aws.options({"us-east-1": "ab", "us-west-2": "a"}),
             "gcp": self.gcp.options({"us-central1": "ab", "europe-west4": "a"}, credentials=key),

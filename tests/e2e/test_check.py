@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.clouds import ec2
+from tests.clouds import aws
 from tests.e2e import site as sites
 from tests.e2e import work
 
@@ -118,7 +118,7 @@ def _break(site: sites.Site, providers: Providers) -> None:
     """An expired key, a project that is somebody else's, a secret that is wrong."""
     providers["gcp"]["project"] = "another-project"
     providers["azure"]["client_secret"] = site.plant.secret("bad.secret", "wrong")
-    key = site.aws.cloud.keys[ec2.KEYS[0]]
+    key = site.aws.cloud.keys[aws.KEYS[0]]
     site.clouds.do(lambda: setattr(key, "expires_at", time.time() - 60.0))
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.clouds import arm, ec2, gce
+from tests.clouds import aws as clouds_aws
+from tests.clouds import azure as clouds_azure
+from tests.clouds import gcp as clouds_gcp
 from tests.e2e import plant as plants
 from tests.e2e import site as sites
 from tests.e2e import work
@@ -30,12 +32,18 @@ def _troubles(site: sites.Site) -> dict[str, Any]:
     gcp.capacity["europe-west4-a", ACCELERATOR] = ROOM
     azure.capacity |= {"eastus/*/*/*": 0, "westeurope/*/*/*": ROOM}
     found = {
-        "at quota": ec2.Fault(region="us-east-2", market="spot", code="MaxSpotInstanceCountExceeded", times=None),
-        "at another quota": ec2.Fault(region="us-east-2", market="on-demand", code="VcpuLimitExceeded", times=None),
-        "spot refused": ec2.Fault(region="us-west-2", market="spot", code="InsufficientInstanceCapacity", times=None),
-        "lost by aws": ec2.Fault(region="us-west-2", market="on-demand", lost="after"),
-        "lost by gcp": gce.Fault(region="europe-west4", lost="after"),
-        "lost by azure": arm.Fault(region="westeurope", lost="after"),
+        "at quota": clouds_aws.Fault(
+            region="us-east-2", market="spot", code="MaxSpotInstanceCountExceeded", times=None
+        ),
+        "at another quota": clouds_aws.Fault(
+            region="us-east-2", market="on-demand", code="VcpuLimitExceeded", times=None
+        ),
+        "spot refused": clouds_aws.Fault(
+            region="us-west-2", market="spot", code="InsufficientInstanceCapacity", times=None
+        ),
+        "lost by aws": clouds_aws.Fault(region="us-west-2", market="on-demand", lost="after"),
+        "lost by gcp": clouds_gcp.Fault(region="europe-west4", lost="after"),
+        "lost by azure": clouds_azure.Fault(region="westeurope", lost="after"),
     }
     for name, fault in found.items():
         cloud: Any = gcp if "gcp" in name else azure if "azure" in name else aws

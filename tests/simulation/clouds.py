@@ -14,7 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from provisioners import aws, azure, base, gcp
-from tests.clouds import arm, ec2, gce, wire
+from tests.clouds import aws as clouds_aws
+from tests.clouds import azure as clouds_azure
+from tests.clouds import gcp as clouds_gcp
+from tests.clouds import wire
 from tests.simulation import life, skies
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ class _Box:
 
 
 class Ec2Box(_Box):
-    def __init__(self, cloud: ec2.Ec2, instance: ec2.Instance) -> None:
+    def __init__(self, cloud: clouds_aws.Ec2, instance: clouds_aws.Instance) -> None:
         super().__init__(
             instance.tags,
             ref=instance.ref,
@@ -92,7 +95,7 @@ class Ec2Box(_Box):
 
 
 class GceBox(_Box):
-    def __init__(self, cloud: gce.Gce, instance: gce.Instance) -> None:
+    def __init__(self, cloud: clouds_gcp.Gce, instance: clouds_gcp.Instance) -> None:
         super().__init__(
             instance.tags,
             ref=instance.ref,
@@ -140,7 +143,7 @@ class GceBox(_Box):
 
 
 class ArmBox(_Box):
-    def __init__(self, cloud: arm.Arm, instance: arm.Instance) -> None:
+    def __init__(self, cloud: clouds_azure.Arm, instance: clouds_azure.Instance) -> None:
         super().__init__(
             instance.tags,
             ref=f"{cloud.subscription}/{instance.group}/{instance.name}/{instance.vm_id}",
@@ -244,10 +247,10 @@ class Ec2Sky(CloudSky):
 
     def __init__(self, lab: Lab, *, latency: _SPAN = (0.02, 0.2), **more: Any) -> None:
         super().__init__(lab, latency=latency)
-        self.cloud: ec2.Ec2 = ec2.Ec2(lab.clock.now, random.Random(lab.rng.random()), **more)
+        self.cloud: clouds_aws.Ec2 = clouds_aws.Ec2(lab.clock.now, random.Random(lab.rng.random()), **more)
 
     def _make(self, context: base.Context, options: Mapping[str, Any], one: life.Life) -> base.Provisioner:
-        return aws.Aws(context, options, ec2.mount(self.handle))
+        return aws.Aws(context, options, clouds_aws.mount(self.handle))
 
     def _made(self) -> Iterable[Any]:
         return list(self.cloud.account.instances.values())
@@ -281,10 +284,10 @@ class GceSky(CloudSky):
         super().__init__(lab, latency=latency)
         regions = {name: "".join(zone[-1] for zone in zones) for name, zones in PLACES["gcp"].items()}
         seed = random.Random(lab.rng.random())
-        self.cloud: gce.Gce = gce.Gce(now=lab.clock.now, rng=seed, regions=regions, **more)
+        self.cloud: clouds_gcp.Gce = clouds_gcp.Gce(now=lab.clock.now, rng=seed, regions=regions, **more)
 
     def _make(self, context: base.Context, options: Mapping[str, Any], one: life.Life) -> base.Provisioner:
-        return gcp.Gcp(context, options, gce.mount(self.handle, options))
+        return gcp.Gcp(context, options, clouds_gcp.mount(self.handle, options))
 
     def _made(self) -> Iterable[Any]:
         return list(self.cloud.created)
@@ -312,7 +315,7 @@ class ArmSky(CloudSky):
 
     def __init__(self, lab: Lab, *, latency: _SPAN = (0.02, 0.2), **more: Any) -> None:
         super().__init__(lab, latency=latency)
-        self.cloud: arm.Arm = arm.Arm(
+        self.cloud: clouds_azure.Arm = clouds_azure.Arm(
             lab.clock.now, random.Random(lab.rng.random()), regions=dict(PLACES["azure"]), **more
         )
         self.cloud.on_change = self._changed
@@ -333,10 +336,10 @@ class ArmSky(CloudSky):
             await context.sleep(seconds)
 
         inside = dataclasses.replace(context, sleep=sleep)
-        clients = arm.mount(self.cloud, inside, options, latency=lambda: rng.uniform(*self._latency))
+        clients = clouds_azure.mount(self.cloud, inside, options, latency=lambda: rng.uniform(*self._latency))
         return azure.Azure(context, options, clients)
 
-    def _changed(self, instance: arm.Instance) -> None:
+    def _changed(self, instance: clouds_azure.Instance) -> None:
         self.boxes()
         box = self._boxes.get(instance)
         if box is not None and instance.state == "gone":

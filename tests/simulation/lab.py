@@ -18,11 +18,12 @@ from typing import Any
 
 from provisioners import base
 from provisioners.offload import Offload
-from runnerd import agents, config, daemon, errors, model, store
+from runnerd import config, daemon, errors, model, store
 from runnerd.forges import base as forges
 from runnerd.forges.base import Forge
 from runnerd.forges.github import GitHub
 from runnerd.forges.gitlab import GitLab
+from runnerd.lifecycle import agent_sessions
 from runnerd.simulator import app as simulator
 from runnerd.simulator import control, world
 from tests.simulation import life, machines, promises, skies, virtual
@@ -190,7 +191,7 @@ class Lab:
         if one.alive:
             self._main.result()
 
-    def _agents(self) -> agents.Agents | None:
+    def _agents(self) -> agent_sessions.Agents | None:
         if self.life is None or not self.life.alive or self.daemon is None or not self.daemon.started_at:
             return None
         return self.daemon.controller.agents

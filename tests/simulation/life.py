@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from provisioners import base
 from provisioners.offload import Offload
-from runnerd import errors, http, store
+from runnerd import errors, store
+from runnerd.kit import http
 from runnerd.simulator import app as simulator
 from runnerd.simulator import http as simulated
 from tests.simulation import virtual

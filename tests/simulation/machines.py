@@ -12,7 +12,8 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from runnerd import agents, errors
+from runnerd import errors
+from runnerd.lifecycle import agent_sessions
 from runnerd.simulator import app as simulator
 from runnerd.simulator import github, world
 from runnerd.simulator.gitlab import connect
@@ -33,7 +34,7 @@ class Machines:
         clock: virtual.Clock,
         rng: random.Random,
         *,
-        daemon: Callable[[], agents.Agents | None],
+        daemon: Callable[[], agent_sessions.Agents | None],
         loss: float,
     ) -> None:
         self._skies = skies
@@ -65,7 +66,7 @@ class Machines:
                         task.add_done_callback(self._tasks.discard)
             await asyncio.sleep(0.5)
 
-    async def call(self, rng: random.Random, ask: Callable[[agents.Agents], Awaitable[dict[str, Any]]]) -> Any:
+    async def call(self, rng: random.Random, ask: Callable[[agent_sessions.Agents], Awaitable[dict[str, Any]]]) -> Any:
         """Ask the daemon that lives now."""
         await asyncio.sleep(rng.uniform(0.001, 0.05))
         daemon = self._daemon()

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from provisioners import base, pace
-from runnerd import daemon, model, order
+from provisioners import base
+from provisioners.support import ratelimit
+from runnerd import daemon, model
 from runnerd.forges import base as forges
 from runnerd.model import InstanceState
+from runnerd.offers import request as launch_request
 from tests.simulation import cloudworlds, worlds
 
 Break = Callable[[daemon.Daemon], None]
@@ -61,7 +63,7 @@ def _replay_without_looking(made: daemon.Daemon) -> None:
         row = made.station.rows.instances.get(id)  # type: ignore[call-overload]
         if row is not None and row.state is InstanceState.UNKNOWN and row.attempt in made.station.rows.attempts:
             attempt = made.station.rows.attempts[row.attempt]
-            offer = order.unseal(attempt.sealed, "").offer
+            offer = launch_request.unseal(attempt.sealed, "").offer
             await launcher._replay(row.id, attempt, made.station.providers[row.provider], offer)
 
     launcher.resolve = resolve  # type: ignore[method-assign,assignment]
@@ -191,7 +193,7 @@ def _count_no_flights(made: daemon.Daemon) -> None:
 def _hurry(made: daemon.Daemon) -> None:
     """Creates do not wait for their bucket."""
 
-    class Bottomless(pace.Bucket):
+    class Bottomless(ratelimit.Bucket):
         async def take(self, *, unless: Callable[[], bool] = lambda: False) -> bool:
             return not unless()
 

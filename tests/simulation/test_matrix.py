@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from provisioners import base
-from runnerd import model, offers
-from tests.clouds import arm, ec2, gce, wire
+from runnerd import model
+from runnerd.offers import ranking
+from tests.clouds import aws, azure, gcp, wire
 from tests.simulation import clouds, lab, troubles
 
 MINUTE, HOUR = 60.0, 3600.0
@@ -156,7 +157,7 @@ async def _capacity(cell: Cell) -> None:
     assert (failure.kind, failure.maybe_created, fault.fired) == (base.Kind.CAPACITY, False, 1)
     first, second = cell.offers
     scope = failure.scope or first.key
-    assert offers.matches(scope, first.key) and not offers.matches(scope, second.key)
+    assert ranking.matches(scope, first.key) and not ranking.matches(scope, second.key)
     # At once: what Google's operation takes to fail is not ours.
     assert cell.times[1] - cell.times[0] <= (8.0 if cell.cloud == "gcp" else 1.0)
     assert sum(box.user_data != "" and box.key == cell.keys[1] for box in cell.boxes) == 1
@@ -234,7 +235,7 @@ async def _config(cell: Cell) -> None:
     (failure,) = cell.failures
     assert failure.kind is base.Kind.CONFIG and not failure.maybe_created
     first, second = cell.offers
-    assert not offers.matches(failure.scope or first.key, second.key)
+    assert not ranking.matches(failure.scope or first.key, second.key)
     assert cell.times[1] - cell.times[0] <= 1.0
 
 
@@ -301,10 +302,10 @@ async def _lost_and_hidden(cell: Cell) -> None:
 
 def _both(cloud: str, *, hidden_for: float) -> troubles.Fault:
     if cloud == "aws":
-        return ec2.Fault(lost="after", hidden_for=hidden_for)
+        return aws.Fault(lost="after", hidden_for=hidden_for)
     if cloud == "gcp":
-        return gce.Fault(lost="after", hidden_for=hidden_for)
-    return arm.Fault(lost="after", hidden_for=hidden_for)
+        return gcp.Fault(lost="after", hidden_for=hidden_for)
+    return azure.Fault(lost="after", hidden_for=hidden_for)
 
 
 @cell("lost-then-refused")
@@ -350,7 +351,7 @@ async def _accepted_then_fails(cell: Cell) -> None:
     assert first != second and len(cell.boxes) == 2
     (block,) = cell.blocks().values()
     assert block.reason == "capacity"
-    assert offers.matches(block.pattern, first.key) and not offers.matches(block.pattern, second.key)
+    assert ranking.matches(block.pattern, first.key) and not ranking.matches(block.pattern, second.key)
 
 
 @cell("accepted-then-fails-late", "gcp", "azure")
@@ -419,7 +420,7 @@ async def _preempted(cell: Cell) -> None:
     assert [job.conclusion for job in cell.world.jobs()][-1] == "success"
     assert any(event.reason == "preempted" for event in await cell.events("gone"))
     assert any(
-        block.reason == "preempted" and offers.matches(block.pattern, first.key) for block in cell.blocks().values()
+        block.reason == "preempted" and ranking.matches(block.pattern, first.key) for block in cell.blocks().values()
     )
 
 

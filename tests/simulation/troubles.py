@@ -8,38 +8,38 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tests.clouds import arm, ec2, gce
+from tests.clouds import aws, azure, gcp
 
-Fault = ec2.Fault | gce.Fault | arm.Fault
+Fault = aws.Fault | gcp.Fault | azure.Fault
 #: Keywords: where it strikes (``region``, ``zone``, ``type``, ``market``) and how often (``times``, ``after``,
 #: ``probability``).
 _Make = Callable[..., Fault]
 
 
 def _ec2(**fixed: Any) -> _Make:
-    return lambda **where: ec2.Fault(**{**fixed, **where})
+    return lambda **where: aws.Fault(**{**fixed, **where})
 
 
 def _gce(**fixed: Any) -> _Make:
-    return lambda **where: gce.Fault(**{**fixed, **where})
+    return lambda **where: gcp.Fault(**{**fixed, **where})
 
 
 def _arm(**fixed: Any) -> _Make:
-    return lambda **where: arm.Fault(**{**fixed, **where})
+    return lambda **where: azure.Fault(**{**fixed, **where})
 
 
 _T4 = "NVIDIA_T4_GPUS"
 
 
-def _gce_quota(**where: Any) -> gce.Fault:
+def _gce_quota(**where: Any) -> gcp.Fault:
     """A quota of the region that the fault names; of all regions' GPUs where it names none."""
     region = where.get("region", "*")
     if region == "*":
         told = {"metricName": "compute.googleapis.com/gpus_all_regions", "limitName": "GPUS-ALL-REGIONS-per-project"}
-        return gce.Fault(fails_with="QUOTA_EXCEEDED", quota={**told, "dimensions": {}, "limit": 1.0}, **where)
+        return gcp.Fault(fails_with="QUOTA_EXCEEDED", quota={**told, "dimensions": {}, "limit": 1.0}, **where)
     told = {"metricName": "compute.googleapis.com/nvidia_t4_gpus", "limitName": "NVIDIA-T4-GPUS-per-project-region"}
     quota = {**told, "dimensions": {"region": region}, "limit": 1.0}
-    return gce.Fault(fails_with="QUOTA_EXCEEDED", quota=quota, **where)
+    return gcp.Fault(fails_with="QUOTA_EXCEEDED", quota=quota, **where)
 
 
 _CORES = (
@@ -196,7 +196,7 @@ def unstick(sky: Any) -> None:
         if not instance.stuck:
             continue
         instance.stuck = False
-        if isinstance(instance, gce.Instance) and instance.exists:
+        if isinstance(instance, gcp.Instance) and instance.exists:
             sky.cloud.remove(instance.ref)
 
 

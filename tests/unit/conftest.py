@@ -7,8 +7,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import core_fakes as fakes
 import pytest
+
+from tests.support import fakes
 
 #: Prefixes of variables that would change what the code under test does.
 _FOREIGN = ("RUNNERD_", "GITHUB_", "GITLAB_", "CI_", "ACTIONS_", "AWS_", "GOOGLE_", "AZURE_", "RUNNER_")

@@ -61,13 +61,30 @@ def layers() -> list[list[str]]:
     settings = configparser.ConfigParser(interpolation=None)
     settings.read(ROOT / "setup.cfg")
     lines = settings["importlinter:contract:layers"]["layers"].split("\n")
-    return [[room.strip().removeprefix("runnerd.") for room in line.split("|")] for line in lines if line]
+    return [[room.strip() for room in line.split("|")] for line in lines if line]
 
 
 def test_the_rooms_stand_in_the_order_that_the_contract_enforces() -> None:
     table = TEXT.split("| rooms | what they are |")[1].split("\n\n")[0].splitlines()[2:]
     told = [re.findall(r"`([a-z_]+)`", line.split("|")[1]) for line in table]
     assert told == layers()
+
+
+@pytest.mark.parametrize("walled", ["agent", "simulator"])
+def test_the_walls_of_agent_and_simulator_stand_against_every_room(walled: str) -> None:
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read(ROOT / "setup.cfg")
+    forbidden = set(settings[f"importlinter:contract:{walled}"]["forbidden_modules"].split())
+    rooms = {room for line in layers() for room in line} | {"agent", "simulator"}
+    assert forbidden == {f"runnerd.{room}" for room in rooms - {walled}} | {"provisioners"}
+
+
+def test_every_module_and_folder_of_the_package_is_a_room() -> None:
+    found = {path.stem for path in (ROOT / "runnerd").glob("*.py")} | {
+        path.parent.name for path in (ROOT / "runnerd").glob("*/__init__.py")
+    }
+    rooms = {room for line in layers() for room in line}
+    assert found - {"__init__", "__main__"} == rooms | {"agent", "simulator"}
 
 
 def resolve(name: str) -> object:
@@ -89,11 +106,14 @@ def resolve(name: str) -> object:
     raise LookupError(name)
 
 
+#: Keys of the configuration that share their first word with a room.
+SETTINGS = frozenset({"reconcile.drain", "reconcile.interval"})
 NAMED = sorted(
     {
         name
         for name in re.findall(r"`([a-z_]+(?:\.[A-Za-z_]+)+)`", TEXT)
-        if not name.startswith(("reconcile.", "runnerd.", "provisioners.", "random.", "setup.", "tests."))
+        if not name.startswith(("runnerd.", "provisioners.", "random.", "setup.", "tests."))
+        and name not in SETTINGS
         and not name.endswith(".py")
     }
 )

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import core_fakes as fakes
 import pytest
 
 from provisioners.offload import Offload
 from runnerd import assets, errors, model
+from tests.support import fakes
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 50
 VM = model.InstanceId("vm-1")

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import small_daemon
-
 from runnerd import config
+from tests.support import small_daemon
 
 
 async def test_a_provider_is_remembered_as_every_version_has_written_it(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from runnerd import logs, secrets
+from runnerd import logs
+from runnerd.kit import secrets
 
 
 @pytest.fixture

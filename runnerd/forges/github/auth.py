@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 import jwt
 
-from runnerd import __version__, config, errors, http, secrets
+from runnerd import __version__, config, errors
 from runnerd.forges.github import failures, pace
 from runnerd.forges.github.scope import Kind, Scope
 from runnerd.forges.github.wire import Wire
+from runnerd.kit import http, secrets
 
 #: Seconds before its end at which an installation token is renewed.
 RENEW = 300.0

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from provisioners.base import Finding, Level
 from runnerd import config, errors
 from runnerd.forges import base
-from runnerd.forges.github import polling, scaleset, sets
 from runnerd.forges.github.registration import RestRunners
-from runnerd.forges.github.rest import Rest
+from runnerd.forges.github.rest import polling
+from runnerd.forges.github.rest.rest import Rest
+from runnerd.forges.github.scalesets import scaleset, sets
 from runnerd.forges.github.scope import Kind
 
 #: Seconds of difference between the clocks that are worth a word, and that break the sign-on of runners.

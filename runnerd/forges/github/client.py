@@ -8,18 +8,21 @@ import random
 from collections.abc import Mapping, Sequence
 
 from provisioners.base import Finding
-from runnerd import clock as clocks
-from runnerd import config, errors, http, model, tasks
+from runnerd import config, errors, model
 from runnerd.forges import base
-from runnerd.forges.github import auth, check, polling, scaleset, scope, sets
-from runnerd.forges.github.audit import Audit
-from runnerd.forges.github.lapses import Lapses
-from runnerd.forges.github.listener import Listener
+from runnerd.forges.github import auth, check, scope
 from runnerd.forges.github.registration import Intake, RestRunners, Runners, SetRunners
-from runnerd.forges.github.rest import Rest
-from runnerd.forges.github.runs import Runs, fits
+from runnerd.forges.github.rest import polling
+from runnerd.forges.github.rest.audit import Audit
+from runnerd.forges.github.rest.lapses import Lapses
+from runnerd.forges.github.rest.rest import Rest
+from runnerd.forges.github.rest.runs import Runs, fits
+from runnerd.forges.github.scalesets import scaleset, sets
+from runnerd.forges.github.scalesets.listener import Listener
 from runnerd.forges.github.webhooks import Webhooks
 from runnerd.forges.github.wire import OnRequest, Wire
+from runnerd.kit import clock as clocks
+from runnerd.kit import http, tasks
 
 log = logging.getLogger(__name__)
 

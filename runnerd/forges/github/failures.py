@@ -11,7 +11,8 @@ import http as status_names
 import json
 from typing import Any
 
-from runnerd import errors, http, secrets
+from runnerd import errors
+from runnerd.kit import http, secrets
 
 #: Characters of a server's own words that are repeated.
 QUOTED = 300

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import collections
 
-from runnerd import http
 from runnerd.forges.github import failures
 from runnerd.forges.github.wire import Wire
+from runnerd.kit import http
 
 #: Points per minute and endpoint.
 POINTS = 900

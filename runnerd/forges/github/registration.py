@@ -12,14 +12,16 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from runnerd import clock as clocks
-from runnerd import errors, http, model
+from runnerd import errors, model
 from runnerd.forges import base
-from runnerd.forges.github import failures, pace, scaleset
-from runnerd.forges.github.listener import Listener
-from runnerd.forges.github.rest import Rest
+from runnerd.forges.github import failures, pace
+from runnerd.forges.github.rest.rest import Rest
+from runnerd.forges.github.scalesets import scaleset
+from runnerd.forges.github.scalesets.listener import Listener
+from runnerd.forges.github.scalesets.session import SET_GONE
 from runnerd.forges.github.scope import Kind
-from runnerd.forges.github.session import SET_GONE
+from runnerd.kit import clock as clocks
+from runnerd.kit import http
 
 #: Registrations per five minutes and scope, and runners per group (docs.github.com, "Actions limits").
 PER_WINDOW = 1500

@@ -13,8 +13,9 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runnerd import errors, secrets
+from runnerd import errors
 from runnerd.forges import base
+from runnerd.kit import secrets
 
 #: Deliveries and jobs remembered against replays and disorder.
 REMEMBERED = 10_000

@@ -10,8 +10,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runnerd import clock as clocks
-from runnerd import errors, http
+from runnerd import errors
+from runnerd.kit import clock as clocks
+from runnerd.kit import http
 
 OnRequest = Callable[[str, int], None]
 

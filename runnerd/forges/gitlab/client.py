@@ -13,8 +13,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from provisioners.base import Finding
-from runnerd import clock as clocks
-from runnerd import config, errors, http, model
+from runnerd import config, errors, model
 from runnerd.forges import base
 from runnerd.forges.gitlab import (
     diagnosis,
@@ -29,6 +28,8 @@ from runnerd.forges.gitlab import (
     watching,
     webhooks,
 )
+from runnerd.kit import clock as clocks
+from runnerd.kit import http
 
 log = logging.getLogger(__name__)
 

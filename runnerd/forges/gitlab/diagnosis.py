@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from provisioners.base import Finding, Level
-from runnerd import clock as clocks
 from runnerd import config, errors
 from runnerd.forges.gitlab import discovery, pace, rest, runners
+from runnerd.kit import clock as clocks
 
 #: ``POST /user/runners`` came with 15.11 (doc/api/users).
 OLDEST = (15, 11)

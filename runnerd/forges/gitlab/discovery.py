@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runnerd import clock as clocks
 from runnerd import errors
 from runnerd.forges.gitlab import jobs, matching, pace, rest
+from runnerd.kit import clock as clocks
 
 #: How long the protected refs of a project are believed, seconds.
 PROTECTION_AGE = 300.0

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runnerd import clock as clocks
 from runnerd import errors, model
 from runnerd.forges import base
 from runnerd.forges.gitlab import discovery, jobs, rest, runners
+from runnerd.kit import clock as clocks
 
 #: Marks the id of a registration whose record is shared.
 PREFIX = "flavour:"

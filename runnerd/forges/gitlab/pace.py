@@ -11,8 +11,8 @@ import enum
 import random
 from collections.abc import Mapping
 
-from runnerd import clock as clocks
 from runnerd import errors
+from runnerd.kit import clock as clocks
 
 #: The length of the sliding window, seconds.
 WINDOW = 60.0

@@ -14,9 +14,10 @@ import urllib.parse
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from runnerd import clock as clocks
-from runnerd import errors, http
+from runnerd import errors
 from runnerd.forges.gitlab import pace
+from runnerd.kit import clock as clocks
+from runnerd.kit import http
 
 Query = Sequence[tuple[str, str]]
 #: Keyset paging (doc/api/rest): "strongly recommended" for jobs, and stable while rows come and go.

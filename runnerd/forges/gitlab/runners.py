@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runnerd import clock as clocks
-from runnerd import errors, model, secrets
+from runnerd import errors, model
 from runnerd.forges import base
 from runnerd.forges.gitlab import discovery, jobs, rest
+from runnerd.kit import clock as clocks
+from runnerd.kit import secrets
 
 #: GitLab refuses a shorter ``maximum_timeout``, seconds (lib/api/user_runners.rb).
 SHORTEST_TIMEOUT = 600

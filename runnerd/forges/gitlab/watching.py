@@ -14,10 +14,11 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from runnerd import clock as clocks
-from runnerd import config, errors, model, tasks
+from runnerd import config, errors, model
 from runnerd.forges import base
-from runnerd.forges.gitlab import discovery, heartbeat, jobs, ledger, matching, pace, polling, rest, webhooks
+from runnerd.forges.gitlab import discovery, heartbeat, jobs, jobtable, matching, pace, polling, rest, webhooks
+from runnerd.kit import clock as clocks
+from runnerd.kit import tasks
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Watch:
         self._settings = settings
         self._ours = ours
         self._runner_name = runner_name
-        self._ledger = ledger.Ledger()
+        self._ledger = jobtable.Ledger()
         self._schedule = polling.Schedule(poll=settings.poll, idle_poll=settings.idle_poll, rng=rng)
         self._stale = max(STALE, 3 * settings.idle_poll)
         self._wake = asyncio.Event()
@@ -149,13 +150,13 @@ class Watch:
             if queue not in self._specs or view.status not in jobs.FINAL or not view.repo or view.id in self._ended:
                 continue
             followed = self._ledger.get(view.id)
-            change = ledger.step(followed, view, queue, view.repo)
+            change = jobtable.step(followed, view, queue, view.repo)
             if change is None:
                 began = dataclasses.replace(view, status="running")
-                first = ledger.step(None, began, queue, view.repo)
+                first = jobtable.step(None, began, queue, view.repo)
                 assert first is not None
                 await self._record([(first, began)], view.repo)
-                change = ledger.step(self._ledger.get(view.id), view, queue, view.repo)
+                change = jobtable.step(self._ledger.get(view.id), view, queue, view.repo)
             if change is not None:
                 await self._record([(change, view)], view.repo)
 
@@ -167,7 +168,7 @@ class Watch:
     async def run(self) -> None:
         """Follow until cancelled."""
         for queue in self._specs:
-            for job in ledger.restore(self._sink.cursor(queue), queue):
+            for job in jobtable.restore(self._sink.cursor(queue), queue):
                 self._ledger.put(job)
         group = tasks.Group(f"gitlab {self._rest.name}")
         try:
@@ -260,7 +261,7 @@ class Watch:
                 alias = next((alias for alias in reversed(job.aliases) if alias.isdigit()), "")
                 if project is not None and alias and self._ledger.get(int(alias)) is None:
                     self._ledger.put(
-                        ledger.Followed(int(alias), project.id, job.repo, queue, run=job.run, name=job.name)
+                        jobtable.Followed(int(alias), project.id, job.repo, queue, run=job.run, name=job.name)
                     )
 
     async def _leave(self, project: int) -> None:
@@ -268,7 +269,7 @@ class Watch:
         gone = []
         for job in self._ledger.of(project):
             event = None if job.running else base.JobEvent.COMPLETED
-            gone.append((ledger.Change(job.id, job.queue, job, None, event), None))
+            gone.append((jobtable.Change(job.id, job.queue, job, None, event), None))
         await self._record(gone, "")
 
     async def _beat(self, spec: base.QueueSpec) -> None:
@@ -390,7 +391,7 @@ class Watch:
 
     async def _one(
         self, project: discovery.Project, id: int, *, prepaid: bool = False
-    ) -> list[tuple[ledger.Change, jobs.JobView | None]]:
+    ) -> list[tuple[jobtable.Change, jobs.JobView | None]]:
         try:
             row = await self._rest.get(
                 "/projects/{id}/jobs/{job}",
@@ -401,17 +402,17 @@ class Watch:
             )
         except errors.ForgeNotFound:
             followed = self._ledger.get(id)
-            return [] if followed is None else [(ledger.missed(followed), None)]
+            return [] if followed is None else [(jobtable.missed(followed), None)]
         return await self._changes(project, self._read([row], project))
 
     async def _missing(
-        self, project: discovery.Project, missing: Sequence[ledger.Followed]
-    ) -> list[tuple[ledger.Change, jobs.JobView | None]]:
+        self, project: discovery.Project, missing: Sequence[jobtable.Followed]
+    ) -> list[tuple[jobtable.Change, jobs.JobView | None]]:
         """Ask for followed jobs that neither wait nor run, those of one pipeline together."""
-        runs: dict[str, list[ledger.Followed]] = collections.defaultdict(list)
+        runs: dict[str, list[jobtable.Followed]] = collections.defaultdict(list)
         for job in missing:
             runs[job.run].append(job)
-        changes: list[tuple[ledger.Change, jobs.JobView | None]] = []
+        changes: list[tuple[jobtable.Change, jobs.JobView | None]] = []
         for run, group in runs.items():
             left = {job.id for job in group}
             if run and len(group) >= TOGETHER:
@@ -431,12 +432,12 @@ class Watch:
 
     async def _changes(
         self, project: discovery.Project, views: Iterable[jobs.JobView]
-    ) -> list[tuple[ledger.Change, jobs.JobView | None]]:
-        changes: list[tuple[ledger.Change, jobs.JobView | None]] = []
+    ) -> list[tuple[jobtable.Change, jobs.JobView | None]]:
+        changes: list[tuple[jobtable.Change, jobs.JobView | None]] = []
         for view in views:
             old = self._ledger.get(view.id)
             queue = None if old is not None else await self._queue_for(project, view)
-            change = ledger.step(old, view, queue, project.path)
+            change = jobtable.step(old, view, queue, project.path)
             if change is not None:
                 changes.append((change, view))
         return changes
@@ -468,7 +469,7 @@ class Watch:
         self._sink.clear("forge", name, "protection")
         return found
 
-    async def _record(self, changes: Sequence[tuple[ledger.Change, jobs.JobView | None]], repo: str) -> None:
+    async def _record(self, changes: Sequence[tuple[jobtable.Change, jobs.JobView | None]], repo: str) -> None:
         """Make changes durable queue by queue, and only then believe them.  Raises :class:`errors.StoreError`."""
         queues = sorted({change.queue for change, _ in changes})
         for queue in queues:
@@ -489,7 +490,7 @@ class Watch:
                     if len(self._ended) > REMEMBERED:
                         self._ended.popitem(last=False)
 
-    def _update(self, change: ledger.Change, view: jobs.JobView | None, repo: str) -> base.JobUpdate | None:
+    def _update(self, change: jobtable.Change, view: jobs.JobView | None, repo: str) -> base.JobUpdate | None:
         if change.event is None:
             return None
         if view is not None:

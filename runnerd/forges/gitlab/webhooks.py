@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runnerd import clock as clocks
 from runnerd import errors
 from runnerd.forges.gitlab import jobs
+from runnerd.kit import clock as clocks
 
 #: Bytes of a delivery that are looked at.  GitLab sends up to 25 MB, a Job Hook has a few kB.
 MAX_BODY = 1024 * 1024

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from provisioners.base import Level
-from runnerd import config, errors, http, model
+from runnerd import config, errors, model
 from runnerd.forges import base
+from runnerd.kit import http
 from runnerd.simulator import app, faults, github, world
 from runnerd.simulator import http as simulated
 from tests.simulation import virtual

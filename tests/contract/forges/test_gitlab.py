@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import pytest
 
 from provisioners.base import Level
-from runnerd import config, errors, http, model
+from runnerd import config, errors, model
 from runnerd.forges import base, gitlab
 from runnerd.forges.gitlab import runners as runner_records
+from runnerd.kit import http
 from runnerd.simulator import app, world
 from runnerd.simulator import gitlab as simulated
 from runnerd.simulator import http as wire

@@ -12,7 +12,7 @@ import pytest
 
 from provisioners import aws, base, testing
 from provisioners.offload import Offload
-from tests.clouds import ec2
+from tests.clouds import aws as clouds_aws
 
 
 class Clock:
@@ -37,8 +37,8 @@ class AwsHarness:
 
     def __init__(self, directory: str) -> None:
         self.clock = Clock()
-        self.cloud = ec2.Ec2(self.clock.now, random.Random(7))
-        self.guest = ec2.Guest(self.cloud)
+        self.cloud = clouds_aws.Ec2(self.clock.now, random.Random(7))
+        self.guest = clouds_aws.Guest(self.cloud)
         self.options: dict[str, Any] = {
             "regions": {
                 "us-east-1": {"subnets": [self.cloud.subnet("us-east-1a"), self.cloud.subnet("us-east-1b")]},
@@ -55,7 +55,7 @@ class AwsHarness:
         )
 
     def make(self) -> aws.Aws:
-        return aws.Aws(self.context, self.options, ec2.mount(self.cloud.handle))
+        return aws.Aws(self.context, self.options, clouds_aws.mount(self.cloud.handle))
 
     async def settle(self, seconds: float) -> None:
         await self.clock.sleep(seconds)

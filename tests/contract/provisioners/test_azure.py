@@ -12,7 +12,8 @@ from urllib.parse import quote
 import pytest
 
 from provisioners import azure, base, testing
-from tests.clouds import arm, wire
+from tests.clouds import azure as clouds_azure
+from tests.clouds import wire
 
 
 class VirtualTime:
@@ -48,15 +49,15 @@ class AzureHarness:
     def __init__(self, directory: str, *, itself: bool = False, **more: Any) -> None:
         self._clock = VirtualTime()
         self._deadlines: dict[str, float] = {}
-        self.arm = arm.Arm(self._clock.now, random.Random(7), boot=(3.0, 10.0))
+        self.arm = clouds_azure.Arm(self._clock.now, random.Random(7), boot=(3.0, 10.0))
         identity = {"identity": self.arm.add_identity()} if itself else {}
-        self.options = arm.mount_options(self.arm, "eastus", "westus", **identity, **more)
+        self.options = clouds_azure.mount_options(self.arm, "eastus", "westus", **identity, **more)
         self.context = base.Context(
             name="az", controller="acme-ci", directory=directory, now=self._clock.now, sleep=self._clock.sleep
         )
 
     def make(self) -> base.Provisioner:
-        made = Told(self.context, self.options, arm.mount(self.arm, self.context, self.options))
+        made = Told(self.context, self.options, clouds_azure.mount(self.arm, self.context, self.options))
         made.deadlines = self._deadlines
         return made
 
@@ -72,7 +73,7 @@ class AzureHarness:
                 if identities:
                     self._delete_itself(one, next(iter(identities)))
 
-    def _delete_itself(self, one: arm.Instance, identity: str) -> None:
+    def _delete_itself(self, one: clouds_azure.Instance, identity: str) -> None:
         guest = self.arm.guest(one.name)
         path = f"/metadata/identity/oauth2/token?api-version=2018-02-01&msi_res_id={quote(identity, safe='')}"
         told = guest(wire.Request("GET", f"http://169.254.169.254{path}", {"Metadata": "true"}))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from provisioners import base, gcp, offload, testing
-from tests.clouds import gce
+from tests.clouds import gcp as clouds_gcp
 
-OPTIONS = gce.options(network_tags=["ci"], prices={"g2-standard-4": 0.7})
+OPTIONS = clouds_gcp.options(network_tags=["ci"], prices={"g2-standard-4": 0.7})
 
 
 class Harness:
@@ -22,7 +22,7 @@ class Harness:
 
     def __init__(self, directory: str) -> None:
         self.seconds = 1_780_000_000.0
-        self.cloud = gce.Gce(now=lambda: self.seconds, rng=random.Random(3))
+        self.cloud = clouds_gcp.Gce(now=lambda: self.seconds, rng=random.Random(3))
         self.cloud.visibility_delay = 20.0
         self.context = base.Context(
             name="google",
@@ -37,7 +37,7 @@ class Harness:
         self.seconds += seconds
 
     def make(self) -> base.Provisioner:
-        return gcp.Gcp(self.context, self.options, gce.mount(self.cloud, self.options))
+        return gcp.Gcp(self.context, self.options, clouds_gcp.mount(self.cloud, self.options))
 
     async def settle(self, seconds: float) -> None:
         # A run time limit takes up to 30 seconds to take effect, and no instance runs for less than a minute.

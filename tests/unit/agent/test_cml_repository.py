@@ -6,12 +6,12 @@ import pathlib
 import subprocess
 import typing
 
-import cml_loopback
 import pytest
-from cml_loopback import SHA, reply
 
 from runnerd.agent.cml import context as contexts
 from runnerd.agent.cml import failures, repository, transport
+from tests.unit.agent.cml import loopback
+from tests.unit.agent.cml.loopback import SHA, reply
 
 ENV = {"PATH": "/usr/bin:/bin", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
 GITHUB = {
@@ -255,7 +255,7 @@ def test_every_request_goes_to_the_api_of_the_repository(
         return transport.Answer(201, {}, b'{"html_url": "u", "id": 1}', url)
 
     monkeypatch.setattr(transport.Transport, "send", send)
-    with cml_loopback.bench(checkout(tmp_path, "https://foreign.example/a/b")) as bench:
+    with loopback.bench(checkout(tmp_path, "https://foreign.example/a/b")) as bench:
         bench.write("report.md", "![](plot.png)")
         bench.env.update({**env, "REPO_TOKEN": "tok123", "CI_COMMIT_SHA": SHA, "GITHUB_SHA": SHA})
         assert bench.run("cml", "comment", "create", "--target=pr/1", "report.md") == 0, bench.err
@@ -263,7 +263,7 @@ def test_every_request_goes_to_the_api_of_the_repository(
 
 
 def test_a_token_does_not_follow_the_origin_of_an_enclosing_checkout(tmp_path: pathlib.Path) -> None:
-    with cml_loopback.bench(tmp_path) as bench:
+    with loopback.bench(tmp_path) as bench:
         checkout(bench.directory, f"{bench.store.url}/acme/nst.git")
         bench.directory = bench.directory / "builds" / "proj"
         bench.write("report.md", "x")
@@ -310,7 +310,7 @@ def test_a_commit_outside_the_jobs_folder_is_none_of_the_jobs(nested: Nested) ->
 def test_an_unset_commit_that_git_does_not_name_either_says_where_it_was_looked_for(
     tmp_path: pathlib.Path, job: dict[str, str], name: str
 ) -> None:
-    with cml_loopback.bench(tmp_path) as bench:
+    with loopback.bench(tmp_path) as bench:
         bench.write("report.md", "x")
         bench.env.update(job, REPO_TOKEN="tok123", GITHUB_WORKSPACE=str(tmp_path), CI_PROJECT_DIR=str(tmp_path))
         assert bench.run("cml", "comment", "create", "--target=commit", "report.md") == 1

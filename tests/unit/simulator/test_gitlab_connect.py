@@ -3,10 +3,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-import gitlab_lab
 import pytest
 
 from runnerd.simulator.gitlab import connect
+from tests.unit.simulator import gitlab_lab
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import gitlab_lab
 import pytest
+
+from tests.unit.simulator import gitlab_lab
 
 HOOKS = "/projects/acme%2Fml/hooks"
 SIGNING = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()

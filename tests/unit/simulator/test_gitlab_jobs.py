@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import gitlab_lab
 import pytest
+
+from tests.unit.simulator import gitlab_lab
 
 
 @pytest.fixture

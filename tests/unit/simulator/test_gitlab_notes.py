@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import gitlab_lab
 import pytest
+
+from tests.unit.simulator import gitlab_lab
 
 NOTES = "/projects/acme%2Fml/merge_requests/1/notes"
 FORM = {"Content-Type": "application/x-www-form-urlencoded;charset=UTF-8"}

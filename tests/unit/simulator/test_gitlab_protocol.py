@@ -3,8 +3,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-import gitlab_lab
 import pytest
+
+from tests.unit.simulator import gitlab_lab
 
 
 @pytest.fixture

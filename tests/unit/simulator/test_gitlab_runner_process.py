@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gitlab_lab
 import pytest
 
 from runnerd.simulator import gitlab_runner
+from tests.unit.simulator import gitlab_lab
 
 
 @pytest.fixture(scope="module")

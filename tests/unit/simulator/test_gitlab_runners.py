@@ -3,10 +3,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import gitlab_lab
 import pytest
 
 from runnerd.simulator import http
+from tests.unit.simulator import gitlab_lab
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import core_fakes as fakes
 import pytest
-import web_daemon
 
 from runnerd import assets
 from runnerd.web import public
+from tests.support import fakes
+from tests.unit.web import web_daemon
 
 
 @pytest.fixture

@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import core_fakes as fakes
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from provisioners.offload import Offload
-from runnerd import assets, bundle, controller, model
+from runnerd import assets, model
+from runnerd.bootstrap import agent_archive
+from runnerd.reconcile import loop
+from tests.support import fakes
 
 KEY = b"the key of the store of images"
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 50
@@ -46,8 +48,8 @@ class Daemon:
     """Duck-typed like the real one."""
 
     place: fakes.Place
-    controller: controller.Controller
-    bundle: bundle.Bundle
+    controller: loop.Controller
+    bundle: agent_archive.Bundle
     store: State
     stopping: bool = False
     reload_ok: bool = True
@@ -59,9 +61,9 @@ class Daemon:
 
 
 def daemon(place: fakes.Place) -> Daemon:
-    made = controller.Controller(place.station, cursors={}, bundle=lambda: "0" * 64, duty=fakes.duty)
+    made = loop.Controller(place.station, cursors={}, bundle=lambda: "0" * 64, duty=fakes.duty)
     made.last_pass_at = place.clock.now()
-    return Daemon(place, made, bundle.Bundle(b"PK the agent", "a" * 64), State())
+    return Daemon(place, made, agent_archive.Bundle(b"PK the agent", "a" * 64), State())
 
 
 def store(

@@ -13,9 +13,10 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
-from runnerd import config, errors, http, model, secrets
+from runnerd import config, errors, model
 from runnerd.forges import base
 from runnerd.forges.github import GitHub
+from runnerd.kit import http, secrets
 from tests.simulation import virtual
 
 TOKEN = "ghp_testtesttesttesttesttesttesttesttest"

@@ -10,8 +10,8 @@ from typing import Any
 
 import jwt
 
-from runnerd import http
 from runnerd.forges.github import GitHub
+from runnerd.kit import http
 from tests.simulation import virtual
 from tests.unit.forges.github import gh_lab
 from tests.unit.forges.github.gh_lab import Reply

@@ -8,10 +8,10 @@ import random
 from collections.abc import Mapping
 
 import pytest
-from gl_lab import TOKEN, URL, Clock, Server
 
 from runnerd.forges.gitlab import rest
 from tests.simulation.virtual import Loop as VirtualLoop
+from tests.unit.forges.gitlab.gl_lab import TOKEN, URL, Clock, Server
 
 
 def pytest_asyncio_loop_factories(

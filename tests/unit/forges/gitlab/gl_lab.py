@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from runnerd import errors, http
+from runnerd import errors
+from runnerd.kit import http
 
 START = 1_790_000_000.0
 URL = "https://gitlab.test"

@@ -9,7 +9,7 @@ from typing import Any
 
 from provisioners import aws, base
 from provisioners.offload import Offload
-from tests.clouds import ec2
+from tests.clouds import aws as clouds_aws
 
 T4 = base.Shape(gpu="t4", gpu_count=1, markets=(base.Market.SPOT, base.Market.ON_DEMAND))
 SCRIPT = "#!/bin/sh\nexec sleep 600\n"
@@ -34,7 +34,7 @@ class World:
 
     def __init__(self, directory: str = "", **cloud: Any) -> None:
         self.clock = Clock()
-        self.cloud = ec2.Ec2(self.clock.now, random.Random(11), **cloud)
+        self.cloud = clouds_aws.Ec2(self.clock.now, random.Random(11), **cloud)
         self.directory = directory
         self.secrets: dict[str, str] = {}
         self.options: dict[str, Any] = {
@@ -57,7 +57,7 @@ class World:
 
     async def provider(self, name: str = "aws", **options: Any) -> aws.Aws:
         """A started provider; several share the account."""
-        made = aws.Aws(self.context(name), {**self.options, **options}, ec2.mount(self.cloud.handle))
+        made = aws.Aws(self.context(name), {**self.options, **options}, clouds_aws.mount(self.cloud.handle))
         await made.start()
         return made
 
@@ -65,8 +65,8 @@ class World:
         self.clock.seconds += seconds
         self.cloud.tick()
 
-    def fail(self, **fault: Any) -> ec2.Fault:
-        made = ec2.Fault(**fault)
+    def fail(self, **fault: Any) -> clouds_aws.Fault:
+        made = clouds_aws.Fault(**fault)
         self.cloud.faults.append(made)
         return made
 

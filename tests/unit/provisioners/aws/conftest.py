@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from aws_world import World
+
+from tests.unit.provisioners.aws.aws_world import World
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gcp_world import World, know_zones
+
+from tests.unit.provisioners.gcp.gcp_world import World, know_zones
 
 
 @pytest.fixture

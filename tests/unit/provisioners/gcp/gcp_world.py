@@ -11,7 +11,7 @@ from typing import Any
 from provisioners import base, gcp, offload
 from provisioners.base import Market
 from provisioners.gcp import memory
-from tests.clouds import gce
+from tests.clouds import gcp as clouds_gcp
 
 #: Half past a minute, so that a pause to the next one is neither nothing nor all of it.
 START = 1_780_000_030.0
@@ -26,8 +26,8 @@ class World:
 
     def __init__(self, directory: str = "", **options: Any) -> None:
         self.seconds = START
-        self.cloud = gce.Gce(now=lambda: self.seconds, rng=random.Random(11))
-        self.options = gce.options(**options)
+        self.cloud = clouds_gcp.Gce(now=lambda: self.seconds, rng=random.Random(11))
+        self.options = clouds_gcp.options(**options)
         self.secrets: dict[str, str] = {}
         self.context = base.Context(
             name="google",
@@ -47,7 +47,7 @@ class World:
 
     def restarted(self) -> gcp.Gcp:
         """A provisioner as after a restart of the daemon."""
-        self.clients = gce.mount(self.cloud, self.options, secret=self.context.secret)
+        self.clients = clouds_gcp.mount(self.cloud, self.options, secret=self.context.secret)
         self.provisioner = gcp.Gcp(self.context, self.options, self.clients)
         return self.provisioner
 
@@ -55,7 +55,7 @@ class World:
     def sent(self) -> list[Any]:
         """Every request that left."""
         adapter = self.clients._adapter
-        assert isinstance(adapter, gce.Adapter)
+        assert isinstance(adapter, clouds_gcp.Adapter)
         return adapter.sent
 
     def calls(self, method: str) -> int:

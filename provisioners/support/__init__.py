@@ -1,0 +1,1 @@
+"""Support for provisioners: durations and sizes, rate limits, files of JSON."""

@@ -1,0 +1,107 @@
+"""Which provisioners there are, and what each says of its own options.
+
+Nothing here knows a cloud: a provider's options, and a pool's for it, pass as mappings to the class that understands
+them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from provisioners import base
+from runnerd import errors
+from runnerd.config import messages, yamlfile
+
+#: Provisioners that ship with runnerd, for a checkout whose entry points are not installed.
+BUILT_IN = {
+    "aws": "provisioners.aws:Aws",
+    "azure": "provisioners.azure:Azure",
+    "fake": "provisioners.fake:Fake",
+    "gcp": "provisioners.gcp:Gcp",
+    "local": "provisioners.local:Local",
+}
+ENTRY_POINTS = "runnerd.provisioners"
+
+#: Provisioner classes by type, for callers that bring their own.
+Provisioners = Mapping[str, type[base.Provisioner]]
+
+
+def provisioner_types() -> dict[str, str]:
+    """Every provider type that this installation knows, with the `module:Class` behind it. Imports none of
+    them."""
+    found = {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    return {**BUILT_IN, **found}
+
+
+def provisioner_class(kind: str) -> type[base.Provisioner]:
+    """The class behind a provider type.
+
+    Raises KeyError for an unknown type, ImportError or AttributeError when its package is missing or
+    another one.
+    """
+    module, _, name = provisioner_types()[kind].partition(":")
+    found: type[base.Provisioner] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _provider_entries(data: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    entries = data.get("providers")
+    if not isinstance(entries, Mapping):
+        return []
+    return [(name, entry) for name, entry in entries.items() if isinstance(entry, Mapping)]
+
+
+def complaints(
+    document: yamlfile.Document, data: Mapping[str, Any], provisioners: Provisioners
+) -> Iterator[errors.Problem]:
+    """Unknown provider types, and what each provisioner says of its own options."""
+    known = sorted({*provisioner_types(), *provisioners})
+    for name, entry in _provider_entries(data):
+        kind = entry.get("type")
+        if not isinstance(kind, str) or not kind:
+            continue  # told by the model
+        place: yamlfile.Place = ("providers", name, "type")
+        if kind not in known:
+            near = messages.nearest(kind, known)
+            hint = "" if near else f"; there are {', '.join(known)}, and more come as packages"
+            yield document.problem(place, f'there is no provider type "{kind}"{hint}', nearest=near)
+            continue
+        try:
+            found = provisioners[kind] if kind in provisioners else provisioner_class(kind)
+        except (ImportError, AttributeError) as error:
+            yield document.problem(place, f"the package behind the provider type {kind} cannot be used: {error}")
+            continue
+        for text in found.validate(entry.get("options") or {}):
+            yield _told(document, text, "providers", name)
+        for pool, options in _pool_options(data, name):
+            for text in found.validate_pool(options):
+                yield _told(document, text, "pools", pool, "options", name)
+
+
+def _told(document: yamlfile.Document, text: str, *place: str) -> errors.Problem:
+    """A provisioner's words about its options, at the line that they mean."""
+    key, colon, message = text.partition(": ")
+    return document.problem((*place, *(_option_place(key) if colon else ())), message if colon else text)
+
+
+def _pool_options(data: Mapping[str, Any], provider: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What each pool sets for a provider."""
+    pools = data.get("pools")
+    for pool, entry in pools.items() if isinstance(pools, Mapping) else ():
+        options = entry.get("options") if isinstance(entry, Mapping) else None
+        own = options.get(provider) if isinstance(options, Mapping) else None
+        if isinstance(own, Mapping):
+            yield pool, own
+
+
+def _option_place(key: str) -> yamlfile.Place:
+    parts: list[str | int] = []
+    for part in key.replace("[", ".[").split("."):
+        if part.startswith("[") and part.endswith("]") and part[1:-1].isdigit():
+            parts.append(int(part[1:-1]))
+        elif part:
+            parts.append(part)
+    return tuple(parts)

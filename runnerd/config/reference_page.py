@@ -1,0 +1,204 @@
+"""The configuration's reference and JSON Schema, written from the models so that neither can fall behind
+them."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pydantic
+from pydantic_core import PydanticUndefined
+
+from provisioners.support import units
+from runnerd.config import fields
+
+_INTRODUCTION = """\
+# Configuration
+
+<!-- Written by `runnerd.config.reference()`; a test compares. Change the models, not this page. -->
+
+One YAML file, read by `runnerd run --config FILE`. Unknown keys, duplicate keys and values of the wrong
+type or unit are refused with file, line and the nearest valid key, all of them at once. `runnerd schema`
+prints a JSON Schema for editors, `runnerd config show POOL` what holds for a pool, `runnerd check` what
+deserves a second look.
+
+- **Durations** carry their unit: `30s`, `10m`, `12h`, `1h30m`, `7d`; only `0` needs none.
+- **Sizes** carry theirs: `500MB` (decimal), `16GiB` (binary).
+- **Dollars** are US dollars: `200`, `0.50`.
+- **Secrets** are references, never values: `file:/path` (read each time, so a rotated file counts at once),
+  `env:NAME`, `credential:NAME` (systemd's `LoadCredential=`). A relative path starts at the configuration
+  file.
+- **Words are words**: `yes`, `on` and `12:30` are texts; only `true` and `false` are flags. Anchors,
+  aliases and merge keys are not read.
+- **`defaults` is the only inheritance**: maps merge key by key, lists and single values are replaced.
+- **Names** of forges, providers, pools and teams have 1 to 40 of `a-z`, `0-9`, `_` and `-`.
+"""
+
+_WARM = """\
+## Warm periods
+
+`warm` is a number, or a map from times to numbers. Where several hold at once, the largest counts; at other times 0.
+
+| Key | The number holds |
+|---|---|
+| `"Mon-Fri 08:00-19:00 Europe/Berlin"` | on these days, from and to these hours on a wall there |
+| `"Mon,Wed 08:00-12:00 UTC"`, `"08:00-20:00"` | several days; every day (UTC when no zone is named) |
+| `"Fri 22:00-06:00 Europe/Berlin"` | overnight: it belongs to the day on which it starts |
+| `"Sat-Sun 00:00-24:00 America/New_York"` | whole days |
+| `"0 8 * * mon-fri Europe/Berlin"` | cron (minute, hour, day, month, day of the week, zone): from then on, until any cron entry fires next |
+
+When a clock is set forward, a time that is skipped counts as the moment of the change; when it is set back, a period
+runs from the first showing of its start to the last showing of its end, and a cron entry within the repeated hour fires
+twice. As in cron, an entry that restricts both day fields fires when either fits.
+"""  # noqa: E501  # rows of a table
+
+
+def reference(model: type[pydantic.BaseModel]) -> str:
+    """A page of Markdown: one table for each block, in the order of the file."""
+    parts = [_INTRODUCTION]
+    for title, block in _blocks(model):
+        lines = [f"## {title}", ""]
+        about = (block.__doc__ or "").strip()
+        lines += [_flow(about), ""] if about else []
+        lines += ["| Key | Value | Default | Meaning |", "|---|---|---|---|"]
+        for key, field in _fields(block):
+            meaning = _cell(_flow(field.description or ""))
+            lines.append(f"| `{key}` | {_cell(_kind(field))} | {_cell(_default(field))} | {meaning} |")
+        parts.append("\n".join(lines) + "\n")
+    parts.append(_WARM)
+    return "\n".join(parts)
+
+
+def _blocks(model: type[pydantic.BaseModel]) -> Iterator[tuple[str, type[pydantic.BaseModel]]]:
+    """Every block once, where it first appears; `defaults` before the pools that repeat its keys."""
+    yield "Top level", model
+    seen: set[type[pydantic.BaseModel]] = {model}
+    waiting = [("", model)]
+    while waiting:
+        path, block = waiting.pop(0)
+        inner = []
+        for key, field in _fields(block):
+            for found, suffix in _models(field.annotation):
+                if found in seen:
+                    continue
+                seen.add(found)
+                here = f"{path}.{key}{suffix}" if path else f"{key}{suffix}"
+                tag = found.model_fields.get("type")
+                word = typing.get_args(tag.annotation) if tag else ()
+                yield f"`{here}`" + (f" of type `{word[0]}`" if len(word) == 1 else ""), found
+                inner.append((here, found))
+        waiting = inner + waiting
+
+
+def _models(annotation: Any) -> Iterator[tuple[type[pydantic.BaseModel], str]]:
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        yield annotation, ""
+    elif typing.get_origin(annotation) is dict:
+        for found, _ in _models(typing.get_args(annotation)[1]):
+            yield found, ".NAME"
+    else:
+        for part in typing.get_args(annotation):
+            yield from _models(part)
+
+
+def _fields(block: type[pydantic.BaseModel]) -> list[tuple[str, pydantic.fields.FieldInfo]]:
+    own = dict(sorted(block.model_fields.items(), key=lambda item: item[0] not in block.__annotations__))
+    # A block that inherits lists its own keys first; where its parent is a block of the file, only its own.
+    for parent in block.__mro__[1:]:
+        if parent.__name__ == "Defaults":
+            for name in typing.cast(type[pydantic.BaseModel], parent).model_fields:
+                own.pop(name, None)
+    open_block = block.__name__ == "Provider"
+    hidden = {"name"} if issubclass(block, fields.Named) else set()
+    hidden |= {"options"} if open_block else set()
+    return [(field.alias or name, field) for name, field in own.items() if name not in hidden]
+
+
+def _kind(field: pydantic.fields.FieldInfo) -> str:
+    return _word_of(field.metadata) or _word(field.annotation)
+
+
+def _word_of(metadata: Sequence[Any]) -> str:
+    functions = (getattr(item, "func", None) for item in metadata)
+    return next((fields.WORDS[func] for func in functions if func in fields.WORDS), "")
+
+
+def _word(annotation: Any) -> str:
+    simple = {
+        str: "text",
+        int: "number",
+        float: "number",
+        bool: "`true` or `false`",
+        datetime.date: "day",
+        Any: "any",
+    }
+    if annotation in simple:
+        return simple[annotation]
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return ", ".join(f"`{member.value}`" for member in annotation)
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        return "block"
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _word_of(args[1:]) or _word(args[0])
+    if origin is typing.Literal:
+        return ", ".join(f"`{word}`" for word in args)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_word(part) for part in args if part is not type(None)))
+    if origin is dict:
+        return f"map of {_word(args[1])}s"
+    return f"list of {_word(args[0])}" if origin is tuple else "text"
+
+
+def _default(field: pydantic.fields.FieldInfo) -> str:
+    if field.is_required():
+        return "**required**"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value is PydanticUndefined or value == {} or isinstance(value, pydantic.BaseModel):
+        return ""
+    kind = _kind(field)
+    if isinstance(value, enum.Enum):
+        return f"`{value.value}`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if kind == "duration":
+        return f"`{units.show_duration(value)}`"
+    if kind == "size":
+        return f"`{units.show_size(value)}`"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(value)}]`" if value else ""
+    return f"`{value}`"
+
+
+def _flow(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def schema(
+    model: type[pydantic.BaseModel], *, open_blocks: Sequence[type[pydantic.BaseModel]], title: str
+) -> dict[str, Any]:
+    """The JSON Schema of the file: without names (keys are names), open where a provisioner reads the
+    rest."""
+    data = model.model_json_schema(by_alias=True, mode="validation")
+    blocks: Mapping[str, dict[str, Any]] = data.get("$defs", {})
+    for block in blocks.values():
+        properties = block.get("properties", {})
+        if properties.get("name", {}).get("description", "").startswith("The key of this entry"):
+            del properties["name"]
+    for opened in open_blocks:
+        block = blocks[opened.__name__]
+        block["properties"].pop("options", None)
+        block["additionalProperties"] = True
+    pools = data["properties"]["pools"]
+    # A pool may be empty: any machine, under its own name.
+    pools["additionalProperties"] = {"anyOf": [pools["additionalProperties"], {"type": "null"}]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **data, "title": title}

@@ -1,0 +1,236 @@
+"""Finds jobs that wait at GitHub although no message says so.
+
+Such jobs exist: queued while a set had no listener, or re-run on an idle set (pytorch/ci-infra #900); any runner that
+comes online in the set frees them.  The audit asks the runs of recorded waiting jobs first, then repositories seen,
+and stays within its share of the hourly quota.  A stranded job counts as demand for one instance in its life; if that
+did not help, a person is told.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from runnerd import errors, model
+from runnerd.forges import base
+from runnerd.forges.github import pace
+from runnerd.forges.github.auth import timestamp
+from runnerd.forges.github.limits import Allowance
+from runnerd.forges.github.rest.rest import Rest
+from runnerd.forges.github.rest.runs import Runs, fits, labels_of, match, update_of
+from runnerd.forges.github.scalesets.listener import Listener
+from runnerd.kit import clock as clocks
+
+log = logging.getLogger(__name__)
+
+#: Age at which a queued job that nothing covers is stranded; GitHub assigns within seconds.
+STRANDED = 600.0
+#: When the first search begins if jobs were left waiting: what lapsed before a restart has no other witness; seconds.
+SOON = 60.0
+#: Statuses of runs that may hold a queued job: a running one may, too.
+ACTIVE = ("queued", "in_progress")
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A job that REST shows as queued."""
+
+    id: str
+    repo: str
+    run: str
+    name: str
+    since: float
+    url: str
+
+
+class Exhausted(Exception):
+    """The share of the quota is used up for now."""
+
+
+class Audit:
+    """The search for stranded jobs of one forge."""
+
+    def __init__(
+        self,
+        rest: Rest,
+        runs: Runs,
+        *,
+        clock: clocks.Clock,
+        rng: random.Random,
+        interval: float,
+        share: float,
+        repositories: Sequence[str],
+        listeners: Callable[[], Sequence[Listener]],
+    ) -> None:
+        self._rest = rest
+        self._runs = runs
+        self._clock = clock
+        self._rng = rng
+        self._interval = interval
+        self._allowance = Allowance(rest.limits, rest.wire, share)
+        self._repositories = repositories
+        self._listeners = listeners
+        #: Repositories still to be asked in this round; a round may take several passes.
+        self._rest_of_round: list[str] = []
+
+    async def run(self, sink: base.Sink) -> None:
+        """Search every interval until cancelled; soon after the start where jobs waited before it."""
+        left = any(sink.waiting_jobs(listener.queue) for listener in self._listeners())
+        wait = min(self._interval, SOON) if left else self._interval
+        while True:
+            await self._clock.sleep(pace.spread(wait, self._rng))
+            wait = self._interval
+            try:
+                await self.search(sink)
+                sink.clear("forge", self._rest.wire.forge, "audit-failing")
+            except (errors.ForgeAuthFailed, errors.ForgeForbidden, errors.ForgeNotFound) as error:
+                sink.alarm("forge", self._rest.wire.forge, "audit-failing", f"cannot search for stranded jobs: {error}")
+            except errors.RunnerdError as error:
+                log.info("the search for stranded jobs failed: %s", error)
+
+    async def search(self, sink: base.Sink) -> None:
+        """One pass.  Raises :class:`errors.ForgeError`, after having used what it learned."""
+        waiting: dict[model.Queue, dict[str, _Waiting]] = {listener.queue: {} for listener in self._listeners()}
+        read: set[tuple[str, str]] = set()
+        complete: set[str] = set()
+        problem: errors.ForgeError | None = None
+        try:
+            problem = await self._known_runs(sink, waiting, read)
+            problem = await self._seen_repositories(waiting, read, complete) or problem
+        except Exhausted:
+            log.info("%s: the audit has used its share of the quota; it goes on later", self._rest.wire.forge)
+        for listener in self._listeners():
+            await self._judge(listener, sink, waiting.get(listener.queue, {}), complete)
+        if problem is not None:
+            raise problem
+
+    async def _known_runs(
+        self, sink: base.Sink, waiting: dict[model.Queue, dict[str, _Waiting]], read: set[tuple[str, str]]
+    ) -> errors.ForgeError | None:
+        """Ask the runs of jobs that are recorded as waiting for long."""
+        problem: errors.ForgeError | None = None
+        old: dict[tuple[str, str], list[tuple[Listener, model.Job]]] = {}
+        now = self._rest.wire.server_now()
+        for listener in self._listeners():
+            for job in sink.waiting_jobs(listener.queue):
+                if now - job.queued_at >= STRANDED:
+                    old.setdefault((job.repo, job.run), []).append((listener, job))
+        for (repo, run), members in old.items():
+            try:
+                entries = await self._jobs(repo, run, waiting, read)
+            except errors.ForgeThrottled as error:
+                return error
+            except errors.ForgeNotFound:
+                entries = []
+            except errors.ForgeError as error:
+                problem = error
+                continue
+            for listener, job in members:
+                entry = match(job, entries)
+                told = None if entry is None else update_of(job.queue, repo, run, entry, name=job.name)
+                if told is not None and told.event is not base.JobEvent.QUEUED:
+                    await listener.conclude(told)
+        return problem
+
+    async def _seen_repositories(
+        self,
+        waiting: dict[model.Queue, dict[str, _Waiting]],
+        read: set[tuple[str, str]],
+        complete: set[str],
+    ) -> errors.ForgeError | None:
+        """Ask the repositories in turn; the next pass goes on where this one had to stop."""
+        problem: errors.ForgeError | None = None
+        if not self._rest_of_round:
+            known: dict[str, None] = dict.fromkeys(self._repositories)
+            for listener in self._listeners():
+                known.update(listener.repositories)
+            self._rest_of_round = list(known)
+        while self._rest_of_round:
+            repo = self._rest_of_round[0]
+            try:
+                for status in ACTIVE:
+                    self._spend()
+                    for run in await self._runs.active(repo, status, spare=True):
+                        if (repo, str(run.get("id"))) not in read:
+                            await self._jobs(repo, str(run.get("id")), waiting, read)
+            except Exhausted:
+                # A repository with more runs than the share has requests must not hold the others back for ever.
+                self._rest_of_round.append(self._rest_of_round.pop(0))
+                raise
+            except errors.ForgeThrottled as error:
+                return error
+            except errors.ForgeNotFound as error:
+                if repo in self._repositories:
+                    problem = error
+                else:
+                    # Deleted or renamed since its jobs were seen.
+                    log.info("%s; it is not audited any more", error)
+                    for listener in self._listeners():
+                        listener.repositories.pop(repo, None)
+            except errors.ForgeError as error:
+                # One repository that cannot be read must not hide the others.
+                problem = error
+            else:
+                complete.add(repo)
+            self._rest_of_round.pop(0)
+        return problem
+
+    async def _jobs(
+        self,
+        repo: str,
+        run: str,
+        waiting: dict[model.Queue, dict[str, _Waiting]],
+        read: set[tuple[str, str]],
+    ) -> list[dict[str, object]]:
+        self._spend()
+        entries = await self._runs.jobs(repo, run, conditional=True, spare=True)
+        read.add((repo, run))
+        now = self._rest.wire.server_now()
+        for entry in entries:
+            since = timestamp(entry.get("created_at"))
+            if entry.get("status") != "queued" or not since or now - since < STRANDED:
+                continue
+            for listener in self._listeners():
+                if fits(labels_of(entry), listener.labels):
+                    id = str(entry.get("id"))
+                    waiting[listener.queue][id] = _Waiting(
+                        id, repo, run, str(entry.get("name") or ""), since, str(entry.get("html_url") or "")
+                    )
+                    break
+        return entries
+
+    async def _judge(
+        self, listener: Listener, sink: base.Sink, waiting: dict[str, _Waiting], complete: set[str]
+    ) -> None:
+        """Count jobs that the queue's own demand does not cover, each once in its life."""
+        over = [id for id, repo in listener.stranded.items() if repo in complete and id not in waiting]
+        for id in over:
+            del listener.stranded[id]
+        covered = listener.tally.demand().waiting
+        forge = listener.queue.forge
+        # Jobs that the queue has announced are the ones it covers.
+        order = sorted(
+            waiting.values(),
+            key=lambda job: (listener.tally.holds(model.job_key(forge, job.repo, job.run, job.name)), job.since),
+        )
+        for job in order[: max(0, len(order) - covered)]:
+            if job.id in listener.stranded:
+                continue
+            if await listener.help(job.id, job.repo):
+                log.warning("%s: %s of %s waits unannounced; one instance for it", listener.queue, job.name, job.repo)
+                continue
+            sink.alarm(
+                "job",
+                str(model.job_key(forge, job.repo, job.run, job.name)),
+                "stranded-job",
+                f'"{job.name}" of run {job.run} of {job.repo} has waited since before the last search, GitHub '
+                f"announced it to no listener, and an instance brought up for it did not get it; cancel the run and "
+                f"re-run it ({job.url})",
+            )
+
+    def _spend(self) -> None:
+        if self._allowance.left <= 0:
+            raise Exhausted
+        self._allowance.spend()

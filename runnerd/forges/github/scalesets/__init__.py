@@ -1,0 +1,1 @@
+"""Runner scale sets: the message session and what it reports."""

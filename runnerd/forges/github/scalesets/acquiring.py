@@ -1,0 +1,103 @@
+"""Offers that must be answered: the flow of GitHub Enterprise Server, where a job is offered before it is assigned.
+
+github.com assigns at once while capacity is announced and sends no offers.  Elsewhere only as many are taken as the
+announced capacity has room for (ARC #3446); the rest stays on offer, and what a lost message offered is listed again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from runnerd import config, errors
+from runnerd.forges.github.scalesets import scaleset
+from runnerd.forges.github.scalesets.session import Mailbox
+from runnerd.kit import clock as clocks
+
+log = logging.getLogger(__name__)
+
+#: Offers kept while there is no room for them.
+KEPT = 5000
+#: How long a granted offer counts before its assignment is seen; seconds.
+GRANTED = 120.0
+#: How often offers are listed although no message brought any; seconds.
+RELIST = 300.0
+
+
+class Offers:
+    """The offers of one queue."""
+
+    def __init__(
+        self,
+        service: scaleset.Service,
+        mailbox: Mailbox,
+        *,
+        clock: clocks.Clock,
+        acquire: config.Acquire,
+        hosted: bool,
+    ) -> None:
+        self._service = service
+        self._mailbox = mailbox
+        self._clock = clock
+        self._never = acquire is config.Acquire.NEVER
+        #: True once offers are known to come.
+        self._expected = acquire is config.Acquire.ALWAYS or (acquire is config.Acquire.AUTO and not hosted)
+        self._open: dict[int, None] = {}
+        self._granted: dict[int, float] = {}
+        self._listed = 0.0
+
+    def add(self, request: int) -> None:
+        """A job is offered."""
+        if self._never or not request:
+            return
+        self._expected = True
+        if len(self._open) < KEPT:
+            self._open[request] = None
+
+    def settled(self, request: int) -> None:
+        """The job was assigned, or is over."""
+        if request:
+            self._open.pop(request, None)
+            self._granted.pop(request, None)
+
+    def clear(self) -> None:
+        """They belonged to another set."""
+        self._open.clear()
+        self._granted.clear()
+        self._listed = 0.0
+
+    async def refresh(self) -> None:
+        """Find offers whose message was lost.  Failing costs one round, not the queue."""
+        now = self._clock.now()
+        if not self._expected or now - self._listed < RELIST:
+            return
+        self._listed = now
+        try:
+            entries = await self._service.acquirable(self._mailbox.set_id)
+        except errors.ForgeError as error:
+            log.info("%s", error)
+            return
+        for entry in entries:
+            request = entry.get("runnerRequestId")
+            if isinstance(request, int) and request not in self._granted:
+                self.add(request)
+
+    async def take(self, capacity: Callable[[], int], assigned: int) -> None:
+        """Acquire what there is room for."""
+        if not self._open:
+            return
+        now = self._clock.now()
+        self._granted = {id: at for id, at in self._granted.items() if now - at < GRANTED}
+        room = capacity() - assigned - len(self._granted)
+        wanted = list(self._open)[: max(0, room)]
+        if not wanted:
+            return
+        try:
+            granted = await self._mailbox.acquire(wanted)
+        except errors.ForgeError as error:
+            # The message that brought them must be acknowledged all the same; they are tried again.
+            log.warning("%s", error)
+            return
+        for request in wanted:
+            self._open.pop(request, None)
+        self._granted.update(dict.fromkeys(granted, now))

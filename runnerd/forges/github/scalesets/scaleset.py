@@ -1,0 +1,461 @@
+"""The Actions service: runner scale sets, their sessions and queues, their runners.
+
+GitHub does not document this protocol; the reference is its Go client (actions/scaleset, public preview), and paths,
+headers and credentials here follow it.  Three credentials are chained: ours gets a registration token, that gets the
+service's address with an admin token, and a session has a queue token of its own.  Address and admin token are
+renewed together, because the address can move.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jwt
+
+from runnerd import __version__, errors
+from runnerd.forges.github import failures, pace
+from runnerd.forges.github.rest.rest import Rest
+from runnerd.forges.github.wire import Wire
+from runnerd.kit import http, secrets
+
+API_VERSION = "6.0-preview"
+SETS = "_apis/runtime/runnerscalesets"
+AGENTS = "_apis/distributedtask/pools/0/agents"
+#: Seconds before its end at which the admin token is renewed.
+RENEW = 120.0
+#: The long poll is held for up to 50 s; a hung connection must not stall the queue for minutes (ARC PR #4473).
+POLL_TIMEOUT = 80.0
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where the service is, and the token that it takes from us."""
+
+    url: str
+    token: str = field(repr=False)
+    #: Our steady time at which the token ends.
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The right to read one set's queue."""
+
+    id: str
+    queue_url: str
+    token: str = field(repr=False)
+    #: By the server's clock; 0 when the token does not tell.
+    expires: float
+    statistics: Mapping[str, Any] | None
+
+
+def token_end(token: str) -> float:
+    """``exp`` of a JWT, which is read but not verified: it is the server's own."""
+    try:
+        claims = jwt.decode(token, options={"verify_signature": False})
+        return float(claims.get("exp") or 0)
+    except (jwt.exceptions.PyJWTError, ValueError, TypeError):
+        return 0.0
+
+
+def with_query(url: str, *, suffix: str = "", **extra: str | int) -> str:
+    """The URL with a path suffix and more parameters; what it already asks for is kept."""
+    parts = urllib.parse.urlsplit(url)
+    query = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
+    held = {name for name, _ in query}
+    for name, value in extra.items():
+        # `api_version` stands for `api-version`, which is no Python name.
+        if (name := name.replace("_", "-")) not in held:
+            query.append((name, str(value)))
+    path = parts.path.rstrip("/") + suffix if suffix else parts.path
+    return urllib.parse.urlunsplit(parts._replace(path=path, query=urllib.parse.urlencode(query)))
+
+
+class Service:
+    """The Actions service of one scope."""
+
+    def __init__(self, wire: Wire, rest: Rest, *, rng: random.Random) -> None:
+        self.wire = wire
+        self._rest = rest
+        self._rng = rng
+        self._lock = asyncio.Lock()
+        self._connection: Connection | None = None
+
+    # -- the token chain -------------------------------------------------------------------------------------------
+
+    async def connection(self) -> Connection:
+        """A connection that still lives; made when needed.  Raises :class:`errors.ForgeError`."""
+        if (held := self._held()) is not None:
+            return held
+        async with self._lock:
+            if (held := self._held()) is None:
+                held = self._connection = await self._connect()
+            return held
+
+    def _held(self) -> Connection | None:
+        held = self._connection
+        if held is not None and self.wire.clock.now() < held.until - RENEW:
+            return held
+        return None
+
+    def forget(self, connection: Connection) -> None:
+        """The service refused that admin token."""
+        if self._connection is connection:
+            self._connection = None
+
+    async def registration_token(self) -> str:
+        """Step 1: a token that may register runners."""
+        scope = self._rest.scope
+        what = f"get a registration token for {scope.name}"
+        response = await self._rest.call(
+            "POST",
+            "/{scope}/actions/runners/registration-token",
+            what,
+            accept=(200, 201),
+            remedy=f"it needs {scope.permission(app=self._rest.credential.app)}",
+        )
+        token = failures.decode(self.wire.forge, what, response).get("token")
+        if not isinstance(token, str) or not token:
+            raise errors.ForgeUnavailable(f"{self.wire.forge}: could not {what}: the answer holds no token")
+        secrets.learn(token)
+        return token
+
+    async def _connect(self) -> Connection:
+        registration = await self.registration_token()
+        scope = self._rest.scope
+        what = f"reach the Actions service of {scope.name}"
+        for delay in (*pace.HANDSHAKE, None):
+            try:
+                response = await self.wire.send(
+                    "/actions/runner-registration",
+                    what,
+                    method="POST",
+                    url=f"{scope.api}/actions/runner-registration",
+                    headers={
+                        "Authorization": f"RemoteAuth {registration}",
+                        "Content-Type": "application/json",
+                        "User-Agent": self._agent(0),
+                    },
+                    body={"url": scope.url, "runner_event": "register"},
+                )
+            except errors.ForgeUnavailable:
+                if delay is None:
+                    raise
+            else:
+                if 200 <= response.status < 300:
+                    return self._connected(what, response)
+                again = response.status in (401, 403, 404, 408, 429) or response.status >= 500
+                if delay is None or not again:
+                    raise failures.refusal(
+                        self.wire.forge, what, response, remedy="the registration token was not accepted"
+                    )
+            await self.wire.clock.sleep(pace.spread(delay, self._rng))
+        raise AssertionError("the last try returns or raises")
+
+    def _connected(self, what: str, response: http.Response) -> Connection:
+        body = failures.decode(self.wire.forge, what, response)
+        url, token = body.get("url"), body.get("token")
+        if not isinstance(url, str) or not isinstance(token, str) or not url or not token:
+            raise errors.ForgeUnavailable(f"{self.wire.forge}: could not {what}: the answer lacks its address or token")
+        secrets.learn(token)
+        life = token_end(token) - self.wire.server_now()
+        # A token without a readable end is renewed by the 401 that it will earn, or after an hour.
+        return Connection(url, token, self.wire.clock.now() + (life if life > 0 else 3600.0))
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        what: str,
+        *,
+        endpoint: str,
+        query: Mapping[str, str | int] | None = None,
+        body: Any = None,
+        set_id: int = 0,
+        timeout: float = 30.0,
+    ) -> http.Response:
+        """Send one request with the admin token; once more with a new one after 401, which applies nothing.
+
+        Any other status is the caller's to judge.  Raises :class:`errors.ForgeUnavailable` when no answer came.
+        """
+        for last in (False, True):
+            connection = await self.connection()
+            parts = urllib.parse.urlsplit(connection.url)
+            asked = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
+            asked += [(name, str(value)) for name, value in (query or {}).items()]
+            if all(name != "api-version" for name, _ in asked):
+                asked.append(("api-version", API_VERSION))
+            url = urllib.parse.urlunsplit(
+                parts._replace(path=f"{parts.path.rstrip('/')}/{path}", query=urllib.parse.urlencode(asked))
+            )
+            response = await self.wire.send(
+                endpoint,
+                what,
+                method=method,
+                url=url,
+                headers=self._headers(connection.token, set_id),
+                body=body,
+                timeout=timeout,
+            )
+            if response.status != 401:
+                return response
+            self.forget(connection)
+            if last:
+                return response
+        raise AssertionError("the last try returns")
+
+    async def read(
+        self,
+        path: str,
+        what: str,
+        *,
+        endpoint: str,
+        query: Mapping[str, str | int] | None = None,
+        set_id: int = 0,
+    ) -> dict[str, Any]:
+        """GET a JSON object, tried again a few times.  Raises :class:`errors.ForgeError` by status."""
+        for delay in (*pace.AGAIN, None):
+            try:
+                response = await self.request("GET", path, what, endpoint=endpoint, query=query, set_id=set_id)
+                if response.status == 200:
+                    return failures.decode(self.wire.forge, what, response)
+                if response.status == 204:
+                    return {"count": 0, "value": []}
+                raise self.refusal(what, response)
+            except errors.ForgeUnavailable:
+                if delay is None:
+                    raise
+                await self.wire.clock.sleep(pace.spread(delay, self._rng))
+        raise AssertionError("the last try returns or raises")
+
+    def refusal(self, what: str, response: http.Response, *, remedy: str = "") -> errors.ForgeError:
+        """The error for an answer that is not a success."""
+        if not remedy and response.status in (401, 403):
+            scope = self._rest.scope
+            remedy = f"it needs {scope.permission(app=self._rest.credential.app)}"
+        after = None
+        if response.status in (403, 429) and "retry-after" in response.headers:
+            after = failures.seconds(response.headers["retry-after"], 60.0)
+        return failures.refusal(self.wire.forge, what, response, remedy=remedy, retry_after=after)
+
+    def _headers(self, token: str, set_id: int) -> dict[str, str]:
+        return {
+            "Authorization": f"Bearer {token}",
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": self._agent(set_id),
+        }
+
+    def _agent(self, set_id: int) -> str:
+        """One JSON object, as GitHub's support expects it of scale set clients."""
+        return json.dumps(
+            {
+                "system": "runnerd",
+                "version": __version__,
+                "commit_sha": "",
+                "scale_set_id": set_id,
+                "subsystem": "daemon",
+                "build_version": __version__,
+                "build_commit_sha": "",
+                "kind": "scaleset",
+            }
+        )
+
+    # -- runner groups and scale sets ------------------------------------------------------------------------------
+
+    async def group(self, name: str) -> dict[str, Any]:
+        """The runner group of that name.  Raises :class:`errors.ForgeNotFound` with the remedy."""
+        what = f'find the runner group "{name}"'
+        body = await self.read("_apis/runtime/runnergroups/", what, endpoint="/runnergroups", query={"groupName": name})
+        groups = [group for group in values(body) if isinstance(group.get("id"), int)]
+        for group in groups:
+            if str(group.get("name", "")).lower() == name.lower():
+                return group
+        if name.lower() == "default":
+            for group in groups:
+                if group.get("isDefaultGroup"):
+                    return group
+            # The official clients take the default group's id for granted.
+            return {"id": 1, "name": "Default", "isDefaultGroup": True}
+        raise errors.ForgeNotFound(
+            f'{self.wire.forge}: there is no runner group "{name}" for {self._rest.scope.name}; make it in the '
+            "settings under Actions, Runner groups, or name another",
+            status=404,
+        )
+
+    async def find_set(self, group: int, name: str) -> dict[str, Any] | None:
+        """The scale set of that name in the group."""
+        body = await self.read(
+            SETS,
+            f'find the scale set "{name}"',
+            endpoint="/runnerscalesets",
+            query={"runnerGroupId": group, "name": name},
+        )
+        for found in values(body):
+            if str(found.get("name", "")).lower() == name.lower():
+                return found
+        return None
+
+    async def get_set(self, set_id: int) -> dict[str, Any]:
+        """The scale set; :class:`errors.ForgeNotFound` when it is gone."""
+        return await self.read(
+            f"{SETS}/{set_id}", f"read scale set {set_id}", endpoint="/runnerscalesets/{id}", set_id=set_id
+        )
+
+    async def create_set(self, name: str, group: int, labels: Sequence[str]) -> http.Response:
+        """Ask for a new scale set; a name that exists in the group answers 400."""
+        return await self.request(
+            "POST",
+            SETS,
+            f'create the scale set "{name}"',
+            endpoint="/runnerscalesets",
+            body={
+                "name": name,
+                "runnerGroupId": group,
+                "labels": [{"name": label, "type": "System"} for label in labels],
+                # An update at boot would cost minutes of GPU time on an instance that lives for one job.
+                "RunnerSetting": {"ephemeral": True, "isElastic": True, "disableUpdate": True},
+            },
+        )
+
+    async def relabel_set(self, set_id: int, name: str, labels: Sequence[str]) -> http.Response:
+        """Ask for other labels; whether they took is for the caller to read back."""
+        return await self.request(
+            "PATCH",
+            f"{SETS}/{set_id}",
+            f'change the labels of the scale set "{name}"',
+            endpoint="/runnerscalesets/{id}",
+            body={"labels": [{"name": label, "type": "System"} for label in labels]},
+            set_id=set_id,
+        )
+
+    # -- sessions and their queues ---------------------------------------------------------------------------------
+
+    async def open_session(self, set_id: int, owner: str) -> http.Response:
+        return await self.request(
+            "POST",
+            f"{SETS}/{set_id}/sessions",
+            f"open a session for scale set {set_id}",
+            endpoint="/runnerscalesets/{id}/sessions",
+            body={"ownerName": owner},
+            set_id=set_id,
+        )
+
+    async def refresh_session(self, set_id: int, session: str) -> http.Response:
+        return await self.request(
+            "PATCH",
+            f"{SETS}/{set_id}/sessions/{session}",
+            f"refresh the session of scale set {set_id}",
+            endpoint="/runnerscalesets/{id}/sessions/{session}",
+            set_id=set_id,
+        )
+
+    async def end_session(self, set_id: int, session: str) -> http.Response:
+        return await self.request(
+            "DELETE",
+            f"{SETS}/{set_id}/sessions/{session}",
+            f"end the session of scale set {set_id}",
+            endpoint="/runnerscalesets/{id}/sessions/{session}",
+            set_id=set_id,
+            timeout=15.0,
+        )
+
+    def session(self, what: str, response: http.Response) -> Session:
+        """Read a session.  An empty queue address is an outage (2026-07-25, ARC #4370), not a session."""
+        body = failures.decode(self.wire.forge, what, response)
+        id, url, token = (body.get(name) for name in ("sessionId", "messageQueueUrl", "messageQueueAccessToken"))
+        if not (isinstance(id, str) and isinstance(url, str) and isinstance(token, str) and id and url and token):
+            raise errors.ForgeUnavailable(
+                f"{self.wire.forge}: could not {what}: the answer names no message queue; GitHub has an outage, "
+                "runnerd tries on"
+            )
+        secrets.learn(token)
+        statistics = body.get("statistics")
+        return Session(id, url, token, token_end(token), statistics if isinstance(statistics, dict) else None)
+
+    async def next_message(self, session: Session, set_id: int, *, last: int, capacity: int) -> http.Response:
+        """The long poll.  ``capacity`` is the total that the set may hold, busy ones included; never 0."""
+        url = with_query(session.queue_url, lastMessageId=last) if last > 0 else session.queue_url
+        return await self.wire.send(
+            "/messages",
+            f"read the queue of scale set {set_id}",
+            method="GET",
+            url=url,
+            headers={
+                **self._headers(session.token, set_id),
+                "Accept": f"application/json; api-version={API_VERSION}",
+                "X-ScaleSetMaxCapacity": str(max(1, capacity)),
+            },
+            timeout=POLL_TIMEOUT,
+        )
+
+    async def acknowledge(self, session: Session, set_id: int, message: int) -> http.Response:
+        return await self.wire.send(
+            "/messages/{id}",
+            f"acknowledge message {message} of scale set {set_id}",
+            method="DELETE",
+            url=with_query(session.queue_url, suffix=f"/{message}"),
+            headers=self._headers(session.token, set_id),
+        )
+
+    async def acquire(self, session: Session, set_id: int, jobs: Sequence[int]) -> http.Response:
+        """Take offered jobs.  The only call beside the queue itself that wants the queue token."""
+        connection = await self.connection()
+        url = with_query(connection.url, suffix=f"/{SETS}/{set_id}/acquirejobs", api_version=API_VERSION)
+        return await self.wire.send(
+            "/runnerscalesets/{id}/acquirejobs",
+            f"acquire {len(jobs)} jobs for scale set {set_id}",
+            method="POST",
+            url=url,
+            headers=self._headers(session.token, set_id),
+            body=list(jobs),
+        )
+
+    async def acquirable(self, set_id: int) -> list[dict[str, Any]]:
+        """Offers that nobody has taken."""
+        body = await self.read(
+            f"{SETS}/{set_id}/acquirablejobs",
+            f"list what scale set {set_id} may acquire",
+            endpoint="/runnerscalesets/{id}/acquirablejobs",
+            set_id=set_id,
+        )
+        return values(body)
+
+    # -- runners ---------------------------------------------------------------------------------------------------
+
+    async def jit(self, set_id: int, name: str) -> http.Response:
+        return await self.request(
+            "POST",
+            f"{SETS}/{set_id}/generatejitconfig",
+            f'register the runner "{name}"',
+            endpoint="/runnerscalesets/{id}/generatejitconfig",
+            body={"name": name, "workFolder": "_work"},
+            set_id=set_id,
+        )
+
+    async def agents(self, name: str | None = None) -> dict[str, Any]:
+        what = "list the runners" if name is None else f'find the runner "{name}"'
+        query = None if name is None else {"agentName": name}
+        return await self.read(AGENTS, what, endpoint="/agents", query=query)
+
+    async def remove_agent(self, id: str) -> http.Response:
+        return await self.request(
+            "DELETE",
+            f"{AGENTS}/{urllib.parse.quote(id, safe='')}",
+            f"remove runner {id}",
+            endpoint="/agents/{id}",
+        )
+
+
+def values(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The objects of a ``{count, value}`` answer."""
+    found = body.get("value")
+    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []

@@ -1,0 +1,204 @@
+"""From a scale set's statistics to the demand of its queue.
+
+The statistics are the truth about how many; the job messages only explain them.  Two corrections are made, each for a
+known fault of the source: an all-zero reading against assignments that nobody has resolved must be read twice (ARC
+#3420), and a job whose assignment lapsed counts on until its run says otherwise.  Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from runnerd import model
+from runnerd.forges import base
+from runnerd.forges.github.scalesets.messages import Statistics
+from runnerd.kit import clock as clocks
+
+#: The age at which the last word is too old to act on; a long poll is answered every 50 s.
+STALE = 300.0
+#: How long a lapsed job counts when its run cannot be asked.
+GRACE = 600.0
+#: How long an all-zero reading is doubted when no second one can be had.
+DOUBT = 600.0
+#: Assignments remembered; far beyond what a set holds.
+REMEMBERED = 20_000
+#: Aliases kept against late and repeated assignments.
+THROUGH = 4_000
+_NO_REPOS: Mapping[str, int] = MappingProxyType({})
+
+
+class Tally:
+    """What one queue is known to hold."""
+
+    def __init__(self, clock: clocks.Clock) -> None:
+        self._clock = clock
+        self._waiting = 0
+        self._running = 0
+        #: When the counts were read, and when GitHub last had nothing to add.
+        self._as_of = 0.0
+        self._confirmed = 0.0
+        self.statistics = Statistics()
+        #: Assignments that no runner took yet: alias to (job key, repository).
+        self._open: dict[str, tuple[model.JobKey, str]] = {}
+        self._keys: collections.Counter[model.JobKey] = collections.Counter()
+        self._repos: collections.Counter[str] = collections.Counter()
+        #: Aliases that are through, newest last: a late or repeated assignment must not open them again.
+        self._through: dict[str, None] = {}
+        #: Lapsed jobs: key to (repository, end of grace).
+        self._lapsed: dict[model.JobKey, tuple[str, float]] = {}
+        self._zero_since = 0.0
+        #: Assignments since the last reading.
+        self._fresh = 0
+
+    # -- what is remembered over a restart -------------------------------------------------------------------------
+
+    def restore(self, cursor: Mapping[str, Any], jobs: Iterable[model.Job]) -> None:
+        """Take up what an earlier session left."""
+        for job in jobs:
+            if job.aliases:
+                self._assign(job.aliases[-1], job.key, job.repo)
+        self._fresh = 0
+        found = [cursor.get(name) for name in ("waiting", "running", "as_of")]
+        waiting, running, as_of = (value if isinstance(value, int | float) else 0 for value in found)
+        self._waiting, self._running = int(waiting), int(running)
+        # A clock that went back must not make an old word look fresh.
+        self._as_of = self._confirmed = min(float(as_of), self._clock.now())
+
+    def remember(self) -> dict[str, Any]:
+        """What :meth:`restore` wants."""
+        return {"waiting": self._waiting, "running": self._running, "as_of": self._confirmed}
+
+    # -- what is learned -------------------------------------------------------------------------------------------
+
+    def note(self, update: base.JobUpdate) -> None:
+        """Take one fact; twice is as good as once."""
+        key = update.key
+        if update.event is base.JobEvent.QUEUED:
+            self._lapsed.pop(key, None)
+            self._assign(update.alias or str(key), key, update.repo)
+            return
+        self._resolve(update.alias or str(key))
+        if update.event is base.JobEvent.LAPSED:
+            # When the new assignment came first, the job is counted there.
+            if key not in self._keys:
+                self._lapsed[key] = (update.repo, self._clock.now() + GRACE)
+        else:
+            self._lapsed.pop(key, None)
+
+    def settle(self, key: model.JobKey) -> None:
+        """The run says that this job wants no runner any more."""
+        self._lapsed.pop(key, None)
+        if key in self._keys:
+            for alias in [alias for alias, (other, _) in self._open.items() if other == key]:
+                self._resolve(alias)
+
+    def holds(self, key: model.JobKey) -> bool:
+        """True while an assignment of that job is open."""
+        return key in self._keys
+
+    def lapsed(self) -> list[model.JobKey]:
+        """Lapsed jobs that still count."""
+        now = self._clock.now()
+        self._lapsed = {key: entry for key, entry in self._lapsed.items() if entry[1] > now}
+        return list(self._lapsed)
+
+    def read(self, statistics: Statistics) -> None:
+        """Take a new reading of the counts, after the facts that came with it."""
+        now = self._clock.now()
+        self.statistics = statistics
+        self._as_of = self._confirmed = now
+        fresh, self._fresh = self._fresh, 0
+        if statistics.assigned == 0 and self._open and self._waiting + fresh > 0 and not self._zero_since:
+            self._zero_since = now
+            self._waiting = min(self._waiting + fresh, len(self._open))
+            self._running = 0
+            return
+        if statistics.assigned == 0:
+            # Believed now: what was open has ended without a word, or the audit will find it.
+            self._forget_open()
+        self._zero_since = 0.0
+        self._waiting = max(0, statistics.assigned - statistics.running)
+        self._running = statistics.running
+
+    def confirm(self) -> None:
+        """The queue had nothing to say: the last reading still holds, but it is no newer for that."""
+        now = self._clock.now()
+        self._confirmed = now
+        if self._zero_since and now - self._zero_since >= DOUBT:
+            self.read(Statistics())
+
+    @property
+    def doubted(self) -> bool:
+        """True while a second reading is wanted."""
+        return self._zero_since > 0
+
+    def forget_assignments(self) -> None:
+        """The scale set vanished, and with it every assignment."""
+        self._forget_open()
+        self._zero_since = 0.0
+
+    # -- what is told ----------------------------------------------------------------------------------------------
+
+    @property
+    def known(self) -> bool:
+        """True while the last word is fresh enough to act on."""
+        return self._confirmed > 0 and self._clock.now() - self._confirmed < STALE
+
+    def demand(self, *, extra: Mapping[str, int] = _NO_REPOS) -> model.Demand:
+        """The demand; ``extra`` are stranded jobs by repository that the statistics do not cover."""
+        repos = collections.Counter(self._repos)
+        waiting = self._waiting
+        if self._lapsed and (lapsed := self.lapsed()):
+            # Often the counts still hold the lapsed job; then it must not count twice.
+            covered = max(0, self._waiting - len(self._open))
+            counted = lapsed[covered:]
+            waiting += len(counted)
+            repos.update(self._lapsed[key][0] for key in counted)
+        for repo, count in extra.items():
+            waiting += count
+            repos[repo] += count
+        over = repos.total() - waiting
+        while over > 0:
+            repo, count = repos.most_common(1)[0]
+            cut = min(over, max(1, count // 2))
+            repos[repo] -= cut
+            over -= cut
+        return model.Demand(
+            waiting=waiting,
+            running=self._running,
+            as_of=self._as_of,
+            known=self.known,
+            repos=MappingProxyType({repo: count for repo, count in repos.items() if count > 0}),
+        )
+
+    def _assign(self, alias: str, key: model.JobKey, repo: str) -> None:
+        if alias in self._open or alias in self._through:
+            return
+        self._open[alias] = (key, repo)
+        self._fresh += 1
+        self._keys[key] += 1
+        self._repos[repo] += 1
+        if len(self._open) > REMEMBERED:
+            self._resolve(next(iter(self._open)))
+
+    def _resolve(self, alias: str) -> None:
+        self._through[alias] = None
+        if len(self._through) > THROUGH:
+            del self._through[next(iter(self._through))]
+        entry = self._open.pop(alias, None)
+        if entry is not None:
+            key, repo = entry
+            self._keys[key] -= 1
+            if self._keys[key] <= 0:
+                del self._keys[key]
+            self._repos[repo] -= 1
+            if self._repos[repo] <= 0:
+                del self._repos[repo]
+
+    def _forget_open(self) -> None:
+        self._open.clear()
+        self._keys.clear()
+        self._repos.clear()

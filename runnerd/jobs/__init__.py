@@ -1,0 +1,1 @@
+"""Facts about jobs: updates, jobs that are stuck, re-runs."""

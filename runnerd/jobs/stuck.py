@@ -1,0 +1,80 @@
+"""Asks the forges about jobs whose story does not end: a message was lost, or never sent.
+
+A job that runs on an instance that is gone, or waits much longer than its pool takes, is asked for by name, a few at a
+time and seldom, so that what `jobs` and `explain` say stays true without weighing on a rate limit.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from runnerd import errors, model
+from runnerd.jobs import updates as job_updates
+from runnerd.model import Job, JobKey, JobState
+from runnerd.runtime import shared
+
+log = logging.getLogger(__name__)
+
+#: Seconds between rounds, and between two questions about one job.
+EVERY, PATIENCE = 120.0, 900.0
+#: Seconds after which a waiting job is asked for.
+LONG_WAIT = 1800.0
+#: Jobs asked for in one round.
+ROUND = 10
+
+
+class Inquiry:
+    """Finds jobs that look stuck and asks for them."""
+
+    def __init__(self, station: shared.Station, intake: job_updates.Intake) -> None:
+        self._station = station
+        self._intake = intake
+        self._asked: dict[JobKey, float] = {}
+
+    async def run(self) -> None:
+        """Ask in rounds until cancelled."""
+        while True:
+            await self._station.clock.sleep(EVERY)
+            try:
+                await self.ask()
+            except errors.StoreError as error:
+                log.info("what the forges said of stuck jobs was not kept: %s", error)
+
+    def stuck(self) -> list[Job]:
+        """Jobs worth a question now, the longest unasked first."""
+        now = self._station.clock.now()
+        rows = self._station.rows
+        self._asked = {key: at for key, at in self._asked.items() if key in rows.jobs}
+        found = []
+        for job in rows.jobs.values():
+            if job.state is JobState.COMPLETED or now - self._asked.get(job.key, 0.0) < PATIENCE:
+                continue
+            if job.state is JobState.RUNNING:
+                row = rows.instances.get(job.instance) if job.instance else None
+                if row is not None and row.state is model.InstanceState.BUSY:
+                    continue
+                if now - job.started_at < EVERY:
+                    continue
+            elif now - job.queued_at < LONG_WAIT:
+                continue
+            found.append(job)
+        found.sort(key=lambda job: self._asked.get(job.key, 0.0))
+        return found[:ROUND]
+
+    async def ask(self) -> None:
+        """One round."""
+        by_forge: dict[str, list[Job]] = {}
+        for job in self.stuck():
+            self._asked[job.key] = self._station.clock.now()
+            by_forge.setdefault(job.queue.forge, []).append(job)
+        for name, jobs in by_forge.items():
+            forge = self._station.forges.get(name)
+            if forge is None:
+                continue
+            try:
+                updates = await forge.job_states(jobs)
+            except (errors.ForgeError, errors.TransportError) as error:
+                log.info("%s does not tell about %d stuck jobs: %s", name, len(jobs), error)
+                continue
+            for queue in {update.queue for update in updates}:
+                await self._intake.record(queue, [update for update in updates if update.queue == queue])

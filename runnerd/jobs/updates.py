@@ -1,0 +1,232 @@
+"""What forges tell about jobs, made durable and turned into facts about instances.
+
+The forge clients hand over messages here and acknowledge them only after :meth:`Intake.record` has returned.  Facts
+may come late, twice or out of order, so each is folded into the job's row by rules that do not depend on the order:
+an end is final, a start beats a wait, and an unknown runner name is somebody else's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from runnerd import errors, model, store
+from runnerd.forges import base as forges
+from runnerd.model import Event, InstanceId, InstanceState, Job, JobState, Queue, Reason
+from runnerd.runtime import shared
+
+log = logging.getLogger(__name__)
+
+#: Seconds for which a count may still be older than its receipt says, and for which a pickup outweighs a count at most:
+#: a forge whose word of it was lost is believed again, or one job would wait for ever.
+AFTERMATH, LOST_WORD = 5.0, 120.0
+#: How many ids of one job are remembered.
+ALIASES = 8
+
+
+class Intake:
+    """The sink that every forge client reports into."""
+
+    def __init__(self, station: shared.Station, cursors: Mapping[str, Mapping[str, Any]]) -> None:
+        self._station = station
+        self._cursors = {name: dict(value) for name, value in cursors.items()}
+        self._capacity: dict[Queue, int] = {}
+        #: Queue -> instances that our agents saw picking up a job before the forge told, with the time.
+        self._pickups: dict[Queue, dict[InstanceId, float]] = {}
+        #: Called with (before, after) for each job whose row changed.
+        self.on_job: list[Callable[[Job | None, Job], None]] = []
+
+    # -- facts -------------------------------------------------------------------------------------------------
+
+    async def record(
+        self, queue: Queue, updates: Sequence[forges.JobUpdate], cursor: Mapping[str, Any] | None = None
+    ) -> None:
+        """Make facts and cursor durable in one commit, then act on them."""
+        now = self._station.clock.now()
+        fresh: dict[model.JobKey, Job] = {}
+        before: dict[model.JobKey, Job | None] = {}
+        events: list[Event] = []
+        for update in updates:
+            old = fresh.get(update.key) or self._station.rows.jobs.get(update.key)
+            new = fold(old, update, now)
+            if new == old:
+                continue
+            before.setdefault(update.key, self._station.rows.jobs.get(update.key))
+            fresh[update.key] = new
+            events.append(Event(now, "job", update.key, update.event.value, update.conclusion, update.runner_name))
+        owners = [self._owner(update) for update in updates]
+        for update, owner in zip(updates, owners, strict=True):
+            job = fresh.get(update.key)
+            if job is not None and owner is not None and job.instance != owner.id:
+                fresh[update.key] = dataclasses.replace(job, instance=owner.id)
+        extra: list[Any] = list(events)
+        if cursor is not None:
+            extra.append(store.Cursor(str(queue), dict(cursor)))
+        if fresh or extra:
+            try:
+                await self._station.rows.write_jobs(fresh.values(), *extra)
+            except errors.StoreError as error:
+                self._station.alarms.ring("daemon", "store", "state-unwritable", str(error))
+                raise
+        if cursor is not None:
+            self._cursors[str(queue)] = dict(cursor)
+        for key, job in fresh.items():
+            for listener in self.on_job:
+                listener(before[key], job)
+        for update, owner in zip(updates, owners, strict=True):
+            if owner is not None:
+                await self._act(update, owner)
+        self._station.wake()
+
+    def _owner(self, update: forges.JobUpdate) -> model.Instance | None:
+        if not update.runner_name:
+            return None
+        registration = self._station.rows.runner(update.runner_name)
+        if registration is not None:
+            return self._station.rows.instances.get(registration.instance)
+        return self._station.rows.instances.get(InstanceId(update.runner_name))
+
+    async def _act(self, update: forges.JobUpdate, owner: model.Instance) -> None:
+        rows = self._station.rows
+        self.forget_pickup(update.queue, owner.id)
+        try:
+            if update.event is forges.JobEvent.STARTED:
+                expect = {InstanceState.REGISTERING, InstanceState.REGISTERED}
+                if owner.reason not in (Reason.MAX_JOB, Reason.OPERATOR):
+                    expect.add(InstanceState.DRAINING)  # otherwise its end was ordered, job or not
+                stepped = await rows.step(
+                    owner.id,
+                    InstanceState.BUSY,
+                    expect=expect,
+                    job=update.key,
+                    busy_at=owner.busy_at or self._station.clock.now(),
+                    job_started=True,
+                )
+                if stepped is None and owner.state in (InstanceState.BUSY, InstanceState.DRAINING):
+                    await rows.amend(owner.id, job=update.key, job_started=True)
+            elif update.event is forges.JobEvent.COMPLETED:
+                # Only draining, never ending: the forge has been seen to say this while the job still ran.
+                await rows.step(
+                    owner.id,
+                    InstanceState.DRAINING,
+                    expect={InstanceState.REGISTERED, InstanceState.BUSY},
+                    reason=Reason.JOB_DONE,
+                    detail=update.conclusion,
+                    job=update.key,
+                    job_ended_at=self._station.clock.now(),
+                )
+        except errors.IllegalTransition as error:
+            # A message must never block its queue; the row says what is true.
+            log.warning("%s: %s", update.queue, error)
+
+    # -- cursor ------------------------------------------------------------------------------------------------
+
+    def cursor(self, queue: Queue) -> Mapping[str, Any]:
+        return self._cursors.get(str(queue), {})
+
+    async def save_cursor(self, queue: Queue, cursor: Mapping[str, Any]) -> None:
+        await self._station.store.write(store.Cursor(str(queue), dict(cursor)))
+        self._cursors[str(queue)] = dict(cursor)
+
+    # -- what forges ask ---------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        self._station.wake()
+
+    def capacity(self, queue: Queue) -> int:
+        return max(1, self._capacity.get(queue, 1))
+
+    def announce(self, capacity: Mapping[Queue, int]) -> None:
+        """What each queue may be told to send; set by the controller after each plan."""
+        self._capacity = dict(capacity)
+
+    def waiting_jobs(self, queue: Queue) -> Sequence[Job]:
+        return [job for job in self._station.rows.jobs.values() if job.queue == queue and job.state is JobState.QUEUED]
+
+    def alarm(self, subject: str, id: str, reason: str, detail: str) -> None:
+        self._station.alarms.ring(subject, id, reason, detail)
+
+    def clear(self, subject: str, id: str, reason: str) -> None:
+        self._station.alarms.clear(subject, id, reason)
+
+    # -- pickups -----------------------------------------------------------------------------------------------
+
+    def note_pickup(self, instance: model.Instance) -> None:
+        """An agent saw its runner take a job; the forge's count may still have it waiting."""
+        if instance.queue is not None:
+            self._pickups.setdefault(instance.queue, {})[instance.id] = self._station.clock.now()
+
+    def forget_pickup(self, queue: Queue, id: InstanceId) -> None:
+        """The forge has told of it: its own count is right again."""
+        self._pickups.get(queue, {}).pop(id, None)
+
+    def pickups(self, queue: Queue, as_of: float) -> int:
+        """Jobs that were taken after the forge counted."""
+        found = self._pickups.get(queue)
+        if not found:
+            return 0
+        now = self._station.clock.now()
+        for id in [id for id, at in found.items() if now - at >= (LOST_WORD if at > as_of else AFTERMATH)]:
+            del found[id]
+        return len(found)
+
+
+def fold(old: Job | None, update: forges.JobUpdate, now: float) -> Job:
+    """A job's row with one more fact.  An end is final; a wait never overwrites a start of the same assignment."""
+    at = update.at or now
+    if old is None:
+        old = Job(
+            key=update.key,
+            queue=update.queue,
+            repo=update.repo,
+            run=update.run,
+            name=update.name,
+            labels=update.labels,
+            queued_at=at,
+            url=update.url,
+        )
+    known = not update.alias or update.alias in old.aliases
+    aliases = old.aliases if known else (*old.aliases, update.alias)[-ALIASES:]
+    job = dataclasses.replace(
+        old, aliases=aliases, url=update.url or old.url, labels=update.labels or old.labels, queue=update.queue
+    )
+    if update.event is forges.JobEvent.QUEUED:
+        if old.state is not JobState.QUEUED and not known:
+            # Another assignment under the same name: a re-run, or a lapse whose end came first.
+            return dataclasses.replace(
+                job,
+                state=JobState.QUEUED,
+                conclusion="",
+                instance=None,
+                runner_name="",
+                queued_at=at,
+                started_at=0.0,
+                finished_at=0.0,
+            )
+        return job
+    if update.event is forges.JobEvent.LAPSED:
+        if old.state is JobState.COMPLETED or (known and old.lapses and not update.alias):
+            return job
+        return dataclasses.replace(job, lapses=old.lapses + 1)
+    if update.event is forges.JobEvent.STARTED:
+        if old.state is JobState.COMPLETED and known:
+            return job
+        return dataclasses.replace(
+            job,
+            state=JobState.RUNNING,
+            runner_name=update.runner_name or old.runner_name,
+            started_at=old.started_at if old.state is JobState.RUNNING and old.started_at else at,
+            conclusion="",
+            finished_at=0.0,
+        )
+    if old.state is JobState.COMPLETED and known:
+        return job
+    return dataclasses.replace(
+        job,
+        state=JobState.COMPLETED,
+        conclusion=update.conclusion,
+        runner_name=update.runner_name or old.runner_name,
+        finished_at=at,
+    )

@@ -1,0 +1,1 @@
+"""An instance from its request until it is gone."""

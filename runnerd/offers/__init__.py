@@ -1,0 +1,1 @@
+"""Where to buy, and whether: ranking, blocklist, admission, quotas."""

@@ -1,0 +1,76 @@
+"""What a cloud account still allows: its quotas as last told, less what is on its way since.
+
+A cloud counts what it runs; what was asked for after it said so is counted here, so that a burst does not run into a
+quota one refusal at a time.  What a cloud does not tell holds nothing back: it refuses by itself, and that is learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from provisioners.base import Offer, Quota, Unit
+from runnerd import model
+from runnerd.offers import ranking
+
+
+@dataclass(slots=True)
+class _Account:
+    """One quota with what is used of it now."""
+
+    quota: Quota
+    used: float
+
+    def refusal(self, offer: Offer) -> str:
+        quota = self.quota
+        more = _units(quota.unit, gpus=offer.gpus, cpus=offer.cpus)
+        if more <= 0 or self.used + more <= quota.limit + 1e-9:
+            return ""
+        where = f"; raise it at {quota.remedy}" if quota.remedy else ""
+        if quota.limit < more:
+            return f"quota {quota.name} is {quota.limit:g}, one instance needs {more:g} {quota.unit.value}{where}"
+        return (
+            f"quota {quota.name}: {self.used:g} of {quota.limit:g} {quota.unit.value} are used or on their way, "
+            f"one more instance needs {more:g}{where}"
+        )
+
+
+class Quotas:
+    """The quotas of all providers, as one pass sees them."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[str, list[_Account]] = {}
+
+    def count(self, told: Mapping[str, Sequence[Quota]], rows: Iterable[model.Instance]) -> None:
+        """Start afresh from what each provider told, and add what was asked for since."""
+        self._accounts = {name: [_Account(quota, quota.used) for quota in quotas] for name, quotas in told.items()}
+        for row in rows:
+            if row.state not in model.MAY_COST:
+                continue
+            asked_at = row.running_at or row.since
+            for account in self._accounts.get(row.provider, ()):
+                if asked_at > account.quota.as_of and ranking.matches(account.quota.pattern, row.offer):
+                    account.used += _units(account.quota.unit, gpus=row.gpus, cpus=row.cpus)
+
+    def refusal(self, offer: Offer) -> str:
+        """Why the account does not allow one more instance of an offer; empty when it does, or does not say."""
+        accounts = self._accounts.get(offer.provider, ())
+        key = offer.key if accounts else ""
+        for account in accounts:
+            if ranking.matches(account.quota.pattern, key):
+                words = account.refusal(offer)
+                if words:
+                    return words
+        return ""
+
+    def add(self, offer: Offer, count: int) -> None:
+        """Count admitted instances until their rows are counted."""
+        accounts = self._accounts.get(offer.provider, ())
+        key = offer.key if accounts else ""
+        for account in accounts:
+            if ranking.matches(account.quota.pattern, key):
+                account.used += count * _units(account.quota.unit, gpus=offer.gpus, cpus=offer.cpus)
+
+
+def _units(unit: Unit, *, gpus: int, cpus: int) -> float:
+    return {Unit.INSTANCES: 1, Unit.GPUS: gpus, Unit.VCPUS: cpus}[unit]

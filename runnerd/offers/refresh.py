@@ -1,0 +1,66 @@
+"""Asks providers what they sell and what the account still allows, in the background.
+
+A cloud that hangs must not stop the passes of the others: a pass works with what was told last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from provisioners import base
+from runnerd import config
+from runnerd.kit import tasks
+from runnerd.runtime import providers, shared
+
+log = logging.getLogger(__name__)
+
+#: How long a provider may take to tell its offers, and how long it rests after it could not.
+OFFERS_TIMEOUT, OFFERS_PAUSE = 60.0, 10.0
+
+
+class Market:
+    """What is known of offers and quotas, kept fresh."""
+
+    def __init__(self, station: shared.Station, actions: tasks.Group) -> None:
+        self._station = station
+        self._actions = actions
+        #: Provider and pool -> when its offers may be asked for again.
+        self._after: dict[tuple[str, str], float] = {}
+
+    def refresh(self) -> None:
+        """Ask for what is stale; called at the start of each pass."""
+        now = self._station.clock.now()
+        for pool in self._station.config.pools.values():
+            for name in pool.from_:
+                provider = self._station.providers.get(name)
+                if provider is None or not provider.stale(pool, now):
+                    continue
+                if now >= self._after.get((name, pool.name), 0.0):
+                    self._after[name, pool.name] = now + OFFERS_TIMEOUT
+                    self._actions.spawn(f"offers {name} {pool.name}", self._ask_offers(provider, pool))
+        for provider in self._station.providers.values():
+            if now - provider.quotas_at > providers.QUOTAS_FRESH:
+                provider.quotas_at = now
+                self._actions.spawn(f"quotas {provider.name}", self._ask_quotas(provider))
+
+    async def _ask_offers(self, provider: providers.Provider, pool: config.Pool) -> None:
+        name = provider.name
+        try:
+            async with asyncio.timeout(OFFERS_TIMEOUT):
+                await provider.refresh(pool, self._station.clock.now())
+        except (base.ProvisionError, TimeoutError) as error:
+            self._station.alarms.ring("provider", name, "offers-failed", str(error) or "no answer in time")
+            self._after[name, pool.name] = self._station.clock.now() + OFFERS_PAUSE
+            return
+        self._after.pop((name, pool.name), None)
+        self._station.alarms.clear("provider", name, "offers-failed")
+        self._station.wake()
+
+    async def _ask_quotas(self, provider: providers.Provider) -> None:
+        """Without an answer nothing is held back: the provider itself refuses what its quota does not allow."""
+        try:
+            async with asyncio.timeout(OFFERS_TIMEOUT):
+                await provider.refresh_quotas(self._station.clock.now())
+        except (base.ProvisionError, TimeoutError) as error:
+            log.info("%s: its quotas are not known: %s", provider.name, error or "no answer in time")

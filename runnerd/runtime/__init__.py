@@ -1,0 +1,1 @@
+"""State and services that the rooms above share."""

@@ -1,0 +1,61 @@
+"""What the rooms of the controller share, so that each takes one argument and none owns another's state."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from runnerd import config, planner, store
+from runnerd.forges.base import Forge, QueueSpec
+from runnerd.kit import clock, tasks
+from runnerd.model import InstanceId, Queue
+from runnerd.runtime import alarms, ledger, providers, tokens
+
+
+@dataclass(slots=True)
+class Station:
+    """The shared state of one daemon."""
+
+    config: config.Config
+    clock: clock.Clock
+    rng: random.Random
+    store: store.Store
+    rows: ledger.Ledger
+    tokens: tokens.Tokens
+    alarms: alarms.Alarms
+    background: tasks.Group
+    #: Asks for a reconcile soon.
+    wake: Callable[[], None]
+    providers: dict[str, providers.Provider] = field(default_factory=dict)
+    forges: dict[str, Forge] = field(default_factory=dict)
+    evidence: dict[InstanceId, planner.Evidence] = field(default_factory=dict)
+    #: Small durable facts: drained pools and the like.
+    settings: dict[str, str] = field(default_factory=dict)
+    #: Every queue with what its forge must know of the pool.
+    specs: tuple[QueueSpec, ...] = ()
+    #: Wall and steady clock disagree: deadlines are held.
+    hold: bool = False
+
+    def queues(self, pool: str) -> list[Queue]:
+        """The queues of a pool, in the order of the configuration's forges."""
+        return [spec.queue for spec in self.specs if spec.queue.pool == pool]
+
+    def scopes(self, provider: str) -> frozenset[str]:
+        """The listing scopes in which a provider has live instances of ours, configured or not."""
+        return frozenset(
+            row.offer.rsplit("/", 2)[0]
+            for row in self.rows.instances.values()
+            if row.provider == provider and row.offer and row.live
+        )
+
+    def witness(self, id: InstanceId) -> planner.Evidence:
+        """The evidence about an instance, made on first use."""
+        found = self.evidence.get(id)
+        if found is None:
+            found = self.evidence[id] = planner.Evidence()
+        return found
+
+    def fresh_name(self, length: int = 10) -> str:
+        """A random word for a name that must not repeat."""
+        return "".join(self.rng.choices("abcdefghijkmnpqrstuvwxyz23456789", k=length))

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any
+
+import pytest
+
+from provisioners import base
+from runnerd import model
+from runnerd.forges.base import RunnerView
+from runnerd.lifecycle import agent_sessions, inventory, registration
+from runnerd.model import AttemptState, InstanceId, InstanceState, Reason
+from tests.support.fakes import FULL, NONCE, START, Place, bought, duty, instance, refusal, settle, tried
+
+VM = InstanceId("vm-1")
+RUNNING = base.InstanceStatus.RUNNING
+
+
+@pytest.fixture
+def eyes(place: Place) -> inventory.Observer:
+    talk = agent_sessions.Agents(
+        rows=place.rows,
+        evidence=place.station.evidence,
+        tokens=place.station.tokens,
+        clock=place.clock,
+        alarms=place.station.alarms,
+        wake=place.station.wake,
+        duty=duty,
+        background=place.station.background,
+    )
+    return inventory.Observer(place.station, registration.Registrar(place.station, talk))
+
+
+def machine(place: Place, name: str = "vm-1", key: str = "key-vm-1", **fields: Any) -> base.InstanceView:
+    """A machine that the provider has."""
+    tags = {
+        base.TAG_INSTANCE: name,
+        base.TAG_ATTEMPT: key,
+        base.TAG_POOL: "gpu",
+        base.TAG_PRICE: "1.5",
+        base.TAG_DEADLINE: str(int(START + 5000)),
+        "runnerd-repo": "acme/ml",
+    }
+    values: dict[str, Any] = {
+        "ref": f"i-{key}",
+        "name": name,
+        "scope": "sky/acct/east/a",
+        "status": RUNNING,
+        "tags": tags,
+        "created_at": START - 600,
+        "offer": "sky/acct/east/a/small/spot",
+    } | fields
+    view = base.InstanceView(**values)
+    place.sky.machines[view.ref] = view
+    return view
+
+
+async def look(place: Place, eyes: inventory.Observer, times: int = 1) -> None:
+    for _ in range(times):
+        await eyes.look(place.station.providers["sky"])
+        await settle()
+
+
+# -- evidence ------------------------------------------------------------------------------------------------------
+
+
+async def test_what_the_listing_says_becomes_evidence(eyes: inventory.Observer, place: Place) -> None:
+    place.put(bought("vm-1", "busy"))
+    place.station.witness(VM).absences = 1
+    machine(place, status=base.InstanceStatus.STOPPED, healthy=False)
+    await look(place, eyes)
+    witness = place.station.evidence[VM]
+    assert (witness.cloud, witness.cloud_at, witness.absences, witness.healthy) == (
+        base.InstanceStatus.STOPPED,
+        START,
+        0,
+        False,
+    )
+    assert place.wakes
+
+
+@pytest.mark.parametrize(
+    ("partial", "fields", "absences"),
+    [
+        pytest.param(False, {}, 2, id="complete"),
+        pytest.param(True, {}, 0, id="a partial listing proves nothing"),
+        pytest.param(False, {"running_at": START - 10, "age": 10.0}, 0, id="too young to show"),
+        pytest.param(False, {"offer": "sky/acct/west/z/small/spot"}, 0, id="another scope"),
+        pytest.param(False, {"provider": "sea"}, 0, id="another provider"),
+        pytest.param(False, {"state": "planned"}, 0, id="not bought yet"),
+        pytest.param(False, {"state": "unknown"}, 0, id="unclear ones are resolved elsewhere"),
+    ],
+)
+async def test_absence_counts_only_where_the_listing_is_complete(
+    eyes: inventory.Observer, place: Place, partial: bool, fields: dict[str, Any], absences: int
+) -> None:
+    place.put(bought("vm-1", **({"state": "busy"} | fields)))
+    place.sky.partial = partial
+    await look(place, eyes, times=2)
+    assert place.station.witness(VM).absences == absences
+
+
+async def test_a_listing_that_fails_closes_the_provider_until_one_succeeds(
+    eyes: inventory.Observer, place: Place
+) -> None:
+    place.put(bought("vm-1", "busy"))
+    for error in (refusal(base.Kind.AUTH), RuntimeError("a bug in a plugin")):
+        place.sky.listing_error = error
+        await look(place, eyes)
+        assert "listing failed" in place.station.providers["sky"].problem
+        assert place.alarms() == {"listing-failed"}
+        assert place.station.witness(VM).absences == 0
+    place.sky.listing_error = None
+    await look(place, eyes)
+    assert place.station.providers["sky"].problem == "" and not place.alarms()
+
+
+async def test_following_goes_on_whatever_a_look_meets(eyes: inventory.Observer, place: Place) -> None:
+    machine(place)
+    place.book.broken = FULL
+    following = asyncio.ensure_future(eyes.follow(place.station.providers["sky"]))
+    await settle()
+    assert place.state() == "forgotten"
+    place.book.broken = None
+    await place.clock.advance(120)
+    assert place.state() == "booting", "adopted at the next look"
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_a_wish_for_a_listing_is_granted_before_its_time(eyes: inventory.Observer, place: Place) -> None:
+    provider = place.station.providers["sky"]
+    following = asyncio.ensure_future(eyes.follow(provider))
+    await settle()
+    assert place.sky.count("list") == 1
+    provider.listing_wanted.set()
+    await place.clock.advance(1)
+    assert place.sky.count("list") == 2
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
+# -- adoption ------------------------------------------------------------------------------------------------------
+
+
+async def test_what_carries_our_tags_without_a_row_becomes_one(eyes: inventory.Observer, place: Place) -> None:
+    machine(place)
+    await look(place, eyes)
+    row = place.row()
+    assert (row.state, row.adopted, row.attempt, row.ref) == (InstanceState.BOOTING, True, "key-vm-1", "i-key-vm-1")
+    assert (row.price, row.deadline, row.repo, row.market) == (1.5, START + 5000, "acme/ml", "spot")
+    assert row.running_at == START - 600
+    assert place.alarms() == {"adopted"}
+    assert place.sky.count("delete") == 0
+    await look(place, eyes)
+    assert list(place.rows.instances) == ["vm-1"]
+
+
+async def test_an_adopted_instance_finds_its_runner(eyes: inventory.Observer, place: Place) -> None:
+    machine(place)
+    place.forge.runners = {"vm-1": RunnerView("7", "vm-1", True, True)}
+    await look(place, eyes)
+    assert (place.state(), place.row().job_started) == ("busy", True)
+
+
+async def test_what_is_gone_already_is_not_adopted(eyes: inventory.Observer, place: Place) -> None:
+    machine(place, status=base.InstanceStatus.GONE)
+    await look(place, eyes)
+    assert not place.rows.instances
+
+
+@pytest.mark.parametrize("state", ["requesting", "unknown"])
+async def test_what_is_being_requested_is_not_adopted_beside_its_row(
+    eyes: inventory.Observer, place: Place, state: str
+) -> None:
+    place.put(bought("vm-1", state))
+    machine(place)
+    await look(place, eyes)
+    assert list(place.rows.instances) == ["vm-1"] and place.state() == state
+
+
+@pytest.mark.parametrize("row", [bought("vm-1", "booting", attempt="key-second"), instance("vm-1", "planned")])
+async def test_a_late_child_of_an_earlier_attempt_is_ended_under_a_name_of_its_own(
+    eyes: inventory.Observer, place: Place, row: Any
+) -> None:
+    place.put(row)
+    machine(place, key="key-first")
+    await look(place, eyes)
+    other = place.row("vm-1-key-fi")
+    assert (other.state, other.reason, other.ref) == (InstanceState.DRAINING, Reason.ORPHAN, "i-key-first")
+    assert place.state() == row.state.value
+
+
+async def test_such_a_late_child_is_not_taken_for_absent_while_it_is_listed(
+    eyes: inventory.Observer, place: Place
+) -> None:
+    place.put(bought("vm-1", "booting", attempt="key-second"))
+    machine(place, key="key-second")
+    machine(place, key="key-first")
+    await look(place, eyes, times=4)
+    witness = place.station.witness(InstanceId("vm-1-key-fi"))
+    assert (witness.absences, witness.cloud) == (0, RUNNING)
+    assert len(place.rows.instances) == 2
+
+
+async def test_tags_that_somebody_bent_do_not_stop_the_sweep(eyes: inventory.Observer, place: Place) -> None:
+    machine(place, tags={base.TAG_INSTANCE: "vm-1", base.TAG_PRICE: "cheap", base.TAG_DEADLINE: ""}, offer="")
+    await look(place, eyes)
+    row = place.row()
+    assert (row.price, row.deadline, row.attempt) == (0.0, 0.0, None)
+
+
+# -- residues ------------------------------------------------------------------------------------------------------
+
+
+def disk(owner: str = "vm-9", age: float = 600.0) -> base.Residue:
+    return base.Residue("disk", "d-1", "sky/acct/east/a", {base.TAG_INSTANCE: owner}, START - age)
+
+
+async def test_a_side_resource_without_its_instance_goes_when_seen_twice(
+    eyes: inventory.Observer, place: Place
+) -> None:
+    place.sky.residues = (disk(),)
+    await look(place, eyes)
+    assert place.sky.count("delete_residue") == 0
+    await look(place, eyes)
+    assert place.sky.count("delete_residue") == 1
+
+
+@pytest.mark.parametrize(
+    "residue", [pytest.param(disk("vm-1"), id="of a live instance"), pytest.param(disk(age=5.0), id="too young")]
+)
+async def test_a_side_resource_that_may_be_needed_stays(
+    eyes: inventory.Observer, place: Place, residue: base.Residue
+) -> None:
+    place.put(bought("vm-1", "requesting", agent_nonce=NONCE))
+    place.sky.residues = (residue,)
+    await look(place, eyes, times=3)
+    assert place.sky.count("delete_residue") == 0
+
+
+async def test_a_side_resource_that_was_away_starts_anew(eyes: inventory.Observer, place: Place) -> None:
+    for residues in ((disk(),), (), (disk(),)):
+        place.sky.residues = residues
+        await look(place, eyes)
+    assert place.sky.count("delete_residue") == 0
+
+
+async def test_what_a_refused_attempt_left_behind_is_no_instance_unless_it_stays(
+    eyes: inventory.Observer, place: Place
+) -> None:
+    row = bought("vm-1", "booting")
+    place.put(row)
+    machine(place)
+    refused = dataclasses.replace(tried(row), key=model.AttemptKey("key-before"), state=AttemptState.FAILED)
+    await place.rows.step(VM, InstanceState.BOOTING, attempt_row=refused)
+    machine(place, key="key-before", status=base.InstanceStatus.FAILED)
+    await look(place, eyes)
+    assert list(place.rows.instances) == [VM]
+    await place.clock.advance(inventory.LEFT_BEHIND[base.InstanceStatus.FAILED] + 1)
+    await look(place, eyes)
+    assert len(place.rows.instances) == 2, "it is taken in, and ended through the gate"

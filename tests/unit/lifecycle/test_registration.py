@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from runnerd import errors, model
+from runnerd.forges.base import Removal, RunnerView
+from runnerd.lifecycle import agent_sessions
+from runnerd.lifecycle import registration as lifecycle_registration
+from runnerd.model import InstanceId, RegistrationId
+from tests.support.fakes import FULL, NONCE, QUEUE, START, Place, bought, duty, registration, settle
+
+VM = InstanceId("vm-1")
+
+
+@pytest.fixture
+def talk(place: Place) -> agent_sessions.Agents:
+    return agent_sessions.Agents(
+        rows=place.rows,
+        evidence=place.station.evidence,
+        tokens=place.station.tokens,
+        clock=place.clock,
+        alarms=place.station.alarms,
+        wake=place.station.wake,
+        duty=duty,
+        background=place.station.background,
+    )
+
+
+@pytest.fixture
+def office(place: Place, talk: agent_sessions.Agents) -> lifecycle_registration.Registrar:
+    return lifecycle_registration.Registrar(place.station, talk)
+
+
+def runners(place: Place) -> dict[str, str]:
+    """Registrations that are not gone, by runner name."""
+    return {one.runner_name: one.state.value for one in place.rows.registrations.values()}
+
+
+async def test_the_name_is_durable_before_the_forge_is_asked(
+    office: lifecycle_registration.Registrar, place: Place
+) -> None:
+    place.put(bought("vm-1", "ready", agent_nonce=NONCE))
+    place.forge.gate = asyncio.Event()
+    work = asyncio.ensure_future(office.register(VM, QUEUE))
+    await settle()
+    assert place.forge.calls == [("register", "vm-1")]
+    assert (place.state(), runners(place)) == ("registering", {"vm-1": "registering"})
+    assert {type(change).__name__ for change in place.book.commits[0]} == {"Instance", "Registration", "Event"}
+    place.forge.gate.set()
+    await work
+
+
+async def test_a_registered_runner_is_granted_to_the_agent(
+    office: lifecycle_registration.Registrar, place: Place, talk: agent_sessions.Agents
+) -> None:
+    place.put(bought("vm-1", "ready", agent_nonce=NONCE))
+    await office.register(VM, QUEUE)
+    row = place.row()
+    assert (row.state.value, row.queue, row.registered_at) == ("registered", QUEUE, START)
+    assert talk.grants[VM].config.forge_id == "id-vm-1"
+    (runner,) = place.rows.registrations.values()
+    assert (runner.state.value, runner.forge_id) == ("registered", "id-vm-1")
+    assert "secret" not in repr(place.book.commits)
+
+
+async def test_nothing_is_registered_for_an_instance_that_is_drained_meanwhile(
+    office: lifecycle_registration.Registrar, place: Place
+) -> None:
+    place.put(bought("vm-1", "draining"))
+    await office.register(VM, QUEUE)
+    assert place.forge.calls == []
+
+
+async def test_a_clear_refusal_lets_the_instance_wait_and_try_under_a_new_name(
+    office: lifecycle_registration.Registrar, place: Place
+) -> None:
+    place.put(bought("vm-1", "ready"))
+    place.forge.refusals = [errors.ForgeForbidden("no runners for you", status=403)]
+    await office.register(VM, QUEUE)
+    assert (place.state(), place.row().queue, place.row().detail) == ("ready", None, "no runners for you")
+    assert runners(place) == {}
+    await office.register(VM, QUEUE)
+    assert place.forge.calls[-1] == ("register", "vm-1-2")
+    assert place.state() == "registered"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(errors.TransportError("reset"), id="answer lost"),
+        pytest.param(errors.ForgeUnavailable("502", status=502, maybe_created=True), id="a proxy answered"),
+    ],
+)
+@pytest.mark.parametrize("applied", [True, False])
+async def test_an_unclear_answer_is_removed_by_name_before_another_is_tried(
+    office: lifecycle_registration.Registrar, place: Place, error: Exception, applied: bool
+) -> None:
+    place.put(bought("vm-1", "ready", agent_nonce=NONCE))
+    place.forge.refusals, place.forge.applied = [error], applied
+    await office.register(VM, QUEUE)
+    assert (place.state(), runners(place)) == ("registering", {"vm-1": "unclear"})
+    await office.renew(VM)
+    assert place.state() == "ready" and runners(place) == {} and place.forge.runners == {}
+    await office.register(VM, QUEUE)
+    assert place.forge.calls == [("register", "vm-1"), ("deregister", "vm-1"), ("register", "vm-1-2")]
+
+
+async def test_a_request_that_never_left_is_a_clear_refusal(
+    office: lifecycle_registration.Registrar, place: Place
+) -> None:
+    place.put(bought("vm-1", "ready"))
+    place.forge.refusals = [errors.TransportError("cannot connect", maybe_applied=False)]
+    await office.register(VM, QUEUE)
+    assert (place.state(), runners(place)) == ("ready", {})
+
+
+async def test_a_name_that_cannot_be_removed_yet_blocks_the_next_one(
+    office: lifecycle_registration.Registrar, place: Place
+) -> None:
+    place.put(bought("vm-1", "registering", agent_nonce=NONCE), registration("r1", state="unclear"))
+    place.forge.removals = [errors.ForgeUnavailable("503"), Removal.PENDING, Removal.BUSY]
+    for _ in range(3):
+        await office.renew(VM)
+        assert (place.state(), runners(place)) == ("registering", {"vm-1": "removing"})
+    await office.renew(VM)
+    assert (place.state(), runners(place)) == ("ready", {})
+
+
+async def test_a_configuration_that_was_lost_in_a_restart_is_made_anew(
+    office: lifecycle_registration.Registrar, place: Place
+) -> None:
+    place.put(bought("vm-1", "registered", agent_nonce=NONCE, queue=QUEUE), registration("r1"))
+    await office.renew(VM)
+    assert (place.state(), runners(place)) == ("ready", {})
+    await office.register(VM, QUEUE)
+    assert place.forge.calls[-1] == ("register", "vm-1-2")
+
+
+@pytest.mark.parametrize("fields", [{"job_started": True}, {}])
+async def test_nothing_is_renewed_after_a_job_started_or_while_the_configuration_is_there(
+    office: lifecycle_registration.Registrar, place: Place, talk: agent_sessions.Agents, fields: dict[str, Any]
+) -> None:
+    place.put(bought("vm-1", "registered", **fields), registration("r1"))
+    if not fields:
+        talk.grants[VM] = agent_sessions.Grant(RegistrationId("r1"), "vm-1", None)  # type: ignore[arg-type]
+    await office.renew(VM)
+    assert place.forge.calls == [] and place.state() == "registered"
+
+
+async def test_a_runner_whose_registration_is_under_way_is_not_removed_before_its_answer(
+    office: lifecycle_registration.Registrar, place: Place
+) -> None:
+    # A removal now would find nothing, and the runner would come to be after it, for ever.
+    place.put(bought("vm-1", "ready", agent_nonce=NONCE))
+    place.forge.gate = asyncio.Event()
+    work = asyncio.ensure_future(office.register(VM, QUEUE))
+    await settle()
+    await place.rows.step(VM, model.InstanceState.DRAINING, reason=model.Reason.OPERATOR)
+    (one,) = place.rows.registrations_of(VM)
+    assert await office.try_remove(one) is Removal.PENDING
+    place.forge.gate.set()
+    await work
+    assert runners(place) == {"vm-1": "registered"}
+    (one,) = place.rows.registrations_of(VM)
+    assert await office.try_remove(one) is Removal.REMOVED
+    assert place.forge.runners == {} and runners(place) == {}
+
+
+async def test_a_free_name_is_one_that_was_never_used(office: lifecycle_registration.Registrar, place: Place) -> None:
+    # After the database was lost only the later name was found at the forge.
+    place.put(bought("vm-1", "ready", agent_nonce=NONCE))
+    gone = registration("r1", state="gone", runner_name="vm-1-2")
+    place.book.known[gone.id] = gone
+    await office.register(VM, QUEUE)
+    assert place.forge.calls[-1][1] != "vm-1-2"
+
+
+# -- removal -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "left"),
+    [
+        pytest.param(Removal.REMOVED, Removal.REMOVED, {}, id="removed"),
+        pytest.param(Removal.BUSY, Removal.BUSY, {"vm-1": "registered"}, id="busy"),
+        pytest.param(Removal.PENDING, Removal.PENDING, {"vm-1": "registered"}, id="on its way"),
+        pytest.param(errors.ForgeUnavailable("503"), Removal.PENDING, {"vm-1": "registered"}, id="out of order"),
+        pytest.param(errors.TransportError("reset"), Removal.PENDING, {"vm-1": "registered"}, id="answer lost"),
+        pytest.param(errors.ForgeAuthFailed("revoked"), Removal.PENDING, {"vm-1": "registered"}, id="token revoked"),
+    ],
+)
+async def test_only_the_forges_own_word_makes_a_registration_gone(
+    office: lifecycle_registration.Registrar, place: Place, answer: Any, outcome: Removal, left: dict[str, str]
+) -> None:
+    place.put(bought("vm-1", "draining"), registration("r1"))
+    place.forge.removals = [answer]
+    assert await office.try_remove(place.rows.registrations[RegistrationId("r1")]) is outcome
+    assert runners(place) == left
+
+
+async def test_the_wish_to_remove_an_unclear_name_is_durable_before_the_call(
+    office: lifecycle_registration.Registrar, place: Place
+) -> None:
+    place.put(bought("vm-1", "registering"), registration("r1", state="unclear"))
+    place.book.broken = FULL
+    with pytest.raises(errors.StoreUnwritable):
+        await office.try_remove(place.rows.registrations[RegistrationId("r1")])
+    assert place.forge.calls == []
+
+
+async def test_a_registration_at_a_forge_that_left_the_configuration_is_alarmed(
+    office: lifecycle_registration.Registrar, place: Place
+) -> None:
+    place.put(bought("vm-1", "draining"), registration("r1"))
+    place.station.forges.clear()
+    assert await office.remove(RegistrationId("r1")) is False
+    assert place.alarms() == {"no-forge"}
+
+
+async def test_removing_what_is_gone_already_is_success(office: lifecycle_registration.Registrar) -> None:
+    assert await office.remove(RegistrationId("never")) is True
+
+
+# -- discovery -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("busy", "state"),
+    [pytest.param(True, "busy", id="busy"), pytest.param(False, "registered", id="idle"), (None, "registered")],
+)
+async def test_an_adopted_instance_finds_its_runner_by_name(
+    office: lifecycle_registration.Registrar, place: Place, busy: bool | None, state: str
+) -> None:
+    place.put(bought("vm-1", "booting", adopted=True))
+    place.forge.runners = {
+        name: RunnerView(f"id-{name}", name, True, busy) for name in ("vm-1-2", "vm-10", "somebody-else")
+    }
+    assert await office.discover(place.row()) is True
+    assert runners(place) == {"vm-1-2": "registered"}
+    assert (place.state(), place.row().job_started) == (state, bool(busy))
+    assert await office.discover(place.row()) is True
+    assert len(place.rows.registrations) == 1
+
+
+async def test_a_forge_that_cannot_list_leaves_the_question_open(
+    office: lifecycle_registration.Registrar, place: Place
+) -> None:
+    place.put(bought("vm-1", "booting", adopted=True))
+    place.forge.complete = False
+    assert await office.discover(place.row()) is False
+    place.forge.listing_error = errors.ForgeUnavailable("503")
+    assert await office.discover(place.row()) is False
+    assert place.state() == "booting"
+
+
+# -- strays --------------------------------------------------------------------------------------------------------
+
+STRAY = "acme-ci-gpu-abcdefghij"
+
+
+async def test_a_runner_of_ours_without_a_row_is_removed_when_seen_twice(
+    office: lifecycle_registration.Registrar, place: Place
+) -> None:
+    place.forge.runners = {name: RunnerView("9", name, False, False) for name in (STRAY, "somebody-else", "vm-1")}
+    await office.sweep(QUEUE)
+    assert place.forge.calls == []
+    await office.sweep(QUEUE)
+    assert place.forge.calls == [("deregister", STRAY)]
+    assert set(place.forge.runners) == {"somebody-else", "vm-1"}
+
+
+async def test_a_runner_of_a_known_instance_is_not_swept(
+    office: lifecycle_registration.Registrar, place: Place
+) -> None:
+    place.put(bought(STRAY, "busy"))
+    place.forge.runners = {
+        STRAY: RunnerView("9", STRAY, True, True),
+        f"{STRAY}-2": RunnerView("10", f"{STRAY}-2", True, True),
+    }
+    for _ in range(3):
+        await office.sweep(QUEUE)
+    assert place.forge.calls == []

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from provisioners.base import Failure, Kind, Market, Offer
+from runnerd.model import Block
+from runnerd.offers import ranking
+
+NOW = 1000.0
+
+
+def offer(provider: str = "sky", zone: str = "a", price: float = 1.0, region: str = "east") -> Offer:
+    return Offer(provider, "acct", region, zone, "small", Market.SPOT, price, 1)
+
+
+def block(pattern: str, *, until: float = NOW + 60, since: float = NOW, reason: str = "capacity") -> Block:
+    return Block(pattern, reason, until, since, "says the cloud")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [
+        pytest.param("sky/acct/east/a/small/spot", True, id="the offer itself"),
+        pytest.param("sky/acct/east/*/small/*", True, id="a region"),
+        pytest.param("sky/acct/*", True, id="missing segments match anything"),
+        pytest.param("sky", True, id="a provider"),
+        pytest.param("sky/acct/east/b/*/*", False, id="another zone"),
+        pytest.param("sky/acct/east/a/small/on-demand", False, id="another market"),
+        pytest.param("sk", False, id="no prefixes"),
+        pytest.param("*/*/*/*/small/*", True, id="a type anywhere"),
+        pytest.param("*/*/*/*/large|small/spot", True, id="one type or another"),
+        pytest.param("*/*/*/*/l*|x*/spot", False, id="none of several"),
+        pytest.param("*/*/*/*/*/*/image-1", False, id="an image that is not told"),
+    ],
+)
+def test_a_pattern_matches_segment_by_segment(pattern: str, matches: bool) -> None:
+    assert ranking.matches(pattern, offer().key) is matches
+
+
+def test_offers_stand_in_the_order_of_providers_and_keep_their_own() -> None:
+    found = ranking.rank(
+        [offer("sea"), offer("sky", "b", 9.0), offer("sky", "a", 1.0), offer("moon")],
+        providers=["sky", "sea"],
+        cheapest=False,
+        blocks=[],
+        now=NOW,
+    )
+    assert [(one.offer.provider, one.offer.zone) for one in found] == [("sky", "b"), ("sky", "a"), ("sea", "a")]
+    assert all(one.open for one in found)
+
+
+def test_the_cheapest_come_first_where_that_is_wanted_and_ties_go_to_the_first_provider() -> None:
+    found = ranking.rank(
+        [offer("sky", price=2.0), offer("sea", price=1.0), offer("sea", "b", 2.0)],
+        providers=["sky", "sea"],
+        cheapest=True,
+        blocks=[],
+        now=NOW,
+    )
+    assert [(one.offer.provider, one.offer.price) for one in found] == [("sea", 1.0), ("sky", 2.0), ("sea", 2.0)]
+
+
+def test_a_blocked_offer_keeps_its_place_and_says_until_when() -> None:
+    found = ranking.rank(
+        [offer("sky"), offer("sea")],
+        providers=["sky", "sea"],
+        cheapest=False,
+        blocks=[block("sky/*", since=NOW - 5), block("sea/*", until=NOW)],
+        now=NOW,
+    )
+    assert [(one.offer.provider, one.open, one.until) for one in found] == [("sky", False, NOW + 60), ("sea", True, 0)]
+    assert found[0].refusal == "capacity since 5 s, tried again in 60 s (says the cloud)"
+
+
+def test_a_closed_provider_is_closed_whatever_its_blocks() -> None:
+    (found,) = ranking.rank(
+        [offer()], providers=["sky"], cheapest=False, blocks=[], now=NOW, closed_providers={"sky": "it hangs"}
+    )
+    assert found.refusal == "it hangs"
+
+
+def test_of_several_blocks_the_one_that_lasts_counts() -> None:
+    found = ranking.blocking(offer(), [block("sky/*", until=NOW + 5), block("*", until=NOW + 50), block("x")])
+    assert found is not None and found.until == NOW + 50
+
+
+@pytest.mark.parametrize(
+    ("reason", "first", "most"),
+    [
+        pytest.param(Kind.CAPACITY, 60, 900, id="capacity"),
+        pytest.param(Kind.QUOTA, 120, 1800, id="quota"),
+        pytest.param(Kind.PRICE, 300, 1800, id="price"),
+        pytest.param(Kind.AUTH, 120, 900, id="auth"),
+        pytest.param(Kind.CONFIG, 300, 3600, id="config"),
+        pytest.param(Kind.TRANSIENT, 5, 120, id="transient"),
+        pytest.param("boot", 300, 3600, id="boot"),
+        pytest.param("gate", 900, 7200, id="gate"),
+    ],
+)
+def test_a_block_doubles_while_the_same_failure_comes_back_and_has_an_end(
+    reason: str, first: float, most: float
+) -> None:
+    now, blocks, lasted = NOW, list[Block](), list[float]()
+    for _ in range(12):
+        found = ranking.block(offer(), reason, Failure(Kind.CAPACITY, ""), blocks=blocks, now=now)
+        assert found is not None
+        lasted.append(found.until - now)
+        blocks = [found]
+        now = found.until + 1
+    assert lasted[:2] == [first, min(most, 2 * first)]
+    assert max(lasted) == lasted[-1] == most
+
+
+def test_a_failure_after_a_good_while_starts_afresh() -> None:
+    old = block(offer().key, since=NOW - 5000, until=NOW - 4000)
+    found = ranking.block(offer(), Kind.CAPACITY, Failure(Kind.CAPACITY, ""), blocks=[old], now=NOW)
+    assert found is not None and found.until == NOW + 60
+
+
+def test_a_block_speaks_for_the_scope_that_the_provider_named() -> None:
+    found = ranking.block(offer(), Kind.QUOTA, Failure(Kind.QUOTA, "", scope="sky/acct/east/*/*/*"), blocks=[], now=NOW)
+    assert found is not None
+    assert ranking.matches(found.pattern, offer(zone="z").key)
+    assert not ranking.matches(found.pattern, offer(region="west").key)
+
+
+def test_throttling_blocks_no_offer() -> None:
+    assert ranking.block(offer(), Kind.THROTTLED, Failure(Kind.THROTTLED, ""), blocks=[], now=NOW) is None
+
+
+def test_every_kind_of_failure_but_throttling_has_its_time() -> None:
+    assert set(Kind) - {Kind.THROTTLED} <= set(ranking.BLOCK_TIMES)
+
+
+def test_a_time_that_the_provider_documents_wins() -> None:
+    failure = Failure(Kind.CAPACITY, "not sold there", block_for=86400.0)
+    found = ranking.block(offer(), Kind.CAPACITY, failure, blocks=[], now=NOW)
+    assert found is not None and found.until == NOW + 86400
+
+
+def test_an_image_is_blocked_wherever_it_boots_and_nothing_else_with_it() -> None:
+    bad, good = (dataclasses.replace(offer(), image=image) for image in ("projects/p/images/a", "projects/p/images/b"))
+    held = block(ranking.image_pattern("sky", bad.image))
+    assert ranking.blocking(bad, [held]) is held
+    assert ranking.blocking(good, [held]) is None
+    assert ranking.blocking(offer(), [held]) is None
+
+
+def test_a_shorter_block_for_another_reason_does_not_shorten_a_longer_one() -> None:
+    old = block(offer().key, until=NOW + 300, reason="config")
+    assert ranking.block(offer(), Kind.TRANSIENT, Failure(Kind.TRANSIENT, ""), blocks=[old], now=NOW) is None
+    found = ranking.block(offer(), Kind.AUTH, Failure(Kind.AUTH, "", block_for=900.0), blocks=[old], now=NOW)
+    assert found is not None and (found.reason, found.until) == ("auth", NOW + 900)
