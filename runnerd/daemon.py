@@ -66,7 +66,7 @@ class Daemon:
         self._listings: dict[str, asyncio.Task[Any]] = {}
         self._bundle = agent_archive.build()
         self.store: store.Store
-        self.station: shared.Station
+        self.runtime: shared.Runtime
         self.controller: loop.Controller
         self.reload_ok = True
         self.started_at = 0.0
@@ -97,7 +97,7 @@ class Daemon:
             blocks=state.blocks,
         )
         bells = alarms.Alarms(now)
-        self.station = shared.Station(
+        self.runtime = shared.Runtime(
             config=settings,
             clock=self._clock,
             rng=self._rng,
@@ -111,7 +111,7 @@ class Daemon:
         )
         bells.on_new.append(self._write_alarm)
         self.controller = loop.Controller(
-            self.station,
+            self.runtime,
             cursors=state.cursors,
             bundle=lambda: self._bundle.sha256,
             duty=self._duty,
@@ -125,8 +125,8 @@ class Daemon:
         await self._add_retired_providers()
         await self._first_listings()
         for name, forge in settings.forges.items():
-            self.station.forges[name] = self._make_forge(name, forge)
-        self.station.specs = queue_specs(settings, self.station.forges)
+            self.runtime.forges[name] = self._make_forge(name, forge)
+        self.runtime.specs = queue_specs(settings, self.runtime.forges)
         self._watch_forges()
         await self.controller.reaper.resume_proofs()
         self._background.spawn("reconcile", self.controller.run())
@@ -141,11 +141,11 @@ class Daemon:
         since = 0.0 if _total_budget(self._settings) else self._clock.wall() - COST_MEMORY
         for cost in await self.store.costs(since):
             account = budget.Account(cost.pool, cost.provider, cost.repo, cost.market)
-            self.station.rows.tally.add(account, start=cost.running_at, end=cost.gone_at, price=cost.price)
+            self.runtime.rows.tally.add(account, start=cost.running_at, end=cost.gone_at, price=cost.price)
 
     async def _settle_restart(self) -> None:
         """What was planned is dropped; what was being requested is unclear until a listing tells."""
-        rows = self.station.rows
+        rows = self.runtime.rows
         for row in list(rows.instances.values()):
             if row.state is InstanceState.PLANNED:
                 await rows.step(row.id, InstanceState.FAILED, reason=Reason.RESTART)
@@ -160,7 +160,7 @@ class Daemon:
             elif row.state in model.CLOSED:
                 continue
             if not row.adopted and row.pool not in self._settings.pools:
-                self.station.alarms.ring("pool", row.pool, "retired", "it left the configuration and has instances")
+                self.runtime.alarms.ring("pool", row.pool, "retired", "it left the configuration and has instances")
 
     # -- providers ---------------------------------------------------------------------------------------------
 
@@ -178,22 +178,22 @@ class Daemon:
             await provider.ensure_started()
         except base.ProvisionError as error:
             provider.problem = f"cannot start: {error}"
-            self.station.alarms.ring("provider", settings.name, "start-failed", str(error))
-        self.station.providers[settings.name] = provider
+            self.runtime.alarms.ring("provider", settings.name, "start-failed", str(error))
+        self.runtime.providers[settings.name] = provider
 
     async def _add_retired_providers(self) -> None:
         """A provider that left the configuration while the daemon was down still has instances to end."""
-        kept = self.station.settings
-        for row in list(self.station.rows.instances.values()):
+        kept = self.runtime.settings
+        for row in list(self.runtime.rows.instances.values()):
             name = row.provider
-            if not name or name in self.station.providers:
+            if not name or name in self.runtime.providers:
                 continue
             raw = kept.get(f"provider/{name}")
             if raw is None:
-                self.station.alarms.ring("provider", name, "unknown", "it has instances and is not configured")
+                self.runtime.alarms.ring("provider", name, "unknown", "it has instances and is not configured")
                 continue
             await self._add_provider(config.Provider.model_validate_json(raw), retired=True)
-        for provider in self.station.providers.values():
+        for provider in self.runtime.providers.values():
             if not provider.retired:
                 text = _remembered(provider.settings)
                 key = f"provider/{provider.name}"
@@ -205,11 +205,11 @@ class Daemon:
         """See what exists before anything is bought; a provider that does not answer is closed, not waited for."""
         looks = {
             name: self._background.spawn(f"first look at {name}", self.controller.observer.look(provider))
-            for name, provider in self.station.providers.items()
+            for name, provider in self.runtime.providers.items()
         }
         if looks:
             await asyncio.wait(looks.values(), timeout=FIRST_LISTING)
-        for name, provider in self.station.providers.items():
+        for name, provider in self.runtime.providers.items():
             self._follow(name, provider, looks[name])
 
     def _follow(self, name: str, provider: providers.Provider, first: asyncio.Task[None]) -> None:
@@ -225,8 +225,8 @@ class Daemon:
     # -- forges ------------------------------------------------------------------------------------------------
 
     def _watch_forges(self) -> None:
-        for name, forge in self.station.forges.items():
-            specs = [spec for spec in self.station.specs if spec.queue.forge == name]
+        for name, forge in self.runtime.forges.items():
+            specs = [spec for spec in self.runtime.specs if spec.queue.forge == name]
             if specs:
                 self._watches[name] = self._background.spawn(
                     f"watch {name}", forge.watch(specs, self.controller.intake)
@@ -235,11 +235,11 @@ class Daemon:
     # -- what agents are told ----------------------------------------------------------------------------------
 
     def _duty(self, row: model.Instance) -> agent_sessions.Duty:
-        settings = self.station.config
+        settings = self.runtime.config
         pool = settings.pools.get(row.pool)
         # Agents speak as soon as the listeners are open, which is before the providers are met again.
         known = settings.providers.get(row.provider)
-        met = self.station.providers.get(row.provider)
+        met = self.runtime.providers.get(row.provider)
         kind = known.type if known is not None else met.settings.type if met is not None else ""
         commands: dict[str, tuple[str, ...]] = {"github": config.GITHUB_COMMAND, "gitlab": config.GITLAB_COMMAND}
         environment: dict[str, str] = {}
@@ -282,19 +282,19 @@ class Daemon:
                 self._forget_jobs()
                 await self._close_retired_forges()
                 if not _total_budget(self._settings):
-                    self.station.rows.tally.forget(before=self._clock.wall() - COST_MEMORY)
+                    self.runtime.rows.tally.forget(before=self._clock.wall() - COST_MEMORY)
             except errors.StoreError as error:
-                self.station.alarms.ring("daemon", "store", "prune-failed", str(error))
+                self.runtime.alarms.ring("daemon", "store", "prune-failed", str(error))
 
     async def _close_retired_forges(self) -> None:
         """A forge that left the configuration is kept as long as runners of ours may be there."""
-        needed = {one.queue.forge for one in self.station.rows.registrations.values()}
-        for name in set(self.station.forges) - set(self._settings.forges) - needed:
-            await self.station.forges.pop(name).close()
+        needed = {one.queue.forge for one in self.runtime.rows.registrations.values()}
+        for name in set(self.runtime.forges) - set(self._settings.forges) - needed:
+            await self.runtime.forges.pop(name).close()
 
     def _forget_jobs(self) -> None:
         old = self._clock.now() - 86400.0
-        jobs = self.station.rows.jobs
+        jobs = self.runtime.rows.jobs
         for key in [
             key for key, job in jobs.items() if job.state is model.JobState.COMPLETED and job.finished_at < old
         ]:
@@ -306,13 +306,13 @@ class Daemon:
         async def write() -> None:
             # An alarm about the state itself cannot be written there; it stands in status, log and metrics.
             with contextlib.suppress(errors.StoreError):
-                await self.station.rows.note(event)
+                await self.runtime.rows.note(event)
 
         self._background.spawn("alarm", write())
 
     def _failed(self, name: str, error: BaseException) -> None:
-        if hasattr(self, "station"):
-            self.station.alarms.ring("daemon", name, "task-failed", f"{type(error).__name__}: {error}")
+        if hasattr(self, "runtime"):
+            self.runtime.alarms.ring("daemon", name, "task-failed", f"{type(error).__name__}: {error}")
 
     # -- reload ------------------------------------------------------------------------------------------------
 
@@ -328,7 +328,7 @@ class Daemon:
             return await self.apply(new)
         except errors.ConfigInvalid as error:
             self.reload_ok = False
-            self.station.alarms.ring("daemon", "config", "reload-failed", str(error))
+            self.runtime.alarms.ring("daemon", "config", "reload-failed", str(error))
             raise
 
     async def apply(self, new: config.Config) -> list[str]:
@@ -338,7 +338,7 @@ class Daemon:
         done = [f"{key} changes only at a restart; the old value stays" for key in sorted(change.needs_restart)]
         new = new.model_copy(update={key: getattr(old, key) for key in change.needs_restart})
         for name in change.providers.removed:
-            self.station.providers[name].retired = True
+            self.runtime.providers[name].retired = True
             done.append(f"provider {name} retires: its instances end as their jobs do")
         for name in change.providers.added:
             await self._drop_provider(name)
@@ -349,10 +349,10 @@ class Daemon:
             await self._add_provider(new.providers[name])
             done.append(f"provider {name} changed")
         self._settings = new
-        self.station.config = new
+        self.runtime.config = new
         await self._add_retired_providers()
         for name in (*change.providers.added, *change.providers.changed):
-            provider = self.station.providers[name]
+            provider = self.runtime.providers[name]
             first = self._background.spawn(f"first look at {name}", self.controller.observer.look(provider))
             self._follow(name, provider, first)
         for name in change.forges.removed:
@@ -361,27 +361,27 @@ class Daemon:
         await self._close_retired_forges()
         for name in change.forges.changed:
             await self._stop_watch(name)
-            await self.station.forges.pop(name).close()
+            await self.runtime.forges.pop(name).close()
             done.append(f"forge {name} left")
         for name in (*change.forges.added, *change.forges.changed):
-            self.station.forges[name] = self._make_forge(name, new.forges[name])
+            self.runtime.forges[name] = self._make_forge(name, new.forges[name])
             done.append(f"forge {name} added")
-        specs = queue_specs(new, self.station.forges)
-        if specs != self.station.specs or change.forges:
+        specs = queue_specs(new, self.runtime.forges)
+        if specs != self.runtime.specs or change.forges:
             for name in list(self._watches):
                 await self._stop_watch(name)
-            self.station.specs = specs
+            self.runtime.specs = specs
             self._watch_forges()
         # What was refused for the configuration's sake may work now.
-        for pattern, found in list(self.station.rows.blocks.items()):
+        for pattern, found in list(self.runtime.rows.blocks.items()):
             if found.reason in (base.Kind.CONFIG, base.Kind.AUTH):
                 await self.controller.blame.lift(pattern)
         done += [f"pool {name} added" for name in change.pools.added]
         done += [f"pool {name} changed" for name in change.pools.changed]
         done += [f"pool {name} removed: its idle instances end" for name in change.pools.removed]
         self.reload_ok = True
-        self.station.alarms.clear("daemon", "config", "reload-failed")
-        self.station.wake()
+        self.runtime.alarms.clear("daemon", "config", "reload-failed")
+        self.runtime.wake()
         return done or ["nothing changed"]
 
     async def _drop_provider(self, name: str) -> None:
@@ -389,7 +389,7 @@ class Daemon:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        provider = self.station.providers.pop(name, None)
+        provider = self.runtime.providers.pop(name, None)
         if provider is not None:
             await provider.provisioner.close()
 
@@ -408,14 +408,14 @@ class Daemon:
         for name in list(self._watches):
             await self._stop_watch(name)
         await self.controller.close(grace=grace)
-        for forge in self.station.forges.values():
+        for forge in self.runtime.forges.values():
             try:
                 async with asyncio.timeout(30):
                     await forge.close()
             except Exception as error:
                 log.warning("%s: %s", forge.name, error)
         await self._background.close()
-        for provider in self.station.providers.values():
+        for provider in self.runtime.providers.values():
             with contextlib.suppress(Exception):
                 await provider.provisioner.close()
         await self.store.close()

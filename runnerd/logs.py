@@ -95,7 +95,7 @@ def set_up(*, level: str, format: str, stream: TextIO | None = None, stamped: bo
 
 def follow(daemon: daemon.Daemon) -> None:
     """Write one line for each step of an instance and of a job."""
-    daemon.station.rows.on_step.append(_instance)
+    daemon.runtime.rows.on_step.append(_instance)
     daemon.controller.intake.on_job.append(_job)
 
 

@@ -65,7 +65,7 @@ class Daemon(Protocol):
     """The part of the daemon that is measured."""
 
     @property
-    def station(self) -> shared.Station: ...
+    def runtime(self) -> shared.Runtime: ...
 
     @property
     def controller(self) -> loop.Controller: ...
@@ -153,14 +153,14 @@ class Metrics:
     # -- hooks -------------------------------------------------------------------------------------------------
 
     def attach(self, daemon: Daemon) -> None:
-        """Follow a daemon whose station and controller exist.  What was accrued before counts as told already."""
+        """Follow a daemon whose runtime and controller exist.  What was accrued before counts as told already."""
         self.daemon = daemon
-        now = daemon.station.clock.now()
-        for row in daemon.station.rows.instances.values():
+        now = daemon.runtime.clock.now()
+        for row in daemon.runtime.rows.instances.values():
             self._marks[row.id] = _Marks(charged=budget.accrued(row, now), idle_since=now if row.state in IDLE else 0.0)
-        daemon.station.rows.on_step.append(self._stepped)
-        daemon.station.rows.on_attempt.append(self._attempted)
-        daemon.station.rows.on_proof.append(self._proven)
+        daemon.runtime.rows.on_step.append(self._stepped)
+        daemon.runtime.rows.on_attempt.append(self._attempted)
+        daemon.runtime.rows.on_proof.append(self._proven)
         daemon.controller.intake.on_job.append(self._job)
         daemon.controller.retrier.on_outcome.append(self._retried)
         daemon.controller.on_pass.append(self.passes.observe)
@@ -175,15 +175,15 @@ class Metrics:
 
     def hello(self, instance: str) -> None:
         """An agent reported for the first time; its boot is over and the hardware gate begins."""
-        if self.daemon is None or (id := InstanceId(instance)) not in self.daemon.station.rows.instances:
+        if self.daemon is None or (id := InstanceId(instance)) not in self.daemon.runtime.rows.instances:
             return
-        now = self.daemon.station.clock.now()
-        marks = self._marks_of(self.daemon.station.rows.instances[id], now)
+        now = self.daemon.runtime.clock.now()
+        marks = self._marks_of(self.daemon.runtime.rows.instances[id], now)
         marks.hello = marks.hello or now
 
     def _stepped(self, old: Instance, new: Instance) -> None:
         assert self.daemon is not None
-        now = self.daemon.station.clock.now()
+        now = self.daemon.runtime.clock.now()
         marks = self._marks_of(old, now)
         self._charge(new if new.provider else old, marks, now)
         self._count_idle(old, marks, now)
@@ -267,7 +267,7 @@ class Metrics:
         pool = job.queue.pool
         self.job_wait.labels(pool, "total").observe(max(0.0, job.started_at - job.queued_at))
         assert self.daemon is not None
-        row = self.daemon.station.rows.instances.get(job.instance) if job.instance else None
+        row = self.daemon.runtime.rows.instances.get(job.instance) if job.instance else None
         if row is None or row.adopted or not row.registered_at:
             return
         marks = self._marks.get(row.id, _Marks())
@@ -289,8 +289,8 @@ class Metrics:
 
     def catch_up(self, daemon: Daemon) -> None:
         """Bring the counters that run with time up to now."""
-        now = daemon.station.clock.now()
-        for row in daemon.station.rows.instances.values():
+        now = daemon.runtime.clock.now()
+        for row in daemon.runtime.rows.instances.values():
             if row.state in model.CLOSED:
                 continue
             marks = self._marks_of(row, now)
@@ -320,7 +320,7 @@ class _AtScrape(Collector):
         yield from self._self()
 
     def _demand(self) -> Iterator[Metric]:
-        place = self._daemon.station
+        place = self._daemon.runtime
         queued: collections.Counter[tuple[str, str]] = collections.Counter()
         known: dict[tuple[str, str], bool] = {}
         for spec in place.specs:
@@ -338,7 +338,7 @@ class _AtScrape(Collector):
         )
 
     def _supply(self) -> Iterator[Metric]:
-        place = self._daemon.station
+        place = self._daemon.runtime
         live = [row for row in place.rows.instances.values() if row.live]
         counts = collections.Counter((row.pool, row.provider, row.region, row.market, row.state.value) for row in live)
         yield _gauge(
@@ -370,7 +370,7 @@ class _AtScrape(Collector):
         admission = self._daemon.controller.admission
         committed: dict[tuple[str, str], float] = {}
         left: dict[tuple[str, str], float] = {}
-        levels = [("all", ""), *(("pool", name) for name in self._daemon.station.config.pools)]
+        levels = [("all", ""), *(("pool", name) for name in self._daemon.runtime.config.pools)]
         for level, name in levels:
             for window, used in admission.totals(level, name):
                 committed[name, window.name] = used
@@ -397,7 +397,7 @@ class _AtScrape(Collector):
             (),
             {(): float(daemon.reload_ok)},
         )
-        alarms = collections.Counter((one.reason,) for one in daemon.station.alarms.open.values())
+        alarms = collections.Counter((one.reason,) for one in daemon.runtime.alarms.open.values())
         yield _gauge("alarms_open", "Alarms that a person should look at, by reason.", ("reason",), alarms)
         yield _gauge(
             "last_reconcile_timestamp_seconds",

@@ -22,17 +22,17 @@ LONGEST_HOLD = 7 * 86400.0
 
 async def drain(daemon: daemon.Daemon, pool: str, *, on: bool, who: str) -> dict[str, Any]:
     """Buy nothing new for a pool and register nothing more in it, or take that back.  Survives restarts."""
-    if on or f"drained/{pool}" not in daemon.station.settings:
+    if on or f"drained/{pool}" not in daemon.runtime.settings:
         lists.known_pool(daemon, pool)
     before = lists.drained(daemon, pool)
     value = "yes" if on else "no"
     if before != on:
-        now = daemon.station.clock.now()
+        now = daemon.runtime.clock.now()
         event = Event(now, "pool", pool, "drained" if on else "undrained", Reason.OPERATOR.value, who)
         await daemon.store.write(store.Setting(f"drained/{pool}", value), event)
-        daemon.station.settings[f"drained/{pool}"] = value
-        daemon.station.wake()
-    rows = [row for row in daemon.station.rows.instances.values() if row.pool == pool and row.live]
+        daemon.runtime.settings[f"drained/{pool}"] = value
+        daemon.runtime.wake()
+    rows = [row for row in daemon.runtime.rows.instances.values() if row.pool == pool and row.live]
     busy = sum(row.state is InstanceState.BUSY for row in rows)
     if not on:
         message = f"pool {pool} takes work again" if before else f"pool {pool} was not drained"
@@ -49,15 +49,15 @@ async def reap(daemon: daemon.Daemon, id: str, *, force: bool, who: str) -> dict
     Raises :class:`errors.Refused`: 404 unknown, 409 with why it cannot be ended so.
     """
     row = _live(daemon, await trail.find_instance(daemon, id), id)
-    station = daemon.station
-    now = station.clock.now()
+    runtime = daemon.runtime
+    now = runtime.clock.now()
     if row.state is InstanceState.ENDING:
         return {"instance": row.id, "state": row.state.value, "message": f"{row.id} is being deleted already"}
     if row.state in (InstanceState.REQUESTING, InstanceState.UNKNOWN):
         raise errors.Refused(
             f"{row.id} {words.RISING[row.state]}; it can be ended as soon as that is clear", status=409
         )
-    witness = station.evidence.get(row.id)
+    witness = runtime.evidence.get(row.id)
     works = row.state is InstanceState.BUSY or bool(witness and witness.worker and witness.fresh(now))
     if works and not force:
         job = f"job {row.job}" if row.job else "a job"
@@ -70,12 +70,12 @@ async def reap(daemon: daemon.Daemon, id: str, *, force: bool, who: str) -> dict
             f"{row.id} is held for {display.span(row.hold_until - now)} more; release it first, or --force", status=409
         )
     words_ = "ended by order, whatever it does" if force else "ended by order, unless a job is found on it"
-    await station.rows.note(Event(now, "instance", row.id, "reap", "force" if force else "", who))
+    await runtime.rows.note(Event(now, "instance", row.id, "reap", "force" if force else "", who))
     done = await _end(daemon, row, force=force, detail=f"{words_} ({who})")
     if not done:
         raise errors.Refused(f"{row.id} has just moved on; look again and repeat the order", status=409)
-    station.wake()
-    moved = station.rows.instances.get(row.id)
+    runtime.wake()
+    moved = runtime.rows.instances.get(row.id)
     return {
         "instance": row.id,
         "state": moved.state.value if moved else InstanceState.FAILED.value,
@@ -84,7 +84,7 @@ async def reap(daemon: daemon.Daemon, id: str, *, force: bool, who: str) -> dict
 
 
 async def _end(daemon: daemon.Daemon, row: Instance, *, force: bool, detail: str) -> bool:
-    rows = daemon.station.rows
+    rows = daemon.runtime.rows
     # OPERATOR is what the planner forces; any other reason leaves the last word to both witnesses.
     reason = Reason.OPERATOR if force else Reason.SURPLUS
     if row.state is InstanceState.PLANNED:
@@ -111,15 +111,15 @@ async def hold(daemon: daemon.Daemon, id: str, *, seconds: float, who: str) -> d
     if not 0 <= seconds <= LONGEST_HOLD:
         raise errors.Refused(f"an instance is held for at most {display.span(LONGEST_HOLD)}", status=400)
     row = _live(daemon, await trail.find_instance(daemon, id), id)
-    station = daemon.station
-    now = station.clock.now()
+    runtime = daemon.runtime
+    now = runtime.clock.now()
     if seconds and row.state in (InstanceState.DRAINING, InstanceState.ENDING):
         raise errors.Refused(f"{row.id} is {row.state.value} and cannot be held any more", status=409)
     until = now + seconds if seconds else 0.0
-    await station.rows.note(Event(now, "instance", row.id, "hold" if seconds else "release", "", who))
-    if await station.rows.amend(row.id, hold_until=until) is None:
+    await runtime.rows.note(Event(now, "instance", row.id, "hold" if seconds else "release", "", who))
+    if await runtime.rows.amend(row.id, hold_until=until) is None:
         raise errors.Refused(f"{row.id} is gone", status=409)
-    station.wake()
+    runtime.wake()
     message = f"{row.id} is held for {display.span(seconds)}" if seconds else f"{row.id} is held no more"
     if seconds and 0 < row.deadline < until:
         left = display.span(row.deadline - now)
@@ -131,7 +131,7 @@ def _live(daemon: daemon.Daemon, row: Instance | None, id: str) -> Instance:
     if row is None:
         raise errors.Refused(f'there is no instance "{id}"', status=404)
     if row.state in model.CLOSED:
-        since = display.span(daemon.station.clock.now() - row.since)
+        since = display.span(daemon.runtime.clock.now() - row.since)
         raise errors.Refused(f"{row.id} is {row.state.value} since {since} ({row.reason.value})", status=409)
     return row
 
@@ -141,7 +141,7 @@ async def sweep(daemon: daemon.Daemon, *, dry_run: bool) -> dict[str, Any]:
 
     What is taken in becomes a row like any other and ends through the gate.
     """
-    rows = daemon.station.rows.instances
+    rows = daemon.runtime.rows.instances
 
     def known(name: str, attempt: str) -> model.Instance | None:
         row = rows.get(InstanceId(name))
@@ -149,12 +149,12 @@ async def sweep(daemon: daemon.Daemon, *, dry_run: bool) -> dict[str, Any]:
             return row
         return next((one for one in rows.values() if one.live and attempt and one.attempt == attempt), None)
 
-    providers: Mapping[str, Any] = {name: one.provisioner for name, one in daemon.station.providers.items()}
-    also = {name: daemon.station.scopes(name) for name in providers}
+    providers: Mapping[str, Any] = {name: one.provisioner for name, one in daemon.runtime.providers.items()}
+    also = {name: daemon.runtime.scopes(name) for name in providers}
     found = await listing.look(providers, known, also=also)
     found["dry_run"] = dry_run
     if not dry_run:
-        for provider in daemon.station.providers.values():
+        for provider in daemon.runtime.providers.values():
             provider.listing_wanted.set()
-        daemon.station.wake()
+        daemon.runtime.wake()
     return found

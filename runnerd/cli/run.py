@@ -144,7 +144,7 @@ class Service:
         """Whether an instance may still upload.  Raises :class:`errors.Refused` while the state is not loaded."""
         if not self._daemon.started_at:
             raise errors.Refused("the daemon is starting; ask again", status=503)
-        row = self._daemon.station.rows.instances.get(instance)
+        row = self._daemon.runtime.rows.instances.get(instance)
         return row is not None and row.live
 
     async def _sweep_assets(self) -> None:
@@ -213,11 +213,11 @@ class Service:
         log.info("ready: %s", self._status(), extra={"action": "ready"})
 
     def _status(self) -> str:
-        settings = self._daemon.station.config
+        settings = self._daemon.runtime.config
         return f"{len(settings.pools)} pools, {len(settings.providers)} providers, {len(settings.forges)} forges"
 
     async def _end(self) -> Exit:
-        drain = self._daemon.station.config.reconcile.drain
+        drain = self._daemon.runtime.config.reconcile.drain
         log.info("%s: stopping; instances with jobs go on by themselves", self._asked[0], extra={"action": "stop"})
         self._notify.stopping("finishing what is under way")
         ending = asyncio.ensure_future(self._close())
@@ -287,9 +287,9 @@ class Service:
             finally:
                 self._notify.ready(self._status())
             if self._daemon.assets is not None:
-                new = self._daemon.station.config
+                new = self._daemon.runtime.config
                 self._daemon.assets.configure(new.assets, new.public_url)
-            settings = self._daemon.station.config.log
+            settings = self._daemon.runtime.config.log
             self._set_up_log(level=settings.level.value, format=settings.format.value)
             for line in done:
                 log.info("reload: %s", line, extra={"action": "reload"})
@@ -303,8 +303,8 @@ class Service:
         while True:
             controller = self._daemon.controller
             last = controller.last_pass_at or self._daemon.started_at
-            silent = self._daemon.station.clock.now() - last
-            if silent < STUCK + self._daemon.station.config.reconcile.interval:
+            silent = self._daemon.runtime.clock.now() - last
+            if silent < STUCK + self._daemon.runtime.config.reconcile.interval:
                 self._notify.alive()
             else:
                 alive = asyncio.get_running_loop().time() - started

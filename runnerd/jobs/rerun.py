@@ -51,32 +51,32 @@ class Wish:
 class Retrier:
     """The durable queue of re-runs."""
 
-    def __init__(self, station: shared.Station) -> None:
-        self._station = station
+    def __init__(self, runtime: shared.Runtime) -> None:
+        self._runtime = runtime
         self._wishes: dict[JobKey, Wish] = {}
         #: Called with the forge's name and what became of the wish there.
         self.on_outcome: list[Callable[[str, forges.RetryOutcome], None]] = []
-        for name, value in station.settings.items():
+        for name, value in runtime.settings.items():
             if name.startswith(_PREFIX) and value:
                 key = JobKey(name.removeprefix(_PREFIX))
                 self._wishes[key] = Wish(job=key, **json.loads(value))
-        station.rows.on_step.append(self._stepped)
-        station.rows.on_proof.append(self._stepped)
+        runtime.rows.on_step.append(self._stepped)
+        runtime.rows.on_proof.append(self._stepped)
 
     def outstanding(self, pool: str) -> bool:
         """True while an interrupted job of the pool is on its way to run again."""
         return any(self._open(wish) for wish in self._wishes.values() if wish.pool == pool)
 
     def _open(self, wish: Wish) -> bool:
-        now = self._station.clock.now()
+        now = self._runtime.clock.now()
         if not wish.taken_at:
             return now - wish.at < GIVE_UP and self._allowed(wish)
-        job = self._station.rows.jobs.get(wish.job)
+        job = self._runtime.rows.jobs.get(wish.job)
         started = job is not None and job.started_at > wish.taken_at
         return not started and now - wish.taken_at < OUTSTANDING
 
     def _allowed(self, wish: Wish) -> bool:
-        settings = self._station.config.forges.get(wish.job.split("|", 1)[0])
+        settings = self._runtime.config.forges.get(wish.job.split("|", 1)[0])
         return settings is not None and wish.count < settings.retry.preempted
 
     def _stepped(self, old: Instance, new: Instance) -> None:
@@ -88,33 +88,33 @@ class Retrier:
         if new.job is None or new.busy_at <= 0:
             return
         before = self._wishes.get(new.job)
-        wish = Wish(new.job, new.pool, self._station.clock.now(), before.count if before else 0)
+        wish = Wish(new.job, new.pool, self._runtime.clock.now(), before.count if before else 0)
         if self._allowed(wish):
             self._wishes[new.job] = wish
-            self._station.background.spawn(f"retry wish {new.job}", self._save(wish, "wanted", new.id))
+            self._runtime.background.spawn(f"retry wish {new.job}", self._save(wish, "wanted", new.id))
 
     async def _save(self, wish: Wish, what: str, detail: str) -> None:
         self._wishes[wish.job] = wish
-        self._station.settings[wish.setting.name] = wish.setting.value
-        event = Event(self._station.clock.now(), "job", wish.job, f"retry-{what}", "preempted", detail)
-        await self._station.store.write(wish.setting, event)
+        self._runtime.settings[wish.setting.name] = wish.setting.value
+        event = Event(self._runtime.clock.now(), "job", wish.job, f"retry-{what}", "preempted", detail)
+        await self._runtime.store.write(wish.setting, event)
 
     async def run(self) -> None:
         """Try what is wanted until cancelled."""
         while True:
-            await self._station.clock.sleep(EVERY)
+            await self._runtime.clock.sleep(EVERY)
             for wish in list(self._wishes.values()):
                 if not wish.taken_at and self._open(wish):
                     await self._try(wish)
 
     async def _try(self, wish: Wish) -> None:
-        job = self._station.rows.jobs.get(wish.job)
+        job = self._runtime.rows.jobs.get(wish.job)
         if job is None or job.state is not JobState.COMPLETED:
             return  # the forge notices the loss of its runner some minutes late
         if job.finished_at < wish.at - GIVE_UP or job.conclusion == "success":
             await self._drop(wish, f"it ended with {job.conclusion}")
             return
-        forge = self._station.forges.get(job.queue.forge)
+        forge = self._runtime.forges.get(job.queue.forge)
         if forge is None:
             return
         try:
@@ -125,19 +125,19 @@ class Retrier:
         for listener in self.on_outcome:
             listener(job.queue.forge, outcome)
         if outcome is forges.RetryOutcome.RETRIED:
-            taken = Wish(wish.job, wish.pool, wish.at, wish.count + 1, self._station.clock.now())
+            taken = Wish(wish.job, wish.pool, wish.at, wish.count + 1, self._runtime.clock.now())
             await self._save(taken, "taken", f"run again for the {wish.count + 1}. time")
-            self._station.wake()
+            self._runtime.wake()
         elif outcome is forges.RetryOutcome.REFUSED:
-            self._station.alarms.ring("job", wish.job, "retry-refused", "the forge does not run it again")
+            self._runtime.alarms.ring("job", wish.job, "retry-refused", "the forge does not run it again")
             await self._drop(wish, "the forge refused")
 
     async def _drop(self, wish: Wish, why: str) -> None:
         del self._wishes[wish.job]
         name = wish.setting.name
-        self._station.settings[name] = ""
-        event = Event(self._station.clock.now(), "job", wish.job, "retry-dropped", "", why)
-        await self._station.store.write(store.Setting(name, ""), event)
+        self._runtime.settings[name] = ""
+        event = Event(self._runtime.clock.now(), "job", wish.job, "retry-dropped", "", why)
+        await self._runtime.store.write(store.Setting(name, ""), event)
 
 
 def interrupted(row: model.Instance) -> bool:

@@ -26,15 +26,15 @@ ROUND = 10
 class Inquiry:
     """Finds jobs that look stuck and asks for them."""
 
-    def __init__(self, station: shared.Station, intake: job_updates.Intake) -> None:
-        self._station = station
+    def __init__(self, runtime: shared.Runtime, intake: job_updates.Intake) -> None:
+        self._runtime = runtime
         self._intake = intake
         self._asked: dict[JobKey, float] = {}
 
     async def run(self) -> None:
         """Ask in rounds until cancelled."""
         while True:
-            await self._station.clock.sleep(EVERY)
+            await self._runtime.clock.sleep(EVERY)
             try:
                 await self.ask()
             except errors.StoreError as error:
@@ -42,8 +42,8 @@ class Inquiry:
 
     def stuck(self) -> list[Job]:
         """Jobs worth a question now, the longest unasked first."""
-        now = self._station.clock.now()
-        rows = self._station.rows
+        now = self._runtime.clock.now()
+        rows = self._runtime.rows
         self._asked = {key: at for key, at in self._asked.items() if key in rows.jobs}
         found = []
         for job in rows.jobs.values():
@@ -65,10 +65,10 @@ class Inquiry:
         """One round."""
         by_forge: dict[str, list[Job]] = {}
         for job in self.stuck():
-            self._asked[job.key] = self._station.clock.now()
+            self._asked[job.key] = self._runtime.clock.now()
             by_forge.setdefault(job.queue.forge, []).append(job)
         for name, jobs in by_forge.items():
-            forge = self._station.forges.get(name)
+            forge = self._runtime.forges.get(name)
             if forge is None:
                 continue
             try:

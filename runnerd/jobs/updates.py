@@ -29,8 +29,8 @@ ALIASES = 8
 class Intake:
     """The sink that every forge client reports into."""
 
-    def __init__(self, station: shared.Station, cursors: Mapping[str, Mapping[str, Any]]) -> None:
-        self._station = station
+    def __init__(self, runtime: shared.Runtime, cursors: Mapping[str, Mapping[str, Any]]) -> None:
+        self._runtime = runtime
         self._cursors = {name: dict(value) for name, value in cursors.items()}
         self._capacity: dict[Queue, int] = {}
         #: Queue -> instances that our agents saw picking up a job before the forge told, with the time.
@@ -44,16 +44,16 @@ class Intake:
         self, queue: Queue, updates: Sequence[forges.JobUpdate], cursor: Mapping[str, Any] | None = None
     ) -> None:
         """Make facts and cursor durable in one commit, then act on them."""
-        now = self._station.clock.now()
+        now = self._runtime.clock.now()
         fresh: dict[model.JobKey, Job] = {}
         before: dict[model.JobKey, Job | None] = {}
         events: list[Event] = []
         for update in updates:
-            old = fresh.get(update.key) or self._station.rows.jobs.get(update.key)
+            old = fresh.get(update.key) or self._runtime.rows.jobs.get(update.key)
             new = fold(old, update, now)
             if new == old:
                 continue
-            before.setdefault(update.key, self._station.rows.jobs.get(update.key))
+            before.setdefault(update.key, self._runtime.rows.jobs.get(update.key))
             fresh[update.key] = new
             events.append(Event(now, "job", update.key, update.event.value, update.conclusion, update.runner_name))
         owners = [self._owner(update) for update in updates]
@@ -66,9 +66,9 @@ class Intake:
             extra.append(store.Cursor(str(queue), dict(cursor)))
         if fresh or extra:
             try:
-                await self._station.rows.write_jobs(fresh.values(), *extra)
+                await self._runtime.rows.write_jobs(fresh.values(), *extra)
             except errors.StoreError as error:
-                self._station.alarms.ring("daemon", "store", "state-unwritable", str(error))
+                self._runtime.alarms.ring("daemon", "store", "state-unwritable", str(error))
                 raise
         if cursor is not None:
             self._cursors[str(queue)] = dict(cursor)
@@ -78,18 +78,18 @@ class Intake:
         for update, owner in zip(updates, owners, strict=True):
             if owner is not None:
                 await self._act(update, owner)
-        self._station.wake()
+        self._runtime.wake()
 
     def _owner(self, update: forges.JobUpdate) -> model.Instance | None:
         if not update.runner_name:
             return None
-        registration = self._station.rows.runner(update.runner_name)
+        registration = self._runtime.rows.runner(update.runner_name)
         if registration is not None:
-            return self._station.rows.instances.get(registration.instance)
-        return self._station.rows.instances.get(InstanceId(update.runner_name))
+            return self._runtime.rows.instances.get(registration.instance)
+        return self._runtime.rows.instances.get(InstanceId(update.runner_name))
 
     async def _act(self, update: forges.JobUpdate, owner: model.Instance) -> None:
-        rows = self._station.rows
+        rows = self._runtime.rows
         self.forget_pickup(update.queue, owner.id)
         try:
             if update.event is forges.JobEvent.STARTED:
@@ -101,7 +101,7 @@ class Intake:
                     InstanceState.BUSY,
                     expect=expect,
                     job=update.key,
-                    busy_at=owner.busy_at or self._station.clock.now(),
+                    busy_at=owner.busy_at or self._runtime.clock.now(),
                     job_started=True,
                 )
                 if stepped is None and owner.state in (InstanceState.BUSY, InstanceState.DRAINING):
@@ -115,7 +115,7 @@ class Intake:
                     reason=Reason.JOB_DONE,
                     detail=update.conclusion,
                     job=update.key,
-                    job_ended_at=self._station.clock.now(),
+                    job_ended_at=self._runtime.clock.now(),
                 )
         except errors.IllegalTransition as error:
             # A message must never block its queue; the row says what is true.
@@ -127,13 +127,13 @@ class Intake:
         return self._cursors.get(str(queue), {})
 
     async def save_cursor(self, queue: Queue, cursor: Mapping[str, Any]) -> None:
-        await self._station.store.write(store.Cursor(str(queue), dict(cursor)))
+        await self._runtime.store.write(store.Cursor(str(queue), dict(cursor)))
         self._cursors[str(queue)] = dict(cursor)
 
     # -- what forges ask ---------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        self._station.wake()
+        self._runtime.wake()
 
     def capacity(self, queue: Queue) -> int:
         return max(1, self._capacity.get(queue, 1))
@@ -143,20 +143,20 @@ class Intake:
         self._capacity = dict(capacity)
 
     def waiting_jobs(self, queue: Queue) -> Sequence[Job]:
-        return [job for job in self._station.rows.jobs.values() if job.queue == queue and job.state is JobState.QUEUED]
+        return [job for job in self._runtime.rows.jobs.values() if job.queue == queue and job.state is JobState.QUEUED]
 
     def alarm(self, subject: str, id: str, reason: str, detail: str) -> None:
-        self._station.alarms.ring(subject, id, reason, detail)
+        self._runtime.alarms.ring(subject, id, reason, detail)
 
     def clear(self, subject: str, id: str, reason: str) -> None:
-        self._station.alarms.clear(subject, id, reason)
+        self._runtime.alarms.clear(subject, id, reason)
 
     # -- pickups -----------------------------------------------------------------------------------------------
 
     def note_pickup(self, instance: model.Instance) -> None:
         """An agent saw its runner take a job; the forge's count may still have it waiting."""
         if instance.queue is not None:
-            self._pickups.setdefault(instance.queue, {})[instance.id] = self._station.clock.now()
+            self._pickups.setdefault(instance.queue, {})[instance.id] = self._runtime.clock.now()
 
     def forget_pickup(self, queue: Queue, id: InstanceId) -> None:
         """The forge has told of it: its own count is right again."""
@@ -167,7 +167,7 @@ class Intake:
         found = self._pickups.get(queue)
         if not found:
             return 0
-        now = self._station.clock.now()
+        now = self._runtime.clock.now()
         for id in [id for id, at in found.items() if now - at >= (LOST_WORD if at > as_of else AFTERMATH)]:
             del found[id]
         return len(found)

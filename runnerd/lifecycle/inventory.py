@@ -41,16 +41,16 @@ EXPECTED = frozenset(
 class Observer:
     """Lists each provider at its pace."""
 
-    def __init__(self, station: shared.Station, registrar: registration.Registrar) -> None:
-        self._station = station
+    def __init__(self, runtime: shared.Runtime, registrar: registration.Registrar) -> None:
+        self._runtime = runtime
         self._registrar = registrar
         #: Residues seen once; deleted when seen again.
         self._residues: dict[tuple[str, str], float] = {}
         #: Attempts whose instances were seen gone lately, and attempts that were refused lately, and when.
         self._closed: dict[str, float] = {}
         self._refused: dict[str, float] = {}
-        station.rows.on_step.append(self._stepped)
-        station.rows.on_attempt.append(self._attempted)
+        runtime.rows.on_step.append(self._stepped)
+        runtime.rows.on_attempt.append(self._attempted)
 
     def _stepped(self, old: Instance, new: Instance) -> None:
         if new.state is not InstanceState.GONE or not old.attempt:
@@ -62,7 +62,7 @@ class Observer:
             self._remember(self._refused, new.key)
 
     def _remember(self, attempts: dict[str, float], key: str) -> None:
-        now = self._station.clock.now()
+        now = self._runtime.clock.now()
         attempts[key] = now
         while attempts and now - next(iter(attempts.values())) > REMEMBER:
             del attempts[next(iter(attempts))]
@@ -75,46 +75,46 @@ class Observer:
             except Exception as error:
                 # What was seen could not be written, or a plugin broke: the next look sees it again.
                 log.exception("%s: a listing could not be taken in", provider.name)
-                self._station.alarms.ring("provider", provider.name, "listing-failed", str(error))
+                self._runtime.alarms.ring("provider", provider.name, "listing-failed", str(error))
             failing = bool(provider.problem)
             interval = (
-                min(10.0, self._station.config.reconcile.list_interval)
+                min(10.0, self._runtime.config.reconcile.list_interval)
                 if failing
-                else (self._station.config.reconcile.list_interval)
+                else (self._runtime.config.reconcile.list_interval)
             )
-            await clock.sleep_or_wake(self._station.clock, interval, provider.listing_wanted)
+            await clock.sleep_or_wake(self._runtime.clock, interval, provider.listing_wanted)
             # A burst of wishes makes one listing.
-            await self._station.clock.sleep(0.2)
+            await self._runtime.clock.sleep(0.2)
 
     async def look(self, provider: providers.Provider) -> None:
         """List a provider once and take in what it says."""
-        started = self._station.clock.now()
+        started = self._runtime.clock.now()
         try:
             await provider.ensure_started()
-            listing = await provider.provisioner.list_owned(self._station.scopes(provider.name))
+            listing = await provider.provisioner.list_owned(self._runtime.scopes(provider.name))
         except asyncio.CancelledError:
             raise
         except Exception as error:
             if not isinstance(error, base.ProvisionError):
                 log.exception("%s: listing failed in an unexpected way", provider.name)
             provider.problem = f"listing failed: {error}"
-            self._station.alarms.ring("provider", provider.name, "listing-failed", str(error))
+            self._runtime.alarms.ring("provider", provider.name, "listing-failed", str(error))
             return
         provider.listing, provider.listed_at = listing, started
         if listing.failures:
             words = "; ".join(f"{scope}: {why}" for scope, why in sorted(listing.failures.items()))
-            self._station.alarms.ring("provider", provider.name, "listing-partial", words)
+            self._runtime.alarms.ring("provider", provider.name, "listing-partial", words)
         else:
-            self._station.alarms.clear("provider", provider.name, "listing-partial")
-        self._station.alarms.clear("provider", provider.name, "listing-failed")
-        self._station.alarms.clear("provider", provider.name, "start-failed")
+            self._runtime.alarms.clear("provider", provider.name, "listing-partial")
+        self._runtime.alarms.clear("provider", provider.name, "listing-failed")
+        self._runtime.alarms.clear("provider", provider.name, "start-failed")
         provider.problem = ""
         await self._take_in(provider, listing, started)
         await self._sweep_residues(provider, listing)
-        self._station.wake()
+        self._runtime.wake()
 
     async def _take_in(self, provider: providers.Provider, listing: base.Listing, started: float) -> None:
-        rows = self._station.rows
+        rows = self._runtime.rows
         seen: set[str] = set()
         for view in listing.views:
             attempt = view.tags.get(base.TAG_ATTEMPT, "")
@@ -125,7 +125,7 @@ class Observer:
             if row is not None and row.state not in model.CLOSED and row.attempt == attempt:
                 seen.add(row.id)
                 if row.state in EXPECTED:
-                    witness = self._station.witness(row.id)
+                    witness = self._runtime.witness(row.id)
                     witness.cloud, witness.cloud_at, witness.absences, witness.seen = view.status, started, 0, True
                     witness.healthy, witness.failure = view.healthy, view.failure
                 continue
@@ -144,7 +144,7 @@ class Observer:
             scope = row.offer.rsplit("/", 2)[0]
             # The row must be older than the listing by the grace: a young instance may not be listed yet.
             if listing.covers(scope) and started - max(row.running_at, row.created_at) > grace:
-                self._station.witness(row.id).absences += 1
+                self._runtime.witness(row.id).absences += 1
 
     def _left_behind(self, attempt: str, view: base.InstanceView, started: float) -> bool:
         """What a refused attempt left never ran and is being deleted; only if it stays it becomes a row of its own."""
@@ -154,7 +154,7 @@ class Observer:
 
     async def _adopt(self, provider: providers.Provider, view: base.InstanceView) -> None:
         """Make a row for an instance that carries our tags and has none."""
-        rows = self._station.rows
+        rows = self._runtime.rows
         id = InstanceId(view.name)
         key = AttemptKey(view.tags.get(base.TAG_ATTEMPT, ""))
         live = rows.instances.get(id)
@@ -163,7 +163,7 @@ class Observer:
             id = _second(view)
             if id in rows.instances:
                 return
-        now = self._station.clock.now()
+        now = self._runtime.clock.now()
         parts = (view.offer or "/////").split("/")
         row = Instance(
             id=id,
@@ -178,7 +178,7 @@ class Observer:
             zone=parts[3] if len(parts) == 6 else "",
             machine_type=parts[4] if len(parts) == 6 else "",
             market=parts[5] if len(parts) == 6 else "",
-            gpus=pool.gpu_count if (pool := self._station.config.pools.get(view.tags.get(base.TAG_POOL, ""))) else 0,
+            gpus=pool.gpu_count if (pool := self._runtime.config.pools.get(view.tags.get(base.TAG_POOL, ""))) else 0,
             ref=view.ref,
             price=_number(view.tags.get(base.TAG_PRICE)),
             running_at=view.created_at or now,
@@ -202,22 +202,22 @@ class Observer:
                 detail="found by its tags",
             )
         await rows.adopt(row, f"found by its tags at {provider.name} as {view.ref}", attempt_row=attempt)
-        witness = self._station.witness(id)
+        witness = self._runtime.witness(id)
         witness.cloud, witness.cloud_at, witness.healthy = view.status, now, view.healthy
         witness.failure = view.failure
-        self._station.alarms.ring(
+        self._runtime.alarms.ring(
             "instance", id, "adopted", f"{view.ref} at {provider.name} carried our tags and had no row"
         )
         if live is not None and live.id != id:
             await rows.step(id, InstanceState.DRAINING, reason=Reason.ORPHAN, detail="a second one under one name")
             return
-        self._station.background.spawn(f"discover {id}", self._discover(id))
+        self._runtime.background.spawn(f"discover {id}", self._discover(id))
 
     async def _discover(self, id: InstanceId) -> None:
-        row = self._station.rows.instances.get(id)
+        row = self._runtime.rows.instances.get(id)
         if row is not None:
             await self._registrar.discover(row)
-            self._station.wake()
+            self._runtime.wake()
 
     async def _sweep_residues(self, provider: providers.Provider, listing: base.Listing) -> None:
         present = set()
@@ -225,21 +225,21 @@ class Observer:
         for residue in listing.residues:
             key = (provider.name, residue.ref)
             present.add(key)
-            owner = self._station.rows.instances.get(InstanceId(residue.tags.get(base.TAG_INSTANCE, "")))
+            owner = self._runtime.rows.instances.get(InstanceId(residue.tags.get(base.TAG_INSTANCE, "")))
             grace = provider.provisioner.traits.visibility_grace
-            if owner is not None or self._station.clock.now() - residue.created_at < grace:
+            if owner is not None or self._runtime.clock.now() - residue.created_at < grace:
                 continue
             if key not in self._residues:
-                self._residues[key] = self._station.clock.now()
+                self._residues[key] = self._runtime.clock.now()
                 continue
             try:
                 await provider.provisioner.delete_residue(residue)
             except base.ProvisionError as error:
                 failed.append(f"{residue.kind} {residue.ref}: {error}")
         if failed:
-            self._station.alarms.ring("provider", provider.name, "residue", "; ".join(failed[:5]))
+            self._runtime.alarms.ring("provider", provider.name, "residue", "; ".join(failed[:5]))
         else:
-            self._station.alarms.clear("provider", provider.name, "residue")
+            self._runtime.alarms.clear("provider", provider.name, "residue")
         for key in [key for key in self._residues if key[0] == provider.name and key not in present]:
             del self._residues[key]
 

@@ -38,13 +38,13 @@ class Launcher:
 
     def __init__(
         self,
-        station: shared.Station,
+        runtime: shared.Runtime,
         admission: admission.Admission,
         blame: blocklist.Blame,
         *,
         bundle: Callable[[], str],
     ) -> None:
-        self._station = station
+        self._runtime = runtime
         self._admission = admission
         self._blame = blame
         #: Attempts whose answer was lost, and when last.
@@ -67,23 +67,23 @@ class Launcher:
         ``first_only`` closes every provider but the first, for a job that still waits for it (``spill_after``);
         with ``repo`` the limits of its team count as well.
         """
-        now = self._station.clock.now()
+        now = self._runtime.clock.now()
         awaited = [
             name
             for name in pool.from_
-            if (seller := self._station.providers.get(name)) is not None
+            if (seller := self._runtime.providers.get(name)) is not None
             and not self._closed(seller)
             and seller.awaited(pool, now)
         ]
         known: list[base.Offer] = []
         closed: dict[str, str] = {}
         for name in pool.from_:
-            provider = self._station.providers.get(name)
+            provider = self._runtime.providers.get(name)
             if provider is None:
                 continue
             known += provider.known_offers(pool)
             traits = provider.provisioner.traits
-            why = self._closed(provider) or launch_request.boot_script_problem(self._station.config, pool, name, traits)
+            why = self._closed(provider) or launch_request.boot_script_problem(self._runtime.config, pool, name, traits)
             if not why and awaited:
                 why = f"waits for the first offers of {awaited[0]}"
             if not why and first_only and name != pool.from_[0]:
@@ -94,7 +94,7 @@ class Launcher:
             known,
             providers=pool.from_,
             cheapest=pool.order is config.Order.CHEAPEST,
-            blocks=self._station.rows.blocks.values(),
+            blocks=self._runtime.rows.blocks.values(),
             now=now,
             closed_providers=closed,
         )
@@ -116,7 +116,7 @@ class Launcher:
 
     def _paused(self, one: ranking.Ranked, now: float) -> ranking.Ranked:
         """A short pause of an API is waited for; while a long one lasts, others are asked."""
-        until = self._station.providers[one.offer.provider].bucket(one.offer.region).paused_until
+        until = self._runtime.providers[one.offer.provider].bucket(one.offer.region).paused_until
         if until - now <= PATIENCE:
             return one
         return dataclasses.replace(one, refusal=f"its API asks to be left alone for {until - now:.0f} s", until=until)
@@ -134,9 +134,9 @@ class Launcher:
         if ranked:
             return why_none(ranked)
         found = []
-        now = self._station.clock.now()
+        now = self._runtime.clock.now()
         for name in pool.from_:
-            provider = self._station.providers.get(name)
+            provider = self._runtime.providers.get(name)
             if provider is not None and provider.awaited(pool, now):
                 return f"waits for the first offers of {name}"
             words = provider.provisioner.why_none(pool.shape(name)) if provider is not None else ""
@@ -155,14 +155,14 @@ class Launcher:
         """Try offers for a planned instance until one yields it, none is left, or nobody wants it any more."""
         tries = 0
         while tries < MOST_TRIES:
-            row = self._station.rows.instances.get(id)
+            row = self._runtime.rows.instances.get(id)
             if row is None or row.state is not InstanceState.PLANNED:
                 return
-            pool = self._station.config.pools.get(row.pool)
+            pool = self._runtime.config.pools.get(row.pool)
             if pool is None:
                 await self._give_up(id, Reason.RETIRED, "its pool left the configuration")
                 return
-            patient = self._station.clock.now() < self.spill_at(row, pool)
+            patient = self._runtime.clock.now() < self.spill_at(row, pool)
             ranked = self.rank(pool, first_only=patient, repo=row.repo)
             best = next((one for one in ranked if one.open), None)
             if best is None and patient:
@@ -170,7 +170,7 @@ class Launcher:
             if best is None:
                 await self._give_up(id, Reason.NO_OFFER, self.why_none(pool, ranked))
                 return
-            provider = self._station.providers[best.offer.provider]
+            provider = self._runtime.providers[best.offer.provider]
             bucket = provider.bucket(best.offer.region)
             # The wait may be long: is it still wanted, and is the offer still open?
             if not await bucket.take(unless=functools.partial(self._passed, id, provider, best.offer)):
@@ -187,29 +187,29 @@ class Launcher:
 
     def _passed(self, id: InstanceId, provider: providers.Provider, offer: base.Offer) -> bool:
         """True when an offer need not be waited for any more: it is closed, or the instance is not wanted."""
-        row = self._station.rows.instances.get(id)
+        row = self._runtime.rows.instances.get(id)
         if row is None or row.state is not InstanceState.PLANNED:
             return True
         return bool(self._closed(provider)) or self._blocked(offer)
 
     def _blocked(self, offer: base.Offer) -> bool:
-        now = self._station.clock.now()
-        active = (block for block in self._station.rows.blocks.values() if block.until > now)
+        now = self._runtime.clock.now()
+        active = (block for block in self._runtime.rows.blocks.values() if block.until > now)
         return ranking.blocking(offer, active) is not None
 
     async def _give_up(self, id: InstanceId, reason: Reason, detail: str) -> None:
-        stepped = await self._station.rows.step(
+        stepped = await self._runtime.rows.step(
             id, InstanceState.FAILED, expect={InstanceState.PLANNED}, reason=reason, detail=detail
         )
         if stepped is not None and reason is Reason.NO_OFFER:
             self.on_give_up(stepped.pool, detail)
-        self._station.wake()
+        self._runtime.wake()
 
     async def _attempt(self, row: Instance, pool: config.Pool, provider: providers.Provider, offer: base.Offer) -> None:
-        now = self._station.clock.now()
-        key = AttemptKey(self._station.fresh_name(26))
+        now = self._runtime.clock.now()
+        key = AttemptKey(self._runtime.fresh_name(26))
         request = launch_request.compose(
-            self._station.config,
+            self._runtime.config,
             offer,
             pool=pool,
             traits=provider.provisioner.traits,
@@ -233,7 +233,7 @@ class Launcher:
             price=offer.price,
         )
         try:
-            stepped = await self._station.rows.step(
+            stepped = await self._runtime.rows.step(
                 row.id,
                 InstanceState.REQUESTING,
                 expect={InstanceState.PLANNED},
@@ -251,7 +251,7 @@ class Launcher:
 
     def _release(self, row: Instance, offer: base.Offer) -> None:
         """Nothing came of an admitted instance; its place is free, first of all for its own next offer."""
-        pool = self._station.config.pools.get(row.pool)
+        pool = self._runtime.config.pools.get(row.pool)
         lifetime = launch_request.lifetime_of(pool) if pool is not None else 0.0
         self._admission.release(offer, pool=row.pool, repo=row.repo, lifetime=lifetime)
 
@@ -259,7 +259,7 @@ class Launcher:
 
     async def _send(self, attempt: Attempt, provider: providers.Provider) -> None:
         """Send a committed attempt and commit what came of it."""
-        request = launch_request.unseal(attempt.sealed, self._station.tokens.boot(attempt.key))
+        request = launch_request.unseal(attempt.sealed, self._runtime.tokens.boot(attempt.key))
         try:
             async with asyncio.timeout(CREATE_TIMEOUT):
                 view = await provider.provisioner.create(request)
@@ -276,12 +276,12 @@ class Launcher:
             await self._created(attempt, view)
 
     async def _created(self, attempt: Attempt, view: base.InstanceView) -> None:
-        now = self._station.clock.now()
-        witness = self._station.witness(attempt.instance)
+        now = self._runtime.clock.now()
+        witness = self._runtime.witness(attempt.instance)
         witness.cloud, witness.cloud_at, witness.absences = view.status, now, 0
         witness.failure = view.failure
         self._lost.pop(attempt.key, None)
-        await self._station.rows.step(
+        await self._runtime.rows.step(
             attempt.instance,
             InstanceState.BOOTING,
             expect={InstanceState.REQUESTING, InstanceState.UNKNOWN},
@@ -289,7 +289,7 @@ class Launcher:
             ref=view.ref,
             running_at=now,
         )
-        self._station.wake()
+        self._runtime.wake()
 
     async def _failed(
         self, attempt: Attempt, offer: base.Offer, provider: providers.Provider, error: base.ProvisionError
@@ -297,7 +297,7 @@ class Launcher:
         detail = str(error)
         where = f"{offer.key}: {error.kind.value}: {detail}"
         if error.maybe_created:
-            self._lost[attempt.key] = self._station.clock.now()
+            self._lost[attempt.key] = self._runtime.clock.now()
             provider.listing_wanted.set()
         elif error.kind is base.Kind.THROTTLED:
             provider.bucket(offer.region).pause(error.retry_after or 2.0)
@@ -305,17 +305,17 @@ class Launcher:
             await self._blame.offer(offer, error.kind.value, error.failure)
         if error.maybe_created or self._lingers(attempt):
             moved = self._moved(attempt, AttemptState.UNKNOWN, failure=error.kind.value, code=error.code, detail=detail)
-            await self._station.rows.step(
+            await self._runtime.rows.step(
                 attempt.instance,
                 InstanceState.UNKNOWN,
                 expect={InstanceState.REQUESTING},
                 attempt_row=moved,
                 detail=where,
             )
-            self._station.wake()
+            self._runtime.wake()
             return
         moved = self._moved(attempt, AttemptState.FAILED, failure=error.kind.value, code=error.code, detail=detail)
-        stepped = await self._station.rows.step(
+        stepped = await self._runtime.rows.step(
             attempt.instance,
             InstanceState.PLANNED,
             expect={InstanceState.REQUESTING, InstanceState.UNKNOWN},
@@ -332,47 +332,47 @@ class Launcher:
         """True while an earlier send of the attempt may still be carried out, whatever this one was told."""
         if attempt.sends < 2:
             return False
-        return self._station.clock.now() - self._lost.get(attempt.key, attempt.sent_at) < LINGER
+        return self._runtime.clock.now() - self._lost.get(attempt.key, attempt.sent_at) < LINGER
 
     def _moved(self, attempt: Attempt, to: AttemptState, **fields: Any) -> Attempt:
-        current = self._station.rows.attempts.get(attempt.key, attempt)
-        return dataclasses.replace(current, state=to, since=self._station.clock.now(), **fields)
+        current = self._runtime.rows.attempts.get(attempt.key, attempt)
+        return dataclasses.replace(current, state=to, since=self._runtime.clock.now(), **fields)
 
     async def lost(self, id: InstanceId) -> None:
         """Nobody waits for the answer of a create call any more, because it could not be written: it is unclear."""
-        row = self._station.rows.instances.get(id)
+        row = self._runtime.rows.instances.get(id)
         if row is None or row.state is not InstanceState.REQUESTING or row.attempt is None:
             return
-        attempt = self._station.rows.attempts.get(row.attempt)
+        attempt = self._runtime.rows.attempts.get(row.attempt)
         moved = None
         if attempt is not None and attempt.state is AttemptState.REQUESTING:
             moved = self._moved(attempt, AttemptState.UNKNOWN)
-        await self._station.rows.step(
+        await self._runtime.rows.step(
             id,
             InstanceState.UNKNOWN,
             expect={InstanceState.REQUESTING},
             attempt_row=moved,
             detail="its answer could not be written",
         )
-        self._station.wake()
+        self._runtime.wake()
 
     # -- resolving ---------------------------------------------------------------------------------------------
 
     async def resolve(self, id: InstanceId, *, wanted: bool) -> None:
         """Find out what became of an unclear create call; one look, the planner asks again."""
-        row = self._station.rows.instances.get(id)
+        row = self._runtime.rows.instances.get(id)
         if row is None or row.state is not InstanceState.UNKNOWN or row.attempt is None:
             return
-        attempt = self._station.rows.attempts.get(row.attempt)
-        provider = self._station.providers.get(row.provider)
+        attempt = self._runtime.rows.attempts.get(row.attempt)
+        provider = self._runtime.providers.get(row.provider)
         if attempt is None or provider is None:
-            self._station.alarms.ring(
+            self._runtime.alarms.ring(
                 "instance", id, "unresolved", f"its provider {row.provider} is not configured; it may exist and cost"
             )
             return
-        asked_at = self._station.clock.now()
+        asked_at = self._runtime.clock.now()
         try:
-            listing = await provider.provisioner.list_owned(self._station.scopes(provider.name))
+            listing = await provider.provisioner.list_owned(self._runtime.scopes(provider.name))
         except base.ProvisionError as error:
             provider.problem = f"listing failed: {error}"
             return
@@ -392,7 +392,7 @@ class Launcher:
         # A slow call may have been applied at its very end, so absence counts from when its outcome became unclear.
         if asked_at - attempt.since < traits.visibility_grace:
             return
-        witness = self._station.witness(id)
+        witness = self._runtime.witness(id)
         witness.absences += 1
         if witness.absences < planner.ABSENCES:
             return
@@ -401,7 +401,7 @@ class Launcher:
         moved = self._moved(attempt, AttemptState.FAILED, detail=detail)
         target = InstanceState.PLANNED if wanted else InstanceState.FAILED
         fields = _no_place() if wanted else {}
-        await self._station.rows.step(
+        await self._runtime.rows.step(
             id,
             target,
             expect={InstanceState.UNKNOWN},
@@ -410,10 +410,10 @@ class Launcher:
             attempt_row=moved,
             **fields,
         )
-        self._station.wake()
+        self._runtime.wake()
 
     async def _found(self, attempt: Attempt, view: base.InstanceView) -> None:
-        current = self._station.rows.attempts.get(attempt.key)
+        current = self._runtime.rows.attempts.get(attempt.key)
         if current is None or current.state is not AttemptState.UNKNOWN:
             return
         await self._created(attempt, view)
@@ -422,7 +422,7 @@ class Launcher:
         """Send the same request again, byte for byte."""
         await provider.bucket(offer.region).take()
         again = self._moved(attempt, AttemptState.REQUESTING, sends=attempt.sends + 1)
-        stepped = await self._station.rows.step(
+        stepped = await self._runtime.rows.step(
             id, InstanceState.REQUESTING, expect={InstanceState.UNKNOWN}, attempt_row=again
         )
         if stepped is not None:

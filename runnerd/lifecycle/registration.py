@@ -36,8 +36,8 @@ class Pause:
 class Registrar:
     """Registers and deregisters runners."""
 
-    def __init__(self, station: shared.Station, agents: agent_sessions.Agents) -> None:
-        self._station = station
+    def __init__(self, runtime: shared.Runtime, agents: agent_sessions.Agents) -> None:
+        self._runtime = runtime
         self._agents = agents
         self._pauses: dict[Queue, Pause] = {}
         #: Registrations whose call has not been answered yet.
@@ -46,23 +46,23 @@ class Registrar:
         self._strangers: set[tuple[Queue, str]] = set()
 
     def _forge(self, queue: Queue) -> forges.Forge | None:
-        return self._station.forges.get(queue.forge)
+        return self._runtime.forges.get(queue.forge)
 
     # -- giving ------------------------------------------------------------------------------------------------
 
     async def register(self, id: InstanceId, queue: Queue) -> None:
         """Register a runner for a ready instance and hand it to the agent that asks."""
         forge = self._forge(queue)
-        row = self._station.rows.instances.get(id)
+        row = self._runtime.rows.instances.get(id)
         if forge is None or row is None or row.state is not InstanceState.READY:
             return
         # The forge must not have anything under a name that nobody holds the key of.
-        for old in self._station.rows.registrations_of(id):
+        for old in self._runtime.rows.registrations_of(id):
             if not await self.remove(old.id):
                 return
-        now = self._station.clock.now()
+        now = self._runtime.clock.now()
         registration = Registration(
-            id=RegistrationId(self._station.fresh_name(20)),
+            id=RegistrationId(self._runtime.fresh_name(20)),
             instance=id,
             queue=queue,
             runner_name=await self._free_name(row),
@@ -70,7 +70,7 @@ class Registrar:
             created_at=now,
             since=now,
         )
-        stepped = await self._station.rows.step(
+        stepped = await self._runtime.rows.step(
             id,
             InstanceState.REGISTERING,
             expect={InstanceState.READY},
@@ -85,7 +85,7 @@ class Registrar:
                 self._under_way.discard(registration.id)
 
     async def _free_name(self, row: model.Instance) -> str:
-        used = {one.runner_name for one in await self._station.store.registrations(row.id)}
+        used = {one.runner_name for one in await self._runtime.store.registrations(row.id)}
         name, number = str(row.id), 1
         while name in used:
             number += 1
@@ -96,22 +96,22 @@ class Registrar:
         id = registration.instance
         try:
             config = await forge.register(
-                registration.runner_name, registration.queue, note=f"runnerd {self._station.config.controller}"
+                registration.runner_name, registration.queue, note=f"runnerd {self._runtime.config.controller}"
             )
         except (errors.ForgeError, errors.TransportError) as error:
             self._refused(registration.queue, str(error))
             unclear = error.maybe_created if isinstance(error, errors.ForgeError) else error.maybe_applied
             if unclear:
-                await self._station.rows.step_registration(
+                await self._runtime.rows.step_registration(
                     registration.id, RegistrationState.UNCLEAR, detail=str(error)
                 )
             else:
-                await self._station.rows.step_registration(registration.id, RegistrationState.GONE, detail=str(error))
+                await self._runtime.rows.step_registration(registration.id, RegistrationState.GONE, detail=str(error))
                 await self._back_to_ready(id, str(error))
-            self._station.wake()
+            self._runtime.wake()
             return
         self._pauses.pop(registration.queue, None)
-        moved = await self._station.rows.step_registration(
+        moved = await self._runtime.rows.step_registration(
             registration.id,
             RegistrationState.REGISTERED,
             expect={RegistrationState.REGISTERING},
@@ -119,11 +119,11 @@ class Registrar:
         )
         if moved is None:
             return
-        stepped = await self._station.rows.step(
+        stepped = await self._runtime.rows.step(
             id,
             InstanceState.REGISTERED,
             expect={InstanceState.REGISTERING},
-            registered_at=self._station.clock.now(),
+            registered_at=self._runtime.clock.now(),
         )
         if stepped is not None:
             self._agents.grant(id, agent_sessions.Grant(registration.id, registration.runner_name, config))
@@ -133,7 +133,7 @@ class Registrar:
         return self._pauses.get(queue, Pause())
 
     def _refused(self, queue: Queue, words: str) -> None:
-        now = self._station.clock.now()
+        now = self._runtime.clock.now()
         last = self.pause(queue)
         if now < last.until:
             return  # one of a burst that was sent together
@@ -141,7 +141,7 @@ class Registrar:
         self._pauses[queue] = Pause(count, now + PAUSES[min(count, len(PAUSES) - 1)], words)
 
     async def _back_to_ready(self, id: InstanceId, detail: str) -> None:
-        await self._station.rows.step(
+        await self._runtime.rows.step(
             id, InstanceState.READY, expect={InstanceState.REGISTERING}, detail=detail, queue=None
         )
 
@@ -153,27 +153,27 @@ class Registrar:
         Called for instances that are registering or registered while their agent waits and this process holds no
         configuration for them: the answer was lost, or the daemon restarted in between.
         """
-        row = self._station.rows.instances.get(id)
+        row = self._runtime.rows.instances.get(id)
         if row is None or row.job_started or id in self._agents.grants:
             return
-        for registration in self._station.rows.registrations_of(id):
+        for registration in self._runtime.rows.registrations_of(id):
             if not await self.remove(registration.id):
                 return
         if row.state is InstanceState.REGISTERED:
-            await self._station.rows.step(
+            await self._runtime.rows.step(
                 id, InstanceState.REGISTERING, expect={InstanceState.REGISTERED}, detail="its configuration was lost"
             )
         await self._back_to_ready(id, "registers again under a new name")
-        self._station.wake()
+        self._runtime.wake()
 
     async def discover(self, row: model.Instance) -> bool:
         """Find the runners that the forges have for an adopted instance; True when every forge could say.
 
         A runner is named like its instance, so the names prove whose it is.
         """
-        known = {one.runner_name for one in self._station.rows.registrations_of(row.id)}
+        known = {one.runner_name for one in self._runtime.rows.registrations_of(row.id)}
         complete = True
-        for queue in self._station.queues(row.pool):
+        for queue in self._runtime.queues(row.pool):
             forge = self._forge(queue)
             if forge is None:
                 continue
@@ -191,9 +191,9 @@ class Registrar:
         return complete
 
     async def _take_over(self, row: model.Instance, queue: Queue, view: forges.RunnerView) -> None:
-        now = self._station.clock.now()
+        now = self._runtime.clock.now()
         registration = Registration(
-            id=RegistrationId(self._station.fresh_name(20)),
+            id=RegistrationId(self._runtime.fresh_name(20)),
             instance=row.id,
             queue=queue,
             runner_name=view.name,
@@ -203,11 +203,11 @@ class Registrar:
             forge_id=view.forge_id,
             detail="found at the forge",
         )
-        current = self._station.rows.instances.get(row.id, row)
-        await self._station.rows.adopt(current, f"the forge has its runner {view.name}", registration_row=registration)
+        current = self._runtime.rows.instances.get(row.id, row)
+        await self._runtime.rows.adopt(current, f"the forge has its runner {view.name}", registration_row=registration)
         if current.state is InstanceState.BOOTING:
             busy = bool(view.busy)
-            await self._station.rows.step(
+            await self._runtime.rows.step(
                 row.id,
                 InstanceState.BUSY if busy else InstanceState.REGISTERED,
                 expect={InstanceState.BOOTING},
@@ -219,7 +219,7 @@ class Registrar:
 
     async def remove(self, id: RegistrationId) -> bool:
         """Ask the forge to remove a runner; True when it is gone.  The registration row keeps the intent."""
-        registration = self._station.rows.registrations.get(id)
+        registration = self._runtime.rows.registrations.get(id)
         if registration is None:
             return True
         outcome = await self.try_remove(registration)
@@ -229,7 +229,7 @@ class Registrar:
         """One removal call with its outcome committed.  A forge that cannot be asked says PENDING."""
         forge = self._forge(registration.queue)
         if forge is None:
-            self._station.alarms.ring(
+            self._runtime.alarms.ring(
                 "registration",
                 registration.runner_name,
                 "no-forge",
@@ -239,7 +239,7 @@ class Registrar:
         if registration.id in self._under_way:
             # A removal now finds nothing, and the runner would come to be after it.
             return forges.Removal.PENDING
-        rows = self._station.rows
+        rows = self._runtime.rows
         if registration.state in (RegistrationState.REGISTERING, RegistrationState.UNCLEAR):
             # The intent to remove is durable before the call: a restart must not hand this name out.
             moved = await rows.step_registration(registration.id, RegistrationState.REMOVING)
@@ -258,8 +258,8 @@ class Registrar:
     async def sweep_for_ever(self) -> None:
         """Look for runners of ours that no row knows, until cancelled."""
         while True:
-            await self._station.clock.sleep(SWEEP_EVERY)
-            for spec in self._station.specs:
+            await self._runtime.clock.sleep(SWEEP_EVERY)
+            for spec in self._runtime.specs:
                 try:
                     await self.sweep(spec.queue)
                 except (errors.ForgeError, errors.TransportError) as error:
@@ -273,20 +273,20 @@ class Registrar:
         forge = self._forge(queue)
         if forge is None:
             return
-        prefix = re.escape(name_prefix(self._station.config.controller, queue.pool))
+        prefix = re.escape(name_prefix(self._runtime.config.controller, queue.pool))
         ours = re.compile(rf"(?P<id>{prefix}[a-z0-9]{{10}})(-\d+)?")
         listing = await forge.list_runners(queue)
         seen: set[tuple[Queue, str]] = set()
         for view in listing.views:
             found = ours.fullmatch(view.name)
-            if found is None or InstanceId(found["id"]) in self._station.rows.instances:
+            if found is None or InstanceId(found["id"]) in self._runtime.rows.instances:
                 continue
-            if self._station.rows.runner(view.name) is not None:
+            if self._runtime.rows.runner(view.name) is not None:
                 continue
             if (queue, view.name) not in self._strangers:
                 seen.add((queue, view.name))
                 continue
-            now = self._station.clock.now()
+            now = self._runtime.clock.now()
             stray = Registration(
                 id=RegistrationId(""),
                 instance=InstanceId(found["id"]),

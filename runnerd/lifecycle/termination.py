@@ -60,9 +60,9 @@ class Reaper:
     """Takes instances out of the world."""
 
     def __init__(
-        self, station: shared.Station, registrar: lifecycle_registration.Registrar, agents: agent_sessions.Agents
+        self, runtime: shared.Runtime, registrar: lifecycle_registration.Registrar, agents: agent_sessions.Agents
     ) -> None:
-        self._station = station
+        self._runtime = runtime
         self._registrar = registrar
         self._agents = agents
         #: Called with an instance whose launch the provider says has failed, and why.
@@ -74,34 +74,34 @@ class Reaper:
 
     async def drain(self, id: InstanceId, reason: Reason, detail: str = "") -> bool:
         """Let an instance take no further job; True when it is draining now."""
-        row = self._station.rows.instances.get(id)
+        row = self._runtime.rows.instances.get(id)
         if row is None or row.state not in DRAINABLE:
             return False
         expect = {row.state}
-        stepped = await self._station.rows.step(id, InstanceState.DRAINING, expect=expect, reason=reason, detail=detail)
+        stepped = await self._runtime.rows.step(id, InstanceState.DRAINING, expect=expect, reason=reason, detail=detail)
         if stepped is None:
             return False
         self._agents.nudge(id)
-        self._station.wake()
+        self._runtime.wake()
         return True
 
     async def release(self, id: InstanceId, *, forced: bool) -> None:
         """The gate: end a draining instance when the forge and the agent both deny a job."""
-        row = self._station.rows.instances.get(id)
+        row = self._runtime.rows.instances.get(id)
         if row is None or row.state is not InstanceState.DRAINING:
             return
         busy = False
         # An adopted instance may have a runner that no row knows of: the forge is asked before it is ended.
         pending = row.adopted and not await self._registrar.discover(row)
-        for registration in self._station.rows.registrations_of(id):
+        for registration in self._runtime.rows.registrations_of(id):
             outcome = await self._registrar.try_remove(registration)
             busy = busy or outcome is forges.Removal.BUSY
             pending = pending or outcome is forges.Removal.PENDING
         if forced:
             await self._end(id)
             return
-        witness = self._station.witness(id)
-        now = self._station.clock.now()
+        witness = self._runtime.witness(id)
+        now = self._runtime.clock.now()
         if busy or (witness.worker and witness.fresh(now)):
             await self._job_slipped_in(row, busy)
             return
@@ -119,49 +119,49 @@ class Reaper:
         return not row.registered_at
 
     async def _job_slipped_in(self, row: model.Instance, by_forge: bool) -> None:
-        witness = self._station.witness(row.id)
-        young = self._station.clock.now() - row.since < AFTERGLOW
+        witness = self._runtime.witness(row.id)
+        young = self._runtime.clock.now() - row.since < AFTERGLOW
         if row.reason in (Reason.JOB_DONE, Reason.RUNNER_EXITED) and (young or not witness.worker):
             # The runner's record and its processes outlive the job for a moment; ask again.
             return
         who = "the forge" if by_forge else "its agent"
-        await self._station.rows.step(
+        await self._runtime.rows.step(
             row.id,
             InstanceState.BUSY,
             expect={InstanceState.DRAINING},
             reason=Reason.NONE,
             detail=f"{who} says that it has a job",
-            busy_at=row.busy_at or self._station.clock.now(),
+            busy_at=row.busy_at or self._runtime.clock.now(),
         )
 
     async def _end(self, id: InstanceId) -> None:
-        stepped = await self._station.rows.step(id, InstanceState.ENDING, expect={InstanceState.DRAINING})
+        stepped = await self._runtime.rows.step(id, InstanceState.ENDING, expect={InstanceState.DRAINING})
         if stepped is not None:
             await self.delete(id)
 
     async def delete(self, id: InstanceId) -> None:
         """Ask the provider to delete an ending instance, and look whether it is gone."""
-        row = self._station.rows.instances.get(id)
+        row = self._runtime.rows.instances.get(id)
         if row is None or row.state is not InstanceState.ENDING:
             return
-        provider = self._station.providers.get(row.provider)
+        provider = self._runtime.providers.get(row.provider)
         if provider is None:
-            self._station.alarms.ring(
+            self._runtime.alarms.ring(
                 "instance", id, "no-provider", f"provider {row.provider} is not configured; delete {row.ref} by hand"
             )
             return
         await self._keep_console(row)
-        witness = self._station.witness(id)
+        witness = self._runtime.witness(id)
         try:
-            if self._station.clock.now() - witness.deleted_at >= DELETE_AGAIN:
+            if self._runtime.clock.now() - witness.deleted_at >= DELETE_AGAIN:
                 await provider.provisioner.delete(row.ref)
-                witness.deleted_at = self._station.clock.now()
+                witness.deleted_at = self._runtime.clock.now()
             view = await provider.provisioner.describe(row.ref)
         except base.ProvisionError as error:
-            self._station.alarms.ring("instance", id, "delete-failed", f"{provider.name}: {error}")
+            self._runtime.alarms.ring("instance", id, "delete-failed", f"{provider.name}: {error}")
             return
-        self._station.alarms.clear("instance", id, "delete-failed")
-        now = self._station.clock.now()
+        self._runtime.alarms.clear("instance", id, "delete-failed")
+        now = self._runtime.clock.now()
         # What was never seen may still be on its way into view; what was, is gone.
         age = now - max(row.created_at, row.running_at)
         young = not witness.seen and age < provider.provisioner.traits.visibility_grace
@@ -173,17 +173,17 @@ class Reaper:
             await self.close(id, row.reason)
         elif now - row.since > STUCK:
             words = f"{provider.name} took the deletion of {row.ref} and still has it after {now - row.since:.0f} s"
-            self._station.alarms.ring("instance", id, "delete-stuck", words)
+            self._runtime.alarms.ring("instance", id, "delete-stuck", words)
 
     # -- the end -----------------------------------------------------------------------------------------------
 
     async def close(self, id: InstanceId, reason: Reason) -> None:
         """The instance is confirmed absent: its row is history, its registrations still have to go."""
-        row = self._station.rows.instances.get(id)
+        row = self._runtime.rows.instances.get(id)
         if row is None or row.state in model.CLOSED:
             return
         why, _ = await asyncio.gather(self._why_gone(row), self._keep_console(row))
-        row = self._station.rows.instances.get(id)
+        row = self._runtime.rows.instances.get(id)
         if row is None or row.state in model.CLOSED:
             return
         unexplained = row.state not in (InstanceState.ENDING, InstanceState.DRAINING)
@@ -193,7 +193,7 @@ class Reaper:
         if why.failure is not None and not row.ready_at and reason in _NEVER_CAME_UP:
             reason = Reason.LAUNCH_FAILED
         words = why.detail or (why.failure.message if why.failure else "")
-        stepped = await self._station.rows.step(
+        stepped = await self._runtime.rows.step(
             id,
             InstanceState.GONE,
             expect=model.MAY_COST,
@@ -202,40 +202,40 @@ class Reaper:
             end=why.kind.value,
             end_detail=words,
         )
-        self._station.alarms.clear("instance", id, "delete-stuck")
+        self._runtime.alarms.clear("instance", id, "delete-stuck")
         self._agents.forget(id)
         self._asked.discard(id)
-        if id not in self._station.rows.instances:
-            self._station.evidence.pop(id, None)
+        if id not in self._runtime.rows.instances:
+            self._runtime.evidence.pop(id, None)
         if stepped is not None and why.failure is not None and row.reason is not Reason.LAUNCH_FAILED:
             self.on_launch_failure(row, why.failure)
         if stepped is not None and why.kind is base.EndKind.UNKNOWN and rerun.interrupted(row):
-            self._station.background.spawn(f"proof {id}", self._wait_for_proof(stepped))
-        self._station.wake()
+            self._runtime.background.spawn(f"proof {id}", self._wait_for_proof(stepped))
+        self._runtime.wake()
 
     async def resume_proofs(self) -> None:
         """Go on asking who ended the instances whose end an earlier process left unexplained."""
-        since = self._station.clock.now() - PROOF_MEMORY
-        for row in await self._station.store.unexplained(since):
+        since = self._runtime.clock.now() - PROOF_MEMORY
+        for row in await self._runtime.store.unexplained(since):
             if rerun.interrupted(row):
-                self._station.background.spawn(f"proof {row.id}", self._wait_for_proof(row))
+                self._runtime.background.spawn(f"proof {row.id}", self._wait_for_proof(row))
 
     async def _wait_for_proof(self, row: model.Instance) -> None:
         """Some providers learn late who ended an instance; a job that was interrupted is worth asking again."""
-        provider = self._station.providers.get(row.provider)
+        provider = self._runtime.providers.get(row.provider)
         lag = provider.provisioner.traits.proof_lag if provider is not None else 0.0
         if lag > 0:
             # After a restart part of the time is over; the provider is asked once at least.
-            lag = min(lag, max(FIRST_PROOF, row.gone_at + lag - self._station.clock.now()))
+            lag = min(lag, max(FIRST_PROOF, row.gone_at + lag - self._runtime.clock.now()))
         pause = FIRST_PROOF
         while lag > 0:
-            await self._station.clock.sleep(min(pause, lag))
+            await self._runtime.clock.sleep(min(pause, lag))
             lag, pause = lag - pause, 2 * pause
             why = await self._why_gone(row)
             if why.kind is base.EndKind.UNKNOWN:
                 continue
             try:
-                await self._station.rows.prove(row.id, why.kind, why.detail)
+                await self._runtime.rows.prove(row.id, why.kind, why.detail)
             except errors.StoreError as error:
                 log.warning("%s: why it ended is not written yet: %s", row.id, error)
                 continue
@@ -243,7 +243,7 @@ class Reaper:
 
     async def _why_gone(self, row: model.Instance) -> base.EndReason:
         """Who ended it in the provider's words; unknown, with why, where it does not tell in time."""
-        provider = self._station.providers.get(row.provider)
+        provider = self._runtime.providers.get(row.provider)
         if provider is None or not row.ref:
             return base.EndReason(base.EndKind.UNKNOWN, "there is no provider to ask")
         try:
@@ -263,7 +263,7 @@ class Reaper:
 
     async def console(self, row: model.Instance) -> tuple[str, str]:
         """Ask the provider now for what an instance printed; the text, or why there is none."""
-        provider = self._station.providers.get(row.provider)
+        provider = self._runtime.providers.get(row.provider)
         if provider is None or not row.ref:
             return "", "no provider has it"
         try:
@@ -288,29 +288,29 @@ class Reaper:
         kind = model.ConsoleKind.CONSOLE
         try:
             # Another process of this daemon may have asked before it ended.
-            if any(one.kind is kind for one in await self._station.store.consoles(row.id)):
+            if any(one.kind is kind for one in await self._runtime.store.consoles(row.id)):
                 return
             text, problem = await self.console(row)
-            await self._station.store.write(model.Console(row.id, kind, self._station.clock.now(), text, problem))
+            await self._runtime.store.write(model.Console(row.id, kind, self._runtime.clock.now(), text, problem))
         except errors.StoreError as error:
             log.warning("%s: what it printed is not kept: %s", row.id, error)
 
     def keep_words(self, id: InstanceId, text: str) -> None:
         """Keep the last words of an agent.  It may send more than once: the last ones win."""
         if id not in self._words:
-            self._station.background.spawn(f"words of {id}", self._write_words(id))
+            self._runtime.background.spawn(f"words of {id}", self._write_words(id))
         self._words[id] = text
 
     async def _write_words(self, id: InstanceId) -> None:
         try:
             while (text := self._words.get(id)) is not None:
                 self._words[id] = None
-                kept = model.Console(id, model.ConsoleKind.AGENT, self._station.clock.now(), await consoles.kept(text))
+                kept = model.Console(id, model.ConsoleKind.AGENT, self._runtime.clock.now(), await consoles.kept(text))
                 try:
-                    await self._station.store.write(kept)
+                    await self._runtime.store.write(kept)
                 except errors.StoreError as error:
                     log.warning("%s: its agent's last words are not kept: %s", id, error)
                 # Whoever is root on an instance may send as often as he likes.
-                await self._station.clock.sleep(WORDS)
+                await self._runtime.clock.sleep(WORDS)
         finally:
             self._words.pop(id, None)

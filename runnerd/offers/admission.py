@@ -80,8 +80,8 @@ class _Account:
 class Admission:
     """The limits of the configuration with what is used of them."""
 
-    def __init__(self, station: shared.Station) -> None:
-        self._station = station
+    def __init__(self, runtime: shared.Runtime) -> None:
+        self._runtime = runtime
         self._accounts: dict[tuple[str, str], _Account] = {}
         self._quotas = quotas.Quotas()
         #: Seconds that an instance launched now may live at most.
@@ -96,8 +96,8 @@ class Admission:
         counted.
         """
         self._horizon = horizon
-        settings = self._station.config
-        now, wall = self._station.clock.now(), self._station.clock.wall()
+        settings = self._runtime.config
+        now, wall = self._runtime.clock.now(), self._runtime.clock.wall()
         self._accounts = {("all", ""): self._account("the whole", settings.limits, wall)}
         for pool in settings.pools.values():
             self._accounts["pool", pool.name] = self._account(f"pool {pool.name}", pool.limits, wall)
@@ -107,7 +107,7 @@ class Admission:
             )
         for team in settings.teams.values():
             self._accounts["team", team.name] = self._account(f"team {team.name}", team.limits, wall)
-        for row in self._station.rows.instances.values():
+        for row in self._runtime.rows.instances.values():
             if row.state not in model.MAY_COST:
                 continue
             for account in self._of(row.pool, row.provider, row.repo):
@@ -116,13 +116,13 @@ class Admission:
                 account.rate += row.price
                 for index, window in enumerate(account.windows):
                     account.committed[index] += budget.commitment(row, now, window)
-        told = {name: provider.quotas for name, provider in self._station.providers.items() if provider.quotas}
-        self._quotas.count(told, self._station.rows.instances.values() if told else ())
+        told = {name: provider.quotas for name, provider in self._runtime.providers.items() if provider.quotas}
+        self._quotas.count(told, self._runtime.rows.instances.values() if told else ())
         for offer, pool_name, repo, lifetime in self._pending.values():
             self._add(offer, pool=pool_name, repo=repo, lifetime=lifetime)
         for level, account in self._accounts.items():
             for index, window in enumerate(account.windows):
-                for spent, dollars in self._station.rows.tally.inside(window):
+                for spent, dollars in self._runtime.rows.tally.inside(window):
                     if level[1] == self._member(level[0], spent):
                         account.committed[index] += dollars
 
@@ -140,7 +140,7 @@ class Admission:
         for account in self._accounts.values():
             for window, used in zip(account.windows, account.committed, strict=True):
                 if used > window.dollars + 0.01:
-                    which = _which(window, self._station.clock.now())
+                    which = _which(window, self._runtime.clock.now())
                     words = f"${used:.2f} are spent or promised for {which}, the limit is ${window.dollars:.2f}"
                     found.append((account.title, words))
         return found
@@ -168,12 +168,12 @@ class Admission:
 
     def team(self, repo: str) -> str:
         """The team that a repository belongs to; empty for none."""
-        found = self._station.config.team_of(repo) if repo else None
+        found = self._runtime.config.team_of(repo) if repo else None
         return found.name if found else ""
 
     def refusal(self, offer: Offer, *, pool: str, repo: str, lifetime: float) -> str:
         """Why the offer may not be bought now; empty when it may."""
-        now = self._station.clock.now()
+        now = self._runtime.clock.now()
         for account in self._of(pool, offer.provider, repo):
             words = account.refusal(offer, lifetime, now)
             if words:
@@ -204,7 +204,7 @@ class Admission:
 
     def _add(self, offer: Offer, *, pool: str, repo: str, lifetime: float, count: int = 1) -> None:
         """Count an instance of that offer at every level that it belongs to."""
-        now = self._station.clock.now()
+        now = self._runtime.clock.now()
         for account in self._of(pool, offer.provider, repo):
             account.add(offer, lifetime, now, count=count)
         self._quotas.add(offer, count)
@@ -222,20 +222,20 @@ class Admission:
     def left(self, level: str, name: str, offer: Offer, lifetime: float) -> tuple[float, float] | None:
         """Dollars left at a level and what one instance commits; None without a limit in dollars."""
         account = self._accounts.get((level, name))
-        return None if account is None else account.affordable(offer, lifetime, self._station.clock.now())
+        return None if account is None else account.affordable(offer, lifetime, self._runtime.clock.now())
 
     def totals(self, level: str, name: str) -> list[tuple[budget.Window, float]]:
         """The windows of a level with what is committed in each: for metrics and ``status``."""
         account = self._accounts.get((level, name))
         if account is None:
             return []
-        wall = self._station.clock.wall()
+        wall = self._runtime.clock.wall()
         pairs = zip(account.windows, account.committed, strict=True)
         return [(window, used) for window, used in pairs if window.start <= wall]
 
     def team_refusals(self, offer: Offer, lifetime: float) -> dict[str, str]:
         """Teams whose budget cannot pay one more instance of that offer, with the words for it."""
-        now = self._station.clock.now()
+        now = self._runtime.clock.now()
         found = {}
         for (level, name), account in self._accounts.items():
             if level == "team":

@@ -22,36 +22,36 @@ STAGES = {"gate": "gate", "runner": "register"}
 class Blame:
     """Keeps the blocklist."""
 
-    def __init__(self, station: shared.Station) -> None:
-        self._station = station
+    def __init__(self, runtime: shared.Runtime) -> None:
+        self._runtime = runtime
         #: (provider, image) -> when machines with it failed to come up, since one last did.
         self._faults: dict[tuple[str, str], list[float]] = {}
-        station.rows.on_step.append(self._stepped)
-        station.rows.on_proof.append(self._proven)
+        runtime.rows.on_step.append(self._stepped)
+        runtime.rows.on_proof.append(self._proven)
 
     async def offer(self, offer: base.Offer, reason: str, failure: base.Failure) -> None:
         """Block what a failure speaks for; durable, so that a restart does not forget."""
         found = ranking.block(
-            offer, reason, failure, blocks=self._station.rows.blocks.values(), now=self._station.clock.now()
+            offer, reason, failure, blocks=self._runtime.rows.blocks.values(), now=self._runtime.clock.now()
         )
         if found is not None:
-            await self._station.rows.write_block(found)
-        if reason == base.Kind.QUOTA and offer.provider in self._station.providers:
+            await self._runtime.rows.write_block(found)
+        if reason == base.Kind.QUOTA and offer.provider in self._runtime.providers:
             # What it told of its quotas was too kind, or is old.
-            self._station.providers[offer.provider].quotas_at = 0.0
+            self._runtime.providers[offer.provider].quotas_at = 0.0
 
     def instance(self, row: Instance, reason: str, failure: base.Failure) -> None:
         """An instance that was bought turned out to be of no use."""
         offer = offer_of(row)
-        if offer is None or row.provider not in self._station.providers:
+        if offer is None or row.provider not in self._runtime.providers:
             return
-        self._station.background.spawn(f"blame {row.id}", self._instance(offer, reason, failure))
+        self._runtime.background.spawn(f"blame {row.id}", self._instance(offer, reason, failure))
 
     async def _instance(self, offer: base.Offer, reason: str, failure: base.Failure) -> None:
         await self.offer(offer, reason, failure)
         if not offer.image or reason not in (base.Kind.BOOT, "gate", "register"):
             return
-        now = self._station.clock.now()
+        now = self._runtime.clock.now()
         key = (offer.provider, offer.image)
         recent = [at for at in self._faults.get(key, []) if now - at < IMAGE_WINDOW]
         self._faults[key] = [*recent, now]
@@ -60,38 +60,38 @@ class Blame:
         words = f"{len(self._faults[key])} machines in a row did not come up with {offer.image}: {failure.message}"
         scope = ranking.image_pattern(offer.provider, offer.image)
         await self.offer(offer, base.Kind.BOOT, base.Failure(base.Kind.BOOT, words, scope=scope))
-        self._station.alarms.ring("provider", offer.provider, "image-suspected", words)
+        self._runtime.alarms.ring("provider", offer.provider, "image-suspected", words)
 
     async def lift(self, pattern: str) -> None:
         """Forget a block, durably."""
-        self._station.rows.blocks.pop(pattern, None)
-        await self._station.store.write(store.Unblock(pattern))
+        self._runtime.rows.blocks.pop(pattern, None)
+        await self._runtime.store.write(store.Unblock(pattern))
 
     def _stepped(self, old: Instance, new: Instance) -> None:
         came_up = new.state is InstanceState.READY and old.state is InstanceState.BOOTING
         if came_up and self._faults.pop((new.provider, new.image), []):
-            self._station.alarms.clear("provider", new.provider, "image-suspected")
+            self._runtime.alarms.clear("provider", new.provider, "image-suspected")
         if new.state is InstanceState.GONE and new.offer:
-            self._station.background.spawn(f"after {new.id}", self._after(new))
+            self._runtime.background.spawn(f"after {new.id}", self._after(new))
 
     async def _after(self, row: Instance) -> None:
         """One of ours has gone: room under a quota, and a place that may want a rest."""
-        now = self._station.clock.now()
-        for block in list(self._station.rows.blocks.values()):
+        now = self._runtime.clock.now()
+        for block in list(self._runtime.rows.blocks.values()):
             if block.reason == base.Kind.QUOTA and block.until > now and ranking.matches(block.pattern, row.offer):
                 await self.lift(block.pattern)
         if row.reason is Reason.PREEMPTED:
             await self.preempted(row)
-        self._station.wake()
+        self._runtime.wake()
 
     def _proven(self, old: Instance, new: Instance) -> None:
         if new.reason is Reason.PREEMPTED:
-            self._station.background.spawn(f"rest {new.id}", self.preempted(new))
+            self._runtime.background.spawn(f"rest {new.id}", self.preempted(new))
 
     async def preempted(self, row: Instance) -> None:
         """Its provider took it back: its place gets a rest."""
         offer = offer_of(row)
-        if offer is not None and row.provider in self._station.providers:
+        if offer is not None and row.provider in self._runtime.providers:
             failure = base.Failure(base.Kind.CAPACITY, f"{row.id} was taken back there")
             await self.offer(offer, "preempted", failure)
 

@@ -22,24 +22,24 @@ OFFERS_TIMEOUT, OFFERS_PAUSE = 60.0, 10.0
 class Market:
     """What is known of offers and quotas, kept fresh."""
 
-    def __init__(self, station: shared.Station, actions: tasks.Group) -> None:
-        self._station = station
+    def __init__(self, runtime: shared.Runtime, actions: tasks.Group) -> None:
+        self._runtime = runtime
         self._actions = actions
         #: Provider and pool -> when its offers may be asked for again.
         self._after: dict[tuple[str, str], float] = {}
 
     def refresh(self) -> None:
         """Ask for what is stale; called at the start of each pass."""
-        now = self._station.clock.now()
-        for pool in self._station.config.pools.values():
+        now = self._runtime.clock.now()
+        for pool in self._runtime.config.pools.values():
             for name in pool.from_:
-                provider = self._station.providers.get(name)
+                provider = self._runtime.providers.get(name)
                 if provider is None or not provider.stale(pool, now):
                     continue
                 if now >= self._after.get((name, pool.name), 0.0):
                     self._after[name, pool.name] = now + OFFERS_TIMEOUT
                     self._actions.spawn(f"offers {name} {pool.name}", self._ask_offers(provider, pool))
-        for provider in self._station.providers.values():
+        for provider in self._runtime.providers.values():
             if now - provider.quotas_at > providers.QUOTAS_FRESH:
                 provider.quotas_at = now
                 self._actions.spawn(f"quotas {provider.name}", self._ask_quotas(provider))
@@ -48,19 +48,19 @@ class Market:
         name = provider.name
         try:
             async with asyncio.timeout(OFFERS_TIMEOUT):
-                await provider.refresh(pool, self._station.clock.now())
+                await provider.refresh(pool, self._runtime.clock.now())
         except (base.ProvisionError, TimeoutError) as error:
-            self._station.alarms.ring("provider", name, "offers-failed", str(error) or "no answer in time")
-            self._after[name, pool.name] = self._station.clock.now() + OFFERS_PAUSE
+            self._runtime.alarms.ring("provider", name, "offers-failed", str(error) or "no answer in time")
+            self._after[name, pool.name] = self._runtime.clock.now() + OFFERS_PAUSE
             return
         self._after.pop((name, pool.name), None)
-        self._station.alarms.clear("provider", name, "offers-failed")
-        self._station.wake()
+        self._runtime.alarms.clear("provider", name, "offers-failed")
+        self._runtime.wake()
 
     async def _ask_quotas(self, provider: providers.Provider) -> None:
         """Without an answer nothing is held back: the provider itself refuses what its quota does not allow."""
         try:
             async with asyncio.timeout(OFFERS_TIMEOUT):
-                await provider.refresh_quotas(self._station.clock.now())
+                await provider.refresh_quotas(self._runtime.clock.now())
         except (base.ProvisionError, TimeoutError) as error:
             log.info("%s: its quotas are not known: %s", provider.name, error or "no answer in time")

@@ -40,48 +40,48 @@ class Controller:
 
     def __init__(
         self,
-        station: shared.Station,
+        runtime: shared.Runtime,
         *,
         cursors: Mapping[str, Mapping[str, Any]],
         bundle: Callable[[], str],
         duty: Callable[[Instance], agent_sessions.Duty],
         reanchor: Callable[[], None] = lambda: None,
     ) -> None:
-        self.station = station
+        self.runtime = runtime
         self._woken = asyncio.Event()
-        station.wake = self._woken.set
-        self.admission = admission.Admission(station)
+        runtime.wake = self._woken.set
+        self.admission = admission.Admission(runtime)
         self.agents = agent_sessions.Agents(
-            rows=station.rows,
-            evidence=station.evidence,
-            tokens=station.tokens,
-            clock=station.clock,
-            alarms=station.alarms,
+            rows=runtime.rows,
+            evidence=runtime.evidence,
+            tokens=runtime.tokens,
+            clock=runtime.clock,
+            alarms=runtime.alarms,
             wake=self._woken.set,
             duty=duty,
-            background=station.background,
+            background=runtime.background,
         )
-        self.intake = updates.Intake(station, cursors)
-        self.registrar = registration.Registrar(station, self.agents)
-        self.blame = blocklist.Blame(station)
-        self.launcher = provisioning.Launcher(station, self.admission, self.blame, bundle=bundle)
-        self.reaper = termination.Reaper(station, self.registrar, self.agents)
-        self.observer = inventory.Observer(station, self.registrar)
-        self.retrier = rerun.Retrier(station)
+        self.intake = updates.Intake(runtime, cursors)
+        self.registrar = registration.Registrar(runtime, self.agents)
+        self.blame = blocklist.Blame(runtime)
+        self.launcher = provisioning.Launcher(runtime, self.admission, self.blame, bundle=bundle)
+        self.reaper = termination.Reaper(runtime, self.registrar, self.agents)
+        self.observer = inventory.Observer(runtime, self.registrar)
+        self.retrier = rerun.Retrier(runtime)
         self.launcher.on_demand_only = self._on_demand_only
         self.launcher.on_give_up = self._cool_down
         #: Pool -> how often in a row nothing could be bought, until when it rests, and why.
         self._cooling: dict[str, tuple[int, float, str]] = {}
-        station.rows.on_step.append(self._stepped)
-        self.inquiry = stuck.Inquiry(station, self.intake)
-        self._started_at = station.clock.now()
+        runtime.rows.on_step.append(self._stepped)
+        self.inquiry = stuck.Inquiry(runtime, self.intake)
+        self._started_at = runtime.clock.now()
         self._reanchor = reanchor
-        self.guard = clock_guard.Guard(station.clock, reanchor=self._take_over_wall_clock)
+        self.guard = clock_guard.Guard(runtime.clock, reanchor=self._take_over_wall_clock)
         self.agents.on_job = lambda row, _: self.intake.note_pickup(row)
         self.agents.on_fault = self._fault
         self.reaper.on_launch_failure = self._launch_failed
         self._actions = tasks.Group("act", on_failure=self._action_failed)
-        self.market = refresh.Market(station, self._actions)
+        self.market = refresh.Market(runtime, self._actions)
         self._running: set[tuple[str, str]] = set()
         self._tried: dict[tuple[str, str], tuple[int, float]] = {}
         #: The last plan's words on what holds each pool back.
@@ -102,39 +102,39 @@ class Controller:
     async def run(self) -> None:
         """Reconcile until cancelled."""
         while True:
-            started = self.station.clock.now()
+            started = self.runtime.clock.now()
             try:
                 await self.reconcile()
             except errors.StoreError as error:
                 self.failures += 1
-                self.station.alarms.ring("daemon", "store", "state-unwritable", str(error))
+                self.runtime.alarms.ring("daemon", "store", "state-unwritable", str(error))
             except Exception as error:
                 self.failures += 1
                 log.exception("reconcile failed")
-                self.station.alarms.ring("daemon", "reconcile", "reconcile-failed", f"{type(error).__name__}: {error}")
+                self.runtime.alarms.ring("daemon", "reconcile", "reconcile-failed", f"{type(error).__name__}: {error}")
             else:
                 await self._probe_store()
-                self.station.alarms.clear("daemon", "reconcile", "reconcile-failed")
-            self.pass_seconds = self.station.clock.now() - started
-            self.last_pass_at = self.station.clock.now()
+                self.runtime.alarms.clear("daemon", "reconcile", "reconcile-failed")
+            self.pass_seconds = self.runtime.clock.now() - started
+            self.last_pass_at = self.runtime.clock.now()
             for listener in self.on_pass:
                 listener(self.pass_seconds)
-            await self.station.clock.sleep(max(REST, REST_FACTOR * self.pass_seconds))
+            await self.runtime.clock.sleep(max(REST, REST_FACTOR * self.pass_seconds))
             await self._until_woken()
 
     async def _probe_store(self) -> None:
         """A pass may write nothing: only a write that passes says that the state can be written again."""
-        if ("daemon", "store", "state-unwritable") in self.station.alarms.open:
+        if ("daemon", "store", "state-unwritable") in self.runtime.alarms.open:
             try:
-                await self.station.store.probe()
+                await self.runtime.store.probe()
             except errors.StoreError:
                 return
-            self.station.alarms.clear("daemon", "store", "state-unwritable")
+            self.runtime.alarms.clear("daemon", "store", "state-unwritable")
 
     async def _until_woken(self) -> None:
-        wait = self.station.config.reconcile.interval
+        wait = self.runtime.config.reconcile.interval
         if self._next_due is not None:
-            wait = max(0.0, min(wait, self._next_due - self.station.clock.now()))
+            wait = max(0.0, min(wait, self._next_due - self.runtime.clock.now()))
         if self._woken.is_set():
             self._woken.clear()
             return
@@ -151,12 +151,12 @@ class Controller:
         self.passes += 1
         self._next_due = None
         self._check_clock()
-        pools = self.station.config.pools.values()
+        pools = self.runtime.config.pools.values()
         self.admission.count(horizon=max(map(request.lifetime_of, pools), default=0.0))
         self._watch_budgets()
         self.market.refresh()
         snapshot = self.snapshot()
-        plan = planner.plan(snapshot, self.station.clock.now())
+        plan = planner.plan(snapshot, self.runtime.clock.now())
         self.notes = plan.notes
         self._announce(snapshot)
         self._renew_lost_grants()
@@ -171,12 +171,12 @@ class Controller:
     # -- observe -----------------------------------------------------------------------------------------------
 
     def _check_clock(self) -> None:
-        hold = self.guard.check(self.station.forges.values())
+        hold = self.guard.check(self.runtime.forges.values())
         if hold:
-            self.station.alarms.ring("daemon", "clock", "clock", self.guard.problem)
+            self.runtime.alarms.ring("daemon", "clock", "clock", self.guard.problem)
         else:
-            self.station.alarms.clear("daemon", "clock", "clock")
-        self.station.hold = hold
+            self.runtime.alarms.clear("daemon", "clock", "clock")
+        self.runtime.hold = hold
 
     def _take_over_wall_clock(self) -> None:
         """Steady time jumps to the wall clock; every time that ages are counted from jumps with it.
@@ -184,75 +184,75 @@ class Controller:
         What was stamped by a wrong clock keeps its age.  After a suspension the ages are too young instead, which ends
         nothing early; the provider's own deadline does not wait.
         """
-        before = self.station.clock.now()
+        before = self.runtime.clock.now()
         self._reanchor()
-        drift = self.station.clock.now() - before
+        drift = self.runtime.clock.now() - before
         self._started_at += drift
-        for witness in self.station.evidence.values():
+        for witness in self.runtime.evidence.values():
             witness.agent_at += drift if witness.agent_at else 0.0
             witness.cloud_at += drift if witness.cloud_at else 0.0
         # At once, because this very pass plans by these times.
-        self.station.rows.shift(drift)
-        event = model.Event(self.station.clock.now(), "daemon", "clock", "shifted", "", f"by {drift:+.0f} s")
-        self.station.background.spawn("clock", self.station.rows.keep(event))
+        self.runtime.rows.shift(drift)
+        event = model.Event(self.runtime.clock.now(), "daemon", "clock", "shifted", "", f"by {drift:+.0f} s")
+        self.runtime.background.spawn("clock", self.runtime.rows.keep(event))
 
     def _watch_budgets(self) -> None:
         over = dict(self.admission.overruns())
         for title in self._overrun - set(over):
-            self.station.alarms.clear("budget", title, "overrun")
+            self.runtime.alarms.clear("budget", title, "overrun")
         for title, words in over.items():
-            self.station.alarms.ring("budget", title, "overrun", words)
+            self.runtime.alarms.ring("budget", title, "overrun", words)
         self._overrun = set(over)
 
     def snapshot(self) -> planner.Snapshot:
         """Everything a plan depends on, as it is known now."""
-        settings = self.station.config
+        settings = self.runtime.config
         ranks = {pool.name: self.launcher.rank(pool) for pool in settings.pools.values()}
         pools = [self._pool_view(pool, ranks[pool.name]) for pool in settings.pools.values()]
         named = set(settings.pools)
-        ghosts = {row.pool for row in self.station.rows.instances.values()} - named
+        ghosts = {row.pool for row in self.runtime.rows.instances.values()} - named
         pools += [planner.PoolView(name, retired=True) for name in sorted(ghosts)]
         cheapest = self._cheapest(ranks)
         left = self.admission.left("all", "", *cheapest) if cheapest else None
         teams, team_of = self._teams()
         return planner.Snapshot(
             pools=tuple(pools),
-            instances=self.station.rows.instances,
-            evidence=self.station.evidence,
-            registrations=list(self.station.rows.registrations.values()),
+            instances=self.runtime.rows.instances,
+            evidence=self.runtime.evidence,
+            registrations=list(self.runtime.rows.registrations.values()),
             max_instances=settings.limits.instances,
             max_gpus=settings.limits.gpus,
             dollars=left[0] if left else None,
             teams=teams,
             team_of=team_of,
             started=self._started_at,
-            hold=self.station.hold,
+            hold=self.runtime.hold,
         )
 
     def _cheapest(self, ranks: Mapping[str, list[ranking.Ranked]]) -> tuple[base.Offer, float] | None:
         """The cheapest open offer with the lifetime that it would have: what is left is told in its measure."""
         found: tuple[base.Offer, float] | None = None
-        for pool in self.station.config.pools.values():
+        for pool in self.runtime.config.pools.values():
             for one in ranks[pool.name]:
                 if one.open and (found is None or one.offer.price < found[0].price):
                     found = (one.offer, request.lifetime_of(pool))
         return found
 
     def _teams(self) -> tuple[dict[str, planner.TeamView], dict[str, str]]:
-        settings = self.station.config
+        settings = self.runtime.config
         if not settings.teams:
             return {}, {}
         views = {
             team.name: planner.TeamView(team.limits.instances, team.limits.gpus) for team in settings.teams.values()
         }
-        repos = {row.repo for row in self.station.rows.instances.values()}
-        for spec in self.station.specs:
+        repos = {row.repo for row in self.runtime.rows.instances.values()}
+        for spec in self.runtime.specs:
             repos.update(self._forge_demand(spec.queue).repos)
         team_of = {repo: team for repo in repos if (team := self.admission.team(repo))}
         return views, team_of
 
     def _forge_demand(self, queue: Queue) -> model.Demand:
-        forge = self.station.forges.get(queue.forge)
+        forge = self.runtime.forges.get(queue.forge)
         return model.Demand() if forge is None else forge.demand(queue)
 
     def _pool_view(self, pool: config.Pool, ranked: list[ranking.Ranked]) -> planner.PoolView:
@@ -261,16 +261,16 @@ class Controller:
         if best is None and later:
             self._due(min(later))
         _, resting_until, why = self._cooling.get(pool.name, (0, 0.0, ""))
-        resting = resting_until > self.station.clock.now()
+        resting = resting_until > self.runtime.clock.now()
         if resting:
             self._due(resting_until)
         lifetime = request.lifetime_of(pool)
         left = self.admission.left("pool", pool.name, best.offer, lifetime) if best else None
         whole = self.admission.left("all", "", best.offer, lifetime) if best else None
-        wall = self.station.clock.wall()
+        wall = self.runtime.clock.wall()
         return planner.PoolView(
             name=pool.name,
-            queues=tuple(self._queue_view(queue) for queue in self.station.queues(pool.name)),
+            queues=tuple(self._queue_view(queue) for queue in self.runtime.queues(pool.name)),
             warm=schedule.target(pool.warm, wall),
             max_instances=pool.limits.instances,
             max_gpus=pool.limits.gpus,
@@ -279,7 +279,7 @@ class Controller:
             max_idle_age=pool.max_idle_age,
             max_job=pool.max_job,
             boot=pool.boot,
-            drained=self.station.settings.get(f"drained/{pool.name}") == "yes",
+            drained=self.runtime.settings.get(f"drained/{pool.name}") == "yes",
             on_demand_only=self._on_demand_only(pool),
             open_offers=best is not None and not resting,
             closed_because=why if resting else "" if best else self.launcher.why_none(pool, ranked),
@@ -291,7 +291,7 @@ class Controller:
     def _cool_down(self, pool: str, words: str) -> None:
         """What could not be bought a moment ago is not planned again at once."""
         count = self._cooling.get(pool, (0, 0.0, ""))[0] + 1
-        self._cooling[pool] = (count, self.station.clock.now() + PACE[min(count, len(PACE) - 1)], words)
+        self._cooling[pool] = (count, self.runtime.clock.now() + PACE[min(count, len(PACE) - 1)], words)
 
     def _stepped(self, old: Instance, new: Instance) -> None:
         if new.state is InstanceState.BOOTING:
@@ -302,14 +302,14 @@ class Controller:
         return base.Market.ON_DEMAND in pool.market.markets and self.retrier.outstanding(pool.name)
 
     def _queue_view(self, queue: Queue) -> planner.QueueView:
-        forge = self.station.forges.get(queue.forge)
+        forge = self.runtime.forges.get(queue.forge)
         if forge is None:
             return planner.QueueView(queue, model.Demand(), healthy=False, problem="its forge is not configured")
         demand = forge.demand(queue)
         health = forge.health(queue)
         pause = self.registrar.pause(queue)
         register_after = max(health.register_after, pause.until)
-        if register_after > self.station.clock.now():
+        if register_after > self.runtime.clock.now():
             self._due(register_after)
         headroom = forge.headroom(queue)
         if pause.refusals:
@@ -327,7 +327,7 @@ class Controller:
 
     def _due(self, at: float) -> None:
         """A pass is worth making then; what is due already was seen by this one."""
-        if at > self.station.clock.now() and (self._next_due is None or at < self._next_due):
+        if at > self.runtime.clock.now() and (self._next_due is None or at < self._next_due):
             self._next_due = at
 
     def _announce(self, snapshot: planner.Snapshot) -> None:
@@ -366,21 +366,21 @@ class Controller:
 
     async def _launch(self, launches: list[planner.Launch]) -> None:
         """A burst is one commit; then each instance goes its own way."""
-        now = self.station.clock.now()
-        controller = self.station.config.controller
+        now = self.runtime.clock.now()
+        controller = self.runtime.config.controller
         new = [
             Instance(
-                id=InstanceId(registration.name_prefix(controller, action.pool) + self.station.fresh_name()),
+                id=InstanceId(registration.name_prefix(controller, action.pool) + self.runtime.fresh_name()),
                 pool=action.pool,
                 state=InstanceState.PLANNED,
                 created_at=now,
                 since=now,
                 repo=action.repo,
-                gpus=self.station.config.pools[action.pool].gpu_count,
+                gpus=self.runtime.config.pools[action.pool].gpu_count,
             )
             for action in launches
         ]
-        await self.station.rows.plan(new)
+        await self.runtime.rows.plan(new)
         for row in new:
             self._start(planner.Request(row.id))
 
@@ -393,7 +393,7 @@ class Controller:
     def _begin(self, kind: str, subject: str, work: Callable[[], Coroutine[Any, Any, Any]], *, paced: bool) -> None:
         """Run work on a subject in the background, one of a kind at a time; paced work waits between tries."""
         key = (kind, subject)
-        now = self.station.clock.now()
+        now = self.runtime.clock.now()
         if key in self._running:
             return
         tries, after = self._tried.get(key, (0, 0.0))
@@ -408,12 +408,12 @@ class Controller:
 
     def _slow_down(self, key: tuple[str, str], tries: int) -> None:
         """The next try on this subject waits, the longer the more there were."""
-        self._tried[key] = (tries + 1, self.station.clock.now() + PACE[min(tries + 1, len(PACE) - 1)])
+        self._tried[key] = (tries + 1, self.runtime.clock.now() + PACE[min(tries + 1, len(PACE) - 1)])
 
     def _finished(self, key: tuple[str, str], task: asyncio.Task[Any]) -> None:
         self._running.discard(key)
         kind, subject = key
-        rows = self.station.rows
+        rows = self.runtime.rows
         known = subject in rows.registrations if kind == "deregister" else InstanceId(subject) in rows.instances
         if not known:
             self._tried.pop(key, None)
@@ -424,16 +424,16 @@ class Controller:
         """An action that raised did nothing that is not on record; the next pass derives it again, slower."""
         self.failures += 1
         if isinstance(error, errors.StoreError):
-            self.station.alarms.ring("daemon", "store", "state-unwritable", str(error))
+            self.runtime.alarms.ring("daemon", "store", "state-unwritable", str(error))
         else:
-            self.station.alarms.ring("daemon", name, "action-failed", f"{type(error).__name__}: {error}")
+            self.runtime.alarms.ring("daemon", name, "action-failed", f"{type(error).__name__}: {error}")
 
     def _work(self, action: planner.Action) -> tuple[str, str, Callable[[], Coroutine[Any, Any, Any]], bool] | None:
         match action:
             case planner.Request(id):
-                row, pool = self.station.rows.instances.get(id), None
+                row, pool = self.runtime.rows.instances.get(id), None
                 if row is not None:
-                    pool = self.station.config.pools.get(row.pool)
+                    pool = self.runtime.config.pools.get(row.pool)
                 if row is not None and pool is not None and self.launcher.spill_at(row, pool) > row.created_at:
                     self._due(self.launcher.spill_at(row, pool))
                 return "request", id, lambda: self.launcher.request(id), False
@@ -456,12 +456,12 @@ class Controller:
         return None
 
     async def _drop(self, id: InstanceId, reason: Reason) -> None:
-        await self.station.rows.step(id, InstanceState.FAILED, expect={InstanceState.PLANNED}, reason=reason)
+        await self.runtime.rows.step(id, InstanceState.FAILED, expect={InstanceState.PLANNED}, reason=reason)
 
     async def drain(self, id: InstanceId, reason: Reason, detail: str = "") -> bool:
         """Drain an instance, and count a failure of its launch or boot against the offer that it came from."""
-        row = self.station.rows.instances.get(id)
-        witness = self.station.evidence.get(id)
+        row = self.runtime.rows.instances.get(id)
+        witness = self.runtime.evidence.get(id)
         drained = await self.reaper.drain(id, reason, detail)
         if drained and row is not None and reason is Reason.BOOT_TIMEOUT:
             self.blame.instance(row, base.Kind.BOOT, base.Failure(base.Kind.BOOT, detail))
@@ -483,16 +483,16 @@ class Controller:
 
     def _resolve_lost_requests(self) -> None:
         """Requests that no task of this process waits for: their answer came and could not be written."""
-        for id, row in self.station.rows.instances.items():
+        for id, row in self.runtime.rows.instances.items():
             if row.state is InstanceState.REQUESTING and not self._running & {("request", id), ("resolve", id)}:
                 self._begin("lost", id, functools.partial(self.launcher.lost, id), paced=True)
 
     def _renew_lost_grants(self) -> None:
         """Agents that wait for a configuration that this process does not have, or for a name that is unclear."""
-        for id, witness in self.station.evidence.items():
+        for id, witness in self.runtime.evidence.items():
             if not witness.asking or id in self.agents.grants:
                 continue
-            row = self.station.rows.instances.get(id)
+            row = self.runtime.rows.instances.get(id)
             if row is None or row.job_started:
                 continue
             if row.state is InstanceState.REGISTERED or (
@@ -502,13 +502,13 @@ class Controller:
 
     def _recheck_completed(self) -> None:
         """The forge said completed, the gate said busy: ask the gate again from time to time."""
-        now = self.station.clock.now()
+        now = self.runtime.clock.now()
         if now - self._rechecked_at < RECHECK:
             return
         self._rechecked_at = now
-        for row in self.station.rows.instances.values():
+        for row in self.runtime.rows.instances.values():
             if row.state is not InstanceState.BUSY or row.job is None:
                 continue
-            job = self.station.rows.jobs.get(row.job)
+            job = self.runtime.rows.jobs.get(row.job)
             if job is not None and job.state is model.JobState.COMPLETED and now - job.finished_at > RECHECK:
                 self._start(planner.Drain(row.id, Reason.JOB_DONE, job.conclusion))

@@ -14,7 +14,7 @@ from runnerd.runtime import alarms, ledger, providers, tokens
 
 
 @dataclass(slots=True)
-class Station:
+class Runtime:
     """The shared state of one daemon."""
 
     config: config.Config

@@ -29,7 +29,7 @@ async def cost(
 
     Raises :class:`errors.Refused` (400) for what cannot be summed by.
     """
-    kind, now = _by(by), daemon.station.clock.now()
+    kind, now = _by(by), daemon.runtime.clock.now()
     start, end = _span(since, until, now)
     found = await daemon.store.spending(by=kind, since=start, until=end, now=now)
     return _document(found, kind, start, end, now)

@@ -35,7 +35,7 @@ async def explain(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
             "to this daemon: compare its labels with `runnerd pools`",
             status=404,
         )
-    now = daemon.station.clock.now()
+    now = daemon.runtime.clock.now()
     if len(found) > 1:
         return {"ambiguous": [facts.job(one, now) for one in found]}
     job = found[0]
@@ -48,13 +48,13 @@ async def explain(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
 
 
 async def _queued(daemon: daemon.Daemon, job: Job) -> dict[str, Any]:
-    now = daemon.station.clock.now()
-    members = [row for row in daemon.station.rows.instances.values() if row.pool == job.queue.pool and row.live]
+    now = daemon.runtime.clock.now()
+    members = [row for row in daemon.runtime.rows.instances.values() if row.pool == job.queue.pool and row.live]
     rising = [row for row in members if row.state in model.RISING and row.queue in (None, job.queue)]
     rising.sort(key=lambda row: row.created_at)
     ahead = sum(
         1
-        for one in daemon.station.rows.jobs.values()
+        for one in daemon.runtime.rows.jobs.values()
         if one.queue.pool == job.queue.pool
         and one.state is JobState.QUEUED
         and (one.queued_at, one.key) < (job.queued_at, job.key)
@@ -69,7 +69,7 @@ async def _queued(daemon: daemon.Daemon, job: Job) -> dict[str, Any]:
     ]
     coming = _coming(rising, ahead, now)
     offers, later = _offers(daemon, job)
-    if job.queue.pool in daemon.station.config.pools and not lists.drained(daemon, job.queue.pool):
+    if job.queue.pool in daemon.runtime.config.pools and not lists.drained(daemon, job.queue.pool):
         why += offers if not coming else []
     else:
         later = []
@@ -90,13 +90,13 @@ async def _queued(daemon: daemon.Daemon, job: Job) -> dict[str, Any]:
 
 
 def _forge(daemon: daemon.Daemon, job: Job) -> list[str]:
-    station = daemon.station
-    forge = station.forges.get(job.queue.forge)
+    runtime = daemon.runtime
+    forge = runtime.forges.get(job.queue.forge)
     if forge is None:
         return [f"forge {job.queue.forge} left the configuration: nobody asks it for the job"]
-    if job.queue not in {spec.queue for spec in station.specs}:
+    if job.queue not in {spec.queue for spec in runtime.specs}:
         return [f"queue {job.queue} is not watched: the configuration has no such pool at that forge any more"]
-    now = station.clock.now()
+    now = runtime.clock.now()
     demand, health, headroom = forge.demand(job.queue), forge.health(job.queue), forge.headroom(job.queue)
     found = []
     if not health.ok:
@@ -117,8 +117,8 @@ def _forge(daemon: daemon.Daemon, job: Job) -> list[str]:
 
 
 def _pool(daemon: daemon.Daemon, job: Job, rising: Sequence[Instance], ahead: int) -> list[str]:
-    station = daemon.station
-    pool = station.config.pools.get(job.queue.pool)
+    runtime = daemon.runtime
+    pool = runtime.config.pools.get(job.queue.pool)
     if pool is None:
         return [f"pool {job.queue.pool} left the configuration: nothing is bought for it"]
     found = []
@@ -134,7 +134,7 @@ def _pool(daemon: daemon.Daemon, job: Job, rising: Sequence[Instance], ahead: in
 def _held_back(daemon: daemon.Daemon, job: Job) -> list[str]:
     """The planner's own words, without those that the forge's part has said already."""
     notes = daemon.controller.notes.get(job.queue.pool, ())
-    queues = {str(queue) for queue in daemon.station.queues(job.queue.pool)}
+    queues = {str(queue) for queue in daemon.runtime.queues(job.queue.pool)}
     found = []
     for note in notes:
         queue, colon, _ = note.partition(": ")
@@ -145,12 +145,12 @@ def _held_back(daemon: daemon.Daemon, job: Job) -> list[str]:
 
 
 def _alarms(daemon: daemon.Daemon, job: Job) -> list[str]:
-    pool = daemon.station.config.pools.get(job.queue.pool)
+    pool = daemon.runtime.config.pools.get(job.queue.pool)
     about = {("queue", str(job.queue)), ("pool", job.queue.pool), ("forge", job.queue.forge), ("job", str(job.key))}
     about |= {("provider", name) for name in (pool.from_ if pool else ())}
     return [
         f"alarm about {one.subject} {one.id}: {one.detail}"
-        for one in daemon.station.alarms.open.values()
+        for one in daemon.runtime.alarms.open.values()
         if (one.subject, one.id) in about or (one.subject == "daemon" and one.reason != "reload-failed")
     ]
 
@@ -169,10 +169,10 @@ def _coming(rising: Sequence[Instance], ahead: int, now: float) -> list[str]:
 
 def _offers(daemon: daemon.Daemon, job: Job) -> tuple[list[str], list[str]]:
     """Why offers are closed, and what is tried next."""
-    pool = daemon.station.config.pools.get(job.queue.pool)
+    pool = daemon.runtime.config.pools.get(job.queue.pool)
     if pool is None:
         return [], []
-    now = daemon.station.clock.now()
+    now = daemon.runtime.clock.now()
     ranked = daemon.controller.launcher.rank(pool)
     closed = [one for one in ranked if not one.open]
     best = next((one for one in ranked if one.open), None)
@@ -233,7 +233,7 @@ async def _story_of_pool(daemon: daemon.Daemon, job: Job) -> tuple[list[dict[str
 
 
 async def _taken(daemon: daemon.Daemon, job: Job) -> dict[str, Any]:
-    now = daemon.station.clock.now()
+    now = daemon.runtime.clock.now()
     row = await trail.find_instance(daemon, str(job.instance or ""))
     lines: list[model.Event] = list(await daemon.store.events(subject="job", id=job.key, limit=100))
     offers: dict[str, str] = {}
@@ -278,15 +278,15 @@ async def _taken(daemon: daemon.Daemon, job: Job) -> dict[str, Any]:
 
 
 def _after(daemon: daemon.Daemon, job: Job, row: Instance | None) -> list[str]:
-    now = daemon.station.clock.now()
+    now = daemon.runtime.clock.now()
     if row is None:
         return []
     if row.state is model.InstanceState.BUSY:
-        pool = daemon.station.config.pools.get(row.pool)
+        pool = daemon.runtime.config.pools.get(row.pool)
         found = []
         if pool is not None and row.busy_at:
             found.append(f"it may run {display.span(max(0.0, row.busy_at + pool.max_job - now))} more (max_job)")
-        witness = daemon.station.evidence.get(row.id)
+        witness = daemon.runtime.evidence.get(row.id)
         if witness is None or not witness.fresh(now):
             found.append("its agent has not been heard lately; the instance is left alone until its provider says more")
         return found

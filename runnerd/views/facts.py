@@ -43,8 +43,8 @@ def job(row: model.Job, now: float) -> dict[str, Any]:
 
 def instance(row: model.Instance, daemon: daemon.Daemon) -> dict[str, Any]:
     """An instance, with what its agent and its provider last said."""
-    now = daemon.station.clock.now()
-    witness = daemon.station.evidence.get(row.id)
+    now = daemon.runtime.clock.now()
+    witness = daemon.runtime.evidence.get(row.id)
     return {
         "id": str(row.id),
         "pool": row.pool,

@@ -19,20 +19,20 @@ MOST = 5000
 
 def status(daemon: daemon.Daemon) -> dict[str, Any]:
     """The daemon at a glance: what works, what does not, what is spent."""
-    station, controller = daemon.station, daemon.controller
-    now = station.clock.now()
-    rows = station.rows
+    runtime, controller = daemon.runtime, daemon.controller
+    now = runtime.clock.now()
+    rows = runtime.rows
     states = collections.Counter(row.state.value for row in rows.instances.values() if row.live)
     jobs = collections.Counter(row.state.value for row in rows.jobs.values())
     return {
-        "controller": station.config.controller,
+        "controller": runtime.config.controller,
         "version": runnerd.__version__,
         "now": now,
         "started_at": daemon.started_at,
         "stopping": daemon.stopping,
         "store": daemon.store.where,
         "reload_ok": daemon.reload_ok,
-        "deadlines_held": station.hold,
+        "deadlines_held": runtime.hold,
         "reconcile": {
             "passes": controller.passes,
             "failures": controller.failures,
@@ -42,19 +42,19 @@ def status(daemon: daemon.Daemon) -> dict[str, Any]:
         "jobs": {state.value: jobs[state.value] for state in model.JobState},
         "instances": dict(sorted(states.items())),
         "pools": pools(daemon)["pools"],
-        "forges": [_forge(daemon, name) for name in station.forges],
-        "providers": [_provider(daemon, name) for name in station.providers],
+        "forges": [_forge(daemon, name) for name in runtime.forges],
+        "providers": [_provider(daemon, name) for name in runtime.providers],
         "budgets": _budgets(daemon),
-        "alarms": [facts.alarm(one) for one in sorted(station.alarms.open.values(), key=lambda one: one.since)],
+        "alarms": [facts.alarm(one) for one in sorted(runtime.alarms.open.values(), key=lambda one: one.since)],
     }
 
 
 def _forge(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
-    station = daemon.station
-    forge = station.forges[name]
-    settings = station.config.forges.get(name)
+    runtime = daemon.runtime
+    forge = runtime.forges[name]
+    settings = runtime.config.forges.get(name)
     found = []
-    for spec in station.specs:
+    for spec in runtime.specs:
         if spec.queue.forge != name:
             continue
         demand, health = forge.demand(spec.queue), forge.health(spec.queue)
@@ -77,8 +77,8 @@ def _forge(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
 
 
 def _provider(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
-    provider = daemon.station.providers[name]
-    live = [row for row in daemon.station.rows.instances.values() if row.provider == name and row.live]
+    provider = daemon.runtime.providers[name]
+    live = [row for row in daemon.runtime.rows.instances.values() if row.provider == name and row.live]
     return {
         "name": name,
         "type": provider.settings.type,
@@ -90,14 +90,14 @@ def _provider(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
         "max_instances": provider.settings.limits.instances,
         "blocked": sum(
             1
-            for block in daemon.station.rows.blocks.values()
-            if block.until > daemon.station.clock.now() and ranking.matches(block.pattern.split("/")[0], name)
+            for block in daemon.runtime.rows.blocks.values()
+            if block.until > daemon.runtime.clock.now() and ranking.matches(block.pattern.split("/")[0], name)
         ),
     }
 
 
 def _budgets(daemon: daemon.Daemon) -> list[dict[str, Any]]:
-    settings = daemon.station.config
+    settings = daemon.runtime.config
     levels = [("all", "")]
     levels += [("pool", name) for name in settings.pools]
     levels += [("provider", name) for name in settings.providers]
@@ -124,13 +124,13 @@ async def jobs(
     """Jobs, newest first: those that are not over and those that ended lately, or ``every`` one in the state."""
     wanted = _state(model.JobState, state)
     limit = max(1, min(limit, MOST))
-    now = daemon.station.clock.now()
+    now = daemon.runtime.clock.now()
     if every:
         found = await daemon.store.jobs(state=wanted, pool=pool or None, limit=limit)
     else:
         found = [
             row
-            for row in daemon.station.rows.jobs.values()
+            for row in daemon.runtime.rows.jobs.values()
             if (wanted is None or row.state is wanted)
             and (not pool or row.queue.pool == pool)
             and (row.state is not model.JobState.COMPLETED or now - row.finished_at < LATELY)
@@ -148,13 +148,13 @@ async def instances(
     if every or wanted in model.CLOSED:
         found = await daemon.store.instances(pool=pool or None, limit=MOST if wanted else limit)
     else:
-        found = [row for row in daemon.station.rows.instances.values() if row.live and (not pool or row.pool == pool)]
+        found = [row for row in daemon.runtime.rows.instances.values() if row.live and (not pool or row.pool == pool)]
         found.sort(key=lambda row: (-row.created_at, row.id))
     if wanted is not None:
         found = [row for row in found if row.state is wanted]
     return {
         "instances": [facts.instance(row, daemon) for row in found[:limit]],
-        "now": daemon.station.clock.now(),
+        "now": daemon.runtime.clock.now(),
         "more": len(found) > limit,
     }
 
@@ -171,15 +171,15 @@ def _state(kind: Any, text: str) -> Any:
 
 def pools(daemon: daemon.Daemon) -> dict[str, Any]:
     """Every pool with its demand, its supply and what holds it back."""
-    station = daemon.station
-    wall = station.clock.wall()
+    runtime = daemon.runtime
+    wall = runtime.clock.wall()
     found = []
-    for pool in station.config.pools.values():
-        members = [row for row in station.rows.instances.values() if row.pool == pool.name and row.live]
+    for pool in runtime.config.pools.values():
+        members = [row for row in runtime.rows.instances.values() if row.pool == pool.name and row.live]
         demands = [
-            station.forges[queue.forge].demand(queue)
-            for queue in station.queues(pool.name)
-            if queue.forge in station.forges
+            runtime.forges[queue.forge].demand(queue)
+            for queue in runtime.queues(pool.name)
+            if queue.forge in runtime.forges
         ]
         ranked = daemon.controller.launcher.rank(pool)
         found.append(
@@ -203,13 +203,13 @@ def pools(daemon: daemon.Daemon) -> dict[str, Any]:
                 "held_back": list(daemon.controller.notes.get(pool.name, ())),
             }
         )
-    ghosts = {row.pool for row in station.rows.instances.values() if row.live} - set(station.config.pools)
+    ghosts = {row.pool for row in runtime.rows.instances.values() if row.live} - set(runtime.config.pools)
     return {"pools": found, "retired": sorted(ghosts)}
 
 
 def drained(daemon: daemon.Daemon, pool: str) -> bool:
     """True while a person has the pool drained."""
-    return daemon.station.settings.get(f"drained/{pool}") == "yes"
+    return daemon.runtime.settings.get(f"drained/{pool}") == "yes"
 
 
 def offer_list(daemon: daemon.Daemon, pool: str) -> dict[str, Any]:
@@ -218,11 +218,11 @@ def offer_list(daemon: daemon.Daemon, pool: str) -> dict[str, Any]:
     Raises :class:`errors.Refused` (404) for an unknown pool.
     """
     settings = known_pool(daemon, pool)
-    now = daemon.station.clock.now()
+    now = daemon.runtime.clock.now()
     lifetime = request.lifetime_of(settings)
     problems = []
     for name in settings.from_:
-        provider = daemon.station.providers.get(name)
+        provider = daemon.runtime.providers.get(name)
         if provider is None:
             problems.append(f"provider {name} is not there")
         elif provider.problem:
@@ -263,8 +263,8 @@ def offer_list(daemon: daemon.Daemon, pool: str) -> dict[str, Any]:
 
 def known_pool(daemon: daemon.Daemon, pool: str) -> Any:
     """The configured pool of that name.  Raises :class:`errors.Refused` (404)."""
-    found = daemon.station.config.pools.get(pool)
+    found = daemon.runtime.config.pools.get(pool)
     if found is None:
-        known = ", ".join(daemon.station.config.pools)
+        known = ", ".join(daemon.runtime.config.pools)
         raise errors.Refused(f'there is no pool "{pool}"; pools are {known}', status=404)
     return found

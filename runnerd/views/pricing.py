@@ -21,15 +21,15 @@ def prices(daemon: daemon.Daemon, *, pool: str = "", provider: str = "") -> dict
 
     Raises :class:`errors.Refused` (404) for an unknown pool or provider.
     """
-    station = daemon.station
-    pools = [lists.known_pool(daemon, pool)] if pool else list(station.config.pools.values())
-    if provider and provider not in station.providers:
-        raise errors.Refused(_unknown(provider, list(station.providers)), status=404)
+    runtime = daemon.runtime
+    pools = [lists.known_pool(daemon, pool)] if pool else list(runtime.config.pools.values())
+    if provider and provider not in runtime.providers:
+        raise errors.Refused(_unknown(provider, list(runtime.providers)), status=404)
     found: dict[str, dict[str, Any]] = {}
     problems = []
     for one in pools:
         for name in one.from_:
-            met = station.providers.get(name)
+            met = runtime.providers.get(name)
             if met is None or provider not in ("", name):
                 continue
             known = met.known_offers(one)
@@ -41,9 +41,9 @@ def prices(daemon: daemon.Daemon, *, pool: str = "", provider: str = "") -> dict
             for offer in known:
                 entry = found.setdefault(offer.key, {**_offer(offer), "pools": []})
                 entry["pools"].append(one.name)
-    place = {name: index for index, name in enumerate(station.providers)}
+    place = {name: index for index, name in enumerate(runtime.providers)}
     ranked = sorted(found.values(), key=lambda one: (place[one["provider"]], one["price"], one["offer"]))
-    return {"offers": ranked, "problems": problems, "now": station.clock.now()}
+    return {"offers": ranked, "problems": problems, "now": runtime.clock.now()}
 
 
 def _offer(offer: base.Offer) -> dict[str, Any]:
@@ -66,12 +66,12 @@ async def refresh_prices(daemon: daemon.Daemon, *, provider: str = "") -> dict[s
 
     Raises :class:`errors.Refused` (404) for an unknown provider.
     """
-    station = daemon.station
-    asked = {name: one for name, one in station.providers.items() if not one.retired and provider in ("", name)}
+    runtime = daemon.runtime
+    asked = {name: one for name, one in runtime.providers.items() if not one.retired and provider in ("", name)}
     if not asked:
-        raise errors.Refused(_unknown(provider, list(station.providers)), status=404)
+        raise errors.Refused(_unknown(provider, list(runtime.providers)), status=404)
     answers = await asyncio.gather(*(_renew(daemon, one) for one in asked.values()))
-    station.wake()
+    runtime.wake()
     return renewal(dict(zip(asked, answers, strict=True)), "offers have the new prices from now on")
 
 
@@ -79,11 +79,11 @@ async def _renew(daemon: daemon.Daemon, one: providers.Provider) -> list[base.Fi
     if not has_list(one.provisioner):
         return [no_list(one.name)]
     found = await renew(one.name, one.provisioner, start=one.ensure_started)
-    for pool in daemon.station.config.pools.values():
+    for pool in daemon.runtime.config.pools.values():
         if one.name in pool.from_:
             try:
                 async with asyncio.timeout(TIMEOUT):
-                    await one.refresh(pool, daemon.station.clock.now())
+                    await one.refresh(pool, daemon.runtime.clock.now())
             except (base.ProvisionError, TimeoutError) as error:
                 words = f"pool {pool.name} keeps its old offers: {error or 'no answer in time'}"
                 found.append(base.Finding(base.Level.WARNING, f"providers.{one.name}", words))

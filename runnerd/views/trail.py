@@ -30,14 +30,14 @@ async def events(
     With ``hold`` an empty answer is put off up to so many seconds until there is a line.
     """
     limit = max(1, min(limit, MOST))
-    deadline = daemon.station.clock.now() + (min(hold, HOLD) if hold > 0 else 0.0)
+    deadline = daemon.runtime.clock.now() + (min(hold, HOLD) if hold > 0 else 0.0)
     while True:
         found = await daemon.store.trail(
             subject=subject or None, id=id or None, since=since, after_rowid=after, limit=limit
         )
-        if found or daemon.stopping or daemon.station.clock.now() >= deadline:
+        if found or daemon.stopping or daemon.runtime.clock.now() >= deadline:
             break
-        await daemon.station.clock.sleep(LOOK)
+        await daemon.runtime.clock.sleep(LOOK)
     return {
         "events": [facts.event(one, row=row, text=words.event(one)) for row, one in found],
         "next": found[-1][0] if found else after,
@@ -89,7 +89,7 @@ async def logs(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
 
 async def _console(daemon: daemon.Daemon, row: model.Instance) -> model.Console:
     """What the provider has of a living instance; of one that is gone there is nothing but what was kept."""
-    now = daemon.station.clock.now()
+    now = daemon.runtime.clock.now()
     if not row.live:
         problem = "nothing was kept of it" if row.ref else "no provider had it"
         return model.Console(row.id, model.ConsoleKind.CONSOLE, 0.0, "", problem)
@@ -101,21 +101,21 @@ async def find_instance(daemon: daemon.Daemon, name: str) -> model.Instance | No
     """The instance of that id or of that provider's handle, live or closed."""
     if not name:
         return None
-    rows = daemon.station.rows.instances
+    rows = daemon.runtime.rows.instances
     live = rows.get(model.InstanceId(name)) or next((row for row in rows.values() if row.ref == name), None)
     return live or await daemon.store.instance(name)
 
 
 async def find_jobs(daemon: daemon.Daemon, name: str) -> list[model.Job]:
     """The jobs that a person may mean: by key, forge id, run, name or ``repo/name``; newest first."""
-    known = daemon.station.rows.jobs.get(model.JobKey(name))
+    known = daemon.runtime.rows.jobs.get(model.JobKey(name))
     if known is not None:
         return [known]
     found = await daemon.store.job(name)
     if not found:
         found = [
-            row for row in daemon.station.rows.jobs.values() if name in (f"{row.repo}/{row.name}", row.url) and name
+            row for row in daemon.runtime.rows.jobs.values() if name in (f"{row.repo}/{row.name}", row.url) and name
         ]
         found.sort(key=lambda row: -row.queued_at)
     # Memory is never behind the store, and it is what the planner acts on.
-    return [daemon.station.rows.jobs.get(row.key, row) for row in found]
+    return [daemon.runtime.rows.jobs.get(row.key, row) for row in found]

@@ -46,7 +46,7 @@ class Daemon(Protocol):
     """The part of the daemon that agents reach."""
 
     @property
-    def station(self) -> shared.Station: ...
+    def runtime(self) -> shared.Runtime: ...
 
     @property
     def controller(self) -> loop.Controller: ...
@@ -175,10 +175,10 @@ class Agents:
             raise errors.Refused("a bearer token is needed in the Authorization header", status=401)
         raise errors.Refused(f"not a {'boot token' if boot else 'session'} of this controller", status=401)
 
-    def _ready(self) -> shared.Station:
+    def _ready(self) -> shared.Runtime:
         if not hasattr(self._daemon, "controller"):
             raise wire.Busy("the daemon is starting; ask again")
-        return self._daemon.station
+        return self._daemon.runtime
 
     def _ask(self, request: web.Request) -> agent_sessions.Agents:
         return self._daemon.controller.agents

@@ -137,8 +137,8 @@ async def start(
     before anything else happens, and health is answered from the first moment on.  Raises
     :class:`errors.ListenFailed`; nothing is open then.
     """
-    settings = settings or daemon.station.config
-    clock = clock or daemon.station.clock
+    settings = settings or daemon.runtime.config
+    clock = clock or daemon.runtime.clock
     made = Listeners()
     wanted: list[tuple[str, str | None, _Application]] = []
     wanted.append(("ops", settings.listen.ops, ops.Ops(daemon, metrics, clock=clock)))

@@ -82,7 +82,7 @@ class Ops:
             return [] if age < START_TIMEOUT else [f"the start has not come to its end for {age:.0f} s"]
         if self._daemon.stopping:
             return []
-        limit = max(LEAST, MISSED * self._daemon.station.config.reconcile.interval)
+        limit = max(LEAST, MISSED * self._daemon.runtime.config.reconcile.interval)
         age = now - max(self._daemon.controller.last_pass_at, self._daemon.started_at)
         return [f"the control loop has not finished a pass for {age:.0f} s"] if age > limit else []
 
@@ -108,20 +108,20 @@ class Ops:
         if unwritable:
             reasons.append(f"the state cannot be written: {unwritable}")
         amiss: list[str] = []
-        for name in self._daemon.station.forges:
+        for name in self._daemon.runtime.forges:
             self._judge_forge(name, reasons, amiss)
-        providers = self._daemon.station.providers.values()
+        providers = self._daemon.runtime.providers.values()
         problems = [f"provider {one.name}: {one.problem}" for one in providers if one.problem]
         usable = any(not one.problem and not one.retired for one in providers)
         (amiss if usable else reasons).extend(problems if problems or usable else ["no provider can be used"])
-        if self._daemon.station.hold:
+        if self._daemon.runtime.hold:
             amiss.append(f"nothing is ended for its age: {self._daemon.controller.guard.problem}")
         if not self._daemon.reload_ok:
             amiss.append("the last reload was refused; the old configuration stays")
         return [secrets.redact(one) for one in reasons], [secrets.redact(one) for one in amiss]
 
     def _judge_forge(self, name: str, reasons: list[str], amiss: list[str]) -> None:
-        place = self._daemon.station
+        place = self._daemon.runtime
         forge = place.forges[name]
         queues = [spec.queue for spec in place.specs if spec.queue.forge == name]
         problems = list(dict.fromkeys(health.problem for queue in queues if not (health := forge.health(queue)).ok))
@@ -177,7 +177,7 @@ class Ops:
         except errors.StoreError as error:
             lines, trouble = [], str(error)
         instances = sorted(
-            (row for row in daemon.station.rows.instances.values() if row.live),
+            (row for row in daemon.runtime.rows.instances.values() if row.live),
             key=lambda row: (row.pool, row.created_at),
         )
         page = _PAGES.get_template("page.html.j2").render(

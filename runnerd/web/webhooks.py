@@ -36,7 +36,7 @@ class Daemon(Protocol):
     """The part of the daemon that webhooks reach."""
 
     @property
-    def station(self) -> shared.Station: ...
+    def runtime(self) -> shared.Runtime: ...
 
     @property
     def stopping(self) -> bool: ...
@@ -54,9 +54,9 @@ class Webhooks:
         return [web.post("/webhooks/{forge}", self._take)]
 
     async def _take(self, request: web.Request) -> web.Response:
-        if self._daemon.stopping or not hasattr(self._daemon, "station"):
+        if self._daemon.stopping or not hasattr(self._daemon, "runtime"):
             raise wire.Busy("the daemon is not serving now; the next round will see it")
-        forge = self._daemon.station.forges.get(request.match_info["forge"])
+        forge = self._daemon.runtime.forges.get(request.match_info["forge"])
         if forge is None:
             raise errors.Refused("no forge of that name is configured", status=404)
         peer = peers.address(request)

@@ -181,7 +181,7 @@ class Lab:
 
         async def main() -> None:
             await made.start()
-            made.station.rows.on_step.append(self.promises.stepped)
+            made.runtime.rows.on_step.append(self.promises.stepped)
             self.mutate(made)
 
         self._main = asyncio.get_running_loop().create_task(main(), name="daemon main")
@@ -248,8 +248,8 @@ class Lab:
         """A person drains a pool: nothing new is bought for it."""
         assert self.daemon is not None
         await self.daemon.store.write(store.Setting(f"drained/{pool}", "yes"))
-        self.daemon.station.settings[f"drained/{pool}"] = "yes"
-        self.daemon.station.wake()
+        self.daemon.runtime.settings[f"drained/{pool}"] = "yes"
+        self.daemon.runtime.wake()
 
     async def until(self, done: Callable[[], bool], *, within: float, step: float = 5.0) -> bool:
         """Let time pass until something holds; False when it does not within that time."""
@@ -266,7 +266,7 @@ class Lab:
         if self._agents() is None or self.daemon is None:
             return
         for row in self.rows().values():
-            job = self.daemon.station.rows.jobs.get(row.job) if row.job else None
+            job = self.daemon.runtime.rows.jobs.get(row.job) if row.job else None
             if row.state is model.InstanceState.BUSY and job is not None and row.queue is not None:
                 update = forges.JobUpdate(
                     event=forges.JobEvent.COMPLETED,
@@ -294,9 +294,9 @@ class Lab:
                 self.app.halves[job.forge].cancel_job(job)
 
     def rows(self) -> Mapping[model.InstanceId, model.Instance]:
-        if self.daemon is None or not hasattr(self.daemon, "station"):
+        if self.daemon is None or not hasattr(self.daemon, "runtime"):
             return {}
-        return self.daemon.station.rows.instances
+        return self.daemon.runtime.rows.instances
 
     # -- promises ----------------------------------------------------------------------------------------------
 
@@ -331,8 +331,8 @@ class Lab:
 
     @property
     def settings_limits(self) -> config.Limits:
-        if self.daemon is not None and hasattr(self.daemon, "station"):
-            return self.daemon.station.config.limits
+        if self.daemon is not None and hasattr(self.daemon, "runtime"):
+            return self.daemon.runtime.config.limits
         return config.Limits(instances=1)
 
     def jobs(self) -> list[world.Job]:
@@ -346,7 +346,7 @@ class Lab:
         """Nothing of ours is left anywhere."""
         ours = [runner for runner in self.app.world.runners.values() if runner.name.startswith("sim-")]
         rows = [row for row in self.rows().values() if row.live]
-        registrations = [] if self.daemon is None else list(self.daemon.station.rows.registrations.values())
+        registrations = [] if self.daemon is None else list(self.daemon.runtime.rows.registrations.values())
         residues = [what for sky in self.skies.values() for what in sky.left()]
         return not self.live() and not residues and not rows and not ours and not registrations
 
@@ -365,14 +365,14 @@ class Lab:
         lines += [f"  left at {name}: {what}" for name, sky in self.skies.items() for what in sky.left()]
         lines += [f"  row {row}" for row in self.rows().values()]
         lines += [f"  runner {one.name} {one.status} busy={one.busy}" for one in self.app.world.runners.values()]
-        if self.daemon is not None and hasattr(self.daemon, "station"):
-            lines += [f"  registration {one}" for one in self.daemon.station.rows.registrations.values()]
-            lines += [f"  alarm {one}" for one in self.daemon.station.alarms.open.values()]
+        if self.daemon is not None and hasattr(self.daemon, "runtime"):
+            lines += [f"  registration {one}" for one in self.daemon.runtime.rows.registrations.values()]
+            lines += [f"  alarm {one}" for one in self.daemon.runtime.alarms.open.values()]
             lines += [f"  note {pool}: {why}" for pool, why in self.daemon.controller.notes.items()]
             lines += [
                 f"  demand {queue}: {forge.demand(queue)} {forge.health(queue)}"
-                for forge in self.daemon.station.forges.values()
-                for queue in [spec.queue for spec in self.daemon.station.specs]
+                for forge in self.daemon.runtime.forges.values()
+                for queue in [spec.queue for spec in self.daemon.runtime.specs]
                 if queue.forge == forge.name
             ]
         return "\n".join(lines)

@@ -122,7 +122,7 @@ class Promises:
     def _check_blocked(self, request: base.CreateRequest) -> None:
         """Nobody asks again where it was refused, before its time is over."""
         daemon = self._lab.daemon
-        attempt = daemon.station.rows.attempts.get(model.AttemptKey(request.key)) if daemon is not None else None
+        attempt = daemon.runtime.rows.attempts.get(model.AttemptKey(request.key)) if daemon is not None else None
         if attempt is None:
             return
         for one in self._refusals:
@@ -141,7 +141,7 @@ class Promises:
         assert self._lab.daemon is not None
         now = self._lab.clock.now()
         asked = {request.key: request.offer for _, request in self.requests}
-        for quota in self._lab.daemon.station.providers[provider].quotas:
+        for quota in self._lab.daemon.runtime.providers[provider].quotas:
             if now - quota.as_of > FRESH or not ranking.matches(quota.pattern, offer.key):
                 continue
             boxes = list(self._lab.skies[provider].boxes())
@@ -166,7 +166,7 @@ class Promises:
 
     def _traits(self, provider: str) -> base.Traits:
         assert self._lab.daemon is not None
-        return self._lab.daemon.station.providers[provider].provisioner.traits
+        return self._lab.daemon.runtime.providers[provider].provisioner.traits
 
     def _check_pace(self, provider: str, one: life.Life, offer: base.Offer) -> None:
         """Creates go out no faster than the provider documents, and not at all while it asks for a pause."""
@@ -289,7 +289,7 @@ class Promises:
     def _nobodys(self, name: str, tracked: set[Any], now: float) -> Iterator[tuple[str, float]]:
         """What nobody owns there, each with the seconds for which that may be."""
         daemon = self._lab.daemon
-        if daemon is None or not daemon.started_at or name not in daemon.station.providers:
+        if daemon is None or not daemon.started_at or name not in daemon.runtime.providers:
             return
         grace = self._traits(name).visibility_grace
         cycle = 2 * self._lab.settings_interval
@@ -301,7 +301,7 @@ class Promises:
 
     def _listing_is_complete(self, name: str, now: float) -> bool:
         daemon = self._lab.daemon
-        provider = daemon.station.providers.get(name) if daemon is not None and daemon.started_at else None
+        provider = daemon.runtime.providers.get(name) if daemon is not None and daemon.started_at else None
         if provider is None or provider.listing is None or provider.listing.failures:
             return False
         return now - provider.listed_at < 2 * self._lab.settings_interval + 15.0

@@ -41,7 +41,7 @@ def states(world: lab.Lab) -> list[str]:
 
 def reasons(world: lab.Lab) -> set[str]:
     assert world.daemon is not None
-    return {reason for _, _, reason in world.daemon.station.alarms.open}
+    return {reason for _, _, reason in world.daemon.runtime.alarms.open}
 
 
 async def begin(world: lab.Lab, *, forge: str = "github", **job: Any) -> None:
@@ -106,8 +106,8 @@ def test_a_token_that_is_revoked_in_the_middle_ends_nothing_and_names_itself() -
         await world.sleep(10 * MINUTE)
         assert states(world) == ["busy"], world.describe()
         assert world.daemon is not None
-        (spec,) = world.daemon.station.specs
-        assert not world.daemon.station.forges["hub"].health(spec.queue).ok
+        (spec,) = world.daemon.runtime.specs
+        assert not world.daemon.runtime.forges["hub"].health(spec.queue).ok
         world.app.faults.clear()
         await all_is_well(world)
 

@@ -29,7 +29,7 @@ def _believe_the_forge_alone(made: daemon.Daemon) -> None:
     async def release(id: str, *, forced: bool) -> None:
         reaper = made.controller.reaper
         busy = False
-        for registration in made.station.rows.registrations_of(id):  # type: ignore[arg-type]
+        for registration in made.runtime.rows.registrations_of(id):  # type: ignore[arg-type]
             outcome = await made.controller.registrar.try_remove(registration)
             busy = busy or outcome is not forges.Removal.REMOVED
         if not busy:
@@ -48,7 +48,7 @@ def _ignore_busy(made: daemon.Daemon) -> None:
 
 
 def _with_traits(made: daemon.Daemon, **changes: object) -> None:
-    for provider in made.station.providers.values():
+    for provider in made.runtime.providers.values():
         seam = provider.provisioner
         traits = dataclasses.replace(seam.traits, **changes)  # type: ignore[arg-type]
         type(seam).traits = property(lambda self: self.__dict__.get("broken") or self._inner.traits)  # type: ignore[assignment,method-assign]
@@ -60,11 +60,11 @@ def _replay_without_looking(made: daemon.Daemon) -> None:
     launcher = made.controller.launcher
 
     async def resolve(id: str, *, wanted: bool) -> None:
-        row = made.station.rows.instances.get(id)  # type: ignore[call-overload]
-        if row is not None and row.state is InstanceState.UNKNOWN and row.attempt in made.station.rows.attempts:
-            attempt = made.station.rows.attempts[row.attempt]
+        row = made.runtime.rows.instances.get(id)  # type: ignore[call-overload]
+        if row is not None and row.state is InstanceState.UNKNOWN and row.attempt in made.runtime.rows.attempts:
+            attempt = made.runtime.rows.attempts[row.attempt]
             offer = launch_request.unseal(attempt.sealed, "").offer
-            await launcher._replay(row.id, attempt, made.station.providers[row.provider], offer)
+            await launcher._replay(row.id, attempt, made.runtime.providers[row.provider], offer)
 
     launcher.resolve = resolve  # type: ignore[method-assign,assignment]
 
@@ -81,7 +81,7 @@ def _take_partial_as_complete(made: daemon.Daemon) -> None:
         def __contains__(self, scope: object) -> bool:
             return True
 
-    for provider in made.station.providers.values():
+    for provider in made.runtime.providers.values():
         seam = provider.provisioner
         listed = seam.list_owned
 
@@ -103,7 +103,7 @@ def _give_up_deleting(made: daemon.Daemon) -> None:
 
     async def delete(id: str) -> None:
         await whole(id)  # type: ignore[arg-type]
-        row = made.station.rows.instances.get(id)  # type: ignore[call-overload]
+        row = made.runtime.rows.instances.get(id)  # type: ignore[call-overload]
         if row is not None and row.state is InstanceState.ENDING:
             await reaper.close(row.id, row.reason)
 
@@ -112,7 +112,7 @@ def _give_up_deleting(made: daemon.Daemon) -> None:
 
 def _over(made: daemon.Daemon, name: str, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Put another method in the place of one of each provisioner's."""
-    for provider in made.station.providers.values():
+    for provider in made.runtime.providers.values():
         seam = provider.provisioner
         seam.__dict__[name] = change(getattr(seam, name))
 
@@ -123,7 +123,7 @@ def _forget_the_token(made: daemon.Daemon) -> None:
 
     def change(create: Callable[..., Any]) -> Callable[..., Any]:
         async def changed(request: base.CreateRequest) -> base.InstanceView:
-            attempt = made.station.rows.attempts[request.key]  # type: ignore[index]
+            attempt = made.runtime.rows.attempts[request.key]  # type: ignore[index]
             if attempt.sends > 1:
                 request = dataclasses.replace(request, key=f"{request.key[:20]}{next(count):06d}")
             view: base.InstanceView = await create(request)
@@ -170,16 +170,16 @@ class _NoBlocks(dict[Any, Any]):
 
 def _ignore_blocks(made: daemon.Daemon) -> None:
     """What was refused a moment ago is asked for again."""
-    made.station.rows.blocks = _NoBlocks(made.station.rows.blocks)
+    made.runtime.rows.blocks = _NoBlocks(made.runtime.rows.blocks)
 
 
 def _forget_blocks(made: daemon.Daemon) -> None:
     """What was refused is kept in memory alone: a crash forgets it."""
 
     async def write_block(block: model.Block) -> None:
-        made.station.rows.blocks[block.pattern] = block
+        made.runtime.rows.blocks[block.pattern] = block
 
-    made.station.rows.write_block = write_block  # type: ignore[method-assign]
+    made.runtime.rows.write_block = write_block  # type: ignore[method-assign]
 
 
 def _count_no_flights(made: daemon.Daemon) -> None:
@@ -197,8 +197,8 @@ def _hurry(made: daemon.Daemon) -> None:
         async def take(self, *, unless: Callable[[], bool] = lambda: False) -> bool:
             return not unless()
 
-    for provider in made.station.providers.values():
-        made_of = {"rate": 1.0, "burst": 1, "now": made.station.clock.now, "sleep": made.station.clock.sleep}
+    for provider in made.runtime.providers.values():
+        made_of = {"rate": 1.0, "burst": 1, "now": made.runtime.clock.now, "sleep": made.runtime.clock.sleep}
         bucket = Bottomless(**made_of)  # type: ignore[arg-type]
         provider._buckets = _All(bucket)
 

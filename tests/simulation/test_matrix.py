@@ -79,7 +79,7 @@ class Cell:
 
     def blocks(self) -> dict[str, model.Block]:
         assert self.world.daemon is not None
-        return self.world.daemon.station.rows.blocks
+        return self.world.daemon.runtime.rows.blocks
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -89,7 +89,7 @@ class Cell:
 
     def alarms(self) -> set[str]:
         assert self.world.daemon is not None
-        return {reason for _, _, reason in self.world.daemon.station.alarms.open}
+        return {reason for _, _, reason in self.world.daemon.runtime.alarms.open}
 
     def rows(self) -> list[model.Instance]:
         return [row for row in self.world.rows().values() if row.live]

@@ -409,9 +409,9 @@ def registration(
 
 @dataclasses.dataclass
 class Place:
-    """A station with everything around it scripted."""
+    """A runtime with everything around it scripted."""
 
-    station: shared.Station
+    runtime: shared.Runtime
     clock: ManualClock
     book: Book
     rows: ledger.Ledger
@@ -447,18 +447,18 @@ class Place:
         return found.state.value if found else "forgotten"
 
     def alarms(self) -> set[str]:
-        return {reason for _, _, reason in self.station.alarms.open}
+        return {reason for _, _, reason in self.runtime.alarms.open}
 
 
 def place(folder: Path, clock: ManualClock, **changes: Any) -> Place:
-    """A station on the tests' configuration."""
+    """A runtime on the tests' configuration."""
     read = settings(folder, **changes)
     book = Book()
     rows = ledger.Ledger(book, clock.now)
     failures: list[tuple[str, BaseException]] = []
     wakes: list[float] = []
     forge = ScriptedForge()
-    made = shared.Station(
+    made = shared.Runtime(
         config=read,
         clock=clock,
         rng=random.Random(1),

@@ -101,13 +101,13 @@ class Small:
 
     @property
     def forge(self) -> Forge:
-        found = self.daemon.station.forges["hub"]
+        found = self.daemon.runtime.forges["hub"]
         assert isinstance(found, Forge)
         return found
 
     @property
     def rows(self) -> dict[model.InstanceId, model.Instance]:
-        return self.daemon.station.rows.instances
+        return self.daemon.runtime.rows.instances
 
     async def tell(self, event: JobEvent, name: str, *, pool: str = "gpu", run: str = "1", **more: Any) -> model.JobKey:
         """The forge tells of a job."""
@@ -122,7 +122,7 @@ class Small:
         """A job is queued, and the forge counts it."""
         key = await self.tell(JobEvent.QUEUED, name, pool=pool, **more)
         self.forge.demands[pool] = model.Demand(waiting, 0, self.clock.now(), True, {"acme/ml": waiting})
-        self.daemon.station.wake()
+        self.daemon.runtime.wake()
         return key
 
     async def until(self, done: Callable[[], bool], *, within: float = 5.0) -> None:
@@ -139,7 +139,7 @@ class Small:
     async def busy(self, key: model.JobKey) -> model.Instance:
         """An instance that has the job, as if the whole way there had been walked."""
         row = await self.booting()
-        now, rows = self.clock.now(), self.daemon.station.rows
+        now, rows = self.clock.now(), self.daemon.runtime.rows
         queue = model.Queue("hub", "acme", row.pool)
         for state in ("ready", "registering", "registered"):
             await rows.step(row.id, model.InstanceState(state), queue=queue)

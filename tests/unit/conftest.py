@@ -43,7 +43,7 @@ def clock() -> fakes.ManualClock:
 
 @pytest.fixture
 def place(tmp_path: Path, clock: fakes.ManualClock) -> fakes.Place:
-    """A station whose provider, forge and store are scripted."""
+    """A runtime whose provider, forge and store are scripted."""
     return fakes.place(tmp_path, clock)
 
 

@@ -33,14 +33,14 @@ def alive() -> set[str]:
 def opened(place: fakes.Place, folder: Path, alive: set[str], **changes: Any) -> assets.Assets:
     values = {"max_bytes": 4096, "total_bytes": 20_000} | changes
     return assets.Assets(
-        place.station.config.assets.model_copy(update=values),
+        place.runtime.config.assets.model_copy(update=values),
         folder / "assets",
         b"the key of the images",
         place.clock.now,
         public_url="https://runnerd.example/",
         alive=lambda id: id in alive,
         offload=Offload(0),
-        alarms=place.station.alarms,
+        alarms=place.runtime.alarms,
     )
 
 

@@ -51,7 +51,7 @@ SKY = ("sky", "east", "on-demand")
 
 @dataclasses.dataclass
 class Daemon:
-    station: Any
+    runtime: Any
     controller: loop.Controller
     reload_ok: bool = True
 
@@ -74,8 +74,8 @@ class Measured:
 
 @pytest.fixture
 def measured(place: fakes.Place) -> Measured:
-    made = loop.Controller(place.station, cursors={}, bundle=lambda: "", duty=fakes.duty)
-    daemon = Daemon(place.station, made)
+    made = loop.Controller(place.runtime, cursors={}, bundle=lambda: "", duty=fakes.duty)
+    daemon = Daemon(place.runtime, made)
     counted = metrics.Metrics()
     counted.attach(daemon)
     return Measured(place, daemon, counted)
@@ -263,9 +263,9 @@ async def test_cost_runs_with_time_never_back_and_ends_with_the_instance(measure
 
 def test_what_was_accrued_before_the_start_is_not_told_again(place: fakes.Place) -> None:
     place.put(fakes.bought("vm-1", "busy", market="spot"))
-    made = loop.Controller(place.station, cursors={}, bundle=lambda: "", duty=fakes.duty)
+    made = loop.Controller(place.runtime, cursors={}, bundle=lambda: "", duty=fakes.duty)
     counted = metrics.Metrics()
-    counted.attach(Daemon(place.station, made))
+    counted.attach(Daemon(place.runtime, made))
     place.clock.time += 3600
     value = counted.registry.get_sample_value(
         "runnerd_cost_dollars_total", {"pool": "gpu", "provider": "sky", "market": "spot"}
@@ -306,9 +306,9 @@ async def test_a_preemption_that_is_proven_late_is_counted_once_and_its_end_is_n
 
     # Another process reads the same durable rows, and is told once more.
     place.rows.on_proof.clear()
-    again = loop.Controller(place.station, cursors={}, bundle=lambda: "", duty=fakes.duty)
+    again = loop.Controller(place.runtime, cursors={}, bundle=lambda: "", duty=fakes.duty)
     counted = metrics.Metrics()
-    counted.attach(Daemon(place.station, again))  # type: ignore[arg-type]
+    counted.attach(Daemon(place.runtime, again))  # type: ignore[arg-type]
     assert await place.rows.prove(InstanceId("vm-1"), base.EndKind.PREEMPTED) is None
     assert counted.registry.get_sample_value("runnerd_preemptions_total", {"provider": "sky", "region": "east"}) is None
 
@@ -332,8 +332,8 @@ def test_what_is_derived_at_the_scrape(measured: Measured, place: fakes.Place) -
     place.rows.blocks["sky/*/east/*/*/spot"] = model.Block("sky/*/east/*/*/spot", "capacity", fakes.START + 60, 0.0)
     place.rows.blocks["sky/*/west/*/*/spot"] = model.Block("sky/*/west/*/*/spot", "capacity", fakes.START - 60, 0.0)
     residue = base.Residue("disk", "d-1", "sky/acct/east/a", {}, 0.0)
-    place.station.providers["sky"].listing = base.Listing((), frozenset(), (residue,))
-    place.station.alarms.ring("provider", "sky", "listing-failed", "no")
+    place.runtime.providers["sky"].listing = base.Listing((), frozenset(), (residue,))
+    place.runtime.alarms.ring("provider", "sky", "listing-failed", "no")
     measured.daemon.reload_ok = False
     measured.daemon.controller.failures = 3
     assert measured.value("jobs_queued", pool="gpu", forge="hub") == 7
@@ -353,9 +353,9 @@ def test_what_is_derived_at_the_scrape(measured: Measured, place: fakes.Place) -
 def test_budgets_tell_what_is_committed_and_left(tmp_path: Path, clock: fakes.ManualClock) -> None:
     place = fakes.place(tmp_path, clock, limits={"instances": 8, "dollars_per_day": 100})
     place.put(fakes.bought("vm-1", "busy", price=2.0, running_at=fakes.START, deadline=fakes.START + 3600))
-    made = loop.Controller(place.station, cursors={}, bundle=lambda: "", duty=fakes.duty)
+    made = loop.Controller(place.runtime, cursors={}, bundle=lambda: "", duty=fakes.duty)
     counted = metrics.Metrics()
-    counted.attach(Daemon(place.station, made))
+    counted.attach(Daemon(place.runtime, made))
     made.admission.count()
     labels = {"pool": "", "window": "day"}
     assert counted.registry.get_sample_value("runnerd_committed_dollars", labels) == pytest.approx(2.0)

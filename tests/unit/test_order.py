@@ -33,7 +33,7 @@ def sent(settings: config.Config, traits: base.Traits) -> int:
 def test_a_boot_script_is_refused_from_the_first_byte_that_the_provider_does_not_take(
     place: Place, changes: dict[str, object]
 ) -> None:
-    settings, traits = place.station.config, dataclasses.replace(place.sky.traits, **changes)  # type: ignore[arg-type]
+    settings, traits = place.runtime.config, dataclasses.replace(place.sky.traits, **changes)  # type: ignore[arg-type]
     size = sent(settings, traits)
 
     def problem(limit: int) -> str:
@@ -47,7 +47,7 @@ def test_a_boot_script_is_refused_from_the_first_byte_that_the_provider_does_not
 def test_a_boot_script_that_cannot_be_written_is_a_problem_and_no_fault(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, traits = place.station.config, dataclasses.replace(place.sky.traits, beside_daemon=True)
+    settings, traits = place.runtime.config, dataclasses.replace(place.sky.traits, beside_daemon=True)
     monkeypatch.setattr("sys.executable", "/home/o'neill/bin/python")
     words = launch_request.boot_script_problem(settings, settings.pools["gpu"], "sky", traits)
     assert words == "the boot script cannot be written: a value would break out of the script"

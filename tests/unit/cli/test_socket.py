@@ -134,7 +134,7 @@ async def test_an_agent_that_sees_a_worker_counts_as_a_job(tmp_path: Path) -> No
     async with desk(tmp_path) as at:
         await at.small.queue("train")
         row = await at.small.booting()
-        witness = at.small.daemon.station.witness(row.id)
+        witness = at.small.daemon.runtime.witness(row.id)
         witness.agent_at, witness.worker = at.small.clock.now(), True
         assert "runs a job" in await at.refused("reap", row.id, exit=Exit.REFUSED)
 
@@ -184,7 +184,7 @@ async def test_a_sweep_by_the_daemon_shows_side_resources_with_their_tags(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with desk(tmp_path) as at:
-        sky = at.small.daemon.station.providers["sky"].provisioner
+        sky = at.small.daemon.runtime.providers["sky"].provisioner
         tags = {"runnerd-instance": "gone-1", "runnerd-deadline": "1790000000", "runnerd-price": "0.5"}
 
         async def list_owned(also: frozenset[str] = frozenset()) -> base.Listing:
@@ -292,7 +292,7 @@ def test_offline_says_that_there_is_no_state(tmp_path: Path) -> None:
 
 async def test_prices_are_told_with_their_source_for_a_pool_and_a_provider(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
-        known = at.small.daemon.station.providers["sky"]._offers
+        known = at.small.daemon.runtime.providers["sky"]._offers
         await at.small.until(lambda: {"gpu", "big"} <= set(known))
         asked_at, question, told = known["gpu"]
         sourced = [dataclasses.replace(one, price_source="catalogue 2026-07-20") for one in told]
@@ -312,7 +312,7 @@ async def test_prices_are_renewed_in_the_running_daemon_and_reach_its_offers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with desk(tmp_path) as at:
-        provider = at.small.daemon.station.providers["sky"]
+        provider = at.small.daemon.runtime.providers["sky"]
         plain = await at.json("prices", "refresh")
         assert plain["errors"] == 0 and "no price list" in plain["findings"][0]["message"]
 
@@ -368,7 +368,7 @@ def test_prices_are_renewed_without_a_daemon_into_the_state(tmp_path: Path, monk
 async def test_ended_instances_are_listed_with_what_their_provider_says(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         row = await _spent(at)
-        await at.small.daemon.station.rows.amend(row.id, image="ami-1", price_source="catalogue 2026-07-20")
+        await at.small.daemon.runtime.rows.amend(row.id, image="ami-1", price_source="catalogue 2026-07-20")
         text = (await at.run("instances", "--all")).stdout
         assert "its provider says Server.SpotInstanceTermination" in text
         assert "ami-1" in text and "/h, catalogue 2026-07-20" in text

@@ -129,7 +129,7 @@ async def test_rows_of_a_running_daemon_are_read_beside_it(tmp_path: Path) -> No
     async with small_daemon.running(folder) as small:
         await small.queue("train")
         row = await small.booting()
-        rows, problem = sweeping._rows(small.daemon.station.config)
+        rows, problem = sweeping._rows(small.daemon.runtime.config)
         assert problem == "" and rows is not None and list(rows) == [row.id]
 
 

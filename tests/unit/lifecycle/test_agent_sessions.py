@@ -22,13 +22,13 @@ VM = InstanceId("vm-1")
 def talk(place: Place) -> agent_sessions.Agents:
     return agent_sessions.Agents(
         rows=place.rows,
-        evidence=place.station.evidence,
-        tokens=place.station.tokens,
+        evidence=place.runtime.evidence,
+        tokens=place.runtime.tokens,
         clock=place.clock,
-        alarms=place.station.alarms,
-        wake=place.station.wake,
+        alarms=place.runtime.alarms,
+        wake=place.runtime.wake,
         duty=duty,
-        background=place.station.background,
+        background=place.runtime.background,
     )
 
 
@@ -154,10 +154,10 @@ async def test_asking_makes_a_booting_instance_ready_and_waits_for_a_queue(
     asked = asyncio.ensure_future(talk.register(SESSION, runner_started=False))
     await settle()
     assert place.state() == "ready"
-    assert place.station.evidence[VM].asking
+    assert place.runtime.evidence[VM].asking
     await clock.advance(agent_sessions.HOLD)
     assert await asked == {"action": "wait", "after": 0.0}
-    assert not place.station.evidence[VM].asking
+    assert not place.runtime.evidence[VM].asking
 
 
 async def test_a_grant_reaches_the_agent_that_waits_at_once(
@@ -282,7 +282,7 @@ async def test_a_worker_in_a_heartbeat_is_a_started_job(talk: agent_sessions.Age
     talk.on_job = lambda row, event: seen.append(f"{row.id} {event}")
     await talk.heartbeat(SESSION, phase="job", worker=True, job_started=True)
     assert (place.state(), place.row().job_started, seen) == ("busy", True, ["vm-1 started"])
-    assert place.station.evidence[VM].fresh(START)
+    assert place.runtime.evidence[VM].fresh(START)
 
 
 async def test_an_agent_without_a_row_is_kept_in_mind_and_told_to_go_on(
@@ -312,7 +312,7 @@ async def test_a_started_job_makes_the_instance_busy(talk: agent_sessions.Agents
     known(place, state)
     await talk.job(SESSION, event="started")
     assert (place.state(), place.row().busy_at) == ("busy", START)
-    assert place.station.evidence[VM].worker
+    assert place.runtime.evidence[VM].worker
 
 
 @pytest.mark.parametrize("reason", [Reason.OPERATOR, Reason.MAX_JOB])

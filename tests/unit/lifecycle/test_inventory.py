@@ -21,15 +21,15 @@ RUNNING = base.InstanceStatus.RUNNING
 def eyes(place: Place) -> inventory.Observer:
     talk = agent_sessions.Agents(
         rows=place.rows,
-        evidence=place.station.evidence,
-        tokens=place.station.tokens,
+        evidence=place.runtime.evidence,
+        tokens=place.runtime.tokens,
         clock=place.clock,
-        alarms=place.station.alarms,
-        wake=place.station.wake,
+        alarms=place.runtime.alarms,
+        wake=place.runtime.wake,
         duty=duty,
-        background=place.station.background,
+        background=place.runtime.background,
     )
-    return inventory.Observer(place.station, registration.Registrar(place.station, talk))
+    return inventory.Observer(place.runtime, registration.Registrar(place.runtime, talk))
 
 
 def machine(place: Place, name: str = "vm-1", key: str = "key-vm-1", **fields: Any) -> base.InstanceView:
@@ -58,7 +58,7 @@ def machine(place: Place, name: str = "vm-1", key: str = "key-vm-1", **fields: A
 
 async def look(place: Place, eyes: inventory.Observer, times: int = 1) -> None:
     for _ in range(times):
-        await eyes.look(place.station.providers["sky"])
+        await eyes.look(place.runtime.providers["sky"])
         await settle()
 
 
@@ -67,10 +67,10 @@ async def look(place: Place, eyes: inventory.Observer, times: int = 1) -> None:
 
 async def test_what_the_listing_says_becomes_evidence(eyes: inventory.Observer, place: Place) -> None:
     place.put(bought("vm-1", "busy"))
-    place.station.witness(VM).absences = 1
+    place.runtime.witness(VM).absences = 1
     machine(place, status=base.InstanceStatus.STOPPED, healthy=False)
     await look(place, eyes)
-    witness = place.station.evidence[VM]
+    witness = place.runtime.evidence[VM]
     assert (witness.cloud, witness.cloud_at, witness.absences, witness.healthy) == (
         base.InstanceStatus.STOPPED,
         START,
@@ -98,7 +98,7 @@ async def test_absence_counts_only_where_the_listing_is_complete(
     place.put(bought("vm-1", **({"state": "busy"} | fields)))
     place.sky.partial = partial
     await look(place, eyes, times=2)
-    assert place.station.witness(VM).absences == absences
+    assert place.runtime.witness(VM).absences == absences
 
 
 async def test_a_listing_that_fails_closes_the_provider_until_one_succeeds(
@@ -108,18 +108,18 @@ async def test_a_listing_that_fails_closes_the_provider_until_one_succeeds(
     for error in (refusal(base.Kind.AUTH), RuntimeError("a bug in a plugin")):
         place.sky.listing_error = error
         await look(place, eyes)
-        assert "listing failed" in place.station.providers["sky"].problem
+        assert "listing failed" in place.runtime.providers["sky"].problem
         assert place.alarms() == {"listing-failed"}
-        assert place.station.witness(VM).absences == 0
+        assert place.runtime.witness(VM).absences == 0
     place.sky.listing_error = None
     await look(place, eyes)
-    assert place.station.providers["sky"].problem == "" and not place.alarms()
+    assert place.runtime.providers["sky"].problem == "" and not place.alarms()
 
 
 async def test_following_goes_on_whatever_a_look_meets(eyes: inventory.Observer, place: Place) -> None:
     machine(place)
     place.book.broken = FULL
-    following = asyncio.ensure_future(eyes.follow(place.station.providers["sky"]))
+    following = asyncio.ensure_future(eyes.follow(place.runtime.providers["sky"]))
     await settle()
     assert place.state() == "forgotten"
     place.book.broken = None
@@ -130,7 +130,7 @@ async def test_following_goes_on_whatever_a_look_meets(eyes: inventory.Observer,
 
 
 async def test_a_wish_for_a_listing_is_granted_before_its_time(eyes: inventory.Observer, place: Place) -> None:
-    provider = place.station.providers["sky"]
+    provider = place.runtime.providers["sky"]
     following = asyncio.ensure_future(eyes.follow(provider))
     await settle()
     assert place.sky.count("list") == 1
@@ -199,7 +199,7 @@ async def test_such_a_late_child_is_not_taken_for_absent_while_it_is_listed(
     machine(place, key="key-second")
     machine(place, key="key-first")
     await look(place, eyes, times=4)
-    witness = place.station.witness(InstanceId("vm-1-key-fi"))
+    witness = place.runtime.witness(InstanceId("vm-1-key-fi"))
     assert (witness.absences, witness.cloud) == (0, RUNNING)
     assert len(place.rows.instances) == 2
 

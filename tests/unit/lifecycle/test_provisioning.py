@@ -34,9 +34,9 @@ VM = InstanceId("vm-1")
 
 
 def office(place: Place) -> provisioning.Launcher:
-    books = admission.Admission(place.station)
+    books = admission.Admission(place.runtime)
     books.count()
-    return provisioning.Launcher(place.station, books, blocklist.Blame(place.station), bundle=lambda: "ab" * 32)
+    return provisioning.Launcher(place.runtime, books, blocklist.Blame(place.runtime), bundle=lambda: "ab" * 32)
 
 
 @pytest.fixture
@@ -92,8 +92,8 @@ async def test_nothing_is_bought_from_a_later_provider_before_the_first_has_told
     tmp_path: Path, clock: ManualClock
 ) -> None:
     place = make_place(tmp_path, clock)
-    place.station.providers["sky"]._offers.clear()
-    buyer, pool = office(place), place.station.config.pools["gpu"]
+    place.runtime.providers["sky"]._offers.clear()
+    buyer, pool = office(place), place.runtime.config.pools["gpu"]
     assert {one.refusal for one in buyer.rank(pool)} == {"waits for the first offers of sky"}
     await clock.advance(60)
     assert any(one.open for one in buyer.rank(pool))
@@ -141,7 +141,7 @@ async def test_a_quota_of_the_account_turns_a_burst_to_the_next_provider(tmp_pat
     place = make_place(tmp_path, clock)
     place.put(instance("vm-1", "planned"), instance("vm-2", "planned"))
     quota = base.Quota("GPUs", "sky/acct/*/*/*/*", base.Unit.GPUS, limit=1, used=0, as_of=START)
-    place.station.providers["sky"].quotas = [quota]
+    place.runtime.providers["sky"].quotas = [quota]
     buyer = office(place)
     await clock.finish(asyncio.gather(buyer.request(VM), buyer.request(InstanceId("vm-2"))))
     assert sorted((len(tries(place)), len(tries(place, "sea")))) == [1, 1]
@@ -167,14 +167,14 @@ async def test_when_no_offer_is_left_the_instance_is_given_up_with_the_reasons(
 
 
 async def test_a_closed_provider_is_passed_over(buyer: provisioning.Launcher, place: Place) -> None:
-    place.station.providers["sky"].problem = "listing failed: 500"
+    place.runtime.providers["sky"].problem = "listing failed: 500"
     await place.clock.finish(buyer.request(VM))
     assert tries(place) == [] and tries(place, "sea") == ["a"]
 
 
 async def test_spot_in_all_places_comes_before_the_list_price(tmp_path: Path, clock: ManualClock) -> None:
     place = make_place(tmp_path, clock, pools={"gpu": {"market": "spot-then-on-demand"}})
-    ranked = office(place).rank(place.station.config.pools["gpu"])
+    ranked = office(place).rank(place.runtime.config.pools["gpu"])
     markets = [(one.offer.market.value, one.offer.provider) for one in ranked]
     assert markets == [(m, p) for m in ("spot", "on-demand") for p in ("sky", "sky", "sea", "sea")]
 
@@ -182,7 +182,7 @@ async def test_spot_in_all_places_comes_before_the_list_price(tmp_path: Path, cl
 async def test_who_waits_for_the_bucket_asks_again_whether_it_is_still_wanted(
     buyer: provisioning.Launcher, place: Place
 ) -> None:
-    place.station.providers["sky"].bucket("east").pause(8)
+    place.runtime.providers["sky"].bucket("east").pause(8)
     work = asyncio.ensure_future(buyer.request(VM))
     await settle()
     await place.rows.step(VM, InstanceState.FAILED, reason=Reason.NOT_WANTED)
@@ -191,7 +191,7 @@ async def test_who_waits_for_the_bucket_asks_again_whether_it_is_still_wanted(
 
 
 async def test_who_waits_for_the_bucket_looks_again_at_the_offer(buyer: provisioning.Launcher, place: Place) -> None:
-    place.station.providers["sky"].bucket("east").pause(8)
+    place.runtime.providers["sky"].bucket("east").pause(8)
     work = asyncio.ensure_future(buyer.request(VM))
     await settle()
     place.rows.blocks["sky"] = model.Block("sky", "auth", START + 600, START)
@@ -216,8 +216,8 @@ async def test_a_burst_does_not_spend_the_pace_of_an_api_on_an_offer_that_has_no
 async def test_a_long_pause_of_an_api_turns_to_other_offers_and_a_short_one_is_waited_for(
     buyer: provisioning.Launcher, place: Place
 ) -> None:
-    pool = place.station.config.pools["gpu"]
-    bucket = place.station.providers["sky"].bucket("east")
+    pool = place.runtime.config.pools["gpu"]
+    bucket = place.runtime.providers["sky"].bucket("east")
     bucket.pause(provisioning.PATIENCE)
     assert buyer.rank(pool)[0].open
     bucket.pause(120)
@@ -235,7 +235,7 @@ async def test_a_provider_at_its_limit_does_not_keep_the_next_one_from_being_tri
     )
     place.put(instance("vm-1", "planned"), instance("vm-2", "planned"))
     buyer = office(place)
-    place.station.providers["sky"].bucket("east").pause(5)
+    place.runtime.providers["sky"].bucket("east").pause(5)
     await clock.finish(asyncio.gather(buyer.request(VM), buyer.request(InstanceId("vm-2"))))
     assert sorted((len(tries(place)), len(tries(place, "sea")))) == [1, 1]
 
@@ -266,7 +266,7 @@ async def test_an_unclear_answer_stops_everything_for_that_instance(
     (attempt,) = place.rows.attempts.values()
     assert attempt.state is AttemptState.UNKNOWN
     assert not place.rows.blocks
-    assert place.station.providers["sky"].listing_wanted.is_set()
+    assert place.runtime.providers["sky"].listing_wanted.is_set()
 
 
 async def test_a_call_that_hangs_becomes_unclear(
@@ -370,7 +370,7 @@ async def test_a_refusal_of_the_second_send_says_nothing_of_the_first_while_that
 
 async def test_a_second_send_waits_for_the_bucket_too(place: Place) -> None:
     buyer = await make_unknown(place, applied=False)
-    place.station.providers["sky"].bucket("east").pause(20)
+    place.runtime.providers["sky"].bucket("east").pause(20)
     await look(place, buyer, times=1)
     assert place.clock.now() >= START + 20 and place.state() == "booting"
 
@@ -380,12 +380,12 @@ async def test_a_listing_that_fails_resolves_nothing(place: Place) -> None:
     await place.clock.advance(60)
     place.sky.listing_error = refusal(base.Kind.AUTH)
     await look(place, buyer, times=4)
-    assert place.state() == "unknown" and "listing failed" in place.station.providers["sky"].problem
+    assert place.state() == "unknown" and "listing failed" in place.runtime.providers["sky"].problem
 
 
 async def test_an_unclear_instance_of_an_unconfigured_provider_is_alarmed(place: Place) -> None:
     buyer = await make_unknown(place, applied=False)
-    del place.station.providers["sky"]
+    del place.runtime.providers["sky"]
     await buyer.resolve(VM, wanted=True)
     assert place.state() == "unknown" and "unresolved" in place.alarms()
 
@@ -443,7 +443,7 @@ def test_a_sealed_request_comes_back_as_it_was(place: Place) -> None:
 
 
 def test_a_lifetime_covers_boot_wait_job_and_slack(place: Place) -> None:
-    pool = place.station.config.pools["gpu"]
+    pool = place.runtime.config.pools["gpu"]
     assert launch_request.lifetime_of(pool) == pool.boot + pool.idle + pool.max_job + 600
 
 

@@ -19,19 +19,19 @@ VM = InstanceId("vm-1")
 def talk(place: Place) -> agent_sessions.Agents:
     return agent_sessions.Agents(
         rows=place.rows,
-        evidence=place.station.evidence,
-        tokens=place.station.tokens,
+        evidence=place.runtime.evidence,
+        tokens=place.runtime.tokens,
         clock=place.clock,
-        alarms=place.station.alarms,
-        wake=place.station.wake,
+        alarms=place.runtime.alarms,
+        wake=place.runtime.wake,
         duty=duty,
-        background=place.station.background,
+        background=place.runtime.background,
     )
 
 
 @pytest.fixture
 def office(place: Place, talk: agent_sessions.Agents) -> lifecycle_registration.Registrar:
-    return lifecycle_registration.Registrar(place.station, talk)
+    return lifecycle_registration.Registrar(place.runtime, talk)
 
 
 def runners(place: Place) -> dict[str, str]:
@@ -215,7 +215,7 @@ async def test_a_registration_at_a_forge_that_left_the_configuration_is_alarmed(
     office: lifecycle_registration.Registrar, place: Place
 ) -> None:
     place.put(bought("vm-1", "draining"), registration("r1"))
-    place.station.forges.clear()
+    place.runtime.forges.clear()
     assert await office.remove(RegistrationId("r1")) is False
     assert place.alarms() == {"no-forge"}
 

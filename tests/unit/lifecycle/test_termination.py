@@ -26,22 +26,22 @@ def gate(place: Place, monkeypatch: pytest.MonkeyPatch) -> termination.Reaper:
     monkeypatch.setattr(termination, "ASK", 0.02)
     talk = agent_sessions.Agents(
         rows=place.rows,
-        evidence=place.station.evidence,
-        tokens=place.station.tokens,
+        evidence=place.runtime.evidence,
+        tokens=place.runtime.tokens,
         clock=place.clock,
-        alarms=place.station.alarms,
-        wake=place.station.wake,
+        alarms=place.runtime.alarms,
+        wake=place.runtime.wake,
         duty=duty,
-        background=place.station.background,
+        background=place.runtime.background,
     )
-    return termination.Reaper(place.station, lifecycle_registration.Registrar(place.station, talk), talk)
+    return termination.Reaper(place.runtime, lifecycle_registration.Registrar(place.runtime, talk), talk)
 
 
 def draining(place: Place, reason: Reason = Reason.IDLE, *, agent: str = "denies", **fields: Any) -> None:
     """A draining instance with a runner, and what its agent last said."""
     row = bought("vm-1", "draining", reason=reason, agent_nonce=NONCE, registered_at=START - 60, queue=QUEUE, **fields)
     place.put(row, registration("r1"))
-    witness = place.station.witness(VM)
+    witness = place.runtime.witness(VM)
     if agent != "silent":
         witness.agent_at, witness.worker = place.clock.now(), agent == "works"
     place.sky.machines[row.ref] = base.InstanceView(
@@ -150,7 +150,7 @@ async def test_an_adopted_instance_is_not_ended_while_a_forge_cannot_say_what_it
     gate: termination.Reaper, place: Place
 ) -> None:
     place.put(bought("vm-1", "draining", adopted=True, reason=Reason.BOOT_TIMEOUT))
-    place.station.witness(VM).agent_at = START
+    place.runtime.witness(VM).agent_at = START
     place.forge.listing_error = errors.ForgeUnavailable("503")
     await gate.release(VM, forced=False)
     assert place.state() == "draining"
@@ -217,7 +217,7 @@ async def test_what_was_seen_once_is_gone_when_it_is_not_there_any_more_however_
     gate: termination.Reaper, place: Place
 ) -> None:
     place.put(bought("vm-1", "ending", age=5.0))
-    place.station.witness(VM).seen = True
+    place.runtime.witness(VM).seen = True
     await gate.delete(VM)
     assert place.state() == "ending", "one look alone proves nothing"
     await gate.delete(VM)
@@ -229,7 +229,7 @@ async def test_a_delete_that_fails_is_alarmed_and_tried_again(gate: termination.
     place.sky.delete_error = refusal(base.Kind.THROTTLED, retry_after=30.0)
     await gate.release(VM, forced=False)
     assert place.state() == "ending" and place.alarms() == {"delete-failed"}
-    assert place.station.providers["sky"].paused_until == 0, "creates have a bucket of their own"
+    assert place.runtime.providers["sky"].paused_until == 0, "creates have a bucket of their own"
     place.sky.delete_error = None
     await gate.delete(VM)
     assert place.state() == "forgotten" and not place.alarms()
@@ -253,7 +253,7 @@ async def test_an_instance_of_an_unconfigured_provider_is_alarmed_not_forgotten(
     gate: termination.Reaper, place: Place
 ) -> None:
     place.put(bought("vm-1", "ending"))
-    place.station.providers.clear()
+    place.runtime.providers.clear()
     await gate.delete(VM)
     assert place.state() == "ending" and place.alarms() == {"no-provider"}
 
@@ -278,7 +278,7 @@ async def test_a_preemption_is_what_the_provider_proves(
     place.sky.ends = kind
     await gate.close(VM, Reason.VANISHED)
     assert seen == [reason]
-    assert VM not in place.station.evidence
+    assert VM not in place.runtime.evidence
 
 
 async def test_closing_keeps_the_row_until_its_registration_is_gone(gate: termination.Reaper, place: Place) -> None:
@@ -484,7 +484,7 @@ async def test_last_words_are_kept_and_many_of_them_are_not_all_written(gate: te
     gate.keep_words(VM, "one more")
     await settle()
     assert [text for text, _ in kept(place, agent)][-1] == "one more"
-    await place.station.background.close()
+    await place.runtime.background.close()
 
 
 async def test_a_provider_that_learns_late_is_asked_again_who_interrupted_a_job(
@@ -542,7 +542,7 @@ async def test_a_restarted_daemon_goes_on_asking_who_interrupted_a_job(place: Pl
         bought("vm-3", "gone", busy_at=START - down - 60, **gone | {"end": "preempted"}),
     )
     place.sky.ends = base.EndKind.PREEMPTED
-    restarted = loop.Controller(place.station, cursors={}, bundle=lambda: "", duty=duty).reaper
+    restarted = loop.Controller(place.runtime, cursors={}, bundle=lambda: "", duty=duty).reaper
     await restarted.resume_proofs()
     await place.clock.advance(1000)
     assert [one.id for one in proofs] == ["vm-1"] and not place.errors

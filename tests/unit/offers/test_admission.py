@@ -20,7 +20,7 @@ def offer(provider: str = "sky", price: float = 1.0, market: Market = Market.ON_
 
 
 def books(place: Place) -> admission.Admission:
-    found = admission.Admission(place.station)
+    found = admission.Admission(place.runtime)
     found.count()
     return found
 

@@ -15,7 +15,7 @@ BOOT = Failure(Kind.BOOT, "no word from its agent within 300 s")
 
 @pytest.fixture
 def keeper(place: Place) -> blocklist.Blame:
-    return blocklist.Blame(place.station)
+    return blocklist.Blame(place.runtime)
 
 
 def machine(number: int, **fields: object) -> model.Instance:

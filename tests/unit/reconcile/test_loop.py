@@ -39,14 +39,14 @@ async def make(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Make]:
 
     def build(**changes: Any) -> tuple[Place, loop.Controller]:
         place = make_place(tmp_path, clock, **changes)
-        desk = loop.Controller(place.station, cursors={}, bundle=lambda: "ab" * 32, duty=duty)
+        desk = loop.Controller(place.runtime, cursors={}, bundle=lambda: "ab" * 32, duty=duty)
         made.append(desk)
         return place, desk
 
     yield build
     for desk in made:
         await desk.close(grace=0)
-        await desk.station.background.close()
+        await desk.runtime.background.close()
 
 
 def wants(place: Place, waiting: int, *, repo: str = "acme/ml", known: bool = True) -> None:
@@ -83,7 +83,7 @@ async def test_a_burst_is_planned_in_one_commit(make: Make, clock: ManualClock) 
 async def test_one_action_at_a_time_for_one_instance(make: Make, clock: ManualClock) -> None:
     place, desk = make()
     place.put(bought("vm-1", "ready", agent_nonce=NONCE))
-    place.station.witness(VM).asking = True
+    place.runtime.witness(VM).asking = True
     wants(place, 1)
     place.forge.gate = asyncio.Event()
     await passes(desk, clock, 5)
@@ -98,7 +98,7 @@ async def test_a_refused_registration_is_not_tried_again_at_once(make: Make, clo
 
     place, desk = make()
     place.put(bought("vm-1", "ready", agent_nonce=NONCE))
-    place.station.witness(VM).asking = True
+    place.runtime.witness(VM).asking = True
     wants(place, 1)
     place.forge.refusals = [errors.ForgeForbidden("no")] * 1000
     for _ in range(600):
@@ -141,12 +141,12 @@ async def test_a_state_that_cannot_be_written_is_alarmed_until_a_write_passes(ma
     place.put(bought("vm-1", "ready", age=7000.0))
     await clock.advance(1)
     for _ in range(20):
-        place.station.wake()
+        place.runtime.wake()
         await clock.advance(1)
         assert "state-unwritable" in place.alarms()
     place.book.broken = None
     for _ in range(5):
-        place.station.wake()
+        place.runtime.wake()
         await clock.advance(1)
     assert "state-unwritable" not in place.alarms()
     running.cancel()
@@ -167,7 +167,7 @@ async def test_a_request_whose_answer_could_not_be_written_is_resolved(make: Mak
 async def test_a_lost_configuration_is_renewed_for_the_agent_that_waits(make: Make, clock: ManualClock) -> None:
     place, desk = make()
     place.put(bought("vm-1", "registered", agent_nonce=NONCE, queue=QUEUE), registration("r1"))
-    place.station.witness(VM).asking = True
+    place.runtime.witness(VM).asking = True
     wants(place, 1)
     await passes(desk, clock, 5)
     assert place.state() == "registered"
@@ -190,7 +190,7 @@ async def test_a_clock_that_jumped_holds_what_is_ended_for_its_age(make: Make, c
     clock.jump = 86400.0
     await passes(desk, clock, 3)
     assert (place.state("vm-1"), place.state("vm-2")) == ("busy", "ready")
-    assert "clock" in place.alarms() and place.station.hold
+    assert "clock" in place.alarms() and place.runtime.hold
     clock.jump = 0.0
     await passes(desk, clock)
     assert "clock" not in place.alarms()
@@ -218,7 +218,7 @@ async def test_the_capacity_told_to_a_queue(
 
 async def test_a_drained_pool_announces_what_it_holds(make: Make, clock: ManualClock) -> None:
     place, desk = make()
-    place.station.settings["drained/gpu"] = "yes"
+    place.runtime.settings["drained/gpu"] = "yes"
     place.put(*(bought(f"vm-{n}", "busy", queue=QUEUE, busy_at=START) for n in range(2)))
     wants(place, 5)
     await passes(desk, clock)
@@ -253,7 +253,7 @@ async def test_a_teams_used_up_budget_holds_back_that_team_alone(make: Make, clo
 
 async def test_money_is_never_promised_twice_in_a_burst(make: Make, clock: ManualClock) -> None:
     place, desk = make(limits={"instances": 8, "dollars_per_day": 7.0})
-    place.station.providers["sky"].bucket("east").pause(5)
+    place.runtime.providers["sky"].bucket("east").pause(5)
     wants(place, 8)
     await passes(desk, clock, 30)
     # Each may live 2.4 hours at a dollar.
@@ -271,7 +271,7 @@ async def test_a_cloud_that_hangs_over_its_offers_does_not_stop_the_loop(
         return []
 
     monkeypatch.setattr(place.clouds["sea"], "offers", never)
-    for provider in place.station.providers.values():
+    for provider in place.runtime.providers.values():
         provider._offers.clear()
     wants(place, 1)
     work = asyncio.ensure_future(desk.reconcile())
@@ -293,7 +293,7 @@ async def test_offers_that_cannot_be_told_are_not_asked_for_in_every_pass(
         raise refusal(base.Kind.AUTH)
 
     monkeypatch.setattr(place.sky, "offers", broken)
-    place.station.providers["sky"]._offers.clear()
+    place.runtime.providers["sky"]._offers.clear()
     await passes(desk, clock, 100, every=0.1)
     assert len(asked) <= 10
     assert "offers-failed" in place.alarms()

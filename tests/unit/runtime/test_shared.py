@@ -9,19 +9,19 @@ from tests.support.fakes import place as make_place
 
 
 def test_evidence_is_made_once(place: Place) -> None:
-    first = place.station.witness(InstanceId("vm-1"))
+    first = place.runtime.witness(InstanceId("vm-1"))
     first.worker = True
-    assert place.station.witness(InstanceId("vm-1")) is first
-    assert not place.station.witness(InstanceId("vm-2")).worker
+    assert place.runtime.witness(InstanceId("vm-1")) is first
+    assert not place.runtime.witness(InstanceId("vm-2")).worker
 
 
 def test_a_pool_knows_its_queues(tmp_path: Path, clock: ManualClock) -> None:
     place = make_place(tmp_path, clock, pools={"gpu": {}, "big": {"labels": ["big"]}})
-    assert place.station.queues("big") == [Queue("hub", "acme", "big")]
-    assert place.station.queues("none") == []
+    assert place.runtime.queues("big") == [Queue("hub", "acme", "big")]
+    assert place.runtime.queues("none") == []
 
 
 def test_fresh_names_differ_and_are_safe_everywhere(place: Place) -> None:
-    names = {place.station.fresh_name() for _ in range(1000)}
+    names = {place.runtime.fresh_name() for _ in range(1000)}
     assert len(names) == 1000
     assert all(re.fullmatch(r"[a-z0-9]{10}", name) for name in names)

@@ -90,7 +90,7 @@ async def test_a_job_without_capacity_anywhere_is_told_why_and_when_it_is_tried_
     nowhere = {"sky": {"type": "fake", "regions": {"east": {"capacity": 0}}}}
     async with small_daemon.running(tmp_path, providers=nowhere) as small:
         await small.queue("train")
-        await small.until(lambda: bool(small.daemon.station.rows.blocks) and not small.rows)
+        await small.until(lambda: bool(small.daemon.runtime.rows.blocks) and not small.rows)
         await small.until(lambda: bool(small.daemon.controller.notes.get("gpu")))
         found = await explain.explain(small.daemon, "train")
         assert any("is closed: capacity" in line for line in found["why"]), found["why"]
@@ -101,7 +101,7 @@ async def test_a_job_without_capacity_anywhere_is_told_why_and_when_it_is_tried_
 async def test_a_drained_pool_is_the_reason_and_no_offer_is_promised(tmp_path: Path) -> None:
     async with small_daemon.running(tmp_path) as small:
         await small.daemon.store.write(store.Setting("drained/gpu", "yes"))
-        small.daemon.station.settings["drained/gpu"] = "yes"
+        small.daemon.runtime.settings["drained/gpu"] = "yes"
         await small.queue("train")
         found = await explain.explain(small.daemon, "train")
         assert any("drained by an operator" in line and "undrain gpu" in line for line in found["why"])
@@ -122,8 +122,8 @@ async def test_unknown_demand_and_open_alarms_are_told(tmp_path: Path) -> None:
     async with small_daemon.running(tmp_path) as small:
         await small.queue("train")
         small.forge.demands["gpu"] = model.Demand(1, 0, small.clock.now() - 300, False)
-        small.daemon.station.alarms.ring("queue", "hub:acme:gpu", "session", "another client holds the session")
-        small.daemon.station.alarms.ring("queue", "hub:acme:big", "session", "not about this one")
+        small.daemon.runtime.alarms.ring("queue", "hub:acme:gpu", "session", "another client holds the session")
+        small.daemon.runtime.alarms.ring("queue", "hub:acme:big", "session", "not about this one")
         found = await explain.explain(small.daemon, "train")
         assert any("has not said lately" in line and "5 min old" in line for line in found["why"])
         assert any("another client holds the session" in line for line in found["why"])
@@ -236,7 +236,7 @@ async def test_logs_of_what_ended_are_what_was_kept_and_no_provider_is_asked(tmp
         key = await small.queue("train")
         row = await small.busy(key)
         daemon = small.daemon
-        cloud = daemon.station.providers["sky"].provisioner
+        cloud = daemon.runtime.providers["sky"].provisioner
         asked: list[str] = []
 
         async def console_log(ref: str) -> str | None:
@@ -245,8 +245,8 @@ async def test_logs_of_what_ended_are_what_was_kept_and_no_provider_is_asked(tmp
 
         cloud.console_log = console_log  # type: ignore[method-assign]
         daemon.controller.reaper.keep_words(row.id, "disk full")
-        await daemon.station.rows.step(row.id, model.InstanceState.DRAINING, reason=model.Reason.OPERATOR)
-        daemon.station.wake()
+        await daemon.runtime.rows.step(row.id, model.InstanceState.DRAINING, reason=model.Reason.OPERATOR)
+        daemon.runtime.wake()
         await small.until(lambda: row.id not in small.rows)
         assert len(asked) == 1
         found = await trail.logs(daemon, row.id)

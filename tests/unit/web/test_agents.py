@@ -164,7 +164,7 @@ async def test_registration_is_held_open_and_answered_when_the_listener_closes(w
     )
     for _ in range(200):
         await asyncio.sleep(0.005)
-        if place.station.witness(fakes.model.InstanceId("vm-1")).asking:
+        if place.runtime.witness(fakes.model.InstanceId("vm-1")).asking:
             break
     assert not asked.done()
     world.public.release()
@@ -181,7 +181,7 @@ async def test_registration_that_nobody_wants_is_answered_within_the_hold(
     )
     for _ in range(200):
         await asyncio.sleep(0.005)
-        if place.station.witness(fakes.model.InstanceId("vm-1")).asking:
+        if place.runtime.witness(fakes.model.InstanceId("vm-1")).asking:
             break
     await clock.advance(26.0)
     assert await (await asked).json() == {"action": "wait", "after": 0.0}

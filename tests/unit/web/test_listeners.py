@@ -18,8 +18,8 @@ from tests.unit.web import web_daemon
 
 
 def settings(place: fakes.Place, **where: Any) -> config.Config:
-    listen = place.station.config.listen.model_copy(update={"ops": "127.0.0.1:0", "public": "127.0.0.1:0"} | where)
-    return place.station.config.model_copy(update={"listen": listen})
+    listen = place.runtime.config.listen.model_copy(update={"ops": "127.0.0.1:0", "public": "127.0.0.1:0"} | where)
+    return place.runtime.config.model_copy(update={"listen": listen})
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ async def test_closing_answers_who_waits(both: listeners.Listeners, place: fakes
         asked = asyncio.ensure_future(client.post(url, json={"runner_started": False}))
         for _ in range(200):
             await asyncio.sleep(0.005)
-            if place.station.witness(fakes.model.InstanceId("vm-1")).asking:
+            if place.runtime.witness(fakes.model.InstanceId("vm-1")).asking:
                 break
         await asyncio.wait_for(both.close(), 4)
         assert (await (await asked).json())["action"] == "wait"

@@ -91,10 +91,10 @@ async def test_a_forge_that_fails_later_degrades_itself_alone(told: Any, place: 
 
 
 async def test_one_provider_in_trouble_degrades_and_all_in_trouble_is_not_ready(told: Any, place: fakes.Place) -> None:
-    place.station.providers["sky"].problem = "listing failed"
+    place.runtime.providers["sky"].problem = "listing failed"
     answer = await told.get("/readyz")
     assert (answer.status, (await answer.json())["degraded"]) == (200, ["provider sky: listing failed"])
-    place.station.providers["sea"].problem = "no credentials"
+    place.runtime.providers["sea"].problem = "no credentials"
     assert (await told.get("/readyz")).status == 503
 
 
@@ -116,7 +116,7 @@ async def test_the_page_shows_what_is_there_and_escapes_it(
     told: Any, running: web_daemon.Daemon, place: fakes.Place, clock: fakes.ManualClock
 ) -> None:
     place.put(fakes.bought("vm-1", "busy", job=model.JobKey("hub|acme/ml|1|<script>alert(1)</script>")))
-    place.station.alarms.ring("provider", "sky", "listing-failed", "<b>no</b>")
+    place.runtime.alarms.ring("provider", "sky", "listing-failed", "<b>no</b>")
     running.store.trail_rows = [(1, model.Event(clock.now(), "instance", "vm-1", "busy", "", "<i>x</i>"))]
     answer = await told.get("/")
     text = await answer.text()
@@ -140,7 +140,7 @@ async def test_the_page_works_while_the_state_cannot_be_read(told: Any, running:
 
 async def test_secrets_do_not_reach_the_page(told: Any, place: fakes.Place) -> None:
     token = "ghp_" + "a1B2" * 9
-    place.station.alarms.ring("forge", "hub", "odd", f"answered with {token}")
+    place.runtime.alarms.ring("forge", "hub", "odd", f"answered with {token}")
     assert token not in await (await told.get("/")).text()
     assert token not in await (await told.get("/api/v1/status")).text()
 

@@ -49,7 +49,7 @@ class SigningForge(fakes.ScriptedForge):
 @pytest.fixture
 def hub(place: fakes.Place) -> SigningForge:
     forge = SigningForge()
-    place.station.forges["hub"] = forge
+    place.runtime.forges["hub"] = forge
     return forge
 
 

@@ -56,12 +56,12 @@ class Daemon:
     started_at: float = fakes.START
 
     @property
-    def station(self) -> Any:
-        return self.place.station
+    def runtime(self) -> Any:
+        return self.place.runtime
 
 
 def daemon(place: fakes.Place) -> Daemon:
-    made = loop.Controller(place.station, cursors={}, bundle=lambda: "0" * 64, duty=fakes.duty)
+    made = loop.Controller(place.runtime, cursors={}, bundle=lambda: "0" * 64, duty=fakes.duty)
     made.last_pass_at = place.clock.now()
     return Daemon(place, made, agent_archive.Bundle(b"PK the agent", "a" * 64), State())
 
@@ -69,7 +69,7 @@ def daemon(place: fakes.Place) -> Daemon:
 def store(
     folder: Path, clock: fakes.ManualClock, *, alive: set[str], place: fakes.Place, **changes: Any
 ) -> assets.Assets:
-    settings = place.station.config.assets.model_copy(update=changes)
+    settings = place.runtime.config.assets.model_copy(update=changes)
     return assets.Assets(
         settings,
         folder,
@@ -78,7 +78,7 @@ def store(
         public_url="https://runnerd.example",
         alive=lambda id: id in alive,
         offload=Offload(0),
-        alarms=place.station.alarms,
+        alarms=place.runtime.alarms,
     )
 
 
