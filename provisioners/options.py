@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from provisioners.support import numbers
+
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {
     "B": 1,
@@ -26,9 +28,12 @@ _BYTES = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
-_DURATION = re.compile(r"(?:\d{1,12}(?:\.\d{1,9})?(?:ms|[smhd]))+\Z")
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
-_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,9})?) ?([A-Za-z]+)\Z")
+#: The longest duration in seconds (ten years) and the largest size in bytes (a pebibyte) that are taken.
+_LONGEST = 10 * 365 * 86400.0
+_LARGEST = 2**50
+_DURATION = re.compile(r"(?:[0-9]{1,12}(?:\.[0-9]{1,9})?(?:ms|[smhd]))+\Z")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhd])")
+_SIZE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +166,7 @@ class Reader:
         value = self.raw(key)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, str) or numbers.real(value, low=-math.inf, high=math.inf) is None:
             self.complain(key, f"expected a number, not {_named(value)}")
             return default
         if not low <= value <= high:
@@ -197,11 +202,12 @@ class Reader:
         return default if found is None else Span(found, found)
 
     def _duration(self, key: str, value: Any) -> float | None:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if math.isfinite(value) and 0 <= value <= 10 * 365 * 86400:
-                return float(value)
-        elif isinstance(value, str) and _DURATION.match(value):
-            return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(value))
+        found = None if isinstance(value, str) else numbers.real(value, high=_LONGEST)
+        if isinstance(value, str) and _DURATION.match(value):
+            parts = _PART.findall(value)
+            found = numbers.real(sum(float(number) * _SECONDS[unit] for number, unit in parts), high=_LONGEST)
+        if found is not None:
+            return found
         self.complain(key, f"expected a duration such as 30s, 10m or 1h30m, not {_named(value)}")
         return None
 
@@ -210,11 +216,12 @@ class Reader:
         value = self.raw(key)
         if value is None:
             return default
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
+        found = None if isinstance(value, str) else numbers.whole(value, high=_LARGEST)
         match = _SIZE.match(value) if isinstance(value, str) else None
         if match is not None and match[2] in _BYTES:
-            return int(float(match[1]) * _BYTES[match[2]])
+            found = numbers.whole(int(float(match[1]) * _BYTES[match[2]]), high=_LARGEST)
+        if found is not None:
+            return found
         self.complain(key, f"expected a size such as 16GiB, not {_named(value)}")
         return default
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from provisioners.support import jsonfile
+from provisioners.support import jsonfile, numbers
 
 FILE = "aws-facts.json"
 _FORMAT = 1
@@ -46,11 +46,11 @@ class Facts:
             return
         zones = {region: dict(entry) for region, entry in kept["zones"].items()}
         images = {
-            region: {key: (str(id), float(at)) for key, (id, at) in entry.items()}
+            region: {key: (str(id), numbers.must(at)) for key, (id, at) in entry.items()}
             for region, entry in kept["images"].items()
         }
         amis = {region: {id: Ami(**ami) for id, ami in entry.items()} for region, entry in kept["amis"].items()}
-        offered = {region: (dict(types), float(at)) for region, (types, at) in kept["offered"].items()}
+        offered = {region: (dict(types), numbers.must(at)) for region, (types, at) in kept["offered"].items()}
         self.zones, self.images, self.amis, self.offered = zones, images, amis, offered
 
     def save(self) -> None:

@@ -7,12 +7,12 @@ AWS Price List Query API").
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from provisioners import base
 from provisioners.catalogue import Book, renewal
+from provisioners.support import numbers
 
 #: Where the Price List API has an endpoint: for a client whose own region is not among them, the first.
 ENDPOINT_REGIONS = ("us-east-1", "eu-central-1", "ap-south-1")
@@ -48,7 +48,7 @@ def on_demand(page: Mapping[str, Any], region: str) -> Iterator[tuple[str, float
     """Machine type, dollars per hour and what is wrong with it, for each plain instance of that region on the page."""
     for text in page.get("PriceList") or ():
         try:
-            item = json.loads(text) if isinstance(text, str) else text
+            item = numbers.loads(text) if isinstance(text, str) else text
             attributes = item["product"]["attributes"]
             machine_type = attributes["instanceType"]
             terms = item["terms"].get("OnDemand") or {}
@@ -71,10 +71,8 @@ def _prices(machine_type: str, terms: Mapping[str, Any]) -> Iterator[tuple[str, 
             if "USD" not in rates:
                 yield machine_type, None, f"in {', '.join(rates) or 'no currency'}, not in dollars"
                 continue
-            try:
-                yield machine_type, float(rates["USD"]), ""
-            except (TypeError, ValueError):
-                yield machine_type, None, f"at {rates['USD']!r}"
+            dollars = numbers.real(rates["USD"], low=-numbers.LARGEST)
+            yield machine_type, dollars, "" if dollars is not None else f"at {rates['USD']!r}"
 
 
 async def refresh(

@@ -14,6 +14,7 @@ from typing import Any
 from provisioners import base, catalogue
 from provisioners.aws import calls, families, instances
 from provisioners.aws.settings import Settings
+from provisioners.support import numbers
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,9 @@ async def ceilings(calls_: calls.Calls, region: str) -> dict[str, float]:
         size=100,
         ServiceCode="ec2",
     )
-    return {row["QuotaCode"]: float(row["Value"]) for row in rows if row.get("QuotaCode") in known}
+    told = {row["QuotaCode"]: numbers.real(row.get("Value")) for row in rows if row.get("QuotaCode") in known}
+    # A ceiling that is no number is not known.
+    return {code: value for code, value in told.items() if value is not None}
 
 
 async def _region(

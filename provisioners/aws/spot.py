@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from provisioners import base, catalogue
 from provisioners.aws import calls
+from provisioners.support import numbers
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,11 @@ class SpotPrices:
         newest: dict[tuple[str, str], datetime.datetime] = {}
         for row in rows:
             place = (row["AvailabilityZone"], row["InstanceType"])
+            dollars = numbers.real(row["SpotPrice"])
+            if not dollars:
+                log.warning("the spot price of %s in %s is told as %.40r", place[1], place[0], row["SpotPrice"])
+                continue
             if place not in newest or row["Timestamp"] > newest[place]:
                 newest[place] = row["Timestamp"]
-                self._prices[place] = catalogue.Price(float(row["SpotPrice"]), SOURCE, moment.date().isoformat())
+                self._prices[place] = catalogue.Price(dollars, SOURCE, moment.date().isoformat())
         self._asked.update({(region, one): now + FRESH for one in wanted})

@@ -5,7 +5,6 @@ Tests and the simulation hand in a transport that answers in process and a crede
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -24,6 +23,7 @@ from azure.mgmt.core.policies import AsyncARMChallengeAuthenticationPolicy
 from provisioners import base
 from provisioners.azure import credentials, images, limits
 from provisioners.azure.settings import Settings
+from provisioners.support import numbers
 
 #: The wire contract: versions of the APIs, by what they are used for.  Compute's is at least 2025-11-01, the first that
 #: takes ``securityType: Standard`` without a feature flag on the subscription.
@@ -253,7 +253,7 @@ class Clients:
         status, content = await self._unsigned(url)
         if status != 200:
             raise ValueError(f"HTTP {status}")
-        found: Wire = json.loads(content)
+        found: Wire = numbers.loads(content)
         return found
 
     async def _unsigned(self, url: str) -> tuple[int, bytes]:

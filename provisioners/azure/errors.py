@@ -20,6 +20,7 @@ from azure.core import exceptions
 
 from provisioners import base, catalogue
 from provisioners.base import Kind
+from provisioners.support import numbers
 
 MINUTE, HOUR = 60.0, 3600.0
 #: What a call can end in: the SDK's errors, those of its transport that it lets through, and answers of another form.
@@ -336,12 +337,8 @@ def retry_after(error: exceptions.HttpResponseError) -> float:
 
 def pause_of(headers: Any) -> float | None:
     """The pause in seconds that headers ask for, within reason; None when they ask for none."""
-    text = headers.get("Retry-After")
-    try:
-        seconds = float(text)
-    except (TypeError, ValueError):
-        return None
-    return min(max(seconds, 0.0), LONGEST_PAUSE)
+    seconds = numbers.real(headers.get("Retry-After"), low=-numbers.LARGEST)
+    return None if seconds is None else min(max(seconds, 0.0), LONGEST_PAUSE)
 
 
 def _block_for(found: Row, where: Place) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from provisioners import base
+from provisioners.support import numbers
 
 #: Driver, CUDA and docker are in it (microsoft-dsvm, the image of Azure's own HPC guides).
 GPU = "microsoft-dsvm:ubuntu-hpc:2204:latest"
@@ -90,4 +91,5 @@ def newest(versions: list[str]) -> str | None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdigit() else -1 for part in version.split("."))
+    parts = [numbers.whole(part) for part in version.split(".")]
+    return tuple(-1 if part is None else part for part in parts)

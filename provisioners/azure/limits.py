@@ -15,7 +15,7 @@ from azure.core.pipeline import policies
 
 from provisioners import base
 from provisioners.azure import errors
-from provisioners.support import ratelimit
+from provisioners.support import numbers, ratelimit
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +81,13 @@ def remaining(headers: Any) -> dict[str, int]:
     found: dict[str, int] = {}
     for entry in str(headers.get("x-ms-ratelimit-remaining-resource") or "").split(","):
         name, _, count = entry.strip().rpartition(";")
-        if name and count.strip().isdigit():
-            found[name] = int(count)
+        left = numbers.whole(count)
+        if name and left is not None:
+            found[name] = left
     for kind in ("reads", "writes", "deletes"):
-        count = str(headers.get(f"x-ms-ratelimit-remaining-subscription-{kind}") or "")
-        if count.isdigit():
-            found[f"subscription-{kind}"] = int(count)
+        left = numbers.whole(headers.get(f"x-ms-ratelimit-remaining-subscription-{kind}"))
+        if left is not None:
+            found[f"subscription-{kind}"] = left
     return found
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from provisioners import base
-from provisioners.support import jsonfile
+from provisioners.support import jsonfile, numbers
 
 #: Seconds after which a version is looked up again.
 _FRESH = 24 * 3600.0
@@ -39,8 +39,8 @@ class Memory:
         self._notes.load(self._take)
 
     def _take(self, kept: Any) -> None:
-        images = {str(key): (str(version), float(at)) for key, (version, at) in kept["images"].items()}
-        self.groups |= {(str(subscription), str(group)): float(at) for subscription, group, at in kept["groups"]}
+        images = {str(key): (str(version), numbers.must(at)) for key, (version, at) in kept["images"].items()}
+        self.groups |= {(str(subscription), str(group)): numbers.must(at) for subscription, group, at in kept["groups"]}
         self.images = images
 
     def _save(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from provisioners import base
 from provisioners.catalogue import Book, renewal
+from provisioners.support import numbers
 
 ADDRESS = "https://prices.azure.com/api/retail/prices"
 SOURCE = "Azure Retail Prices API"
@@ -54,10 +55,8 @@ def rows(page: Mapping[str, Any], region: str, *, now: float) -> Iterator[tuple[
             yield machine_type, market, None, f"in {row.get('currencyCode')}, not in dollars"
             continue
         price = row.get("retailPrice")
-        if isinstance(price, bool) or not isinstance(price, int | float):
-            yield machine_type, market, None, f"at {price!r}"
-            continue
-        yield machine_type, market, float(price), ""
+        dollars = None if isinstance(price, str) else numbers.real(price, low=-numbers.LARGEST)
+        yield machine_type, market, dollars, "" if dollars is not None else f"at {price!r}"
 
 
 async def refresh(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from provisioners import base, catalogue
+from provisioners.support import numbers
 
 #: Total of all sizes in a region, and of everything in the spot market there.
 REGIONAL, SPOT = "cores", "lowPriorityCores"
@@ -31,15 +32,17 @@ def read(
     for usage in usages:
         name = str((usage.get("name") or {}).get("value", ""))
         pattern = _pattern(name, sizes)
-        if pattern is None:
+        limit = numbers.real(usage.get("limit", 0), low=-numbers.LARGEST)
+        # A ceiling that is no number is not known.
+        if pattern is None or limit is None:
             continue
         label = str((usage.get("name") or {}).get("localizedValue") or name)
         yield base.Quota(
             name=f"{label} in {region}",
             pattern=f"{provider}/{subscription}/{region}/{pattern}",
             unit=base.Unit.INSTANCES if name == MACHINES else base.Unit.VCPUS,
-            limit=float(usage.get("limit", 0)),
-            used=float(usage.get("currentValue", 0)),
+            limit=limit,
+            used=numbers.real(usage.get("currentValue", 0)) or 0.0,
             as_of=now,
             remedy=REMEDY,
         )

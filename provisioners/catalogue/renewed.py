@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from provisioners.catalogue.shipped import Pair
-from provisioners.support import jsonfile
+from provisioners.support import jsonfile, numbers
 
 FILE = "prices.json"
 _FORMAT = 1
@@ -57,7 +55,7 @@ def read(directory: str, cloud: str) -> tuple[Renewed, str]:
     if not directory or not path.exists():
         return Renewed(), ""
     try:
-        return _parsed(json.loads(path.read_text(encoding="utf-8")), cloud), ""
+        return _parsed(numbers.loads(path.read_text(encoding="utf-8")), cloud), ""
     except jsonfile.DAMAGED as error:
         return Renewed(), f"{path}: renewed prices are not used ({error}); shipped prices are; renew them"
 
@@ -80,8 +78,8 @@ def _parsed(document: Any, cloud: str) -> Renewed:
 def _dollars(value: Any) -> float | None:
     if value is None:
         return None
-    dollars = float(value)
-    if not math.isfinite(dollars) or dollars < 0:
+    dollars = numbers.real(value)
+    if dollars is None:
         raise ValueError(f"{value} is not a price")
     return dollars
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 
 from provisioners.catalogue.machine import Machine
+from provisioners.support import numbers
 
 _GIB = 2**30
 _FACTS = 10
@@ -61,7 +62,7 @@ def _pair(cell: str) -> Pair:
     if cell == "?":
         return (None, None)
     on_demand, _, spot = cell.partition("/")
-    return (float(on_demand) if on_demand else None, float(spot) if spot else None)
+    return (numbers.must(on_demand) if on_demand else None, numbers.must(spot) if spot else None)
 
 
 @functools.cache

@@ -25,6 +25,7 @@ from google.cloud import compute_v1
 from provisioners import base
 from provisioners.base import Kind
 from provisioners.gcp.place import Place, Reach
+from provisioners.support import numbers
 
 #: Seconds that a zone without a machine type stays without: it is a fact of the zone, not of the hour.
 _DAY = 86400.0
@@ -295,7 +296,7 @@ def _from_http(error: exceptions.GoogleAPICallError) -> Told:
                 limit_name=str(detail.get("limitName", "")),
                 metric_name=str(detail.get("metricName", "")),
                 dimensions=dict(detail.get("dimensions") or {}),
-                limit=float(detail.get("limit") or 0.0),
+                limit=numbers.real(detail.get("limit")) or 0.0,
             )
     # google-api-core parses the details that it knows; what it made of an ErrorInfo is in `reason`.
     if error.reason:
@@ -312,7 +313,7 @@ def _from_http(error: exceptions.GoogleAPICallError) -> Told:
             family=told.family,
             limit=told.limit,
             status=told.status,
-            retry_after=float(retry) if retry.isdigit() else 0.0,
+            retry_after=numbers.real(retry) or 0.0,
         )
     )
 

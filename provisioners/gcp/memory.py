@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from provisioners.support import jsonfile
+from provisioners.support import jsonfile, numbers
 
 FILE = "gcp-facts.json"
 #: Seconds that an answer serves.
@@ -28,7 +28,7 @@ class Memory:
         self._notes.load(self._take)
 
     def _take(self, kept: Any) -> None:
-        self._facts = {str(key): {"value": one["value"], "at": float(one["at"])} for key, one in kept.items()}
+        self._facts = {str(key): {"value": one["value"], "at": numbers.must(one["at"])} for key, one in kept.items()}
 
     def fresh(self, kind: str, name: str) -> Any:
         """The answer, None where there is none or it is too old to serve unasked."""

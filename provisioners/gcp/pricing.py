@@ -16,6 +16,7 @@ from typing import Any
 
 from provisioners import base
 from provisioners.catalogue import Book, Machine, renewal
+from provisioners.support import numbers
 
 #: The SKUs of Compute Engine.
 ADDRESS = "https://cloudbilling.googleapis.com/v1/services/6F81-5844-456A/skus"
@@ -165,7 +166,7 @@ def _per_hour(sku: Mapping[str, Any], *, by_month: bool) -> tuple[float | None, 
         expression = sku["pricingInfo"][-1]["pricingExpression"]
         unit = str(expression["usageUnit"])
         rates = [rate["unitPrice"] for rate in expression["tieredRates"]]
-        dollars = max(int(rate.get("units") or 0) + int(rate.get("nanos") or 0) / 1e9 for rate in rates)
+        dollars = max(_figure(rate, "units") + _figure(rate, "nanos") / 1e9 for rate in rates)
         currencies = {str(rate.get("currencyCode") or "USD") for rate in rates}
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return None, "with a price that cannot be read"
@@ -174,6 +175,10 @@ def _per_hour(sku: Mapping[str, Any], *, by_month: bool) -> tuple[float | None, 
     if unit not in (("GiBy.mo", "GBy.mo") if by_month else ("h", "GiBy.h", "GBy.h")):
         return None, f"by {unit}"
     return dollars / _HOURS_PER_MONTH if by_month else dollars, ""
+
+
+def _figure(rate: Mapping[str, Any], key: str) -> float:
+    return numbers.must(rate.get(key) or 0, low=-numbers.LARGEST)
 
 
 async def refresh(

@@ -13,6 +13,7 @@ from google.cloud import compute_v1
 
 from provisioners import base
 from provisioners.gcp.place import Place, Reach, alternatives, governed
+from provisioners.support import numbers
 
 _SPOT = "PREEMPTIBLE_"
 _CONSOLE = "https://console.cloud.google.com/iam-admin/quotas?project={project}"
@@ -29,7 +30,8 @@ def of_region(quotas: Iterable[compute_v1.Quota], place: Place, region: str, *, 
     Where the project has no preemptible quota of a kind, spot instances count against the plain one ("Allocation
     quotas"), which then governs both markets.
     """
-    known = {one.metric: one for one in quotas}
+    # A ceiling that is no number is not known.
+    known = {one.metric: one for one in quotas if numbers.real(one.limit, low=-numbers.LARGEST) is not None}
     found: list[base.Quota] = []
     for metric, quota in sorted(known.items()):
         plain = metric.removeprefix(_SPOT)

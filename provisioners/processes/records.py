@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from provisioners.processes import identity
+from provisioners.support import numbers
 
 RECORD = "record.json"
 IDENTITY = "identity.json"
@@ -114,7 +115,7 @@ def read(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        value = json.loads(text)
+        value = numbers.loads(text)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(value, dict):

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from provisioners.support import numbers
+
 log = logging.getLogger(__name__)
 
 #: What a file that somebody damaged makes its reader raise.
@@ -30,7 +32,7 @@ class Notes:
         if self._path is None:
             return
         try:
-            take(json.loads(self._path.read_text(encoding="utf-8")))
+            take(numbers.loads(self._path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return
         except DAMAGED as error:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import re
 
+from provisioners.support import numbers
+
 #: Seconds per unit of a duration; a month is left out because it has no fixed length.
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
@@ -52,9 +54,9 @@ def duration(value: object) -> float:
     if isinstance(value, int | float):
         if value == 0:
             return 0.0
+        if numbers.real(value) is None:
+            raise ValueError(f'"{_shown(value)}" is not a duration; write 30s, 10m or 1h30m')
         number = f"{value:g}"
-        if not math.isfinite(value) or value < 0:
-            raise ValueError(f'"{number}" is not a duration; write 30s, 10m or 1h30m')
         raise ValueError(f'"{number}" has no unit; write {number}s, {number}m or {number}h')
     text = value.strip()
     if text == "0":
@@ -114,13 +116,18 @@ def dollars(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("expected US dollars, such as 200 or 0.50")
     if isinstance(value, int | float):
-        if not math.isfinite(value) or value < 0:
-            raise ValueError(f'"{value:g}" is not an amount; write US dollars, such as 200 or 0.50')
+        if numbers.real(value) is None:
+            raise ValueError(f'"{_shown(value)}" is not an amount; write US dollars, such as 200 or 0.50')
         return float(value)
     found = _DOLLARS.match(value.strip())
     if found is None:
         raise ValueError(f'"{value}" is not an amount; write US dollars, such as 200 or 0.50')
     return float(found.group(1))
+
+
+def _shown(value: int | float) -> str:
+    """Return a number for a message; an integer may be too large to become a float."""
+    return f"{value:g}" if isinstance(value, float) or abs(value) < LARGEST else f"{str(value)[:20]}..."
 
 
 def show_duration(seconds: float) -> str:

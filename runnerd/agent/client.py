@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 
-from runnerd.agent import watchdog
+from runnerd.agent import documents, watchdog
 
 #: The version of the protocol that this agent speaks.
 PROTOCOL = 1
@@ -67,9 +67,9 @@ class Welcome:
                 gpus=int(answer["gate"]["gpus"]),
                 gpu=str(answer["gate"].get("gpu") or ""),
                 limits=watchdog.Limits(
-                    unclaimed=float(limits["unclaimed"]),
-                    unreachable=float(limits["unreachable"]),
-                    max_job=float(limits["max_job"]),
+                    unclaimed=_seconds(limits["unclaimed"]),
+                    unreachable=_seconds(limits["unreachable"]),
+                    max_job=_seconds(limits["max_job"]),
                 ),
                 user=str(answer.get("user") or ""),
             )
@@ -98,7 +98,7 @@ class Orders:
         action = answer.get("action")
         try:
             if action == "wait":
-                return cls("wait", after=min(60.0, max(0.0, float(answer.get("after", 0.0)))))
+                return cls("wait", after=min(60.0, max(0.0, _seconds(answer.get("after", 0.0)))))
             if action == "end":
                 return cls("end", reason=str(answer.get("reason", "")))
             if action == "run":
@@ -120,7 +120,13 @@ class Orders:
 
 def clamp(seconds: typing.Any) -> float:
     """A pause between heartbeats that neither floods nor forgets."""
-    return min(300.0, max(0.02, float(seconds)))
+    return min(300.0, max(0.02, _seconds(seconds)))
+
+
+def _seconds(value: typing.Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e15:
+        raise ValueError("not a number of seconds")
+    return float(value)
 
 
 def _text(value: typing.Any) -> str:
@@ -204,7 +210,7 @@ class Client:
             reason = getattr(error, "reason", None) or error
             raise Unreachable(f"{name}: {type(error).__name__}: {reason}") from error
         try:
-            read = json.loads(text)
+            read = documents.loads(text)
         except ValueError:
             raise Unreachable(f"{name}: the answer is not JSON; something else answers at {self._url}") from None
         if not isinstance(read, dict):
@@ -217,7 +223,7 @@ class Client:
         except (OSError, http.client.HTTPException):
             text = ""
         try:
-            read = json.loads(text)
+            read = documents.loads(text)
             text = str(read.get("error") or read.get("message") or text) if isinstance(read, dict) else text
         except ValueError:
             pass

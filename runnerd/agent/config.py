@@ -13,7 +13,7 @@ import typing
 import urllib.parse
 from dataclasses import dataclass, field
 
-from runnerd.agent import metadata
+from runnerd.agent import documents, metadata
 
 
 class Invalid(Exception):
@@ -62,7 +62,7 @@ def load(path: pathlib.Path) -> Settings:
     """Read the file.  Raises :class:`Invalid`, which names the file and the key."""
     path = path.absolute()
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        given = documents.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise Invalid(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -107,7 +107,7 @@ def _is_plain(url: str) -> bool:
 
 def forget_token(path: pathlib.Path) -> None:
     """Take the boot token out of the file: from now on it is worth nothing, and nobody needs to find it."""
-    given = json.loads(path.read_text(encoding="utf-8"))
+    given = documents.loads(path.read_text(encoding="utf-8"))
     if given.pop("token", None) is not None:
         write(path, given)
 

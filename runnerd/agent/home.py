@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import json
 import os
 import pathlib
 import secrets
 import typing
 from dataclasses import dataclass
 
-from runnerd.agent import config
+from runnerd.agent import config, documents
 
 
 class Occupied(Exception):
@@ -113,7 +112,7 @@ class Home:
 
     def _read(self, name: str) -> dict[str, typing.Any] | None:
         try:
-            found = json.loads((self.path / name).read_text(encoding="utf-8"))
+            found = documents.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except ValueError:

@@ -7,9 +7,10 @@ or plain lines).  Neither program's exit code tells a job's result, so these lin
 from __future__ import annotations
 
 import enum
-import json
 import re
 from dataclasses import dataclass
+
+from runnerd.agent import documents
 
 
 class Sight(enum.Enum):
@@ -62,7 +63,7 @@ def gitlab(line: str) -> Sighting | None:
     job = ""
     ended = False
     try:
-        read = json.loads(line) if line.startswith("{") else None
+        read = documents.loads(line) if line.startswith("{") else None
     except ValueError:
         read = None
     if isinstance(read, dict):

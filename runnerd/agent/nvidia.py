@@ -88,7 +88,7 @@ def used(text: str) -> Use:
     rows = []
     for line in text.splitlines():
         try:
-            busy, memory, total = (float(part) for part in line.split(","))
+            busy, memory, total = (_number(part) for part in line.split(","))
         except ValueError:
             # "[N/A]": a GPU in MIG mode tells no utilisation.
             continue
@@ -131,3 +131,10 @@ class Meter:
             draft.replace(self._target)
         except OSError:
             self._broken = True
+
+
+def _number(text: str) -> float:
+    found = float(text)
+    if not 0 <= found < 1e15 or not text.isascii() or "_" in text:
+        raise ValueError(f"{text!r} is not a reading")
+    return found

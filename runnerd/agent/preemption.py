@@ -7,7 +7,6 @@ It answers nothing to the service: on Azure, acknowledging a ``Preempt`` would o
 
 from __future__ import annotations
 
-import json
 import logging
 import queue
 import random
@@ -17,7 +16,7 @@ import time
 import typing
 from dataclasses import dataclass
 
-from runnerd.agent import client, metadata, notices
+from runnerd.agent import client, documents, metadata, notices
 
 log = logging.getLogger("agent.preemption")
 
@@ -265,7 +264,7 @@ class Azure:
 
 def _object(text: str) -> dict[str, typing.Any]:
     try:
-        read = json.loads(text)
+        read = documents.loads(text)
     except (ValueError, RecursionError):
         read = None
     if not isinstance(read, dict):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from provisioners.support import numbers
 from runnerd import errors
 from runnerd.cli.exits import CommandFailed, Exit
 from runnerd.config import yamlfile
@@ -90,7 +91,7 @@ class Client:
         finally:
             connection.close()
         try:
-            found = json.loads(raw)
+            found = numbers.loads(raw)
         except ValueError as error:
             raise CommandFailed(f"{self._path} does not speak as a runnerd does", exit=Exit.UNREACHABLE) from error
         if answer.status >= 400:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from provisioners import base
+from provisioners.support import numbers
 from runnerd import errors
 from runnerd.config import messages, yamlfile
 
@@ -100,8 +101,9 @@ def _pool_options(data: Mapping[str, Any], provider: str) -> Iterator[tuple[str,
 def _option_place(key: str) -> yamlfile.Place:
     parts: list[str | int] = []
     for part in key.replace("[", ".[").split("."):
-        if part.startswith("[") and part.endswith("]") and part[1:-1].isdigit():
-            parts.append(int(part[1:-1]))
+        index = numbers.whole(part[1:-1]) if part.startswith("[") and part.endswith("]") else None
+        if index is not None:
+            parts.append(index)
         elif part:
             parts.append(part)
     return tuple(parts)

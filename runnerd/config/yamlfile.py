@@ -8,6 +8,7 @@ something else. No object is ever constructed from a file.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -217,8 +218,8 @@ def _scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:
         return _WORDS[text]
     if _INT.match(text):
         return int(text)
-    if _FLOAT.match(text):
-        return float(text)
+    if _FLOAT.match(text) and math.isfinite(found := float(text)):
+        return found
     return text
 
 

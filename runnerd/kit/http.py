@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import codecs
-import json as jsonlib
 import ssl
 import urllib.request
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 import aiohttp
 import yarl
 
+from provisioners.support import numbers
 from runnerd import errors
 
 #: Bytes of an answer that are read at most; a forge never sends that much on purpose.
@@ -48,11 +48,12 @@ class Response:
     def json(self) -> Any:
         """Decode the body, with or without a byte order mark (the Actions service sends one, see actions/scaleset).
 
-        Raises :class:`errors.ForgeUnavailable` when the body is not JSON, for example a proxy's HTML page.
+        Raises :class:`errors.ForgeUnavailable` when the body is not JSON, for example a proxy's HTML page, or holds a
+        number that is none.
         """
         text = self.body.removeprefix(codecs.BOM_UTF8)
         try:
-            return jsonlib.loads(text)
+            return numbers.loads(text)
         except ValueError as error:
             kind = self.headers.get("content-type", "no content type")
             raise errors.ForgeUnavailable(

@@ -11,6 +11,8 @@ import socket
 import time
 from collections.abc import MutableMapping
 
+from provisioners.support import numbers
+
 
 class Notify:
     """The way to the service manager, taken from the environment once."""
@@ -22,7 +24,7 @@ class Notify:
         microseconds, pid = found.pop("WATCHDOG_USEC", ""), found.pop("WATCHDOG_PID", "")
         meant = not pid or pid == str(os.getpid())
         #: Seconds between signs of life that systemd asks for; 0 for none.
-        self.watchdog = int(microseconds) / 1e6 if microseconds.isdigit() and meant else 0.0
+        self.watchdog = (numbers.whole(microseconds) or 0) / 1e6 if meant else 0.0
 
     def send(self, **facts: str | int) -> bool:
         """Send facts, for example ``send(READY=1, STATUS="reconciling")``; True when they were handed over."""

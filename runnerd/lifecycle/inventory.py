@@ -11,6 +11,7 @@ import asyncio
 import logging
 
 from provisioners import base
+from provisioners.support import numbers
 from runnerd import model
 from runnerd.kit import clock
 from runnerd.lifecycle import registration
@@ -124,6 +125,8 @@ class Observer:
                 row = rows.instances.get(_second(view), row)
             if row is not None and row.state not in model.CLOSED and row.attempt == attempt:
                 seen.add(row.id)
+                if row.adopted and row.price <= 0 and (price := provider.usual_price(row.offer)) > 0:
+                    await rows.amend(row.id, price=price)
                 if row.state in EXPECTED:
                     witness = self._runtime.witness(row.id)
                     witness.cloud, witness.cloud_at, witness.absences, witness.seen = view.status, started, 0, True
@@ -180,9 +183,9 @@ class Observer:
             market=parts[5] if len(parts) == 6 else "",
             gpus=pool.gpu_count if (pool := self._runtime.config.pools.get(view.tags.get(base.TAG_POOL, ""))) else 0,
             ref=view.ref,
-            price=_number(view.tags.get(base.TAG_PRICE)),
+            price=numbers.real(view.tags.get(base.TAG_PRICE)) or provider.usual_price(view.offer),
             running_at=view.created_at or now,
-            deadline=_number(view.tags.get(base.TAG_DEADLINE)),
+            deadline=numbers.real(view.tags.get(base.TAG_DEADLINE)) or 0.0,
             repo=view.tags.get(request.TAG_REPO, ""),
             adopted=True,
             detail="found by its tags",
@@ -247,10 +250,3 @@ class Observer:
 def _second(view: base.InstanceView) -> InstanceId:
     """The name under which an instance is known that must not be beside the one that has its name."""
     return InstanceId(f"{view.name}-{(view.tags.get(base.TAG_ATTEMPT) or 'x')[:6]}")
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or 0)
-    except ValueError:
-        return 0.0

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from provisioners import base
+from provisioners.support import numbers
 from runnerd import model
 from runnerd.kit import display
 
@@ -96,8 +97,8 @@ def _instance(view: base.InstanceView, known: Known | None) -> dict[str, Any]:
         "pool": view.tags.get(base.TAG_POOL, ""),
         "attempt": attempt,
         "created_at": view.created_at,
-        "deadline": number(view.tags.get(base.TAG_DEADLINE)),
-        "price": number(view.tags.get(base.TAG_PRICE)),
+        "deadline": numbers.real(view.tags.get(base.TAG_DEADLINE)) or 0.0,
+        "price": numbers.real(view.tags.get(base.TAG_PRICE)) or 0.0,
         "tags": dict(view.tags),
         "row": row.state.value if row else "",
     }
@@ -113,8 +114,8 @@ def _residue(one: base.Residue, known: Known | None, names: set[str], listing: b
         "instance": owner,
         "pool": one.tags.get(base.TAG_POOL, ""),
         "created_at": one.created_at,
-        "deadline": number(one.tags.get(base.TAG_DEADLINE)),
-        "price": number(one.tags.get(base.TAG_PRICE)),
+        "deadline": numbers.real(one.tags.get(base.TAG_DEADLINE)) or 0.0,
+        "price": numbers.real(one.tags.get(base.TAG_PRICE)) or 0.0,
         "tags": dict(one.tags),
         "row": row.state.value if row else "",
         #: Its instance is listed; its place was listed whole.
@@ -160,13 +161,3 @@ def _time_left(deadline: float, now: float) -> str:
     if now - deadline <= GRACE:
         return f"its deadline passed only {display.span(now - deadline)} ago"
     return ""
-
-
-def number(text: str | None) -> float:
-    """A number from a tag; 0 when it is none."""
-    try:
-        found = float(text or 0)
-    except ValueError:
-        return 0.0
-    # "nan" and "inf" are no numbers to compare with.
-    return found if abs(found) < 1e15 else 0.0

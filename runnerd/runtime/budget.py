@@ -8,6 +8,7 @@ never ended for money, so what is promised must be counted before it is spent.
 from __future__ import annotations
 
 import calendar
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Tally:
 
     def add(self, account: Account, *, start: float, end: float, price: float) -> None:
         """Count a stretch of paid time, split at midnights."""
-        while start < end and price > 0:
+        while start < end and 0 < price < math.inf:
             day = int(start // DAY)
             stop = min(end, (day + 1) * DAY)
             key = (day, account)
@@ -109,7 +110,7 @@ def cost(start: float, end: float, price: float, window: Window) -> float:
 
 def commitment(instance: model.Instance, now: float, window: Window) -> float:
     """What an instance has cost and may still cost inside the window."""
-    if instance.state in model.CLOSED or instance.price <= 0:
+    if instance.state in model.CLOSED or not 0 < instance.price < math.inf:
         return 0.0
     start = instance.running_at or now
     end = max(instance.deadline, now)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Container, Iterable
 from typing import Any, Protocol, TypeVar
 
 from provisioners import base
+from provisioners.support import numbers
 from runnerd import model
 from runnerd.model import (
     Attempt,
@@ -79,7 +80,7 @@ class Ledger:
         blocks: Iterable[Block],
     ) -> None:
         """Take over what the store holds; called once, before anything else."""
-        self.instances = {row.id: row for row in instances}
+        self.instances = {row.id: _priced(row) for row in instances}
         self.attempts = {row.key: row for row in attempts}
         for registration in registrations:
             self._keep(registration)
@@ -350,6 +351,11 @@ _INSTANCE_TIMES = (
     "hold_until",
 )
 _Row = TypeVar("_Row", Instance, Attempt, Registration)
+
+
+def _priced(row: Instance) -> Instance:
+    """The row with a price that can be added up: earlier versions took any tag's."""
+    return row if numbers.real(row.price) is not None else dataclasses.replace(row, price=0.0)
 
 
 def _shifted(row: _Row, times: Iterable[str], drift: float) -> _Row:

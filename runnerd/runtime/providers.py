@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from provisioners import base
-from provisioners.support import ratelimit
+from provisioners.support import numbers, ratelimit
 from runnerd import config, errors
 from runnerd.kit import clock
+
+log = logging.getLogger(__name__)
 
 #: Seconds for which a provider's offers are taken as known.
 OFFERS_FRESH = 300.0
@@ -95,10 +98,26 @@ class Provider:
         asked = self._question(pool)
         try:
             await self.ensure_started()
-            self._offers[pool.name] = (now, asked, await self.provisioner.offers(*asked))
+            offered = await self.provisioner.offers(*asked)
+            # No limit holds against a price that is no number.
+            priced = [offer for offer in offered if numbers.real(offer.price) is not None]
+            if len(priced) < len(offered):
+                log.warning("%s: %d offers have no price that can be read", self.name, len(offered) - len(priced))
+            self._offers[pool.name] = (now, asked, priced)
         except base.ProvisionError:
             self._awaited[pool.name] = float("-inf")
             raise
+
+    def usual_price(self, key: str) -> float:
+        """Return dollars per hour for an offer whose price was lost: its own, else the highest for its machine type.
+
+        0 while none is known.
+        """
+        parts = key.split("/")
+        known = [offer for _, _, offers in self._offers.values() for offer in offers]
+        own = [offer.price for offer in known if offer.key == key]
+        alike = [offer.price for offer in known if len(parts) == 6 and offer.machine_type == parts[4]]
+        return max(own or alike, default=0.0)
 
     def _question(self, pool: config.Pool) -> _Question:
         return pool.shape(self.name), pool.options.get(self.name, {})

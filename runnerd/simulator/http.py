@@ -10,7 +10,7 @@ import dataclasses
 import json
 import urllib.parse
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 
 class ConnectionDropped(Exception):
@@ -69,7 +69,7 @@ class Request:
 
     def json(self) -> Any:
         """The body as JSON; None when it is empty. Raises ValueError when it is not JSON."""
-        return json.loads(self.body) if self.body.strip() else None
+        return json.loads(self.body, parse_constant=_no_number) if self.body.strip() else None
 
     def form(self) -> dict[str, str]:
         """The body as an urlencoded form (last value of each name wins)."""
@@ -232,3 +232,7 @@ class Router:
             yield from self._walk(node.parameter, segments, position + 1, method)
         if method in node.rest:
             yield node.rest[method]
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")

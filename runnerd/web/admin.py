@@ -7,18 +7,18 @@ even connecting.  A socket file that somebody still listens on is never replaced
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import socket
 import stat
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
+from provisioners.support import numbers
 from runnerd import daemon, errors
 from runnerd.admin import commands
 from runnerd.kit import secrets
@@ -144,10 +144,10 @@ class Admin:
                 self._daemon,
                 subject=query.get("subject", ""),
                 id=query.get("id", ""),
-                since=float(query.get("since", 0)),
-                after=int(query.get("after", 0)),
-                limit=int(query.get("limit", 200)),
-                hold=float(query.get("hold", 0)),
+                since=_number(query, "since", 0.0),
+                after=_whole(query, "after", 0),
+                limit=_whole(query, "limit", 200),
+                hold=_number(query, "hold", 0.0),
             )
         )
 
@@ -156,8 +156,8 @@ class Admin:
 
     async def _cost(self, request: web.Request) -> web.Response:
         query = request.query
-        since = float(query["since"]) if "since" in query else None
-        until = float(query["until"]) if "until" in query else None
+        since = _number(query, "since", 0.0) if "since" in query else None
+        until = _number(query, "until", 0.0) if "until" in query else None
         return _answer(await costs.cost(self._daemon, by=query.get("by", "pool"), since=since, until=until))
 
     async def _prices(self, request: web.Request) -> web.Response:
@@ -181,11 +181,12 @@ class Admin:
 
     async def _hold(self, request: web.Request) -> web.Response:
         body = await _body(request)
-        seconds = body.get("seconds")
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        given = body.get("seconds")
+        seconds = None if isinstance(given, str) else numbers.real(given)
+        if seconds is None:
             raise errors.Refused('"seconds" must be a number; 0 releases', status=400)
         id = request.match_info["instance"]
-        return _answer(await commands.hold(self._daemon, id, seconds=float(seconds), who=_who(request)))
+        return _answer(await commands.hold(self._daemon, id, seconds=seconds, who=_who(request)))
 
     async def _sweep(self, request: web.Request) -> web.Response:
         body = await _body(request)
@@ -203,7 +204,7 @@ async def _body(request: web.Request) -> dict[str, Any]:
     raw = await request.read()
     if not raw:
         return {}
-    found = json.loads(raw)
+    found = numbers.loads(raw)
     if not isinstance(found, dict):
         raise errors.Refused("the body must be a JSON object", status=400)
     return found
@@ -251,8 +252,22 @@ def _selection(request: web.Request) -> dict[str, Any]:
         "state": query.get("state", ""),
         "pool": query.get("pool", ""),
         "every": query.get("all") == "1",
-        "limit": int(query.get("limit", 500)),
+        "limit": _whole(query, "limit", 500),
     }
+
+
+def _number(query: Mapping[str, str], name: str, default: float) -> float:
+    found = numbers.real(query.get(name, default))
+    if found is None:
+        raise errors.Refused(f'"{name}" must be a number', status=400)
+    return found
+
+
+def _whole(query: Mapping[str, str], name: str, default: int) -> int:
+    found = numbers.whole(query.get(name, default))
+    if found is None:
+        raise errors.Refused(f'"{name}" must be a whole number', status=400)
+    return found
 
 
 def admitted(peer: tuple[int, int]) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from aiohttp import web
 
+from provisioners.support import numbers
 from runnerd import errors
 from runnerd.bootstrap import agent_archive
 from runnerd.lifecycle import agent_sessions
@@ -221,7 +221,7 @@ class _Fields:
             return default
         value = self._members[name]
         # bool is a kind of int in Python, not in JSON.
-        if type(value) is not kind:
+        if type(value) is not kind or (kind is int and numbers.whole(value) is None):
             raise errors.Refused(f'"{name}" must be {_WRONG[kind]}', status=400)
         return value
 
@@ -258,7 +258,7 @@ class _Fields:
 async def _fields(request: web.Request) -> _Fields:
     data = await wire.body(request, most=MAX_JSON, seconds=BODY_TIMEOUT)
     try:
-        members = json.loads(data)
+        members = numbers.loads(data)
     except (ValueError, RecursionError):
         raise errors.Refused("the body is not JSON", status=400) from None
     if not isinstance(members, dict):

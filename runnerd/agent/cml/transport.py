@@ -180,7 +180,7 @@ class Transport:
             return None
         if told is None:
             reset = headers.get("x-ratelimit-reset") or headers.get("ratelimit-reset") or ""
-            told = float(reset) - self._context.now() + 1.0 if reset.isdigit() else 60.0
+            told = float(reset) - self._context.now() + 1.0 if reset.isascii() and reset.isdigit() else 60.0
         told = max(1.0, told)
         return told if self._waited + told <= _PATIENCE else None
 
@@ -226,7 +226,7 @@ def _unreachable(method: str, where: str, cause: BaseException) -> failures.Fail
 
 
 def _retry_after(value: str, now: float) -> float | None:
-    if value.isdigit():
+    if value.isascii() and value.isdigit():
         return float(value)
     try:
         return email.utils.parsedate_to_datetime(value).timestamp() - now

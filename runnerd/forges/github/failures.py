@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import codecs
 import http as status_names
-import json
 from typing import Any
 
+from provisioners.support import numbers
 from runnerd import errors
 from runnerd.kit import http, secrets
 
@@ -26,7 +26,7 @@ def words(response: http.Response) -> tuple[str, str]:
     if text[:1] == b"<":
         return "", "an HTML page"
     try:
-        body = json.loads(text)
+        body = numbers.loads(text)
     except ValueError:
         return "", _short(text.decode("utf-8", "replace"))
     if not isinstance(body, dict):
@@ -111,10 +111,8 @@ def decode(forge: str, what: str, response: http.Response) -> dict[str, Any]:
 
 def seconds(header: str | None, default: float) -> float:
     """A ``Retry-After`` in seconds."""
-    try:
-        return max(0.0, float(header or ""))
-    except ValueError:
-        return default
+    found = numbers.real(header)
+    return default if found is None else found
 
 
 def _short(text: str) -> str:

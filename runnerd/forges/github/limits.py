@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 
+from provisioners.support import numbers
 from runnerd.forges.github import failures
 from runnerd.forges.github.wire import Wire
 from runnerd.kit import http
@@ -74,11 +75,10 @@ class Limits:
         headers = response.headers
         if headers.get("x-ratelimit-resource", "core") != "core":
             return
-        try:
-            limit = int(headers.get("x-ratelimit-limit", ""))
-            remaining = int(headers.get("x-ratelimit-remaining", ""))
-            reset = float(headers.get("x-ratelimit-reset", ""))
-        except ValueError:
+        limit = numbers.whole(headers.get("x-ratelimit-limit"))
+        remaining = numbers.whole(headers.get("x-ratelimit-remaining"))
+        reset = numbers.real(headers.get("x-ratelimit-reset"))
+        if limit is None or remaining is None or reset is None:
             return
         if limit > 0:
             self.limit = limit

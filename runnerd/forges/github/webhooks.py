@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from provisioners.support import numbers
 from runnerd import errors
 from runnerd.forges import base
 from runnerd.kit import secrets
@@ -106,7 +106,7 @@ def _payload(headers: Mapping[str, str], body: bytes) -> Mapping[str, Any]:
     if headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         form = urllib.parse.parse_qs(body.decode("utf-8"))
         body = form.get("payload", [""])[0].encode()
-    payload = json.loads(body)
+    payload = numbers.loads(body)
     if not isinstance(payload, dict):
         raise ValueError("not an object")
     return payload

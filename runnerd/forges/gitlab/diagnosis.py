@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from provisioners.base import Finding, Level
+from provisioners.support import numbers
 from runnerd import config, errors
 from runnerd.forges.gitlab import discovery, pace, rest, runners
 from runnerd.kit import clock as clocks
@@ -124,10 +125,11 @@ class Diagnosis:
             return None
         text = str(about.get("version"))
         parts = text.split(".")
-        if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()):
+        major, minor = (numbers.whole(part) for part in [*parts, ""][:2])
+        if major is None or minor is None:
             self._say(Level.WARNING, f"GitLab calls its version {text[:40]!r}")
             return None
-        version = int(parts[0]), int(parts[1])
+        version = major, minor
         if version < OLDEST:
             self._say(Level.ERROR, f"GitLab {text} cannot create runners by API", "Upgrade to 15.11 or later.")
         else:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from provisioners.support import numbers
 from runnerd import model
 from runnerd.forges import base
 
@@ -90,7 +91,7 @@ def read(row: Mapping[str, Any], project: int) -> JobView:
         created_at=moment(row.get("created_at")),
         started_at=moment(row.get("started_at")),
         finished_at=moment(row.get("finished_at")),
-        queued_for=float(queued) if isinstance(queued, int | float) else None,
+        queued_for=numbers.real(queued) if isinstance(queued, int | float) else None,
         failure_reason=_text(row.get("failure_reason")),
         url=_text(row.get("web_url")),
         repo=_text(owner.get("path_with_namespace")),

@@ -11,6 +11,7 @@ import enum
 import random
 from collections.abc import Mapping
 
+from provisioners.support import numbers
 from runnerd import errors
 from runnerd.kit import clock as clocks
 
@@ -118,11 +119,11 @@ class Pace:
     def well(self, headers: Mapping[str, str], date: float | None) -> None:
         """An answer came that says nothing against asking again."""
         self._ill = 0
-        limit, left = _number(headers.get("ratelimit-limit")), _number(headers.get("ratelimit-remaining"))
+        limit, left = numbers.real(headers.get("ratelimit-limit")), numbers.real(headers.get("ratelimit-remaining"))
         if left is None:
             return
         self.remaining = int(left)
-        reset = _number(headers.get("ratelimit-reset"))
+        reset = numbers.real(headers.get("ratelimit-reset"))
         if limit and left < limit * RESERVE and reset is not None:
             seconds = reset - (date if date is not None else self._clock.wall())
             if 0 < seconds <= LONGEST_HOLD:
@@ -141,17 +142,10 @@ def wanted_pause(headers: Mapping[str, str], date: float | None, now: float) -> 
 
     Source: gitlab-runner's own client prefers the reset time; a minute where the answer tells nothing.
     """
-    reset = _number(headers.get("ratelimit-reset"))
+    reset = numbers.real(headers.get("ratelimit-reset"))
     if reset is not None:
         seconds = reset - (date if date is not None else now)
         if 0 < seconds <= LONGEST_HOLD:
             return seconds
-    after = _number(headers.get("retry-after"))
+    after = numbers.real(headers.get("retry-after"))
     return min(max(after, 1.0), LONGEST_HOLD) if after is not None else 60.0
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None

@@ -11,11 +11,11 @@ import binascii
 import collections
 import hashlib
 import hmac
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from provisioners.support import numbers
 from runnerd import errors
 from runnerd.forges.gitlab import jobs
 from runnerd.kit import clock as clocks
@@ -66,7 +66,7 @@ class Deliveries:
             raise errors.Refused("the delivery is larger than any Job Hook", status=413)
         self._authenticate(headers, body)
         try:
-            data = json.loads(body)
+            data = numbers.loads(body)
         except (ValueError, RecursionError) as error:
             raise errors.Refused("the delivery is not JSON", status=400) from error
         if not isinstance(data, dict):
@@ -95,9 +95,10 @@ class Deliveries:
     def _signed(self, signature: str, headers: Mapping[str, str], body: bytes) -> bool:
         """Standard Webhooks: HMAC-SHA256 over id, timestamp and raw body; several ``v1,`` values are allowed."""
         id_, stamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
-        if not id_ or not stamp.isascii() or not stamp.isdigit():
+        sent = numbers.whole(stamp)
+        if not id_ or not stamp.isdigit() or sent is None:
             return False
-        if abs(self._clock.wall() - float(stamp)) > TOLERANCE:
+        if abs(self._clock.wall() - sent) > TOLERANCE:
             return False
         assert self._signing is not None
         try:

@@ -8,11 +8,11 @@ acknowledged blocks everything behind it (GARM PR #812 was such an outage).
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from provisioners.support import numbers
 from runnerd import model
 from runnerd.forges import base
 from runnerd.forges.github.auth import timestamp
@@ -80,7 +80,8 @@ class Statistics:
     @classmethod
     def read(cls, value: Any) -> Statistics | None:
         """The counts of an answer; None when it holds none."""
-        if not isinstance(value, Mapping) or not isinstance(value.get("totalAssignedJobs"), int):
+        total = value.get("totalAssignedJobs") if isinstance(value, Mapping) else None
+        if not isinstance(total, int) or numbers.whole(total) is None:
             return None
         return cls(
             _count(value, "totalAvailableJobs"),
@@ -137,7 +138,7 @@ def _body(id: int, body: Any, problems: list[str]) -> list[Any]:
         return []
     if isinstance(body, str):
         try:
-            body = json.loads(body)
+            body = numbers.loads(body)
         except (ValueError, RecursionError):
             problems.append(f"the body of message {id} is not JSON")
             return []
@@ -194,4 +195,4 @@ def read_job(queue: model.Queue, entry: Any, problems: list[str], *, web: str) -
 
 def _count(value: Mapping[str, Any], name: str) -> int:
     found = value.get(name)
-    return max(0, found) if isinstance(found, int) else 0
+    return (numbers.whole(found) or 0) if isinstance(found, int) else 0

@@ -18,6 +18,7 @@ from typing import Any
 
 import jwt
 
+from provisioners.support import numbers
 from runnerd import __version__, errors
 from runnerd.forges.github import failures, pace
 from runnerd.forges.github.rest.rest import Rest
@@ -59,9 +60,9 @@ def token_end(token: str) -> float:
     """``exp`` of a JWT, which is read but not verified: it is the server's own."""
     try:
         claims = jwt.decode(token, options={"verify_signature": False})
-        return float(claims.get("exp") or 0)
     except (jwt.exceptions.PyJWTError, ValueError, TypeError):
         return 0.0
+    return numbers.real(claims.get("exp")) or 0.0
 
 
 def with_query(url: str, *, suffix: str = "", **extra: str | int) -> str:

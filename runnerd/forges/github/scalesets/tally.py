@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from provisioners.support import numbers
 from runnerd import model
 from runnerd.forges import base
 from runnerd.forges.github.scalesets.messages import Statistics
@@ -62,7 +63,7 @@ class Tally:
                 self._assign(job.aliases[-1], job.key, job.repo)
         self._fresh = 0
         found = [cursor.get(name) for name in ("waiting", "running", "as_of")]
-        waiting, running, as_of = (value if isinstance(value, int | float) else 0 for value in found)
+        waiting, running, as_of = (numbers.real(value) or 0.0 for value in found)
         self._waiting, self._running = int(waiting), int(running)
         # A clock that went back must not make an old word look fresh.
         self._as_of = self._confirmed = min(float(as_of), self._clock.now())

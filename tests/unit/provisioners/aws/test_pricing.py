@@ -184,7 +184,7 @@ def test_what_is_not_a_plain_linux_instance_is_passed_over(odd: str) -> None:
     [
         pytest.param(item("g4dn.xlarge", "-0.5"), "g4dn.xlarge on-demand at -0.5 dollars", id="negative"),
         pytest.param(item("g4dn.xlarge", "0.0000000000"), "g4dn.xlarge on-demand at 0 dollars", id="zero"),
-        pytest.param(item("g4dn.xlarge", "nan"), "g4dn.xlarge on-demand at nan dollars", id="not a number"),
+        pytest.param(item("g4dn.xlarge", "nan"), "g4dn.xlarge at 'nan'", id="not a number"),
         pytest.param(
             item("g4dn.xlarge", "52.6"), "at 52.6 dollars, where 0.5865 is known (catalogue 2025-08)", id="jump up"
         ),
