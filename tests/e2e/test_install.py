@@ -44,9 +44,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2 * PATIENCE)]
 
 AGENT = """
 import sys
-from runnerd import bundle
+from runnerd.bootstrap import agent_archive
 with open(sys.argv[1], "wb") as file:
-    file.write(bundle.build().data)
+    file.write(agent_archive.build().data)
 """
 
 MIGRATIONS = """
