@@ -202,7 +202,7 @@ def _publish(parsed: options.Parsed, context: contexts.Context) -> int:
 def _forge(parsed: options.Parsed, context: contexts.Context, http: transport.Transport) -> driver.Driver:
     repo = repository.find(context, parsed.text("repo"))
     name = driver.forge(context, parsed.text("driver"), repo.address)
-    token = driver.token(context, parsed.text("driver-token"))
+    token = driver.token(context, parsed.text("driver-token"), name)
     if name == jobs.GITHUB:
         return github.Github(context, http, repo=repo, token=token)
     return gitlab.Gitlab(context, http, repo=repo, token=token)

@@ -15,6 +15,8 @@ from runnerd.agent.cml import job as jobs
 
 #: Variables that hold a token, first come first served; CI_JOB_TOKEN is none of them, it may not comment.
 _TOKENS = ("REPO_TOKEN", "repo_token", "GITHUB_TOKEN", "GITLAB_TOKEN")
+#: The one that by its name belongs to the other forge, and is not sent to this one.
+_TOKEN_OF_THE_OTHER = {jobs.GITHUB: "GITLAB_TOKEN", jobs.GITLAB: "GITHUB_TOKEN"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +87,19 @@ class Driver(typing.Protocol):
         """Keep a file on the forge and return the address to use in markdown."""
 
 
-def token(context: contexts.Context, given: str) -> str:
-    """Return the token to use, or raise; it is masked from now on."""
-    found = given or next((context.env[name] for name in _TOKENS if context.env.get(name)), "")
+def token(context: contexts.Context, given: str, forge: str) -> str:
+    """Return the token for this forge, or raise; it is masked from now on.
+
+    :param given: the value of ``--token``; empty if there is none.
+    :param forge: ``github`` or ``gitlab``.
+    """
+    foreign = _TOKEN_OF_THE_OTHER[forge]
+    names = [name for name in _TOKENS if name != foreign]
+    found = given or next((context.env[name] for name in names if context.env.get(name)), "")
     if not found:
+        unused = f": {foreign} is set, and is not sent to {forge}" if context.env.get(foreign) else ""
         raise failures.Failure(
-            "token not found",
+            f"token not found{unused}",
             "set REPO_TOKEN: on GitHub to ${{ secrets.GITHUB_TOKEN }}, "
             "on GitLab to a project access token with scope api (CI_JOB_TOKEN may not post comments)",
         )

@@ -155,7 +155,10 @@ class Github:
             headers["Content-Type"] = "application/json; charset=utf-8"
         url = path if "://" in path else self._base + path
         if not url.startswith(self._base + "/"):
-            raise failures.Failure(f"{self._base} points to another server for more: {transport.host(url)}")
+            raise failures.Failure(
+                f"{self._base} points to another server for more: {transport.host(url)}",
+                "give the repository's address on that server with --repo, if it may have the token",
+            )
         answer = self._http.send(method, url, headers=headers, body=data)
         if answer.status >= 400:
             raise _refused(method, answer)

@@ -132,15 +132,33 @@ def test_the_forge_is_told_by_option_then_host_then_environment(
     assert expected in found
 
 
-def test_tokens_are_looked_for_in_upstreams_order() -> None:
-    names = ["REPO_TOKEN", "repo_token", "GITHUB_TOKEN", "GITLAB_TOKEN"]
-    env = {name: f"of-{name}" for name in names}
-    assert driver.token(contexts.Context(env=env), "given") == "given"
+@pytest.mark.parametrize(
+    ("forge", "names", "foreign"),
+    [
+        ("github", ["REPO_TOKEN", "repo_token", "GITHUB_TOKEN"], "GITLAB_TOKEN"),
+        ("gitlab", ["REPO_TOKEN", "repo_token", "GITLAB_TOKEN"], "GITHUB_TOKEN"),
+    ],
+)
+def test_tokens_are_looked_for_in_upstreams_order_and_those_of_the_other_forge_stay(
+    forge: str, names: list[str], foreign: str
+) -> None:
+    env = {name: f"of-{name}" for name in [*names, foreign]}
+    assert driver.token(contexts.Context(env=env), "given", forge) == "given"
     for name in names:
-        assert driver.token(contexts.Context(env=env), "") == f"of-{name}"
+        assert driver.token(contexts.Context(env=env), "", forge) == f"of-{name}"
         del env[name]
+    with pytest.raises(failures.Failure, match=f"{foreign} is set, and is not sent to {forge}"):
+        driver.token(contexts.Context(env=env), "", forge)
     with pytest.raises(failures.Failure, match="CI_JOB_TOKEN may not"):
-        driver.token(contexts.Context(env={"CI_JOB_TOKEN": "x"}), "")
+        driver.token(contexts.Context(env={"CI_JOB_TOKEN": "x"}), "", forge)
+
+
+def test_a_job_with_tokens_of_both_forges_sends_each_to_its_own(bench: cml_loopback.Bench) -> None:
+    bench.write("report.md", "x")
+    bench.on_gitlab(GITHUB_TOKEN="ghtok", GITLAB_TOKEN="gltok", REPO_TOKEN="")
+    bench.forge.on("POST", "/api/v4/projects/", reply(201, {"id": 1}))
+    assert bench.run("cml", "comment", "create", "--target=pr/1", "report.md") == 0, bench.err
+    assert {asked.headers["private-token"] for asked in bench.forge.asked} == {"gltok"}
 
 
 def test_github_com_is_reached_at_its_own_host(bench: loopback.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
