@@ -153,7 +153,7 @@ def test_tokens_are_looked_for_in_upstreams_order_and_those_of_the_other_forge_s
         driver.token(contexts.Context(env={"CI_JOB_TOKEN": "x"}), "", forge)
 
 
-def test_a_job_with_tokens_of_both_forges_sends_each_to_its_own(bench: cml_loopback.Bench) -> None:
+def test_a_job_with_tokens_of_both_forges_sends_each_to_its_own(bench: loopback.Bench) -> None:
     bench.write("report.md", "x")
     bench.on_gitlab(GITHUB_TOKEN="ghtok", GITLAB_TOKEN="gltok", REPO_TOKEN="")
     bench.forge.on("POST", "/api/v4/projects/", reply(201, {"id": 1}))
