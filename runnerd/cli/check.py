@@ -16,16 +16,47 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
+import click
+
 from provisioners import base
 from provisioners.base import Finding, Level
 from runnerd import config, daemon, errors, model, store
 from runnerd.bootstrap import agent_archive
-from runnerd.kit import clock
+from runnerd.cli import options, render
+from runnerd.cli.exits import Exit
+from runnerd.kit import clock, display
 from runnerd.offers import request as launch_request
 from runnerd.runtime import providers
 
 #: How long one forge or provider may take, in seconds.
 TIMEOUT = 90.0
+
+
+@click.command("check")
+@options.local
+def command(config_file: str | None, as_json: bool) -> None:
+    """Try configuration, forges, providers and pools without buying anything.  Works without the daemon."""
+    file = options.config_path(config_file)
+    try:
+        settings = config.load(file)
+    except errors.ConfigInvalid as error:
+        if not file.exists():
+            raise
+        found = [
+            {"level": "error", "place": str(problem).partition(": ")[0], "message": str(problem).partition(": ")[2],
+             "remedy": ""}
+            for problem in error.problems
+        ]  # fmt: skip
+    else:
+        found = asyncio.run(check(settings))
+    bad = sum(each["level"] == "error" for each in found)
+    warned = sum(each["level"] == "warning" for each in found)
+    if as_json:
+        render.document({"findings": found, "errors": bad, "warnings": warned})
+    else:
+        render.findings(found)
+        click.echo(f"{display.count(bad, 'error')}, {display.count(warned, 'warning')}")
+    click.get_current_context().exit(Exit.PROBLEMS if bad else Exit.OK)
 
 
 async def check(settings: config.Config) -> list[dict[str, Any]]:
@@ -77,8 +108,10 @@ def _unserved(settings: config.Config, asked: list[_Provider]) -> list[Finding]:
     for pool in settings.pools.values():
         sellers = [each for each in asked if each.name in pool.from_]
         if all(pool.name in each.told and pool.name not in each.serves for each in sellers):
-            words = f"none of {', '.join(pool.from_)} has an offer that the pool may buy: its jobs would wait for ever"
-            found.append(Finding(Level.ERROR, f"pools.{pool.name}", words, "see what each provider says of the pool"))
+            message = (
+                f"none of {', '.join(pool.from_)} has an offer that the pool may buy: its jobs would wait for ever"
+            )
+            found.append(Finding(Level.ERROR, f"pools.{pool.name}", message, "see what each provider says of the pool"))
     return found
 
 
@@ -121,9 +154,9 @@ class _Provider:
         """What may be left behind if the daemon never comes back, unless the provider has told it already."""
         if not traits.residue or any(traits.residue in each.message for each in told):
             return []
-        words = f"if the daemon never comes back: {traits.residue}"
+        message = f"if the daemon never comes back: {traits.residue}"
         remedy = "" if traits.self_end else "run `runnerd sweep --once` by a timer on another host"
-        return [Finding(Level.OK if traits.self_end else Level.WARNING, self._place, words, remedy)]
+        return [Finding(Level.OK if traits.self_end else Level.WARNING, self._place, message, remedy)]
 
     async def _pool(self, made: base.Provisioner, pool: config.Pool) -> tuple[list[Finding], base.CreateRequest | None]:
         """What a pool can buy here, and the request that it would send for its first choice."""
@@ -147,21 +180,23 @@ class _Provider:
             return [Finding(Level.WARNING, place, f"provider {name} sells nothing to it: {problem}", remedy)], None
         cheapest = min(found, key=lambda one: one.price)
         if pool.max_price is not None and cheapest.price > pool.max_price:
-            words = (
+            message = (
                 f"max_price is ${pool.max_price:.2f} an hour, and the cheapest offer of provider {name} is "
                 f"{cheapest.key} at ${cheapest.price:.2f}"
             )
             remedy = "raise max_price, or leave the provider out of its `from`"
-            return [Finding(Level.WARNING, place, words, remedy)], None
+            return [Finding(Level.WARNING, place, message, remedy)], None
         self.serves.add(pool.name)
-        words = f"provider {name} has {len(found)} offers, the cheapest {cheapest.key} at ${cheapest.price:.2f} an hour"
+        message = (
+            f"provider {name} has {len(found)} offers, the cheapest {cheapest.key} at ${cheapest.price:.2f} an hour"
+        )
         if cheapest.price_source:
-            words += f" ({cheapest.price_source})"
-        said = [Finding(Level.OK, place, words)]
+            message += f" ({cheapest.price_source})"
+        said = [Finding(Level.OK, place, message)]
         estimates = sum(one.price_source.startswith("estimate") for one in found)
         if estimates:
-            words = f"{estimates} of {len(found)} prices at provider {name} are estimates; budgets count by them"
-            said.append(Finding(Level.WARNING, place, words, f"run `runnerd prices refresh --provider {name}`"))
+            message = f"{estimates} of {len(found)} prices at provider {name} are estimates; budgets count by them"
+            said.append(Finding(Level.WARNING, place, message, f"run `runnerd prices refresh --provider {name}`"))
         return said, self._sample(made, pool, found[0])
 
     def _sample(self, made: base.Provisioner, pool: config.Pool, offer: base.Offer) -> base.CreateRequest:
@@ -201,9 +236,9 @@ def _state(settings: config.Config) -> list[Finding]:
         if not parent.is_dir():
             found.append(Finding(Level.ERROR, "state", f"{parent} is not a directory", f"create {parent}"))
         elif not os.access(parent, os.W_OK | os.X_OK):
-            words = f"{parent} is not writable for user id {os.geteuid()}"
+            message = f"{parent} is not writable for user id {os.geteuid()}"
             # Whoever runs the check need not be the user of the daemon.
-            found.append(Finding(Level.WARNING, "state", words, "check as the user of the daemon"))
+            found.append(Finding(Level.WARNING, "state", message, "check as the user of the daemon"))
     try:
         pending = store.pending(settings.database_url)
     except errors.StoreError as error:

@@ -13,11 +13,10 @@ from typing import Any
 
 from provisioners.support import numbers
 from runnerd import errors
+from runnerd.cli import options
 from runnerd.cli.exits import CommandFailed, Exit
 from runnerd.config import yamlfile
 
-#: Where the configuration is looked for when nobody says.
-DEFAULT_CONFIG = "/etc/runnerd/runnerd.yaml"
 #: Where the daemon listens when its configuration does not say; the same as the model's default.
 DEFAULT_SOCKET = "/run/runnerd/runnerd.sock"
 #: Seconds that an answer may take: some ask a provider first.
@@ -33,7 +32,7 @@ def socket_path(*, socket: str | None, config: str | None) -> Path:
     if socket:
         return Path(socket)
     named = config or os.environ.get("RUNNERD_CONFIG")
-    file = Path(named or DEFAULT_CONFIG)
+    file = Path(named or options.DEFAULT_CONFIG)
     if not named and not file.exists():
         return Path(DEFAULT_SOCKET)
     data = yamlfile.read(file).data
@@ -115,6 +114,16 @@ class Client:
             f"no daemon at {self._path}: {why}. Start it with `runnerd run`, or name its --config or --socket "
             "(RUNNERD_CONFIG names the file for all commands)"
         )
+
+
+def connect(socket_file: str | None, config_file: str | None, *, timeout: float = TIMEOUT) -> Client:
+    """Return the client of the daemon that the options of a command name.  Nothing is sent yet."""
+    return Client(socket_path(socket=socket_file, config=config_file), timeout=timeout)
+
+
+def segment(name: str) -> str:
+    """Return a name as one segment of a path."""
+    return urllib.parse.quote(name, safe="")
 
 
 def _failure(status: int, found: Any) -> errors.RunnerdError:

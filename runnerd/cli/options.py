@@ -1,22 +1,23 @@
-"""The options that commands share, and how they ask and answer.
+"""The options that commands share, and the kinds of values that they take.
 
 Imports nothing that takes time: each command pays only for what it uses.
 """
 
 from __future__ import annotations
 
+import datetime
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-if TYPE_CHECKING:
-    from runnerd import config
-    from runnerd.cli import client
+from provisioners.support import units
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+#: Where the configuration is looked for when no option and no variable names it.
 DEFAULT_CONFIG = "/etc/runnerd/runnerd.yaml"
 
 
@@ -26,8 +27,6 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        from provisioners.support import units
-
         if isinstance(value, float):
             return value
         try:
@@ -42,11 +41,6 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # generic in newer rel
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        import datetime
-        import time
-
-        from provisioners.support import units
-
         if isinstance(value, float):
             return value
         try:
@@ -88,37 +82,6 @@ def local(command: Command) -> Command:
     return config_option(json_option(command))
 
 
-def ask(socket_file: str | None, config_file: str | None, *, timeout: float = 0.0) -> client.Client:
-    """Who asks the daemon; 0 for the usual time."""
-    from runnerd.cli import client
-
-    return client.Client(client.socket_path(socket=socket_file, config=config_file), timeout=timeout or client.TIMEOUT)
-
-
-def load(config_file: str | None, *, reveal: bool = True) -> config.Config:
-    """The configuration.  Raises :class:`errors.ConfigInvalid`."""
-    from runnerd import config
-
-    return config.load(Path(config_file or DEFAULT_CONFIG), reveal=reveal)
-
-
-def show(found: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]], None]) -> None:
-    """A document as it is, or as text."""
-    from runnerd.cli import render
-
-    if as_json:
-        render.document(found)
-    else:
-        text(found)
-
-
-def say(found: dict[str, Any]) -> None:
-    """The one sentence of an order's answer."""
-    click.echo(found["message"])
-
-
-def quoted(name: str) -> str:
-    """A name as one segment of a path."""
-    import urllib.parse
-
-    return urllib.parse.quote(name, safe="")
+def config_path(config_file: str | None) -> Path:
+    """Return the configuration file that a command reads: the one that was named, or the default."""
+    return Path(config_file or DEFAULT_CONFIG)

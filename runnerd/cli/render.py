@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +24,19 @@ def document(found: Any) -> None:
     """A document for programs, on standard output."""
     indent = 2 if sys.stdout.isatty() else None
     click.echo(json.dumps(found, indent=indent, default=str))
+
+
+def show(found: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]], None]) -> None:
+    """Print a document as it is, or as text."""
+    if as_json:
+        document(found)
+    else:
+        text(found)
+
+
+def say(found: dict[str, Any]) -> None:
+    """Print the one sentence of the answer to an order."""
+    click.echo(found["message"])
 
 
 def line(found: Any) -> None:

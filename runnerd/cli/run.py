@@ -17,9 +17,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import click
+
 import runnerd
 from provisioners.offload import Offload
 from runnerd import assets, config, daemon, errors, logs, metrics, model, store
+from runnerd.cli import options
 from runnerd.cli.exits import CommandFailed, Exit
 from runnerd.kit import clock, sdnotify, tasks
 from runnerd.web import admin, listeners
@@ -32,6 +35,13 @@ GOODBYE = 45.0
 STUCK = 600.0
 #: Seconds between two sweeps of the store of report images.
 SWEEP = 3600.0
+
+
+@click.command("run")
+@options.config_option
+def command(config_file: str | None) -> None:
+    """Be the daemon, until SIGTERM.  SIGHUP reads the configuration again."""
+    click.get_current_context().exit(run(options.config_path(config_file)))
 
 
 def run(path: Path) -> Exit:

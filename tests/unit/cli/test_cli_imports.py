@@ -11,7 +11,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+
+from runnerd.cli import main
 
 #: Packages that a command which asks the daemon may load besides the standard library.
 LIGHT = {"click", "yaml", "cython_runtime", "runnerd", "provisioners"}
@@ -123,10 +126,33 @@ def test_the_socket_of_a_configuration_is_found_without_the_configuration_model(
     assert "yaml" in modules and heavy(modules) == set()
 
 
-@pytest.mark.parametrize("command", ["--help", "--version", "version", "version --json", "status --help", "no-such"])
+@pytest.mark.parametrize("command", ["--help", "--version", "version", "version --json", "no-such"])
 def test_what_asks_nothing_loads_no_client_either(command: str) -> None:
     modules = loaded(*command.split(), status=2 if command == "no-such" else 0)
     assert heavy(modules) == set() and "http.client" not in modules and "yaml" not in modules
+
+
+@pytest.mark.parametrize(
+    "command", ["status --help", "sweep --help", "cost --help", "prices refresh --help", "hold -h"]
+)
+def test_the_help_of_a_command_loads_no_more_than_the_command(command: str) -> None:
+    assert heavy(loaded(*command.split())) == set()
+
+
+def test_the_shell_completes_commands_without_loading_them() -> None:
+    code = "import sys; from runnerd.cli.main import cli; import click.shell_completion as shell\n"
+    code += "made = shell.BashComplete(cli, {}, 'runnerd', '_RUNNERD_COMPLETE')\n"
+    code += "print(*(item.value for item in made.get_completions([], 'r')))\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    names, modules = done.stdout.splitlines()
+    assert names.split() == ["reap", "reload", "run"] and heavy(set(modules.split())) == set()
+
+
+@pytest.mark.parametrize("name", main.TABLE)
+def test_the_table_says_of_a_command_what_its_own_help_says(name: str) -> None:
+    command = main.cli.get_command(click.Context(main.cli), name)
+    assert command is not None and command.name == name
+    assert main.TABLE[name].help == command.get_short_help_str(500)
 
 
 @pytest.mark.parametrize("module", ["runnerd", "runnerd.cli"])

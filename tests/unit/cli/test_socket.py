@@ -19,7 +19,7 @@ import pytest
 
 from provisioners import base, fake
 from runnerd import errors, model
-from runnerd.cli import accounts, client, exits, pricing
+from runnerd.cli import client, exits, money, pricing
 from runnerd.cli.exits import Exit
 from runnerd.cli.main import cli
 from runnerd.forges.base import JobEvent
@@ -237,7 +237,7 @@ async def test_costs_are_told_by_what_they_are_asked_for_and_alike_without_the_d
         assert found["total"]["instances"] == 3 and found["total"]["jobs"] == 3
         assert found["total"]["dollars"] == pytest.approx(3.0 + row.price / 2, rel=0.05)
         assert found["total"]["committed"] > row.price
-        for by in accounts.BY:
+        for by in money.BY:
             each = await at.json("cost", "--by", by, "--since", "2d")
             assert sum(one["dollars"] for one in each["groups"]) == pytest.approx(each["total"]["dollars"])
             text = (await at.run("cost", "--by", by, "--since", "2d")).stdout

@@ -1,10 +1,12 @@
-"""The commands about money: what instances cost, and what they would."""
+"""The commands about money: ``cost``, what instances have cost, and ``prices``, what they would cost."""
 
 from __future__ import annotations
 
+import asyncio
+
 import click
 
-from runnerd.cli import options
+from runnerd.cli import client, options, render
 from runnerd.cli.exits import CommandFailed, Exit
 
 #: What costs are summed by; the same as :class:`runnerd.store.By`, which takes long to import.
@@ -29,27 +31,26 @@ def cost(
     offline: bool,
 ) -> None:
     """What instances cost: from running to gone at the price fixed at their launch, and what is promised beyond."""
-    from runnerd.cli import render
-
     if since is not None and until is not None and until <= since:
         raise click.UsageError("--until must be later than --since")
     if offline:
+        # Imported here, because only a look past the daemon needs the configuration and the database.
+        from runnerd import config
         from runnerd.cli import offline as state
         from runnerd.views import costs
 
-        found = state.read(
-            options.load(config_file, reveal=False), lambda connection: costs.read(connection, by, since, until)
-        )
+        settings = config.load(options.config_path(config_file), reveal=False)
+        found = state.read(settings, lambda connection: costs.read(connection, by, since, until))
     else:
         try:
             # As text, because the client leaves out what is 0.
             span = {key: f"{at:.3f}" for key, at in (("since", since), ("until", until)) if at is not None}
-            found = options.ask(socket_file, config_file).get("/v1/cost", by=by, **span)
+            found = client.connect(socket_file, config_file).get("/v1/cost", by=by, **span)
         except CommandFailed as error:
             if error.exit is Exit.UNREACHABLE:
                 raise CommandFailed(f"{error}; --offline reads the state itself", exit=error.exit) from error
             raise
-    options.show(found, as_json, render.cost)
+    render.show(found, as_json, render.cost)
 
 
 @click.group()
@@ -65,10 +66,8 @@ def show(
     pool: str | None, provider: str | None, socket_file: str | None, config_file: str | None, as_json: bool
 ) -> None:
     """The prices of all offers, or of those of POOL, each with its source and day."""
-    from runnerd.cli import render
-
-    found = options.ask(socket_file, config_file).get("/v1/prices", pool=pool, provider=provider)
-    options.show(found, as_json, render.prices)
+    found = client.connect(socket_file, config_file).get("/v1/prices", pool=pool, provider=provider)
+    render.show(found, as_json, render.prices)
 
 
 @prices.command()
@@ -76,22 +75,21 @@ def show(
 @options.remote
 def refresh(provider: str | None, socket_file: str | None, config_file: str | None, as_json: bool) -> None:
     """Ask the providers' price lists anew.  Works without the daemon too, which then takes them at its start."""
-    from runnerd.cli import render
-
     try:
-        remote = options.ask(socket_file, config_file, timeout=RENEWAL)
+        remote = client.connect(socket_file, config_file, timeout=RENEWAL)
         found = remote.post("/v1/prices/refresh", provider=provider or "")
     except CommandFailed as error:
         if not isinstance(error.__cause__, FileNotFoundError | ConnectionRefusedError):
             raise
         found = _alone(config_file, provider)
-    options.show(found, as_json, render.renewal)
+    render.show(found, as_json, render.renewal)
     click.get_current_context().exit(Exit.PROBLEMS if found["errors"] else Exit.OK)
 
 
 def _alone(config_file: str | None, provider: str | None) -> dict[str, object]:
-    import asyncio
-
+    # Imported here, because only a renewal without the daemon needs what the daemon is made of.
+    from runnerd import config
     from runnerd.cli import pricing
 
-    return asyncio.run(pricing.refresh(options.load(config_file, reveal=False), provider or ""))
+    settings = config.load(options.config_path(config_file), reveal=False)
+    return asyncio.run(pricing.refresh(settings, provider or ""))
