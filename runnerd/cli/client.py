@@ -15,7 +15,7 @@ from provisioners.support import numbers
 from runnerd import errors
 from runnerd.cli import options
 from runnerd.cli.exits import CommandFailed, Exit
-from runnerd.config import yamlfile
+from runnerd.kit import yamlfile
 
 #: Where the daemon listens when its configuration does not say; the same as the model's default.
 DEFAULT_SOCKET = "/run/runnerd/runnerd.sock"

@@ -16,7 +16,8 @@ from typing import Any
 import pydantic
 
 from runnerd import errors
-from runnerd.config import fields, yamlfile
+from runnerd.config import fields
+from runnerd.kit import yamlfile
 
 #: Keys that people bring from other tools, and what stands for them here.
 ELSEWHERE = {

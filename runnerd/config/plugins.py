@@ -14,7 +14,8 @@ from typing import Any
 from provisioners import base
 from provisioners.support import numbers
 from runnerd import errors
-from runnerd.config import messages, yamlfile
+from runnerd.config import messages
+from runnerd.kit import yamlfile
 
 #: Provisioners that ship with runnerd, for a checkout whose entry points are not installed.
 BUILT_IN = {

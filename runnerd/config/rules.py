@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from provisioners import base
-from runnerd.config import fields, messages, schedule, yamlfile
-from runnerd.kit import secrets
+from runnerd.config import fields, messages, schedule
+from runnerd.kit import secrets, yamlfile
 
 if TYPE_CHECKING:
     from runnerd import config

@@ -24,7 +24,7 @@ from pydantic import Field
 
 from provisioners import base
 from runnerd import errors
-from runnerd.config import fields, messages, plugins, reference_page, rules, yamlfile
+from runnerd.config import fields, messages, plugins, reference_page, rules
 from runnerd.config.fields import Database, Duration, FilePath, Listening, Model, SecretRef, Size, Span, Tags, WebUrl
 from runnerd.config.forges import (
     Acquire,
@@ -55,7 +55,7 @@ from runnerd.config.pools import (
     Team,
     matches,
 )
-from runnerd.kit import secrets
+from runnerd.kit import secrets, yamlfile
 
 __all__ = [
     "Acquire",

@@ -1,1 +1,1 @@
-"""Tools without a word of the domain: clock, HTTP, tasks, secrets, systemd."""
+"""Tools without a word of the domain: clock, HTTP, YAML, tasks, secrets, systemd."""

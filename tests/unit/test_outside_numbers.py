@@ -24,11 +24,10 @@ from provisioners.support import numbers, units
 from runnerd import errors
 from runnerd.agent import client as agent_client
 from runnerd.agent import documents, nvidia
-from runnerd.config import yamlfile
 from runnerd.forges.github import failures
 from runnerd.forges.github.scalesets import messages, tally
 from runnerd.forges.gitlab import jobs, pace
-from runnerd.kit import http, sdnotify
+from runnerd.kit import http, sdnotify, yamlfile
 from runnerd.lifecycle import agent_sessions, inventory, registration, sweep_policy
 from runnerd.offers import admission
 from runnerd.web import admin

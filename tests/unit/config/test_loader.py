@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from provisioners import base
 from runnerd import config, errors
-from runnerd.config import plugins, yamlfile
-from runnerd.kit import secrets
+from runnerd.config import plugins
+from runnerd.kit import secrets, yamlfile
 
 ROOT = Path(__file__).parents[3]
 

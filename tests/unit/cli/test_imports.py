@@ -20,7 +20,7 @@ from runnerd.cli import main
 LIGHT = {"click", "yaml", "cython_runtime", "runnerd", "provisioners"}
 #: Our own modules that load the world, or are for the daemon alone.
 HEAVY = ("runnerd.config", "runnerd.daemon", "runnerd.store", "runnerd.web", "runnerd.forges", "runnerd.planner",
-         "runnerd.views.lists", "runnerd.metrics", "provisioners.base")  # fmt: skip
+         "runnerd.runtime", "runnerd.views", "runnerd.metrics", "runnerd.kit.http", "provisioners.base")  # fmt: skip
 
 #: Serves every command that the tests run: each reads what it needs of it.
 DOCUMENT = {"message": "", "incomplete": [], "state_read": True, "unaccounted": 0, "errors": 0, "events": [], "next": 0}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runnerd import errors
-from runnerd.config import yamlfile
+from runnerd.kit import yamlfile
 
 
 def refusal(text: str) -> str:
