@@ -21,7 +21,7 @@ from runnerd.kit import clock, http, tasks
 from runnerd.lifecycle import agent_sessions
 from runnerd.model import InstanceState, Reason
 from runnerd.reconcile import loop
-from runnerd.runtime import alarms, budget, ledger, providers, shared, tokens
+from runnerd.runtime import alarms, durable_settings, ledger, providers, shared, tokens
 
 log = logging.getLogger(__name__)
 
@@ -95,24 +95,25 @@ class Daemon:
             registrations=state.registrations,
             jobs=state.jobs,
             blocks=state.blocks,
+            settings=state.settings,
+            cursors=state.cursors,
         )
         bells = alarms.Alarms(now)
         self.runtime = shared.Runtime(
             config=settings,
             clock=self._clock,
             rng=self._rng,
-            store=self.store,
+            history=self.store,
             rows=rows,
+            durable=durable_settings.DurableSettings(rows),
             tokens=tokens.Tokens(hashlib.sha256(settings.token_key().reveal().encode()).digest()),
             alarms=bells,
             background=self._background,
             wake=lambda: None,
-            settings=dict(state.settings),
         )
         bells.on_new.append(self._write_alarm)
         self.controller = loop.Controller(
             self.runtime,
-            cursors=state.cursors,
             bundle=lambda: self._bundle.sha256,
             duty=self._duty,
             reanchor=self._reanchor,
@@ -139,9 +140,7 @@ class Daemon:
     async def _recall_costs(self) -> None:
         """What closed instances have cost, as far back as a budget looks."""
         since = 0.0 if _total_budget(self._settings) else self._clock.wall() - COST_MEMORY
-        for cost in await self.store.costs(since):
-            account = budget.Account(cost.pool, cost.provider, cost.repo, cost.market)
-            self.runtime.rows.tally.add(account, start=cost.running_at, end=cost.gone_at, price=cost.price)
+        self.runtime.rows.count_costs(await self.store.costs(since))
 
     async def _settle_restart(self) -> None:
         """What was planned is dropped; what was being requested is unclear until a listing tells."""
@@ -183,23 +182,18 @@ class Daemon:
 
     async def _add_retired_providers(self) -> None:
         """A provider that left the configuration while the daemon was down still has instances to end."""
-        kept = self.runtime.settings
         for row in list(self.runtime.rows.instances.values()):
             name = row.provider
             if not name or name in self.runtime.providers:
                 continue
-            raw = kept.get(f"provider/{name}")
+            raw = self.runtime.durable.provider(name)
             if raw is None:
                 self.runtime.alarms.ring("provider", name, "unknown", "it has instances and is not configured")
                 continue
             await self._add_provider(config.Provider.model_validate_json(raw), retired=True)
         for provider in self.runtime.providers.values():
             if not provider.retired:
-                text = _remembered(provider.settings)
-                key = f"provider/{provider.name}"
-                if kept.get(key) != text:
-                    await self.store.write(store.Setting(key, text))
-                    kept[key] = text
+                await self.runtime.durable.write_provider(provider.name, _remembered(provider.settings))
 
     async def _first_listings(self) -> None:
         """See what exists before anything is bought; a provider that does not answer is closed, not waited for."""
@@ -278,8 +272,8 @@ class Daemon:
         while True:
             await self._clock.sleep(3600.0)
             try:
-                await self.store.prune(before=self._clock.now() - KEEP)
-                self._forget_jobs()
+                await self.runtime.rows.prune(before=self._clock.now() - KEEP)
+                self.runtime.rows.forget_jobs(before=self._clock.now() - 86400.0)
                 await self._close_retired_forges()
                 if not _total_budget(self._settings):
                     self.runtime.rows.tally.forget(before=self._clock.wall() - COST_MEMORY)
@@ -291,14 +285,6 @@ class Daemon:
         needed = {one.queue.forge for one in self.runtime.rows.registrations.values()}
         for name in set(self.runtime.forges) - set(self._settings.forges) - needed:
             await self.runtime.forges.pop(name).close()
-
-    def _forget_jobs(self) -> None:
-        old = self._clock.now() - 86400.0
-        jobs = self.runtime.rows.jobs
-        for key in [
-            key for key, job in jobs.items() if job.state is model.JobState.COMPLETED and job.finished_at < old
-        ]:
-            del jobs[key]
 
     def _write_alarm(self, alarm: alarms.Alarm) -> None:
         event = model.Event(alarm.since, alarm.subject, alarm.id, "alarm", alarm.reason, alarm.detail)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runnerd import daemon, errors, model, store
+from runnerd import daemon, errors, model
 from runnerd.kit import display
 from runnerd.lifecycle import sweep_policy as listing
 from runnerd.lifecycle.termination import DRAINABLE
@@ -22,15 +22,13 @@ LONGEST_HOLD = 7 * 86400.0
 
 async def drain(daemon: daemon.Daemon, pool: str, *, on: bool, who: str) -> dict[str, Any]:
     """Buy nothing new for a pool and register nothing more in it, or take that back.  Survives restarts."""
-    if on or f"drained/{pool}" not in daemon.runtime.settings:
+    if on or not daemon.runtime.durable.ever_drained(pool):
         lists.known_pool(daemon, pool)
     before = lists.drained(daemon, pool)
-    value = "yes" if on else "no"
     if before != on:
         now = daemon.runtime.clock.now()
         event = Event(now, "pool", pool, "drained" if on else "undrained", Reason.OPERATOR.value, who)
-        await daemon.store.write(store.Setting(f"drained/{pool}", value), event)
-        daemon.runtime.settings[f"drained/{pool}"] = value
+        await daemon.runtime.durable.write_drained(pool, on, event)
         daemon.runtime.wake()
     rows = [row for row in daemon.runtime.rows.instances.values() if row.pool == pool and row.live]
     busy = sum(row.state is InstanceState.BUSY for row in rows)

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from runnerd import errors, model, store
+from runnerd import errors, model
 from runnerd.forges import base as forges
 from runnerd.model import Event, InstanceId, InstanceState, Job, JobState, Queue, Reason
 from runnerd.runtime import shared
@@ -29,9 +29,8 @@ ALIASES = 8
 class Intake:
     """The sink that every forge client reports into."""
 
-    def __init__(self, runtime: shared.Runtime, cursors: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, runtime: shared.Runtime) -> None:
         self._runtime = runtime
-        self._cursors = {name: dict(value) for name, value in cursors.items()}
         self._capacity: dict[Queue, int] = {}
         #: Queue -> instances that our agents saw picking up a job before the forge told, with the time.
         self._pickups: dict[Queue, dict[InstanceId, float]] = {}
@@ -61,17 +60,11 @@ class Intake:
             job = fresh.get(update.key)
             if job is not None and owner is not None and job.instance != owner.id:
                 fresh[update.key] = dataclasses.replace(job, instance=owner.id)
-        extra: list[Any] = list(events)
-        if cursor is not None:
-            extra.append(store.Cursor(str(queue), dict(cursor)))
-        if fresh or extra:
-            try:
-                await self._runtime.rows.write_jobs(fresh.values(), *extra)
-            except errors.StoreError as error:
-                self._runtime.alarms.ring("daemon", "store", "state-unwritable", str(error))
-                raise
-        if cursor is not None:
-            self._cursors[str(queue)] = dict(cursor)
+        try:
+            await self._runtime.rows.write_jobs(fresh.values(), events, queue=queue, cursor=cursor)
+        except errors.StoreError as error:
+            self._runtime.alarms.ring("daemon", "store", "state-unwritable", str(error))
+            raise
         for key, job in fresh.items():
             for listener in self.on_job:
                 listener(before[key], job)
@@ -124,11 +117,10 @@ class Intake:
     # -- cursor ------------------------------------------------------------------------------------------------
 
     def cursor(self, queue: Queue) -> Mapping[str, Any]:
-        return self._cursors.get(str(queue), {})
+        return self._runtime.rows.cursors.get(str(queue), {})
 
     async def save_cursor(self, queue: Queue, cursor: Mapping[str, Any]) -> None:
-        await self._runtime.store.write(store.Cursor(str(queue), dict(cursor)))
-        self._cursors[str(queue)] = dict(cursor)
+        await self._runtime.rows.write_jobs((), queue=queue, cursor=cursor)
 
     # -- what forges ask ---------------------------------------------------------------------------------------
 

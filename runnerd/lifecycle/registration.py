@@ -85,7 +85,7 @@ class Registrar:
                 self._under_way.discard(registration.id)
 
     async def _free_name(self, row: model.Instance) -> str:
-        used = {one.runner_name for one in await self._runtime.store.registrations(row.id)}
+        used = {one.runner_name for one in await self._runtime.history.registrations(row.id)}
         name, number = str(row.id), 1
         while name in used:
             number += 1

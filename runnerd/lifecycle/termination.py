@@ -216,7 +216,7 @@ class Reaper:
     async def resume_proofs(self) -> None:
         """Go on asking who ended the instances whose end an earlier process left unexplained."""
         since = self._runtime.clock.now() - PROOF_MEMORY
-        for row in await self._runtime.store.unexplained(since):
+        for row in await self._runtime.history.unexplained(since):
             if rerun.interrupted(row):
                 self._runtime.background.spawn(f"proof {row.id}", self._wait_for_proof(row))
 
@@ -288,10 +288,12 @@ class Reaper:
         kind = model.ConsoleKind.CONSOLE
         try:
             # Another process of this daemon may have asked before it ended.
-            if any(one.kind is kind for one in await self._runtime.store.consoles(row.id)):
+            if any(one.kind is kind for one in await self._runtime.history.consoles(row.id)):
                 return
             text, problem = await self.console(row)
-            await self._runtime.store.write(model.Console(row.id, kind, self._runtime.clock.now(), text, problem))
+            await self._runtime.rows.write_console(
+                model.Console(row.id, kind, self._runtime.clock.now(), text, problem)
+            )
         except errors.StoreError as error:
             log.warning("%s: what it printed is not kept: %s", row.id, error)
 
@@ -307,7 +309,7 @@ class Reaper:
                 self._words[id] = None
                 kept = model.Console(id, model.ConsoleKind.AGENT, self._runtime.clock.now(), await consoles.kept(text))
                 try:
-                    await self._runtime.store.write(kept)
+                    await self._runtime.rows.write_console(kept)
                 except errors.StoreError as error:
                     log.warning("%s: its agent's last words are not kept: %s", id, error)
                 # Whoever is root on an instance may send as often as he likes.

@@ -8,7 +8,7 @@ so that the next try goes elsewhere first.
 from __future__ import annotations
 
 from provisioners import base
-from runnerd import model, store
+from runnerd import model
 from runnerd.model import Instance, InstanceState, Reason
 from runnerd.offers import ranking
 from runnerd.runtime import shared
@@ -64,8 +64,7 @@ class Blame:
 
     async def lift(self, pattern: str) -> None:
         """Forget a block, durably."""
-        self._runtime.rows.blocks.pop(pattern, None)
-        await self._runtime.store.write(store.Unblock(pattern))
+        await self._runtime.rows.lift_block(pattern)
 
     def _stepped(self, old: Instance, new: Instance) -> None:
         came_up = new.state is InstanceState.READY and old.state is InstanceState.BOOTING

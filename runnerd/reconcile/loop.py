@@ -42,7 +42,6 @@ class Controller:
         self,
         runtime: shared.Runtime,
         *,
-        cursors: Mapping[str, Mapping[str, Any]],
         bundle: Callable[[], str],
         duty: Callable[[Instance], agent_sessions.Duty],
         reanchor: Callable[[], None] = lambda: None,
@@ -61,7 +60,7 @@ class Controller:
             duty=duty,
             background=runtime.background,
         )
-        self.intake = updates.Intake(runtime, cursors)
+        self.intake = updates.Intake(runtime)
         self.registrar = registration.Registrar(runtime, self.agents)
         self.blame = blocklist.Blame(runtime)
         self.launcher = provisioning.Launcher(runtime, self.admission, self.blame, bundle=bundle)
@@ -126,7 +125,7 @@ class Controller:
         """A pass may write nothing: only a write that passes says that the state can be written again."""
         if ("daemon", "store", "state-unwritable") in self.runtime.alarms.open:
             try:
-                await self.runtime.store.probe()
+                await self.runtime.rows.probe()
             except errors.StoreError:
                 return
             self.runtime.alarms.clear("daemon", "store", "state-unwritable")
@@ -279,7 +278,7 @@ class Controller:
             max_idle_age=pool.max_idle_age,
             max_job=pool.max_job,
             boot=pool.boot,
-            drained=self.runtime.settings.get(f"drained/{pool.name}") == "yes",
+            drained=self.runtime.durable.drained(pool.name),
             on_demand_only=self._on_demand_only(pool),
             open_offers=best is not None and not resting,
             closed_because=why if resting else "" if best else self.launcher.why_none(pool, ranked),

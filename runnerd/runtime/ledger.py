@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import weakref
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from provisioners import base
 from provisioners.support import numbers
-from runnerd import model
+from runnerd import model, store
 from runnerd.model import (
     Attempt,
     AttemptKey,
@@ -27,17 +28,24 @@ from runnerd.model import (
     InstanceState,
     Job,
     JobKey,
+    Queue,
     Registration,
     RegistrationId,
     RegistrationState,
 )
 from runnerd.runtime import budget
 
+NONE: Mapping[str, Any] = MappingProxyType({})
+
 
 class Writer(Protocol):
-    """The part of the store that the ledger needs."""
+    """The part of the store that changes rows.  Nothing but the ledger holds one."""
 
     async def write(self, *changes: Any) -> None: ...
+
+    async def probe(self) -> None: ...
+
+    async def prune(self, *, before: float) -> int: ...
 
     async def instance(self, id: str) -> Instance | None: ...
 
@@ -48,11 +56,23 @@ class Ledger:
     def __init__(self, store: Writer, now: Callable[[], float]) -> None:
         self._store = store
         self._now = now
-        self.instances: dict[InstanceId, Instance] = {}
-        self.attempts: dict[AttemptKey, Attempt] = {}
-        self.registrations: dict[RegistrationId, Registration] = {}
-        self.jobs: dict[JobKey, Job] = {}
-        self.blocks: dict[str, Block] = {}
+        self._instances: dict[InstanceId, Instance] = {}
+        self._attempts: dict[AttemptKey, Attempt] = {}
+        self._registrations: dict[RegistrationId, Registration] = {}
+        self._jobs: dict[JobKey, Job] = {}
+        self._blocks: dict[str, Block] = {}
+        self._settings: dict[str, str] = {}
+        self._cursors: dict[str, Mapping[str, Any]] = {}
+        # The same rows for reading: their types let no other room change them.
+        self.instances: Mapping[InstanceId, Instance] = self._instances
+        self.attempts: Mapping[AttemptKey, Attempt] = self._attempts
+        self.registrations: Mapping[RegistrationId, Registration] = self._registrations
+        self.jobs: Mapping[JobKey, Job] = self._jobs
+        self.blocks: Mapping[str, Block] = self._blocks
+        #: Small durable facts by name; :mod:`runnerd.runtime.durable_settings` knows what they mean.
+        self.settings: Mapping[str, str] = self._settings
+        #: Queue -> where the reading of its forge's messages stands.
+        self.cursors: Mapping[str, Mapping[str, Any]] = self._cursors
         #: What closed instances have cost.
         self.tally = budget.Tally()
         #: Called after each instance step with the row before and after.
@@ -78,27 +98,37 @@ class Ledger:
         registrations: Iterable[Registration],
         jobs: Iterable[Job],
         blocks: Iterable[Block],
+        settings: Mapping[str, str] = NONE,
+        cursors: Mapping[str, Mapping[str, Any]] = NONE,
     ) -> None:
         """Take over what the store holds; called once, before anything else."""
-        self.instances = {row.id: _priced(row) for row in instances}
-        self.attempts = {row.key: row for row in attempts}
+        self._instances.update({row.id: _priced(row) for row in instances})
+        self._attempts.update({row.key: row for row in attempts})
         for registration in registrations:
             self._keep(registration)
-        self.jobs = {row.key: row for row in jobs}
-        self.blocks = {row.pattern: row for row in blocks}
+        self._jobs.update({row.key: row for row in jobs})
+        self._blocks.update({row.pattern: row for row in blocks})
+        self._settings.update(settings)
+        self._cursors.update(cursors)
         # What these cost is read from the store with the costs of all others.
-        self._costed = {row.id for row in self.instances.values() if row.state in model.CLOSED}
+        self._costed = {row.id for row in self._instances.values() if row.state in model.CLOSED}
+
+    def count_costs(self, costs: Iterable[store.Cost]) -> None:
+        """Add what instances have cost that were closed before this process started."""
+        for cost in costs:
+            account = budget.Account(cost.pool, cost.provider, cost.repo, cost.market)
+            self.tally.add(account, start=cost.running_at, end=cost.gone_at, price=cost.price)
 
     def _keep(self, registration: Registration) -> None:
         if registration.state is RegistrationState.GONE:
-            self.registrations.pop(registration.id, None)
+            self._registrations.pop(registration.id, None)
             owned = self._by_instance.get(registration.instance, [])
             if registration.id in owned:
                 owned.remove(registration.id)
                 if not owned:
                     del self._by_instance[registration.instance]
             return
-        self.registrations[registration.id] = registration
+        self._registrations[registration.id] = registration
         self._by_runner[registration.runner_name] = registration.id
         owned = self._by_instance.setdefault(registration.instance, [])
         if registration.id not in owned:
@@ -123,7 +153,7 @@ class Ledger:
         events = [self._event(row, row.state.value, row.reason.value, row.detail) for row in new]
         await self._store.write(*new, *events)
         for row in new:
-            self.instances[row.id] = row
+            self._instances[row.id] = row
 
     async def adopt(
         self,
@@ -136,9 +166,9 @@ class Ledger:
         """Take over what was found in the world without a row: an instance by its tags, a runner by its name."""
         found = [row for row in (instance, attempt_row, registration_row) if row is not None]
         await self._store.write(*found, self._event(instance, "adopted", instance.state.value, detail))
-        self.instances[instance.id] = instance
+        self._instances[instance.id] = instance
         if attempt_row is not None:
-            self.attempts[attempt_row.key] = attempt_row
+            self._attempts[attempt_row.key] = attempt_row
         if registration_row is not None:
             self._keep(registration_row)
 
@@ -184,13 +214,13 @@ class Ledger:
             if registration_row is not None:
                 changes += self._registration_changes(registration_row)
             await self._store.write(*changes)
-            self.instances[id] = new
+            self._instances[id] = new
             attempt_before = self.attempts.get(attempt_row.key) if attempt_row is not None else None
             if attempt_row is not None:
                 if attempt_row.state is AttemptState.FAILED:
-                    self.attempts.pop(attempt_row.key, None)
+                    self._attempts.pop(attempt_row.key, None)
                 else:
-                    self.attempts[attempt_row.key] = attempt_row
+                    self._attempts[attempt_row.key] = attempt_row
             if registration_row is not None:
                 self._keep(registration_row)
             if to in model.CLOSED:
@@ -206,11 +236,11 @@ class Ledger:
         """Move every time of the live rows, because the clock that stamped them was moved; :meth:`keep` stores them."""
         for row in list(self.instances.values()):
             if row.state not in model.CLOSED:
-                self.instances[row.id] = _shifted(row, _INSTANCE_TIMES, drift)
+                self._instances[row.id] = _shifted(row, _INSTANCE_TIMES, drift)
         for attempt in list(self.attempts.values()):
-            self.attempts[attempt.key] = _shifted(attempt, ("created_at", "since", "sent_at"), drift)
+            self._attempts[attempt.key] = _shifted(attempt, ("created_at", "since", "sent_at"), drift)
         for registration in list(self.registrations.values()):
-            self.registrations[registration.id] = _shifted(registration, ("created_at", "since"), drift)
+            self._registrations[registration.id] = _shifted(registration, ("created_at", "since"), drift)
 
     async def keep(self, event: Event) -> None:
         """Write every row in memory anew, with why."""
@@ -227,7 +257,7 @@ class Ledger:
             new = dataclasses.replace(old, **fields)
             if new != old:
                 await self._store.write(new)
-                self.instances[id] = new
+                self._instances[id] = new
             return new
 
     async def prove(self, id: InstanceId, kind: base.EndKind, detail: str = "") -> Instance | None:
@@ -246,7 +276,7 @@ class Ledger:
             new = dataclasses.replace(old, reason=reason, end=kind.value, end_detail=detail)
             await self._store.write(new, self._event(new, "proven", reason.value, detail))
             if id in self.instances:
-                self.instances[id] = new
+                self._instances[id] = new
         for listener in self.on_proof:
             listener(old, new)
         return new
@@ -295,22 +325,63 @@ class Ledger:
 
     # -- jobs, blocks, events ----------------------------------------------------------------------------------
 
-    async def write_jobs(self, jobs: Iterable[Job], *more: Any) -> None:
-        """Make facts about jobs durable, with whatever belongs to the same commit."""
+    async def write_jobs(
+        self,
+        jobs: Iterable[Job],
+        events: Iterable[Event] = (),
+        *,
+        queue: Queue | None = None,
+        cursor: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make facts about jobs durable, in one commit with their events and the cursor of their queue."""
         rows = list(jobs)
-        await self._store.write(*rows, *more)
-        for row in rows:
-            self.jobs[row.key] = row
+        changes: list[Any] = [*rows, *events]
+        if queue is not None and cursor is not None:
+            changes.append(store.Cursor(str(queue), dict(cursor)))
+        if not changes:
+            return
+        await self._store.write(*changes)
+        self._jobs.update({row.key: row for row in rows})
+        if queue is not None and cursor is not None:
+            self._cursors[str(queue)] = dict(cursor)
+
+    def forget_jobs(self, *, before: float) -> None:
+        """Let jobs leave memory that were completed before a time; the store keeps them longer."""
+        for key, job in list(self._jobs.items()):
+            if job.state is model.JobState.COMPLETED and job.finished_at < before:
+                del self._jobs[key]
 
     async def write_block(self, block: Block) -> None:
         """Remember a blocked pattern."""
         event = Event(block.since, "offer", block.pattern, "blocked", block.reason, block.detail)
         await self._store.write(block, event)
-        self.blocks[block.pattern] = block
+        self._blocks[block.pattern] = block
+
+    async def lift_block(self, pattern: str) -> None:
+        """Forget a blocked pattern."""
+        await self._store.write(store.Unblock(pattern))
+        self._blocks.pop(pattern, None)
+
+    async def write_setting(self, name: str, value: str, *events: Event) -> None:
+        """Keep a small durable fact, in one commit with the events about it."""
+        await self._store.write(store.Setting(name, value), *events)
+        self._settings[name] = value
+
+    async def write_console(self, console: model.Console) -> None:
+        """Keep what an instance printed; only the store holds it."""
+        await self._store.write(console)
 
     async def note(self, *events: Event) -> None:
         """Add to the audit trail."""
         await self._store.write(*events)
+
+    async def probe(self) -> None:
+        """Make a tiny durable write.  Raises :class:`errors.StoreError` while rows cannot be written."""
+        await self._store.probe()
+
+    async def prune(self, *, before: float) -> int:
+        """Delete the rows of what was closed before a time; returns how many."""
+        return await self._store.prune(before=before)
 
     def _event(self, row: Instance, what: str, reason: str, detail: str) -> Event:
         return Event(self._now(), "instance", row.id, what, reason, detail)
@@ -325,9 +396,9 @@ class Ledger:
             self._costed.add(closed.id)
         if self._by_instance.get(closed.id):
             return
-        self.instances.pop(closed.id, None)
+        self._instances.pop(closed.id, None)
         if closed.attempt is not None:
-            self.attempts.pop(closed.attempt, None)
+            self._attempts.pop(closed.attempt, None)
         self._costed.discard(closed.id)
 
     def _lock(self, name: str) -> asyncio.Lock:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from runnerd import config, planner, store
+from runnerd import config, model, planner
 from runnerd.forges.base import Forge, QueueSpec
 from runnerd.kit import clock, tasks
 from runnerd.model import InstanceId, Queue
-from runnerd.runtime import alarms, ledger, providers, tokens
+from runnerd.runtime import alarms, durable_settings, ledger, providers, tokens
+
+
+class History(Protocol):
+    """The part of the store that answers questions about rows which are not in memory."""
+
+    async def unexplained(self, since: float) -> list[model.Instance]: ...
+
+    async def consoles(self, instance_id: str) -> list[model.Console]: ...
+
+    async def registrations(self, instance_id: str) -> Sequence[model.Registration]: ...
 
 
 @dataclass(slots=True)
@@ -20,8 +31,10 @@ class Runtime:
     config: config.Config
     clock: clock.Clock
     rng: random.Random
-    store: store.Store
+    #: For reading; only the ledger writes.
+    history: History
     rows: ledger.Ledger
+    durable: durable_settings.DurableSettings
     tokens: tokens.Tokens
     alarms: alarms.Alarms
     background: tasks.Group
@@ -30,8 +43,6 @@ class Runtime:
     providers: dict[str, providers.Provider] = field(default_factory=dict)
     forges: dict[str, Forge] = field(default_factory=dict)
     evidence: dict[InstanceId, planner.Evidence] = field(default_factory=dict)
-    #: Small durable facts: drained pools and the like.
-    settings: dict[str, str] = field(default_factory=dict)
     #: Every queue with what its forge must know of the pool.
     specs: tuple[QueueSpec, ...] = ()
     #: Wall and steady clock disagree: deadlines are held.

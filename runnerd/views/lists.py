@@ -209,7 +209,7 @@ def pools(daemon: daemon.Daemon) -> dict[str, Any]:
 
 def drained(daemon: daemon.Daemon, pool: str) -> bool:
     """True while a person has the pool drained."""
-    return daemon.runtime.settings.get(f"drained/{pool}") == "yes"
+    return daemon.runtime.durable.drained(pool)
 
 
 def offer_list(daemon: daemon.Daemon, pool: str) -> dict[str, Any]:

@@ -247,8 +247,7 @@ class Lab:
     async def drain(self, pool: str) -> None:
         """A person drains a pool: nothing new is bought for it."""
         assert self.daemon is not None
-        await self.daemon.store.write(store.Setting(f"drained/{pool}", "yes"))
-        self.daemon.runtime.settings[f"drained/{pool}"] = "yes"
+        await self.daemon.runtime.durable.write_drained(pool, True)
         self.daemon.runtime.wake()
 
     async def until(self, done: Callable[[], bool], *, within: float, step: float = 5.0) -> bool:

@@ -16,7 +16,7 @@ from runnerd import config, errors, model
 from runnerd.forges import base as forges
 from runnerd.kit import tasks
 from runnerd.lifecycle import agent_sessions
-from runnerd.runtime import alarms, ledger, providers, shared, tokens
+from runnerd.runtime import alarms, durable_settings, ledger, providers, shared, tokens
 
 T = TypeVar("T")
 
@@ -116,6 +116,9 @@ class Book:
     async def probe(self) -> None:
         if self.broken is not None:
             raise self.broken
+
+    async def prune(self, *, before: float) -> int:
+        return 0
 
     async def instance(self, id: str) -> model.Instance | None:
         await asyncio.sleep(0)
@@ -462,8 +465,9 @@ def place(folder: Path, clock: ManualClock, **changes: Any) -> Place:
         config=read,
         clock=clock,
         rng=random.Random(1),
-        store=book,  # type: ignore[arg-type]
+        history=book,
         rows=rows,
+        durable=durable_settings.DurableSettings(rows),
         tokens=TOKENS,
         alarms=alarms.Alarms(clock.now),
         background=tasks.Group("test", on_failure=lambda name, error: failures.append((name, error))),

@@ -74,7 +74,7 @@ class Measured:
 
 @pytest.fixture
 def measured(place: fakes.Place) -> Measured:
-    made = loop.Controller(place.runtime, cursors={}, bundle=lambda: "", duty=fakes.duty)
+    made = loop.Controller(place.runtime, bundle=lambda: "", duty=fakes.duty)
     daemon = Daemon(place.runtime, made)
     counted = metrics.Metrics()
     counted.attach(daemon)
@@ -263,7 +263,7 @@ async def test_cost_runs_with_time_never_back_and_ends_with_the_instance(measure
 
 def test_what_was_accrued_before_the_start_is_not_told_again(place: fakes.Place) -> None:
     place.put(fakes.bought("vm-1", "busy", market="spot"))
-    made = loop.Controller(place.runtime, cursors={}, bundle=lambda: "", duty=fakes.duty)
+    made = loop.Controller(place.runtime, bundle=lambda: "", duty=fakes.duty)
     counted = metrics.Metrics()
     counted.attach(Daemon(place.runtime, made))
     place.clock.time += 3600
@@ -306,7 +306,7 @@ async def test_a_preemption_that_is_proven_late_is_counted_once_and_its_end_is_n
 
     # Another process reads the same durable rows, and is told once more.
     place.rows.on_proof.clear()
-    again = loop.Controller(place.runtime, cursors={}, bundle=lambda: "", duty=fakes.duty)
+    again = loop.Controller(place.runtime, bundle=lambda: "", duty=fakes.duty)
     counted = metrics.Metrics()
     counted.attach(Daemon(place.runtime, again))  # type: ignore[arg-type]
     assert await place.rows.prove(InstanceId("vm-1"), base.EndKind.PREEMPTED) is None
@@ -353,7 +353,7 @@ def test_what_is_derived_at_the_scrape(measured: Measured, place: fakes.Place) -
 def test_budgets_tell_what_is_committed_and_left(tmp_path: Path, clock: fakes.ManualClock) -> None:
     place = fakes.place(tmp_path, clock, limits={"instances": 8, "dollars_per_day": 100})
     place.put(fakes.bought("vm-1", "busy", price=2.0, running_at=fakes.START, deadline=fakes.START + 3600))
-    made = loop.Controller(place.runtime, cursors={}, bundle=lambda: "", duty=fakes.duty)
+    made = loop.Controller(place.runtime, bundle=lambda: "", duty=fakes.duty)
     counted = metrics.Metrics()
     counted.attach(Daemon(place.runtime, made))
     made.admission.count()

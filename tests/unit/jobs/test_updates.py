@@ -80,7 +80,7 @@ def test_folding_the_same_fact_again_changes_nothing() -> None:
 
 @pytest.fixture
 def sink(place: Place) -> job_updates.Intake:
-    return job_updates.Intake(place.runtime, {})
+    return job_updates.Intake(place.runtime)
 
 
 def job(place: Place) -> model.Job:
@@ -219,7 +219,8 @@ async def test_a_pickup_that_the_forge_never_tells_of_holds_no_job_back_for_ever
 
 
 async def test_a_cursor_survives_by_itself_and_from_before(place: Place) -> None:
-    sink = job_updates.Intake(place.runtime, {str(QUEUE): {"last": 3}})
+    place.rows.load(instances=[], attempts=[], registrations=[], jobs=[], blocks=[], cursors={str(QUEUE): {"last": 3}})
+    sink = job_updates.Intake(place.runtime)
     assert sink.cursor(QUEUE) == {"last": 3}
     await sink.save_cursor(QUEUE, {"last": 4})
     assert sink.cursor(QUEUE) == {"last": 4}

@@ -542,7 +542,7 @@ async def test_a_restarted_daemon_goes_on_asking_who_interrupted_a_job(place: Pl
         bought("vm-3", "gone", busy_at=START - down - 60, **gone | {"end": "preempted"}),
     )
     place.sky.ends = base.EndKind.PREEMPTED
-    restarted = loop.Controller(place.runtime, cursors={}, bundle=lambda: "", duty=duty).reaper
+    restarted = loop.Controller(place.runtime, bundle=lambda: "", duty=duty).reaper
     await restarted.resume_proofs()
     await place.clock.advance(1000)
     assert [one.id for one in proofs] == ["vm-1"] and not place.errors

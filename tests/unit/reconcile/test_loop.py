@@ -39,7 +39,7 @@ async def make(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Make]:
 
     def build(**changes: Any) -> tuple[Place, loop.Controller]:
         place = make_place(tmp_path, clock, **changes)
-        desk = loop.Controller(place.runtime, cursors={}, bundle=lambda: "ab" * 32, duty=duty)
+        desk = loop.Controller(place.runtime, bundle=lambda: "ab" * 32, duty=duty)
         made.append(desk)
         return place, desk
 
@@ -218,7 +218,7 @@ async def test_the_capacity_told_to_a_queue(
 
 async def test_a_drained_pool_announces_what_it_holds(make: Make, clock: ManualClock) -> None:
     place, desk = make()
-    place.runtime.settings["drained/gpu"] = "yes"
+    await place.runtime.durable.write_drained("gpu", True)
     place.put(*(bought(f"vm-{n}", "busy", queue=QUEUE, busy_at=START) for n in range(2)))
     wants(place, 5)
     await passes(desk, clock)

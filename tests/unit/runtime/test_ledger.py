@@ -70,7 +70,8 @@ async def test_of_two_tasks_that_want_the_same_step_one_is_told_that_it_was_late
 
 async def test_a_refused_write_leaves_memory_as_it_was(rows: ledger.Ledger, book: Book) -> None:
     row, runner = bought("vm-1", "booting"), registration("r1")
-    rows.load(instances=[row], attempts=[attempt()], registrations=[runner], jobs=[], blocks=[])
+    known = model.Block("sea/*", "quota", START + 60, START)
+    rows.load(instances=[row], attempts=[attempt()], registrations=[runner], jobs=[], blocks=[known])
     book.broken = FULL
     block = model.Block("sky/*", "capacity", START + 60, START)
     job = model.Job(model.JobKey("j"), runner.queue, "acme/ml", "1", "train")
@@ -82,13 +83,17 @@ async def test_a_refused_write_leaves_memory_as_it_was(rows: ledger.Ledger, book
         rows.adopt(instance("vm-3", "booting"), "found"),
         rows.write_jobs([job]),
         rows.write_block(block),
+        rows.lift_block("sea/*"),
+        rows.write_setting("drained/gpu", "yes"),
+        rows.write_jobs((), queue=runner.queue, cursor={"last": 1}),
     ):
         with pytest.raises(errors.StoreUnwritable):
             await work
     assert rows.instances == {row.id: row}
     assert rows.attempts == {attempt().key: attempt()}
     assert rows.registrations == {runner.id: runner}
-    assert not rows.jobs and not rows.blocks
+    assert rows.blocks == {"sea/*": known}
+    assert not rows.jobs and not rows.settings and not rows.cursors
 
 
 async def test_attempt_and_registration_are_in_the_same_commit_as_the_step(rows: ledger.Ledger, book: Book) -> None:

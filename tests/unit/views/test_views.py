@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runnerd import errors, model, store
+from runnerd import errors, model
 from runnerd.forges import base as forges
 from runnerd.forges.base import JobEvent
 from runnerd.kit import display
@@ -100,8 +100,7 @@ async def test_a_job_without_capacity_anywhere_is_told_why_and_when_it_is_tried_
 
 async def test_a_drained_pool_is_the_reason_and_no_offer_is_promised(tmp_path: Path) -> None:
     async with small_daemon.running(tmp_path) as small:
-        await small.daemon.store.write(store.Setting("drained/gpu", "yes"))
-        small.daemon.runtime.settings["drained/gpu"] = "yes"
+        await small.daemon.runtime.durable.write_drained("gpu", True)
         await small.queue("train")
         found = await explain.explain(small.daemon, "train")
         assert any("drained by an operator" in line and "undrain gpu" in line for line in found["why"])

@@ -61,7 +61,7 @@ class Daemon:
 
 
 def daemon(place: fakes.Place) -> Daemon:
-    made = loop.Controller(place.runtime, cursors={}, bundle=lambda: "0" * 64, duty=fakes.duty)
+    made = loop.Controller(place.runtime, bundle=lambda: "0" * 64, duty=fakes.duty)
     made.last_pass_at = place.clock.now()
     return Daemon(place, made, agent_archive.Bundle(b"PK the agent", "a" * 64), State())
 
