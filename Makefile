@@ -52,7 +52,8 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy runnerd provisioners
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -q tests/unit/store/test_schema.py tests/unit/config/test_examples.py
+	$(BIN)/towncrier build --draft --version next >/dev/null
+	$(BIN)/python -m pytest -q tests/unit/store/test_schema.py tests/unit/config/test_examples.py tests/unit/test_language.py
 
 fmt: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
