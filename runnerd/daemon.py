@@ -17,7 +17,7 @@ from provisioners.offload import Offload
 from runnerd import assets, config, errors, model, store
 from runnerd.bootstrap import agent_archive
 from runnerd.forges import base as forges
-from runnerd.kit import clock, http, tasks
+from runnerd.kit import clock, tasks
 from runnerd.lifecycle import agent_sessions
 from runnerd.model import InstanceState, Reason
 from runnerd.reconcile import loop
@@ -451,25 +451,3 @@ def provisioner(settings: config.Provider, context: base.Context) -> base.Provis
     """The provisioner of a configured provider."""
     made: base.Provisioner = config.provisioner_class(settings.type)(context, settings.options)
     return made
-
-
-def forge_factory(
-    controller: str, *, clock: clock.Clock, rng: random.Random, on_request: Callable[[str, str, int], None]
-) -> ForgeFactory:
-    """Makes clients that talk to real forges."""
-    from runnerd.forges.github import GitHub
-    from runnerd.forges.gitlab import GitLab
-
-    def make(name: str, settings: config.AnyForge) -> forges.Forge:
-        transport = http.AiohttpTransport(ca_file=str(settings.ca) if settings.ca else None)
-
-        def count(endpoint: str, status: int) -> None:
-            on_request(name, endpoint, status)
-
-        if isinstance(settings, config.GitHubForge):
-            return GitHub(name, settings, clock=clock, transport=transport, rng=rng, on_request=count, owner=controller)
-        return GitLab(
-            name, settings, clock=clock, transport=transport, rng=rng, on_request=count, controller=controller
-        )
-
-    return make

@@ -24,6 +24,7 @@ from runnerd import config, daemon, errors, model, store
 from runnerd.bootstrap import agent_archive
 from runnerd.cli import options, render
 from runnerd.cli.exits import Exit
+from runnerd.forges import registry
 from runnerd.kit import clock, display
 from runnerd.offers import request as launch_request
 from runnerd.runtime import providers
@@ -78,7 +79,7 @@ async def check(settings: config.Config) -> list[dict[str, Any]]:
 async def _forge(settings: config.Config, name: str, now: clock.Clock) -> list[Finding]:
     place = f"forges.{name}"
     try:
-        make = daemon.forge_factory(settings.controller, clock=now, rng=random.Random(), on_request=lambda *_: None)
+        make = registry.factory(settings.controller, clock=now, rng=random.Random(), on_request=lambda *_: None)
         forge = make(name, settings.forges[name])
     except (errors.RunnerdError, OSError, ValueError) as error:
         return [Finding(Level.ERROR, place, str(error))]

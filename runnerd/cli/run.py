@@ -24,6 +24,7 @@ from provisioners.offload import Offload
 from runnerd import assets, config, daemon, errors, logs, metrics, model, store
 from runnerd.cli import options
 from runnerd.cli.exits import CommandFailed, Exit
+from runnerd.forges import registry
 from runnerd.kit import clock, sdnotify, tasks
 from runnerd.web import admin, listeners
 
@@ -116,7 +117,7 @@ class Service:
             rng=rng,
             offload=self._offload,
             make_provisioner=daemon.provisioner,
-            make_forge=daemon.forge_factory(
+            make_forge=registry.factory(
                 self._settings.controller, clock=self._clock, rng=rng, on_request=self._metrics.on_request
             ),
             reanchor=self._clock.reanchor,
