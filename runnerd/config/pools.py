@@ -33,6 +33,9 @@ from runnerd.config.fields import (
     WebUrl,
 )
 
+#: Seconds between the latest end of a job and the deadline: for clocks that differ and for the job's clean-up.
+DEADLINE_MARGIN_S = 600.0
+
 #: Counts of things; the ceiling is far above any fleet and catches a slip of the keyboard.
 Count = Annotated[int, *fields.whole(0, 100_000)]
 
@@ -294,6 +297,12 @@ class Pool(Named, Defaults):
         if not self.gpu:
             return 0
         return int(self.gpu.partition(" x ")[2] or 1)
+
+    @property
+    def lifetime(self) -> float:
+        """Seconds from launch to the deadline that ends an instance in any case."""
+        wait = self.max_idle_age if self.warm else self.idle
+        return self.boot + wait + self.max_job + DEADLINE_MARGIN_S
 
     def types_for(self, provider: str) -> tuple[str, ...]:
         """The exact machine types to buy from a provider; empty for any that fits."""

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 
 from provisioners import base
-from runnerd import bootstrap, config, planner
+from runnerd import bootstrap, config
 from runnerd.model import AttemptKey, InstanceId
 
 #: The repository that an instance was bought for.
@@ -129,8 +129,7 @@ def _tags(
 
 def lifetime_of(pool: config.Pool) -> float:
     """Seconds from launch to the deadline that ends an instance whatever happens."""
-    wait = pool.max_idle_age if pool.warm else pool.idle
-    return pool.boot + wait + pool.max_job + 2 * planner.SLACK
+    return pool.lifetime
 
 
 def seal(request: base.CreateRequest) -> str:
