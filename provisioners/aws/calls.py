@@ -1,18 +1,13 @@
-"""Calls to Amazon's APIs: in threads, each within the documented rate of its group, each failure in our words.
-
-Rates: "Throttle limits" in the EC2 developer guide (per account and region); Service Quotas has no documented one and
-answers about one call in six seconds in the long run.
-"""
+"""Calls to Amazon's APIs: in threads, each within the documented rate of its group, each failure in our words."""
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from provisioners import base
-from provisioners.aws import client, errors
+from provisioners.aws import client, errors, rates
 from provisioners.offload import Offload
 from provisioners.support import ratelimit
 
@@ -24,30 +19,14 @@ _PAGES = 200
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 
-class Group(enum.Enum):
-    """Calls that share a bucket: how many at once, how many per second in the long run."""
-
-    #: Describe, Get and List with a filter or in pages.
-    READ = (100, 20.0)
-    TERMINATE = (100, 5.0)
-    #: Deleting volumes and interfaces, releasing addresses, cancelling spot requests.
-    CHANGE = (50, 5.0)
-    #: RunInstances that only try.
-    TRIAL = (5, 2.0)
-    SSM = (40, 40.0)
-    STS = (50, 50.0)
-    QUOTAS = (5, 0.16)
-    PRICES = (5, 1.0)
-
-
 class Calls:
     """The one way out to the SDK for everything but launches."""
 
     def __init__(self, context: base.Context, connections: client.Connections) -> None:
         self._context = context
         self._connections = connections
-        self._buckets: dict[tuple[str, Group], ratelimit.Bucket] = {}
-        self._pauses: dict[tuple[str, Group], float] = {}
+        self._buckets: dict[tuple[str, rates.Group], ratelimit.Bucket] = {}
+        self._pauses: dict[tuple[str, rates.Group], float] = {}
         self._door: Offload | None = None
 
     def open(self) -> None:
@@ -61,7 +40,7 @@ class Calls:
             self._door.close(wait=False)
             self._door = None
 
-    def bucket(self, region: str, group: Group) -> ratelimit.Bucket:
+    def bucket(self, region: str, group: rates.Group) -> ratelimit.Bucket:
         """What paces a group of calls to a region."""
         place = (region, group)
         found = self._buckets.get(place)
@@ -78,7 +57,7 @@ class Calls:
         region: str = "",
         *,
         service: str = "ec2",
-        group: Group = Group.READ,
+        group: rates.Group = rates.Group.READ,
         **parameters: Any,
     ) -> dict[str, Any]:
         """One call, ``operation`` named as the API names it.  Raises :class:`base.ProvisionError`."""
@@ -100,7 +79,7 @@ class Calls:
         key: str,
         *,
         service: str = "ec2",
-        group: Group = Group.READ,
+        group: rates.Group = rates.Group.READ,
         size: int = 1000,
         **parameters: Any,
     ) -> list[dict[str, Any]]:
@@ -120,9 +99,9 @@ class Calls:
 
     async def apart(self, work: Callable[[], _T], what: str) -> _T:
         """Blocking work on the SDK that is no call of ours, such as getting credentials."""
-        return await self._guarded(work, what, "", "", Group.STS)
+        return await self._guarded(work, what, "", "", rates.Group.STS)
 
-    async def _guarded(self, work: Callable[[], _T], what: str, region: str, service: str, group: Group) -> _T:
+    async def _guarded(self, work: Callable[[], _T], what: str, region: str, service: str, group: rates.Group) -> _T:
         if self._door is None:
             self.open()
         assert self._door is not None

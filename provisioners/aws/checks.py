@@ -12,26 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from provisioners import base, catalogue, options
-from provisioners.aws import calls, errors, families, places, quotas, request
-from provisioners.aws.settings import Image, Region, Settings
+from provisioners.aws import availability, calls, errors, families, images, permissions, quotas, rates, request, tags
+from provisioners.aws.settings import Region, Settings
 from provisioners.base import Finding, Level
 
 #: Stands in for the one-time token, which is not longer.
 _TOKEN = "x" * 64
 #: Free addresses below which a subnet is nearly full.
 _FEW = 8
-#: Actions that runnerd needs in a region and that can be tried without an instance.
-_READS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("DescribeInstances", {}),
-    ("DescribeInstanceStatus", {}),
-    ("DescribeVolumes", {}),
-    ("DescribeNetworkInterfaces", {}),
-    ("DescribeSpotInstanceRequests", {}),
-    ("DescribeAddresses", {}),
-    ("DescribeImages", {}),
-    ("DescribeInstanceTypeOfferings", {}),
-    ("DescribeSpotPriceHistory", {}),
-)
 _POLICY = "give the credentials the policy of docs/aws.md"
 
 
@@ -43,7 +31,7 @@ class Examination:
     settings: Settings
     book: catalogue.Book
     calls: calls.Calls
-    places: places.Places
+    available: availability.Availability
     #: The parameters that a request is sent with; raises :class:`base.ProvisionError`.
     body: Callable[[base.CreateRequest], Any]
     found: list[Finding] = field(default_factory=list)
@@ -77,7 +65,7 @@ class Examination:
 
     async def _credentials(self) -> bool:
         try:
-            who = await self.calls.call("GetCallerIdentity", service="sts", group=calls.Group.STS)
+            who = await self.calls.call("GetCallerIdentity", service="sts", group=rates.Group.STS)
         except base.ProvisionError as error:
             self._failed("credentials", error)
             return False
@@ -147,23 +135,23 @@ class Examination:
 
     async def _permissions(self, region: str) -> None:
         """Name every action that is missing, not the first only."""
-        for operation, parameters in _READS:
+        for operation, parameters in permissions.READS:
             answer = await self._try(operation, region, parameters)
             if answer is not None:
                 self._failed(f"{operation} in {region}", answer)
 
     async def _try(self, operation: str, region: str, parameters: Mapping[str, Any]) -> base.ProvisionError | None:
         """Why a call would be refused; None when it would not."""
-        group = calls.Group.TRIAL if operation == "RunInstances" else calls.Group.READ
+        group = rates.Group.TRIAL if operation == "RunInstances" else rates.Group.READ
         try:
             await self.calls.call(operation, region, group=group, **parameters, DryRun=True)
         except base.ProvisionError as error:
             return None if error.code == "DryRunOperation" else error
         return None
 
-    async def _image(self, region: str, image: Image, arch: str = "") -> None:
+    async def _image(self, region: str, image: images.Image, arch: str = "") -> None:
         try:
-            ami = await self.places.image(region, image, arch or "x86_64")
+            ami = await self.available.image(region, image, arch or "x86_64")
         except base.ProvisionError as error:
             if image.pattern and not arch:
                 # What the pattern is for, its pools' samples tell.
@@ -200,7 +188,7 @@ class Examination:
         before = len(self.found)
         for problem in _problems(sample):
             self._say(Level.ERROR, problem, "shorten or rename it in the configuration", place=place)
-        for tag in request.unusual(sample.tags):
+        for tag in tags.unusual(sample.tags):
             self._say(
                 Level.WARNING,
                 f'the tag "{tag}" has characters that EC2 takes but billing and other services do not',
@@ -211,7 +199,7 @@ class Examination:
         if machine is not None:
             await self._architecture(sample, machine, place)
             self._ceiling(offer, machine, place)
-        sold = await self.places.offered(offer.region, [offer.machine_type])
+        sold = await self.available.types(offer.region, [offer.machine_type])
         if sold is not None and offer.zone not in sold.get(offer.machine_type, ()):
             zones = ", ".join(sorted(sold.get(offer.machine_type, ()))) or "no zone"
             self._say(
@@ -239,7 +227,7 @@ class Examination:
 
     async def _architecture(self, sample: base.CreateRequest, machine: catalogue.Machine, place: str) -> None:
         try:
-            ami = await self.places.ami(sample.offer.region, sample.offer.image)
+            ami = await self.available.ami(sample.offer.region, sample.offer.image)
         except base.ProvisionError as error:
             self._failed(f"the image {sample.offer.image} in {sample.offer.region}", error, place=place)
             return
@@ -268,7 +256,7 @@ class Examination:
 def _problems(sample: base.CreateRequest) -> list[str]:
     """What would be refused of a sample once its token is in its place."""
     full = sample.user_data.replace(base.TOKEN_PLACEHOLDER, _TOKEN)
-    found = request.tag_problems(sample.tags)
+    found = tags.problems(sample.tags)
     size = len(full.encode())
     if size > request.USER_DATA_LIMIT:
         found.append(f"the boot script has {size} bytes with its token; Amazon takes {request.USER_DATA_LIMIT}")

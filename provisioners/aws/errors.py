@@ -5,7 +5,6 @@ The codes are those of the EC2 API reference ("Error codes for the Amazon EC2 AP
 
 from __future__ import annotations
 
-import enum
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -13,27 +12,9 @@ from typing import Any
 from botocore import exceptions, parsers
 
 from provisioners import base
-from provisioners.aws import families
+from provisioners.aws import error_scopes
+from provisioners.aws.error_scopes import ErrorScope
 from provisioners.base import Kind
-
-
-class Reach(enum.StrEnum):
-    """How far a refusal speaks: an offer pattern with the offer's own parts."""
-
-    #: This offer and nothing else.
-    OFFER = ""
-    #: The type in its zone, in every market.
-    TYPE_IN_ZONE = "{provider}/{account}/{region}/{zone}/{type}/*"
-    #: The type in the region: what its requests have in common (image, boot script, options) is refused.
-    TYPE_IN_REGION = "{provider}/{account}/{region}/*/{type}/*"
-    #: Whatever is launched in that zone.
-    ZONE = "{provider}/{account}/{region}/{zone}/*/*"
-    REGION = "{provider}/{account}/{region}/*/*/*"
-    #: The types that one quota counts together, in this market.
-    FAMILY = "{provider}/{account}/{region}/*/{family}/{market}"
-    #: The spot market as a whole.
-    SPOT = "{provider}/{account}/*/*/*/spot"
-    ACCOUNT = "{provider}/{account}/*/*/*/*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +22,7 @@ class Row:
     """One code."""
 
     kind: Kind
-    reach: Reach = Reach.OFFER
+    scope: ErrorScope = ErrorScope.OFFER
     #: Seconds that the offers are left alone; 0 for what is usual for the kind.
     block_for: float = 0.0
     #: True when the call may have been carried out all the same.
@@ -51,19 +32,22 @@ class Row:
 
 
 _MINUTE, _DAY = 60.0, 86400.0
-_EMPTY = Row(Kind.CAPACITY, Reach.OFFER, 3 * _MINUTE)
-_NOT_SOLD = Row(Kind.CAPACITY, Reach.TYPE_IN_ZONE, _DAY)
+_EMPTY = Row(Kind.CAPACITY, ErrorScope.OFFER, 3 * _MINUTE)
+_NOT_SOLD = Row(Kind.CAPACITY, ErrorScope.TYPE_IN_ZONE, _DAY)
 _FAMILY_FULL = Row(
-    Kind.QUOTA, Reach.FAMILY, 10 * _MINUTE, hint="raise the vCPU quota in the Service Quotas console, under Amazon EC2"
+    Kind.QUOTA,
+    ErrorScope.FAMILY,
+    10 * _MINUTE,
+    hint="raise the vCPU quota in the Service Quotas console, under Amazon EC2",
 )
-_REGION_FULL = Row(Kind.QUOTA, Reach.REGION, 10 * _MINUTE, hint="raise it in the Service Quotas console")
+_REGION_FULL = Row(Kind.QUOTA, ErrorScope.REGION, 10 * _MINUTE, hint="raise it in the Service Quotas console")
 _TOO_FAST = Row(Kind.THROTTLED)
 _STUMBLED = Row(Kind.TRANSIENT, unclear=True)
-_REFUSED = Row(Kind.AUTH, Reach.ACCOUNT, 30 * _MINUTE)
-_WRONG = Row(Kind.CONFIG, Reach.TYPE_IN_REGION)
-_NO_SUBNET = Row(Kind.CONFIG, Reach.ZONE, hint="check the provider's subnets")
-_NO_GROUP = Row(Kind.CONFIG, Reach.REGION, hint="check security_groups: they belong to the subnets' network")
-_NO_IMAGE = Row(Kind.CONFIG, Reach.TYPE_IN_REGION, hint="images belong to one region; check image")
+_REFUSED = Row(Kind.AUTH, ErrorScope.ACCOUNT, 30 * _MINUTE)
+_WRONG = Row(Kind.CONFIG, ErrorScope.TYPE_IN_REGION)
+_NO_SUBNET = Row(Kind.CONFIG, ErrorScope.ZONE, hint="check the provider's subnets")
+_NO_GROUP = Row(Kind.CONFIG, ErrorScope.REGION, hint="check security_groups: they belong to the subnets' network")
+_NO_IMAGE = Row(Kind.CONFIG, ErrorScope.TYPE_IN_REGION, hint="images belong to one region; check image")
 _ABSENT = Row(Kind.NOT_FOUND)
 
 ROWS: dict[str, Row] = {
@@ -75,13 +59,13 @@ ROWS: dict[str, Row] = {
     "InsufficientCapacityOnHost": _EMPTY,
     "ReservationCapacityExceeded": _EMPTY,
     "InsufficientFreeAddressesInSubnet": Row(
-        Kind.CAPACITY, Reach.ZONE, 5 * _MINUTE, hint="the subnet has no address left: add another one of that zone"
+        Kind.CAPACITY, ErrorScope.ZONE, 5 * _MINUTE, hint="the subnet has no address left: add another one of that zone"
     ),
     # Not sold there.
     "Unsupported": _NOT_SOLD,
     "VolumeTypeNotAvailableInZone": _NOT_SOLD,
     # Our own limit on the price.
-    "SpotMaxPriceTooLow": Row(Kind.PRICE, Reach.OFFER, 30 * _MINUTE),
+    "SpotMaxPriceTooLow": Row(Kind.PRICE, ErrorScope.OFFER, 30 * _MINUTE),
     # Ceilings of the account.
     "MaxSpotInstanceCountExceeded": _FAMILY_FULL,
     "MaxSpotFleetRequestCountExceeded": _FAMILY_FULL,
@@ -117,22 +101,24 @@ ROWS: dict[str, Row] = {
     "SignatureDoesNotMatch": _REFUSED,
     "IncompleteSignature": _REFUSED,
     "MissingAuthenticationToken": _REFUSED,
-    "RequestExpired": Row(Kind.AUTH, Reach.ACCOUNT, 30 * _MINUTE, hint="is this host's clock right?"),
+    "RequestExpired": Row(Kind.AUTH, ErrorScope.ACCOUNT, 30 * _MINUTE, hint="is this host's clock right?"),
     "ExpiredToken": _REFUSED,
     "ExpiredTokenException": _REFUSED,
     "AccessDenied": _REFUSED,
     "AccessDeniedException": _REFUSED,
-    "Blocked": Row(Kind.AUTH, Reach.ACCOUNT, 30 * _MINUTE, hint="the account is blocked: ask AWS Support"),
-    "AccountDisabled": Row(Kind.AUTH, Reach.ACCOUNT, 30 * _MINUTE, hint="the account is disabled: ask AWS Support"),
+    "Blocked": Row(Kind.AUTH, ErrorScope.ACCOUNT, 30 * _MINUTE, hint="the account is blocked: ask AWS Support"),
+    "AccountDisabled": Row(
+        Kind.AUTH, ErrorScope.ACCOUNT, 30 * _MINUTE, hint="the account is disabled: ask AWS Support"
+    ),
     "PendingVerification": Row(
-        Kind.AUTH, Reach.ACCOUNT, 30 * _MINUTE, hint="AWS is verifying the account; this can take four hours"
+        Kind.AUTH, ErrorScope.ACCOUNT, 30 * _MINUTE, hint="AWS is verifying the account; this can take four hours"
     ),
     "OptInRequired": Row(
-        Kind.AUTH, Reach.REGION, 30 * _MINUTE, hint="enable the region, or the service, for the account"
+        Kind.AUTH, ErrorScope.REGION, 30 * _MINUTE, hint="enable the region, or the service, for the account"
     ),
     "AuthFailure.ServiceLinkedRoleCreationNotPermitted": Row(
         Kind.AUTH,
-        Reach.SPOT,
+        ErrorScope.SPOT,
         30 * _MINUTE,
         hint="create it once: aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",
     ),
@@ -145,8 +131,8 @@ ROWS: dict[str, Row] = {
     "InvalidSecurityGroupID.NotFound": _NO_GROUP,
     "InvalidUserData.Malformed": _WRONG,
     "InvalidLaunchTemplateId.NotFound": _WRONG,
-    "InvalidKeyPair.NotFound": Row(Kind.CONFIG, Reach.REGION, hint="keys belong to one region; check key_name"),
-    "TagPolicyViolation": Row(Kind.CONFIG, Reach.ACCOUNT, hint="the organisation's tag policy refuses a tag"),
+    "InvalidKeyPair.NotFound": Row(Kind.CONFIG, ErrorScope.REGION, hint="keys belong to one region; check key_name"),
+    "TagPolicyViolation": Row(Kind.CONFIG, ErrorScope.ACCOUNT, hint="the organisation's tag policy refuses a tag"),
     "TagLimitExceeded": _WRONG,
     "UnsupportedOperation": _WRONG,
     "OperationNotPermitted": _WRONG,
@@ -183,7 +169,7 @@ LAUNCH_FAILURES: dict[str, Row] = {
     "Server.InternalError": Row(Kind.TRANSIENT),
     "Client.VolumeLimitExceeded": _REGION_FULL,
     "Client.InternalError": Row(
-        Kind.CONFIG, Reach.TYPE_IN_REGION, hint="often the key of the disk: may the service use kms_key?"
+        Kind.CONFIG, ErrorScope.TYPE_IN_REGION, hint="often the key of the disk: may the service use kms_key?"
     ),
     "Client.InvalidSnapshot.NotFound": _NO_IMAGE,
 }
@@ -240,7 +226,7 @@ def denied_action(error: BaseException) -> str:
 def row_of(code: str, message: str = "", status: int = 400) -> Row:
     """What a code says, the longest that is known of it."""
     if code == "InvalidParameterValue" and "IAM Instance Profile" in message:
-        return Row(Kind.CONFIG, Reach.ACCOUNT, hint="check instance_profile, and that the role may pass it")
+        return Row(Kind.CONFIG, ErrorScope.ACCOUNT, hint="check instance_profile, and that the role may pass it")
     found = ROWS.get(code)
     if found is not None:
         return found
@@ -248,21 +234,6 @@ def row_of(code: str, message: str = "", status: int = 400) -> Row:
         if code.startswith(prefix):
             return row
     return _STUMBLED if status >= 500 else _UNKNOWN
-
-
-def scope_of(reach: Reach, offer: base.Offer | None) -> str:
-    """The offer pattern that a refusal speaks for."""
-    if offer is None:
-        return ""
-    return reach.value.format(
-        provider=offer.provider,
-        account=offer.account,
-        region=offer.region,
-        zone=offer.zone,
-        type=offer.machine_type,
-        market=offer.market.value,
-        family=families.group_of(offer.machine_type, offer.market).pattern,
-    )
 
 
 def classify(error: Exception, offer: base.Offer | None = None, *, what: str = "") -> base.ProvisionError:
@@ -283,7 +254,7 @@ def told_by(row: Row, message: str, *, code: str, offer: base.Offer | None) -> b
     return base.ProvisionError(
         row.kind,
         f"{message} ({row.hint})" if row.hint else message,
-        scope=scope_of(row.reach, offer),
+        scope=error_scopes.pattern(row.scope, offer),
         code=code,
         maybe_created=row.unclear and offer is not None,
         block_for=row.block_for,
@@ -308,10 +279,10 @@ def _row_of_exception(error: Exception) -> Row:
     if isinstance(error, _NEVER_CONNECTED):
         return Row(Kind.TRANSIENT)
     if isinstance(error, _NO_CREDENTIALS):
-        return Row(_REFUSED.kind, _REFUSED.reach, hint="see credentials in docs/aws.md")
+        return Row(_REFUSED.kind, _REFUSED.scope, hint="see credentials in docs/aws.md")
     if isinstance(error, exceptions.SSLError) and "certificate verify failed" in str(error).lower():
         # The handshake failed: nothing was sent.
-        return Row(Kind.CONFIG, Reach.ACCOUNT, hint="check endpoint and ca")
+        return Row(Kind.CONFIG, ErrorScope.ACCOUNT, hint="check endpoint and ca")
     if isinstance(error, _UNUSABLE):
         return Row(Kind.CONFIG)
     return _STUMBLED

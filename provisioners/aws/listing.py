@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from provisioners import base
-from provisioners.aws import calls
+from provisioners.aws import calls, rates
 from provisioners.aws import instances as aws_instances
+from provisioners.aws import tags as aws_tags
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Lister:
         self._account = account
         self._ours = {"Name": f"tag:{base.TAG_CONTROLLER}", "Values": [controller]}
 
-    async def everywhere(self, regions: Iterable[str], also: frozenset[str]) -> base.Listing:
+    async def owned(self, regions: Iterable[str], also: frozenset[str]) -> base.Listing:
         """What there is in those regions, and in those of scopes that have rows."""
         wanted = dict.fromkeys(regions)
         failures: dict[str, str] = {}
@@ -155,7 +156,7 @@ class Lister:
             kind=kind,
             ref=f"{region}/{id}",
             scope=f"{self._provider}/{self._account}/{region}/{zone or '*'}",
-            tags=aws_instances.tags_of(resource),
+            tags=aws_tags.of(resource),
             created_at=aws_instances.seconds(at),
         )
 
@@ -173,7 +174,7 @@ async def remove(calls_: calls.Calls, residue: base.Residue) -> None:
     if not operation:
         raise base.ProvisionError(base.Kind.CONFIG, f"{residue.ref}: a {residue.kind} is nothing that is removed here")
     try:
-        await calls_.call(operation, region, group=calls.Group.CHANGE, **parameters)
+        await calls_.call(operation, region, group=rates.Group.CHANGE, **parameters)
     except base.ProvisionError as error:
         if error.kind is not base.Kind.NOT_FOUND:
             raise

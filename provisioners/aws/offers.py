@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from provisioners import base, catalogue
-from provisioners.aws import places, settings, spot
+from provisioners.aws import availability, images, settings, spot_prices
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +20,13 @@ class Market:
         provider: str,
         chosen: settings.Settings,
         book: catalogue.Book,
-        places: places.Places,
-        spot: spot.SpotPrices,
+        available: availability.Availability,
+        spot: spot_prices.SpotPrices,
     ) -> None:
         self._provider = provider
         self._settings = chosen
         self._book = book
-        self._places = places
+        self._available = available
         self._spot = spot
         #: Region -> why it has no offers, as of the last time they were asked for.
         self._trouble: dict[str, str] = {}
@@ -76,11 +76,11 @@ class Market:
                 f"{region.name} has none of the subnets {', '.join(subnets)}",
                 code="InvalidSubnetID.NotFound",
             )
-        sold = await self._places.offered(region.name, [one.name for one in machines])
+        sold = await self._available.types(region.name, [one.name for one in machines])
         if base.Market.SPOT in markets:
             await self._spot.refresh(region.name, [one.name for one in machines])
         launch = pool.over(region.launch, region.name)
-        images: dict[str, str] = {}
+        resolved: dict[str, str] = {}
         found: dict[base.Market, list[base.Offer]] = {}
         for market in markets:
             offers: list[base.Offer] = []
@@ -92,10 +92,10 @@ class Market:
                     price = self._price(machine.name, region.name, zone, market)
                     if price is None:
                         continue
-                    image = launch.image or places.default_image(machine)
+                    image = launch.image or images.default(machine)
                     key = f"{image} {machine.arch}"
-                    if key not in images:
-                        images[key] = (await self._places.image(region.name, image, machine.arch)).id
+                    if key not in resolved:
+                        resolved[key] = (await self._available.image(region.name, image, machine.arch)).id
                     there.append(
                         machine.offer(
                             price,
@@ -104,7 +104,7 @@ class Market:
                             region=region.name,
                             zone=zone,
                             market=market,
-                            image=images[key],
+                            image=resolved[key],
                         )
                     )
                 offers += sorted(there, key=lambda offer: offer.price)
@@ -114,7 +114,7 @@ class Market:
     async def zones(self, region: settings.Region, pool: settings.PoolOptions) -> dict[str, str]:
         """Subnet -> zone of what that pool may use in a region, in the operator's order."""
         wanted = [one for one in region.subnets if not pool.subnets or one in pool.subnets]
-        return await self._places.zones(region.name, wanted)
+        return await self._available.zones(region.name, wanted)
 
     def _price(self, machine_type: str, region: str, zone: str, market: base.Market) -> catalogue.Price | None:
         overrides = self._settings.prices

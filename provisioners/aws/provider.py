@@ -13,23 +13,25 @@ from typing import Any
 
 from provisioners import base, catalogue
 from provisioners.aws import (
+    availability,
     calls,
     checks,
     client,
-    errors,
-    facts,
+    end_reasons,
     instances,
+    launch,
     listing,
+    names,
     offers,
-    places,
     pricing,
     quotas,
+    rates,
     request,
     settings,
-    spot,
-    terminator,
+    spot_prices,
+    termination,
 )
-from provisioners.offload import Offload
+from provisioners.cloud_common import cache
 
 log = logging.getLogger(__name__)
 
@@ -47,20 +49,32 @@ class Aws(base.Basics):
             raise ValueError("; ".join(problems))
         self._connections = (clients_ or client.Clients()).connect(self._settings, context)
         self._calls = calls.Calls(context, self._connections)
-        self._facts = facts.Facts(context.directory)
-        self._places = places.Places(self._calls, self._facts, now=context.now)
-        self._market = offers.Market(
-            context.name, self._settings, self._book, self._places, spot.SpotPrices(self._calls, now=context.now)
+        self._available = availability.Availability(
+            self._calls, cache.Cache(context.directory, availability.FILE, now=context.now)
         )
-        self._terminator = terminator.Terminator(self._calls, sleep=context.sleep)
+        self._market = offers.Market(
+            context.name,
+            self._settings,
+            self._book,
+            self._available,
+            spot_prices.SpotPrices(self._calls, now=context.now),
+        )
+        self._terminator = termination.Terminator(self._calls, sleep=context.sleep)
         self._lister = listing.Lister(
             self._calls,
             provider=context.name,
             account=self._settings.account,
             controller=context.controller,
         )
-        self._exhausted = facts.Exhausted()
-        self._launches: Offload | None = None
+        self._launcher = launch.Launcher(
+            context,
+            self._settings,
+            self._book,
+            connections=self._connections,
+            calls=self._calls,
+            available=self._available,
+            market=self._market,
+        )
 
     @classmethod
     def validate(cls, options: Mapping[str, Any]) -> list[str]:
@@ -98,15 +112,12 @@ class Aws(base.Basics):
         if problem:
             log.warning("%s: %s", self._context.name, problem)
         self._calls.open()
-        if self._launches is None:
-            self._launches = self._context.offload(client.WIDTH)
+        self._launcher.open()
 
     async def close(self) -> None:
         await self._terminator.close()
         self._calls.close()
-        if self._launches is not None:
-            self._launches.close(wait=False)
-            self._launches = None
+        self._launcher.close()
         self._connections.close()
 
     # -- offers -----------------------------------------------------------------------------------------------------
@@ -119,144 +130,49 @@ class Aws(base.Basics):
 
     # -- the calls --------------------------------------------------------------------------------------------------
 
-    async def create(self, request_: base.CreateRequest) -> base.InstanceView:
-        offer = request_.offer
-        body, subnets = await self._body(request_)
-        subnet = body["NetworkInterfaces"][0]["SubnetId"]
-        await self._calls.apart(self._connections.authenticate, "credentials")
-        try:
-            answer = await self._launch(offer.region, body)
-        except errors.SDK_ERRORS as error:
-            failed = errors.classify(error, offer, what=f"RunInstances {offer.machine_type} in {offer.zone}")
-            if failed.code in errors.BAD_KEYS:
-                self._connections.renew()
-            if failed.code == "IdempotentParameterMismatch":
-                return await self._again(request_, failed)
-            if failed.code == "InsufficientFreeAddressesInSubnet":
-                failed = self._full(subnet, subnets, failed)
-            raise failed from error
-        made = instances.instances_of(answer)[0]
-        return instances.view(self._context.name, self._settings.account, offer.region, made)
-
-    async def _body(self, request_: base.CreateRequest) -> tuple[dict[str, Any], list[str]]:
-        """The parameters of RunInstances, and the subnets that would do; refuses what Amazon would."""
-        offer = request_.offer
-        pool, problems = settings.read_pool(request_.options, self._book)
-        problems += request.problems(request_)
-        if not offer.image:
-            problems.append("no image is known for it")
-        if problems:
-            raise base.ProvisionError(base.Kind.CONFIG, "; ".join(problems), code="BadRequest")
-        subnets = await self._subnets(offer, pool, request_.key)
-        subnet = self._exhausted.open(subnets, self._context.now())[0]
-        ami = await self._places.ami(offer.region, offer.image)
-        region = self._settings.regions.get(offer.region)
-        launch = pool.over(region.launch if region else self._settings.launch, offer.region)
-        body = request.parameters(request_, launch, subnet=subnet, root_device=ami.root_device, root_size=ami.size)
-        return body, subnets
-
-    async def _sample_body(self, sample: base.CreateRequest) -> dict[str, Any]:
-        return (await self._body(sample))[0]
-
-    async def _subnets(self, offer: base.Offer, pool: settings.PoolOptions, key: str) -> list[str]:
-        region = self._settings.regions.get(offer.region)
-        zones = await self._market.zones(region, pool) if region is not None else {}
-        there = [subnet for subnet, zone in zones.items() if zone == offer.zone]
-        if not there:
-            raise base.ProvisionError(
-                base.Kind.CONFIG,
-                f"no configured subnet is in {offer.zone}",
-                scope=errors.scope_of(errors.Reach.ZONE, offer),
-                code="InvalidSubnetID.NotFound",
-            )
-        return request.turned(there, key)
-
-    async def _launch(self, region: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The one RunInstances call; it raises what the SDK raises."""
-        if self._launches is None:
-            self._launches = self._context.offload(client.WIDTH)
-
-        def send() -> dict[str, Any]:
-            answer: dict[str, Any] = self._connections.client("ec2", region).run_instances(**body)
-            return answer
-
-        return await self._launches(send)
-
-    async def _again(self, request_: base.CreateRequest, failed: base.ProvisionError) -> base.InstanceView:
-        """The token was used for another request: that of the same attempt, before an option changed."""
-        region = request_.offer.region
-        names = (base.TAG_CONTROLLER, base.TAG_INSTANCE, base.TAG_ATTEMPT)
-        reservations = await self._found(
-            region,
-            [{"Name": f"tag:{name}", "Values": [request_.tags[name]]} for name in names if name in request_.tags],
-            failed,
-        )
-        taken = request.token(request_)
-        for one in reservations:
-            if one.get("ClientToken") == taken:
-                return instances.view(self._context.name, self._settings.account, region, one)
-        raise failed
-
-    async def _found(
-        self, region: str, filters: list[dict[str, Any]], failed: base.ProvisionError
-    ) -> list[dict[str, Any]]:
-        try:
-            pages = await self._calls.pages("DescribeInstances", region, "Reservations", Filters=filters)
-        except base.ProvisionError as error:
-            log.warning("%s: after %s: %s", self._context.name, failed.code, error)
-            raise failed from error
-        return instances.instances_of({"Reservations": pages})
-
-    def _full(self, subnet: str, subnets: Sequence[str], failed: base.ProvisionError) -> base.ProvisionError:
-        """A subnet has no address left; the zone is to blame only when all of its subnets have none."""
-        now = self._context.now()
-        self._exhausted.until[subnet] = now + failed.block_for
-        if all(self._exhausted.until.get(one, 0.0) > now for one in subnets):
-            return failed
-        return base.ProvisionError(
-            base.Kind.TRANSIENT, f"{failed}; {subnet} is left out for now", code=failed.code, block_for=1.0
-        )
+    async def create(self, request: base.CreateRequest) -> base.InstanceView:
+        return await self._launcher.create(request)
 
     async def describe(self, ref: str) -> base.InstanceView | None:
-        region, instance = await self._instance(ref)
-        if instance is None:
+        parsed = names.parse(ref)
+        instance = await self._instance(parsed)
+        if parsed is None or instance is None:
             return None
-        return instances.view(self._context.name, self._settings.account, region, instance)
+        return instances.view(self._context.name, self._settings.account, parsed.region, instance)
 
-    async def _instance(self, ref: str) -> tuple[str, dict[str, Any] | None]:
-        region, id = instances.split(ref)
-        if not region:
-            return "", None
+    async def _instance(self, ref: names.Ref | None) -> dict[str, Any] | None:
+        if ref is None:
+            return None
         # As a filter, a handle that does not exist gives an empty list, and the large bucket pays.
         pages = await self._calls.pages(
-            "DescribeInstances", region, "Reservations", Filters=[{"Name": "instance-id", "Values": [id]}]
+            "DescribeInstances", ref.region, "Reservations", Filters=[{"Name": "instance-id", "Values": [ref.id]}]
         )
-        return region, next(iter(instances.instances_of({"Reservations": pages})), None)
+        return next(iter(instances.instances_of({"Reservations": pages})), None)
 
     async def delete(self, ref: str) -> None:
-        region, id = instances.split(ref)
-        if region:
-            await self._terminator.end(region, id)
+        parsed = names.parse(ref)
+        if parsed is not None:
+            await self._terminator.end(parsed.region, parsed.id)
 
     async def delete_residue(self, residue: base.Residue) -> None:
         await listing.remove(self._calls, residue)
 
     async def list_owned(self, also: frozenset[str] = frozenset()) -> base.Listing:
-        return await self._lister.everywhere(self._settings.regions, also)
+        return await self._lister.owned(self._settings.regions, also)
 
     async def end_reason(self, ref: str) -> base.EndReason:
-        region, instance = await self._instance(ref)
-        if instance is None:
+        parsed = names.parse(ref)
+        instance = await self._instance(parsed)
+        if parsed is None or instance is None:
             return base.EndReason(base.EndKind.UNKNOWN)
-        return instances.end_of(
-            instances.offer_of(self._context.name, self._settings.account, region, instance), instance
-        )
+        offer = instances.offer_of(self._context.name, self._settings.account, parsed.region, instance)
+        return end_reasons.reason(offer, instance)
 
     async def console_log(self, ref: str) -> str | None:
-        region, id = instances.split(ref)
-        if not region:
+        parsed = names.parse(ref)
+        if parsed is None:
             return None
-        ask = functools.partial(self._calls.call, "GetConsoleOutput", region, InstanceId=id)
+        ask = functools.partial(self._calls.call, "GetConsoleOutput", parsed.region, InstanceId=parsed.id)
         try:
             try:
                 answer = await ask(Latest=True)
@@ -284,15 +200,15 @@ class Aws(base.Basics):
             settings=self._settings,
             book=self._book,
             calls=self._calls,
-            places=self._places,
-            body=self._sample_body,
+            available=self._available,
+            body=self._launcher.body,
         )
         return await examination.run(samples)
 
     async def refresh_prices(self) -> list[base.Finding]:
         async def ask(parameters: dict[str, Any]) -> dict[str, Any]:
             return await self._calls.call(
-                "GetProducts", pricing.ENDPOINT_REGION, service="pricing", group=calls.Group.PRICES, **parameters
+                "GetProducts", pricing.ENDPOINT_REGION, service="pricing", group=rates.Group.PRICES, **parameters
             )
 
         return await pricing.refresh(

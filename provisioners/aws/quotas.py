@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from provisioners import base, catalogue
-from provisioners.aws import calls, families, instances
+from provisioners.aws import calls, families, instances, rates
 from provisioners.aws.settings import Settings
 from provisioners.support import numbers
 
@@ -61,7 +61,7 @@ async def ceilings(calls_: calls.Calls, region: str) -> dict[str, float]:
         region,
         "Quotas",
         service="service-quotas",
-        group=calls.Group.QUOTAS,
+        group=rates.Group.QUOTAS,
         size=100,
         ServiceCode="ec2",
     )

@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from provisioners import base
+from provisioners.aws import tags
 from provisioners.aws.settings import Launch
 
 #: Bytes of user-data before they are encoded ("Run commands at launch" in the EC2 user guide).
 USER_DATA_LIMIT = 16384
-#: Tags that a resource carries, and characters of a key and a value ("Tag restrictions" in the EC2 user guide).
-TAGS, KEY, VALUE = 50, 128, 256
 #: What is tagged at launch in every market.
 _TAGGED = ("instance", "volume", "network-interface")
 _GIB = 2**30
-#: Characters that every service of Amazon takes in tags, beside letters, digits and spaces.
-_COMMON = frozenset("+-=._:/@")
 
 
 def token(request: base.CreateRequest) -> str:
@@ -45,43 +41,13 @@ def turned(subnets: Sequence[str], key: str) -> list[str]:
 
 def problems(request: base.CreateRequest) -> list[str]:
     """What Amazon refuses of it without looking at the account; empty when nothing."""
-    found = tag_problems(request.tags)
+    found = tags.problems(request.tags)
     size = len(request.user_data.encode())
     if size > USER_DATA_LIMIT:
         found.append(f"the boot script has {size} bytes; Amazon takes {USER_DATA_LIMIT}")
     if not request.key or not request.key.isascii() or len(request.key) > 43:
         found.append(f'the key "{request.key}" gives no token that Amazon takes')
     return found
-
-
-def tag_problems(tags: Mapping[str, str]) -> list[str]:
-    """What Amazon refuses of tags."""
-    found = []
-    if len(tags) > TAGS:
-        found.append(f"{len(tags)} tags; Amazon takes {TAGS}")
-    for key, value in tags.items():
-        if not key:
-            found.append("a tag without a name")
-        if key.lower().startswith("aws:"):
-            found.append(f'the tag "{key}": names that begin with aws: are Amazon\'s own')
-        if len(key) > KEY:
-            found.append(f'the tag "{key[:40]}..." has a name of {len(key)} characters; Amazon takes {KEY}')
-        if len(value) > VALUE:
-            found.append(f'the tag "{key}" has a value of {len(value)} characters; Amazon takes {VALUE}')
-        for character in key + value:
-            if unicodedata.category(character) in ("Cc", "Cs", "Cn"):
-                found.append(f'the tag "{key}" has the character U+{ord(character):04X}, which Amazon refuses')
-                break
-    return found
-
-
-def unusual(tags: Mapping[str, str]) -> list[str]:
-    """Tags that EC2 takes and other services of Amazon, the billing among them, do not."""
-    return [
-        key
-        for key, value in tags.items()
-        if any(not (one in _COMMON or one.isalnum() or one.isspace()) for one in key + value)
-    ]
 
 
 def parameters(
@@ -111,7 +77,7 @@ def parameters(
     if launch.public_address is not None:
         interface["AssociatePublicIpAddress"] = launch.public_address
     spot = request.offer.market is base.Market.SPOT
-    tags = [{"Key": key, "Value": value} for key, value in sorted(request.tags.items())]
+    tagged = [{"Key": key, "Value": value} for key, value in sorted(request.tags.items())]
     body: dict[str, Any] = {
         "ClientToken": token(request),
         "MinCount": 1,
@@ -129,7 +95,8 @@ def parameters(
             "HttpPutResponseHopLimit": launch.hop_limit,
         },
         "TagSpecifications": [
-            {"ResourceType": kind, "Tags": tags} for kind in (*_TAGGED, *(("spot-instances-request",) if spot else ()))
+            {"ResourceType": kind, "Tags": tagged}
+            for kind in (*_TAGGED, *(("spot-instances-request",) if spot else ()))
         ],
     }
     if spot:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from provisioners import base, catalogue, options
+from provisioners.aws import images as aws_images
 
 _GIB = 2**30
 _SUBNET = re.compile(r"subnet-[0-9a-z]{1,32}\Z")
 _GROUP = re.compile(r"sg-[0-9a-z]{1,32}\Z")
 _ROLE = re.compile(r"arn:(aws[a-z-]*):iam::(\d{12}):role/[\w+=,.@/-]{1,512}\Z")
 _PROFILE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:instance-profile/[\w+=,.@/-]{1,512}\Z|[\w+=,.@-]{1,128}\Z")
-_AMI = re.compile(r"ami-[0-9a-z]{1,32}\Z")
 _URL = re.compile(r"https?://[^\s/]+(/\S*)?\Z")
 _DISKS = ("gp3", "gp2", "io2", "io1")
 #: The services that an endpoint can be given for.
@@ -22,26 +22,11 @@ SERVICES = ("ec2", "sts", "ssm", "service-quotas", "pricing")
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """What an operator wrote for an image: an id, the name of an SSM parameter, or a pattern over image names."""
-
-    #: One of these is set.
-    id: str = ""
-    parameter: str = ""
-    pattern: str = ""
-    #: Whose images the pattern is looked for in: an account, ``amazon``, ``self``.
-    owner: str = ""
-
-    def __str__(self) -> str:
-        return self.id or (f"ssm:{self.parameter}" if self.parameter else f"name:{self.pattern} of {self.owner}")
-
-
-@dataclass(frozen=True, slots=True)
 class Launch:
     """How instances are launched, apart from what their request says."""
 
     #: None: by what the machine is.
-    image: Image | None = None
+    image: aws_images.Image | None = None
     security_groups: tuple[str, ...] = ()
     instance_profile: str = ""
     #: How many hops away the metadata service is answered; 1 keeps the instance's role from containers.
@@ -163,7 +148,7 @@ class PoolOptions:
     """What a pool sets for this provider."""
 
     #: Region -> image; the region ``*`` stands for the rest.
-    images: Mapping[str, Image]
+    images: Mapping[str, aws_images.Image]
     #: Empty: every configured one.
     subnets: tuple[str, ...]
     regions: tuple[str, ...]
@@ -181,18 +166,18 @@ def read_pool(given: Mapping[str, Any], book: catalogue.Book) -> tuple[PoolOptio
     """A pool's options, and what is wrong with them."""
     reader = options.Reader(given)
     owner = reader.text("image_owner")
-    images: dict[str, Image] = {}
+    images: dict[str, aws_images.Image] = {}
     if isinstance(reader.raw("image"), Mapping):
         inner = reader.inner("image")
         for region in inner.given:
             if region != "*" and region not in book.regions:
                 inner.complain(str(region), f"no such region{book.nearest_region(str(region))}")
-            found = _image(inner, str(region), owner)
+            found = aws_images.read(inner, str(region), owner)
             if found is not None:
                 images[str(region)] = found
         inner.done()
     else:
-        found = _image(reader, "image", owner)
+        found = aws_images.read(reader, "image", owner)
         if found is not None:
             images["*"] = found
     launch = _details(reader, Launch())
@@ -216,7 +201,7 @@ def read_pool(given: Mapping[str, Any], book: catalogue.Book) -> tuple[PoolOptio
 
 def _launch(reader: options.Reader, default: Launch) -> Launch:
     owner = reader.text("image_owner")
-    image = _image(reader, "image", owner)
+    image = aws_images.read(reader, "image", owner)
     found = _details(reader, default)
     return replace(found, image=image or default.image, disk=reader.size("disk", default.disk))
 
@@ -256,24 +241,6 @@ def _details(reader: options.Reader, default: Launch) -> Launch:
 def retyped(launch: Launch, kind: str) -> Launch:
     """The same with a disk of another type: what was chosen for the old one does not hold for it."""
     return launch if kind == launch.disk_type else replace(launch, disk_type=kind, disk_iops=0, disk_throughput=0)
-
-
-def _image(reader: options.Reader, key: str, owner: str) -> Image | None:
-    text = reader.text(key)
-    if not text:
-        return None
-    if _AMI.match(text):
-        return Image(id=text)
-    kind, _, rest = text.partition(":")
-    if kind == "ssm" and rest.startswith("/") and not re.search(r"\s", rest):
-        return Image(parameter=rest)
-    if kind == "name" and rest:
-        if not owner:
-            # A pattern over everybody's images would boot what a stranger named so.
-            reader.complain(key, "a name pattern needs image_owner beside it: an account, amazon or self")
-        return Image(pattern=rest, owner=owner)
-    reader.complain(key, f'"{text}" is no image; expected ami-..., ssm:/path/of/parameter or name:PATTERN')
-    return None
 
 
 def _ids(reader: options.Reader, key: str, form: re.Pattern[str], example: str) -> tuple[str, ...]:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from provisioners import base, catalogue, options
-from provisioners.azure import client, errors, images, names, offers, permissions, quotas, request, selfend, settings
+from provisioners.azure import (
+    availability,
+    error_scopes,
+    errors,
+    images,
+    names,
+    permissions,
+    quotas,
+    request,
+    self_end,
+    settings,
+)
+from provisioners.azure import calls as azure_calls
 
 _ROLE_REMEDY = "assign the role of docs/azure.md to the credential, in the resource group"
 
@@ -13,13 +25,13 @@ _ROLE_REMEDY = "assign the role of docs/azure.md to the credential, in the resou
 async def run(
     context: base.Context,
     chosen: settings.Settings,
-    calls: client.Clients,
+    calls: azure_calls.Calls,
     book: catalogue.Book,
-    shelf: offers.Shelf,
+    available: availability.Availability,
     samples: Sequence[base.CreateRequest],
 ) -> list[base.Finding]:
     """All findings; without a credential that works there is only one."""
-    looker = _Check(context, chosen, calls, book, shelf)
+    looker = _Check(context, chosen, calls, book, available)
     found = await looker.credential()
     if any(one.level is base.Level.ERROR for one in found):
         return found
@@ -35,14 +47,14 @@ class _Check:
         self,
         context: base.Context,
         chosen: settings.Settings,
-        calls: client.Clients,
+        calls: azure_calls.Calls,
         book: catalogue.Book,
-        shelf: offers.Shelf,
+        available: availability.Availability,
     ) -> None:
         self._chosen = chosen
         self._calls = calls
         self._book = book
-        self._shelf = shelf
+        self._available = available
         self._context = context
         self._place = f"providers.{context.name}"
 
@@ -56,7 +68,7 @@ class _Check:
         return base.Finding(base.Level.OK, place or self._place, message)
 
     def _failed(self, error: Exception, what: str, remedy: str, place: str = "") -> base.Finding:
-        told = errors.of(error, errors.Place(self._context.name, self._chosen.subscription))
+        told = errors.of(error, error_scopes.Target(self._context.name, self._chosen.subscription))
         return self._error(f"{what}: {told}", remedy, place)
 
     # -- who we are --------------------------------------------------------------------------------------------------
@@ -69,7 +81,9 @@ class _Check:
         except Exception as error:
             return [self._failed(error, "cannot sign in", _sign_in_remedy(str(error), self._chosen))]
         try:
-            found = await self._calls.resource(subscription, f"/subscriptions/{subscription}", client.RESOURCES_API)
+            found = await self._calls.resource(
+                subscription, f"/subscriptions/{subscription}", azure_calls.RESOURCES_API
+            )
         except errors.HEARD as error:
             remedy = "is it the right tenant, and has the credential a role in this subscription or group?"
             if "AuthorizationFailed" in str(error):
@@ -89,7 +103,7 @@ class _Check:
         subscription, group = self._chosen.subscription, self._chosen.resource_group
         try:
             found = await self._calls.resource(
-                subscription, client.group_path(subscription, group), client.RESOURCES_API
+                subscription, names.group_path(subscription, group), azure_calls.RESOURCES_API
             )
             granted = await self._calls.permissions(subscription, group) if found is not None else []
         except errors.HEARD as error:
@@ -120,10 +134,10 @@ class _Check:
             for region_name, subnet in settings.read_pool(sample.options)[0].subnets.items():
                 wanted[subnet] = region_name
         for resource, region_name in wanted.items():
-            async for finding in self._present(resource, client.NETWORK_API, region_name):
+            async for finding in self._present(resource, azure_calls.NETWORK_API, region_name):
                 yield finding
         if self._chosen.identity and self._chosen.identity != settings.SYSTEM:
-            async for finding in self._present(self._chosen.identity, client.IDENTITY_API, ""):
+            async for finding in self._present(self._chosen.identity, azure_calls.IDENTITY_API, ""):
                 yield finding
 
     async def _present(self, resource: str, version: str, region: str) -> AsyncIterator[base.Finding]:
@@ -132,7 +146,7 @@ class _Check:
         try:
             found = await self._calls.resource(subscription, resource, version)
         except errors.HEARD as error:
-            told = errors.of(error, errors.Place(self._context.name, subscription))
+            told = errors.of(error, error_scopes.Target(self._context.name, subscription))
             if told.kind is base.Kind.AUTH:
                 yield self._warning(
                     f"{names.tail(resource)} cannot be looked at: {told}",
@@ -218,7 +232,7 @@ class _Check:
 
     async def _size(self, sample: base.CreateRequest, place: str) -> AsyncIterator[base.Finding]:
         offer = sample.offer
-        sold = await self._shelf.sold(offer.region)
+        sold = await self._available.sizes(offer.region)
         if sold is None:
             yield self._warning(
                 f"the sizes of {offer.region} are not told",
@@ -230,9 +244,9 @@ class _Check:
         if entry is None:
             near = options.nearest(offer.machine_type, sold)
             yield self._error(f"{offer.region} has no {offer.machine_type}{near}", "name another size or region", place)
-        elif entry.refused:
+        elif entry.restricted:
             yield self._error(
-                f"{offer.machine_type} in {offer.region}: {entry.refused}",
+                f"{offer.machine_type} in {offer.region}: {entry.restricted}",
                 f"ask for access at {quotas.REMEDY}, or name another size or region",
                 place,
             )
@@ -253,7 +267,7 @@ class _Check:
             if urn is None:
                 if image.startswith("/subscriptions/"):
                     owner = names.subscription_of(image)
-                    version = client.GALLERY_API if "/galleries/" in image else client.COMPUTE_API
+                    version = azure_calls.GALLERY_API if "/galleries/" in image else azure_calls.COMPUTE_API
                     if await self._calls.resource(owner, image, version) is None:
                         yield self._error(f"there is no image {image}", "correct the image", place)
                 return
@@ -262,7 +276,7 @@ class _Check:
                 urn = images.Urn(urn.publisher, urn.offer, urn.sku, newest) if newest else None
             found = await self._calls.image(subscription, region, urn) if urn is not None else None
         except errors.HEARD as error:
-            told = errors.of(error, errors.Place(self._context.name, subscription))
+            told = errors.of(error, error_scopes.Target(self._context.name, subscription))
             if told.kind not in (base.Kind.NOT_FOUND, base.Kind.CONFIG):
                 yield self._warning(f"image {image} cannot be looked at: {told}", "see the message", place)
                 return
@@ -292,7 +306,7 @@ class _Check:
         )
         accept = f"az vm image terms accept --publisher {plan.publisher} --offer {plan.product} --plan {plan.name}"
         try:
-            terms = await self._calls.resource(self._chosen.subscription, path, client.ORDERING_API)
+            terms = await self._calls.resource(self._chosen.subscription, path, azure_calls.ORDERING_API)
         except errors.HEARD as error:
             yield self._warning(f"whether the terms of {image} are accepted is not told: {error}", accept, place)
             return
@@ -306,7 +320,7 @@ class _Check:
         if self._chosen.identity:
             return self._ok(f"a machine deletes itself by {names.tail(self._chosen.identity)}")
         return self._warning(
-            f"if the daemon never comes back: {selfend.RESIDUE_WITHOUT}",
+            f"if the daemon never comes back: {self_end.RESIDUE_WITHOUT}",
             'set identity (docs/azure.md), or run "runnerd sweep --once" on a timer on another host',
         )
 

@@ -10,7 +10,6 @@ for Azure keeps.  Rows marked "unverified" are from memory.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +17,8 @@ from typing import Any
 import aiohttp
 from azure.core import exceptions
 
-from provisioners import base, catalogue
+from provisioners import base
+from provisioners.azure.error_scopes import ErrorScope, Target
 from provisioners.base import Kind
 from provisioners.support import numbers
 
@@ -31,88 +31,13 @@ LONGEST_PAUSE = 120.0
 USUAL_PAUSE = 10.0
 
 
-class Reach(enum.Enum):
-    """How far a failure speaks."""
-
-    #: This size, market and zone.
-    OFFER = enum.auto()
-    #: This size in this zone, in both markets.
-    SIZE_IN_ZONE = enum.auto()
-    #: This size and every larger one of its family in this zone, in both markets.
-    LARGER_IN_ZONE = enum.auto()
-    #: This size and market in every zone of the region.
-    SIZE_AND_MARKET = enum.auto()
-    #: This size in the region, in both markets.
-    SIZE = enum.auto()
-    #: Every size of the family in the region, in this market.
-    FAMILY_AND_MARKET = enum.auto()
-    #: Everything in the spot market of the region.
-    SPOT = enum.auto()
-    #: Everything in the region.
-    REGION = enum.auto()
-    #: Everything in the subscription.
-    ACCOUNT = enum.auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The offer that a call was about, with the sizes that share its fate."""
-
-    provider: str
-    account: str
-    region: str = "*"
-    zone: str = "*"
-    machine_type: str = "*"
-    market: str = "*"
-    #: This size and the larger ones of its family.
-    larger: tuple[str, ...] = ()
-    family: tuple[str, ...] = ()
-
-    def pattern(self, reach: Reach) -> str:
-        """The offers that a failure of that reach speaks for; empty: this offer alone."""
-        if reach is Reach.OFFER:
-            return ""
-        larger = "|".join(self.larger) or self.machine_type
-        family = "|".join(self.family) or self.machine_type
-        region, zone, size, market = {
-            Reach.SIZE_IN_ZONE: (self.region, self.zone, self.machine_type, "*"),
-            Reach.LARGER_IN_ZONE: (self.region, self.zone, larger, "*"),
-            Reach.SIZE_AND_MARKET: (self.region, "*", self.machine_type, self.market),
-            Reach.SIZE: (self.region, "*", self.machine_type, "*"),
-            Reach.FAMILY_AND_MARKET: (self.region, "*", family, self.market),
-            Reach.SPOT: (self.region, "*", "*", base.Market.SPOT.value),
-            Reach.REGION: (self.region, "*", "*", "*"),
-            Reach.ACCOUNT: ("*", "*", "*", "*"),
-        }[reach]
-        return "/".join((self.provider, self.account, region, zone, size, market))
-
-
-def place(offer: base.Offer, book: catalogue.Book) -> Place:
-    """Where an offer stands among the sizes of the catalogue."""
-    machine = book.machines.get(offer.machine_type)
-    family = [
-        one for one in book.machines.values() if machine is not None and one.family and one.family == machine.family
-    ]
-    larger = [one for one in family if machine is not None and one.cpus >= machine.cpus]
-    return Place(
-        provider=offer.provider,
-        account=offer.account,
-        region=offer.region,
-        zone=offer.zone,
-        machine_type=offer.machine_type,
-        market=offer.market.value,
-        larger=tuple(sorted(one.name for one in larger)),
-        family=tuple(sorted(one.name for one in family)),
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Row:
     """One code, with a term that its message has, and what it means."""
 
     code: str
     kind: Kind
-    reach: Reach
+    scope: ErrorScope
     #: Lower case; empty: whatever the message says.
     term: str = ""
     block_for: float = 0.0
@@ -125,84 +50,90 @@ class Row:
 #: The first row that fits is taken.
 TABLE: tuple[Row, ...] = (
     # Capacity.
-    Row("SkuNotAvailable", Kind.CAPACITY, Reach.SIZE_AND_MARKET, block_for=23 * HOUR, spot_block_for=HOUR),
-    Row("ZonalAllocationFailed", Kind.CAPACITY, Reach.LARGER_IN_ZONE, block_for=HOUR),
-    Row("AllocationFailed", Kind.CAPACITY, Reach.SIZE, block_for=HOUR),
-    Row("OverconstrainedZonalAllocationRequest", Kind.CAPACITY, Reach.OFFER, block_for=HOUR),
-    Row("OverconstrainedAllocationRequest", Kind.CAPACITY, Reach.SIZE_AND_MARKET, block_for=HOUR),
+    Row("SkuNotAvailable", Kind.CAPACITY, ErrorScope.SIZE_AND_MARKET, block_for=23 * HOUR, spot_block_for=HOUR),
+    Row("ZonalAllocationFailed", Kind.CAPACITY, ErrorScope.LARGER_IN_ZONE, block_for=HOUR),
+    Row("AllocationFailed", Kind.CAPACITY, ErrorScope.SIZE, block_for=HOUR),
+    Row("OverconstrainedZonalAllocationRequest", Kind.CAPACITY, ErrorScope.OFFER, block_for=HOUR),
+    Row("OverconstrainedAllocationRequest", Kind.CAPACITY, ErrorScope.SIZE_AND_MARKET, block_for=HOUR),
     # Throttling, before the quota rows of the same code.
-    Row("OperationNotAllowed", Kind.THROTTLED, Reach.REGION, term="too many requests"),
-    Row("TooManyRequests", Kind.THROTTLED, Reach.REGION),
-    Row("SubscriptionRequestsThrottled", Kind.THROTTLED, Reach.ACCOUNT),
-    Row("ResourceRequestsThrottled", Kind.THROTTLED, Reach.REGION),
-    Row("RetryableErrorDueToAnotherOperation", Kind.THROTTLED, Reach.REGION),
+    Row("OperationNotAllowed", Kind.THROTTLED, ErrorScope.REGION, term="too many requests"),
+    Row("TooManyRequests", Kind.THROTTLED, ErrorScope.REGION),
+    Row("SubscriptionRequestsThrottled", Kind.THROTTLED, ErrorScope.ACCOUNT),
+    Row("ResourceRequestsThrottled", Kind.THROTTLED, ErrorScope.REGION),
+    Row("RetryableErrorDueToAnotherOperation", Kind.THROTTLED, ErrorScope.REGION),
     # Quota.
-    Row("OperationNotAllowed", Kind.QUOTA, Reach.SPOT, term="lowprioritycores", block_for=HOUR),
-    Row("OperationNotAllowed", Kind.QUOTA, Reach.REGION, term="total regional cores"),
+    Row("OperationNotAllowed", Kind.QUOTA, ErrorScope.SPOT, term="lowprioritycores", block_for=HOUR),
+    Row("OperationNotAllowed", Kind.QUOTA, ErrorScope.REGION, term="total regional cores"),
     Row(
         "OperationNotAllowed",
         Kind.QUOTA,
-        Reach.FAMILY_AND_MARKET,
+        ErrorScope.FAMILY_AND_MARKET,
         term="family cores quota.*current limit: 0,",
         block_for=HOUR,
     ),
-    Row("OperationNotAllowed", Kind.QUOTA, Reach.FAMILY_AND_MARKET, term="family cores quota", block_for=10 * MINUTE),
-    Row("OperationNotAllowed", Kind.QUOTA, Reach.REGION, term="submit a request for quota increase"),
-    Row("OperationNotAllowed", Kind.QUOTA, Reach.REGION, term="exceeding approved"),
-    Row("QuotaExceeded", Kind.QUOTA, Reach.REGION),
-    Row("InsufficientSubnetSize", Kind.QUOTA, Reach.REGION),
-    Row("SubnetIsFull", Kind.QUOTA, Reach.REGION),
-    Row("PublicIPCountLimitReached", Kind.QUOTA, Reach.REGION),
+    Row(
+        "OperationNotAllowed",
+        Kind.QUOTA,
+        ErrorScope.FAMILY_AND_MARKET,
+        term="family cores quota",
+        block_for=10 * MINUTE,
+    ),
+    Row("OperationNotAllowed", Kind.QUOTA, ErrorScope.REGION, term="submit a request for quota increase"),
+    Row("OperationNotAllowed", Kind.QUOTA, ErrorScope.REGION, term="exceeding approved"),
+    Row("QuotaExceeded", Kind.QUOTA, ErrorScope.REGION),
+    Row("InsufficientSubnetSize", Kind.QUOTA, ErrorScope.REGION),
+    Row("SubnetIsFull", Kind.QUOTA, ErrorScope.REGION),
+    Row("PublicIPCountLimitReached", Kind.QUOTA, ErrorScope.REGION),
     # The credential and the subscription.
-    Row("ReadOnlyDisabledSubscription", Kind.AUTH, Reach.ACCOUNT),
-    Row("AuthorizationFailed", Kind.AUTH, Reach.ACCOUNT),
-    Row("LinkedAuthorizationFailed", Kind.AUTH, Reach.REGION),
-    Row("ClientAuthenticationError", Kind.AUTH, Reach.ACCOUNT),
-    Row("AuthenticationFailed", Kind.AUTH, Reach.ACCOUNT),
-    Row("InvalidAuthenticationToken", Kind.AUTH, Reach.ACCOUNT),
-    Row("InvalidAuthenticationTokenTenant", Kind.AUTH, Reach.ACCOUNT),
-    Row("ExpiredAuthenticationToken", Kind.AUTH, Reach.ACCOUNT),
-    Row("SubscriptionNotFound", Kind.AUTH, Reach.ACCOUNT),
-    Row("InvalidSubscriptionId", Kind.AUTH, Reach.ACCOUNT),
+    Row("ReadOnlyDisabledSubscription", Kind.AUTH, ErrorScope.ACCOUNT),
+    Row("AuthorizationFailed", Kind.AUTH, ErrorScope.ACCOUNT),
+    Row("LinkedAuthorizationFailed", Kind.AUTH, ErrorScope.REGION),
+    Row("ClientAuthenticationError", Kind.AUTH, ErrorScope.ACCOUNT),
+    Row("AuthenticationFailed", Kind.AUTH, ErrorScope.ACCOUNT),
+    Row("InvalidAuthenticationToken", Kind.AUTH, ErrorScope.ACCOUNT),
+    Row("InvalidAuthenticationTokenTenant", Kind.AUTH, ErrorScope.ACCOUNT),
+    Row("ExpiredAuthenticationToken", Kind.AUTH, ErrorScope.ACCOUNT),
+    Row("SubscriptionNotFound", Kind.AUTH, ErrorScope.ACCOUNT),
+    Row("InvalidSubscriptionId", Kind.AUTH, ErrorScope.ACCOUNT),
     # The request as configured.
-    Row("ImageNotFound", Kind.CONFIG, Reach.SIZE),
-    Row("PlatformImageNotFound", Kind.CONFIG, Reach.SIZE),
-    Row("GalleryImageNotFound", Kind.CONFIG, Reach.SIZE),
-    Row("InvalidParameter", Kind.CONFIG, Reach.SIZE),
-    Row("InvalidTemplate", Kind.CONFIG, Reach.SIZE),
-    Row("InvalidRequestContent", Kind.CONFIG, Reach.SIZE),
-    Row("InvalidRequestFormat", Kind.CONFIG, Reach.SIZE),
-    Row("InvalidResourceReference", Kind.CONFIG, Reach.REGION),
-    Row("BadRequest", Kind.CONFIG, Reach.SIZE),
-    Row("LocationNotAvailableForResourceType", Kind.CONFIG, Reach.REGION),
-    Row("MarketplacePurchaseEligibilityFailed", Kind.CONFIG, Reach.SIZE),
-    Row("ResourcePurchaseValidationFailed", Kind.CONFIG, Reach.SIZE),
-    Row("VMMarketplaceInvalidInput", Kind.CONFIG, Reach.SIZE),
-    Row("RequestDisallowedByPolicy", Kind.CONFIG, Reach.SIZE),
-    Row("ResourceGroupNotFound", Kind.CONFIG, Reach.ACCOUNT),
-    Row("MissingSubscriptionRegistration", Kind.CONFIG, Reach.ACCOUNT),
-    Row("PropertyChangeNotAllowed", Kind.CONFIG, Reach.OFFER),
+    Row("ImageNotFound", Kind.CONFIG, ErrorScope.SIZE),
+    Row("PlatformImageNotFound", Kind.CONFIG, ErrorScope.SIZE),
+    Row("GalleryImageNotFound", Kind.CONFIG, ErrorScope.SIZE),
+    Row("InvalidParameter", Kind.CONFIG, ErrorScope.SIZE),
+    Row("InvalidTemplate", Kind.CONFIG, ErrorScope.SIZE),
+    Row("InvalidRequestContent", Kind.CONFIG, ErrorScope.SIZE),
+    Row("InvalidRequestFormat", Kind.CONFIG, ErrorScope.SIZE),
+    Row("InvalidResourceReference", Kind.CONFIG, ErrorScope.REGION),
+    Row("BadRequest", Kind.CONFIG, ErrorScope.SIZE),
+    Row("LocationNotAvailableForResourceType", Kind.CONFIG, ErrorScope.REGION),
+    Row("MarketplacePurchaseEligibilityFailed", Kind.CONFIG, ErrorScope.SIZE),
+    Row("ResourcePurchaseValidationFailed", Kind.CONFIG, ErrorScope.SIZE),
+    Row("VMMarketplaceInvalidInput", Kind.CONFIG, ErrorScope.SIZE),
+    Row("RequestDisallowedByPolicy", Kind.CONFIG, ErrorScope.SIZE),
+    Row("ResourceGroupNotFound", Kind.CONFIG, ErrorScope.ACCOUNT),
+    Row("MissingSubscriptionRegistration", Kind.CONFIG, ErrorScope.ACCOUNT),
+    Row("PropertyChangeNotAllowed", Kind.CONFIG, ErrorScope.OFFER),
     # A stumble.
-    Row("NicReservedForAnotherVm", Kind.TRANSIENT, Reach.OFFER, block_for=3 * MINUTE),
-    Row("AnotherOperationInProgress", Kind.TRANSIENT, Reach.OFFER),
-    Row("OperationPreempted", Kind.TRANSIENT, Reach.OFFER),
-    Row("Conflict", Kind.TRANSIENT, Reach.OFFER),
-    Row("InternalServerError", Kind.TRANSIENT, Reach.OFFER, maybe=True),
-    Row("InternalExecutionError", Kind.TRANSIENT, Reach.OFFER, maybe=True),
-    Row("InternalOperationError", Kind.TRANSIENT, Reach.OFFER, maybe=True),
-    Row("NetworkingInternalOperationError", Kind.TRANSIENT, Reach.OFFER, maybe=True),
-    Row("ServerTimeout", Kind.TRANSIENT, Reach.OFFER, maybe=True),
-    Row("GatewayTimeout", Kind.TRANSIENT, Reach.OFFER, maybe=True),
-    Row("ServiceUnavailable", Kind.TRANSIENT, Reach.OFFER, maybe=True),
+    Row("NicReservedForAnotherVm", Kind.TRANSIENT, ErrorScope.OFFER, block_for=3 * MINUTE),
+    Row("AnotherOperationInProgress", Kind.TRANSIENT, ErrorScope.OFFER),
+    Row("OperationPreempted", Kind.TRANSIENT, ErrorScope.OFFER),
+    Row("Conflict", Kind.TRANSIENT, ErrorScope.OFFER),
+    Row("InternalServerError", Kind.TRANSIENT, ErrorScope.OFFER, maybe=True),
+    Row("InternalExecutionError", Kind.TRANSIENT, ErrorScope.OFFER, maybe=True),
+    Row("InternalOperationError", Kind.TRANSIENT, ErrorScope.OFFER, maybe=True),
+    Row("NetworkingInternalOperationError", Kind.TRANSIENT, ErrorScope.OFFER, maybe=True),
+    Row("ServerTimeout", Kind.TRANSIENT, ErrorScope.OFFER, maybe=True),
+    Row("GatewayTimeout", Kind.TRANSIENT, ErrorScope.OFFER, maybe=True),
+    Row("ServiceUnavailable", Kind.TRANSIENT, ErrorScope.OFFER, maybe=True),
     # The machine was there and its system did not come up.
-    Row("OSProvisioningTimedOut", Kind.BOOT, Reach.OFFER),
-    Row("OSProvisioningClientError", Kind.BOOT, Reach.OFFER),
-    Row("OSProvisioningInternalError", Kind.BOOT, Reach.OFFER),
-    Row("VMExtensionProvisioningError", Kind.BOOT, Reach.OFFER),
-    Row("VMExtensionProvisioningTimeout", Kind.BOOT, Reach.OFFER),
+    Row("OSProvisioningTimedOut", Kind.BOOT, ErrorScope.OFFER),
+    Row("OSProvisioningClientError", Kind.BOOT, ErrorScope.OFFER),
+    Row("OSProvisioningInternalError", Kind.BOOT, ErrorScope.OFFER),
+    Row("VMExtensionProvisioningError", Kind.BOOT, ErrorScope.OFFER),
+    Row("VMExtensionProvisioningTimeout", Kind.BOOT, ErrorScope.OFFER),
     # What is looked for and not there.
-    Row("ResourceNotFound", Kind.NOT_FOUND, Reach.OFFER),
-    Row("NotFound", Kind.NOT_FOUND, Reach.OFFER),
+    Row("ResourceNotFound", Kind.NOT_FOUND, ErrorScope.OFFER),
+    Row("NotFound", Kind.NOT_FOUND, ErrorScope.OFFER),
 )
 
 #: Answers to a create-only PUT from which only a look can tell whether the machine is there.
@@ -254,15 +185,15 @@ def _has(message: str, term: str) -> bool:
     return True
 
 
-def of_code(code: str, message: str, where: Place) -> base.Failure:
+def of_code(code: str, message: str, where: Target) -> base.Failure:
     """What a launch that failed after it was accepted means."""
     found = row([(code, message)])
     if found is None:
         return base.Failure(Kind.TRANSIENT, _words(code, message), code=code)
-    return base.Failure(found.kind, _words(code, message), where.pattern(found.reach), code, _block_for(found, where))
+    return base.Failure(found.kind, _words(code, message), where.pattern(found.scope), code, _block_for(found, where))
 
 
-def of(error: BaseException, where: Place) -> base.ProvisionError:
+def of(error: BaseException, where: Target) -> base.ProvisionError:
     """The same failure in the terms of the contract; pure."""
     if isinstance(error, base.ProvisionError):
         return error
@@ -272,7 +203,7 @@ def of(error: BaseException, where: Place) -> base.ProvisionError:
         # The sign-in failed before anything was asked of the management API.
         message = " ".join(str(error.message).split())
         return base.ProvisionError(
-            Kind.AUTH, message, scope=where.pattern(Reach.ACCOUNT), code="ClientAuthenticationError"
+            Kind.AUTH, message, scope=where.pattern(ErrorScope.ACCOUNT), code="ClientAuthenticationError"
         )
     name = type(error).__name__
     if isinstance(error, exceptions.ServiceRequestError) and _never_sent(error):
@@ -291,7 +222,7 @@ def _never_sent(error: exceptions.ServiceRequestError) -> bool:
     )
 
 
-def _of_answer(error: exceptions.HttpResponseError, where: Place) -> base.ProvisionError:
+def _of_answer(error: exceptions.HttpResponseError, where: Target) -> base.ProvisionError:
     heard = told(error)
     status = int(error.status_code or 0)
     words = _words(heard.code, heard.message)
@@ -301,7 +232,7 @@ def _of_answer(error: exceptions.HttpResponseError, where: Place) -> base.Provis
     return base.ProvisionError(
         found.kind,
         words,
-        scope=where.pattern(found.reach),
+        scope=where.pattern(found.scope),
         code=heard.code,
         maybe_created=found.maybe,
         retry_after=retry_after(error) if found.kind is Kind.THROTTLED else 0.0,
@@ -310,21 +241,21 @@ def _of_answer(error: exceptions.HttpResponseError, where: Place) -> base.Provis
 
 
 def _of_status(
-    status: int, code: str, words: str, where: Place, error: exceptions.HttpResponseError
+    status: int, code: str, words: str, where: Target, error: exceptions.HttpResponseError
 ) -> base.ProvisionError:
     """A code that nobody knows speaks for this offer alone."""
     code = code or f"HTTP {status}"
     if status == 429:
         pause = retry_after(error)
-        scope = where.pattern(Reach.REGION)
+        scope = where.pattern(ErrorScope.REGION)
         return base.ProvisionError(Kind.THROTTLED, words, scope=scope, code=code, retry_after=pause)
     if status in (401, 403) or isinstance(error, exceptions.ClientAuthenticationError):
         # A refused sign-in comes with 400 as well, and says nothing about any offer.
-        return base.ProvisionError(Kind.AUTH, words, scope=where.pattern(Reach.ACCOUNT), code=code)
+        return base.ProvisionError(Kind.AUTH, words, scope=where.pattern(ErrorScope.ACCOUNT), code=code)
     if status == 404:
         return base.ProvisionError(Kind.NOT_FOUND, words, code=code)
     if status in (400, 405, 413, 415, 422):
-        return base.ProvisionError(Kind.CONFIG, words, scope=where.pattern(Reach.SIZE), code=code)
+        return base.ProvisionError(Kind.CONFIG, words, scope=where.pattern(ErrorScope.SIZE), code=code)
     refused = 400 <= status < 500 and status != 408
     return base.ProvisionError(Kind.TRANSIENT, words, code=code, maybe_created=not refused)
 
@@ -341,7 +272,7 @@ def pause_of(headers: Any) -> float | None:
     return None if seconds is None else min(max(seconds, 0.0), LONGEST_PAUSE)
 
 
-def _block_for(found: Row, where: Place) -> float:
+def _block_for(found: Row, where: Target) -> float:
     if found.spot_block_for is not None and where.market == base.Market.SPOT.value:
         return found.spot_block_for
     return found.block_for

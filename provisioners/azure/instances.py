@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from provisioners import base, catalogue
-from provisioners.azure import errors, names, settings
+from provisioners.azure import error_scopes, errors, names, settings
 
 Wire = Mapping[str, Any]
 
@@ -52,7 +52,7 @@ def machine(
         price=0.0,
     )
     seen = statuses if statuses is not None else properties.get("instanceView")
-    status, failure = _status(str(properties.get("provisioningState", "")), seen, errors.place(offer, book))
+    status, failure = _status(str(properties.get("provisioningState", "")), seen, error_scopes.target(offer, book))
     return base.InstanceView(
         ref=str(names.Ref(subscription, group, name, str(properties.get("vmId", "")))),
         name=tags.get(base.TAG_INSTANCE) or names.instance(name),
@@ -71,7 +71,7 @@ def failed(vm: Wire) -> bool:
 
 
 def _status(
-    provisioning: str, seen: Wire | None, where: errors.Place
+    provisioning: str, seen: Wire | None, where: error_scopes.Target
 ) -> tuple[base.InstanceStatus, base.Failure | None]:
     power, code, message = _told(seen or {})
     state = provisioning.lower()

@@ -9,7 +9,8 @@ from typing import Any
 from azure.core.exceptions import HttpResponseError
 
 from provisioners import base, catalogue
-from provisioners.azure import client, errors, grants, instances, names, settings
+from provisioners.azure import calls as azure_calls
+from provisioners.azure import error_scopes, errors, instances, names, role_assignments, settings
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class Launch:
         self,
         context: base.Context,
         chosen: settings.Settings,
-        calls: client.Clients,
+        calls: azure_calls.Calls,
         book: catalogue.Book,
         wanted: base.CreateRequest,
     ) -> None:
@@ -35,7 +36,7 @@ class Launch:
         self._calls = calls
         self._book = book
         self._wanted = wanted
-        self._where = errors.place(wanted.offer, book)
+        self._where = error_scopes.target(wanted.offer, book)
         self._subscription, self._group = chosen.subscription, chosen.resource_group
         self._vm = names.machine(wanted)
 
@@ -47,9 +48,9 @@ class Launch:
             failed = errors.of(error, self._where)
             if not isinstance(error, HttpResponseError) or not _may_exist(error):
                 raise failed from error
-            accepted = client.Accepted(await self._existing(failed), "")
-        machine = client.machine_path(self._subscription, self._group, self._vm)
-        await grant(self._calls, self._chosen, self._context, machine, grants.principal(accepted.machine))
+            accepted = azure_calls.Accepted(await self._existing(failed), "")
+        machine = names.machine_path(self._subscription, self._group, self._vm)
+        await grant(self._calls, self._chosen, self._context, machine, role_assignments.principal(accepted.machine))
         return await self._watched(accepted)
 
     async def _existing(self, failed: base.ProvisionError) -> Mapping[str, Any]:
@@ -72,7 +73,7 @@ class Launch:
             raise base.ProvisionError(base.Kind.CONFIG, message, code=failed.code)
         return found
 
-    async def _watched(self, accepted: client.Accepted) -> base.InstanceView:
+    async def _watched(self, accepted: azure_calls.Accepted) -> base.InstanceView:
         """Follow a launch until it runs, fails, or has been watched long enough.
 
         The machine exists by now: a stumble while looking changes nothing about that.
@@ -92,7 +93,7 @@ class Launch:
                         continue
                     operation = ""
                 found = await self._calls.machine(self._subscription, self._group, self._vm)
-            except client.OperationFailed as error:
+            except azure_calls.OperationFailed as error:
                 await self._clear_away(errors.of(error, self._where).failure)
             except HttpResponseError as error:
                 # Operations are forgotten after a time; the machine itself tells as well.
@@ -138,16 +139,16 @@ class Launch:
 
 
 async def grant(
-    calls: client.Clients, chosen: settings.Settings, context: base.Context, machine: str, principal: str
+    calls: azure_calls.Calls, chosen: settings.Settings, context: base.Context, machine: str, principal: str
 ) -> None:
     """Let a machine delete itself, where it has an identity of its own; a listing makes up for what fails."""
     if chosen.identity != settings.SYSTEM or not principal:
         return
     subscription = names.subscription_of(machine)
-    wanted = grants.body(chosen.identity_role, principal, subscription)
-    path = grants.assignment(machine, context.controller)
+    wanted = role_assignments.body(chosen.identity_role, principal, subscription)
+    path = role_assignments.assignment(machine, context.controller)
     try:
-        await calls.put_resource(subscription, path, client.AUTHORIZATION_API, wanted)
+        await calls.put_resource(subscription, path, azure_calls.AUTHORIZATION_API, wanted)
     except errors.HEARD as error:
         log.warning("%s: %s cannot delete itself yet: %s", context.name, names.tail(machine), error)
 

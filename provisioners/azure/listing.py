@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from provisioners import base, catalogue
-from provisioners.azure import client, errors, grants, instances, launch, memory, names, settings
+from provisioners.azure import calls as azure_calls
+from provisioners.azure import error_scopes, errors, instances, launch, names, role_assignments, settings, state
 
 log = logging.getLogger(__name__)
 
@@ -24,19 +25,19 @@ class Lister:
         self,
         context: base.Context,
         chosen: settings.Settings,
-        calls: client.Clients,
+        calls: azure_calls.Calls,
         book: catalogue.Book,
-        known: memory.Memory,
+        resource_groups: state.ResourceGroups,
     ) -> None:
         self._context = context
         self._chosen = chosen
         self._calls = calls
         self._book = book
-        self._memory = known
+        self._resource_groups = resource_groups
         #: Machine's ref -> (its instance view, when it was asked for).
         self._power: dict[str, tuple[Wire, float]] = {}
 
-    async def look(self, wanted: frozenset[str]) -> base.Listing:
+    async def owned(self, wanted: frozenset[str]) -> base.Listing:
         """What is there; complete for a region of a subscription when every group of ours there could be read."""
         found: list[base.InstanceView] = []
         left: list[base.Residue] = []
@@ -49,7 +50,7 @@ class Lister:
                 found += await self._views(subscription, group, listed)
             except errors.HEARD as error:
                 broken.add(subscription)
-                failed = errors.of(error, errors.Place(self._context.name, subscription))
+                failed = errors.of(error, error_scopes.Target(self._context.name, subscription))
                 failures |= {scope: f"{group}: {failed}" for scope in wanted if scope.split("/")[1] == subscription}
                 log.warning("%s: listing %s failed: %s", self._context.name, group, failed)
                 continue
@@ -57,13 +58,13 @@ class Lister:
                 residues = await self._residues(subscription, group, listed)
             except errors.HEARD as error:
                 # Machines are told of all the same; this name is no scope of any machine.
-                failed = errors.of(error, errors.Place(self._context.name, subscription))
+                failed = errors.of(error, error_scopes.Target(self._context.name, subscription))
                 failures[f"{self._context.name}/{subscription}/{group}/parts"] = str(failed)
                 log.warning("%s: the parts in %s cannot be listed: %s", self._context.name, group, failed)
                 continue
             left += residues
             if not listed and not residues and (subscription, group) != places[0]:
-                self._memory.forget_old_group(subscription, group)
+                self._resource_groups.forget_settled(subscription, group)
         asked = {subscription for subscription, _ in places} - broken
         complete = {
             settings.scope(self._context.name, subscription, region)
@@ -76,7 +77,7 @@ class Lister:
         """The resource groups to look in: the configured one first, and every other that held ours."""
         here = (self._chosen.subscription, self._chosen.resource_group)
         subscriptions = {scope.split("/")[1] for scope in wanted}
-        others = {place for place in self._memory.groups if place[0] in subscriptions and place != here}
+        others = {place for place in self._resource_groups.bought_at if place[0] in subscriptions and place != here}
         return [here, *sorted(others)]
 
     async def _views(self, subscription: str, group: str, listed: Sequence[Wire]) -> list[base.InstanceView]:
@@ -145,13 +146,13 @@ class Lister:
     async def _grants(self, subscription: str, group: str, listed: Sequence[Wire]) -> list[base.Residue]:
         """Rights of machines to delete themselves: what is missing is given, what outlived its machine is told."""
         controller = self._context.controller
-        all_ = {client.machine_path(subscription, group, str(vm.get("name", ""))): vm for vm in listed}
+        all_ = {names.machine_path(subscription, group, str(vm.get("name", ""))): vm for vm in listed}
         ours = [(path, vm) for path, vm in all_.items() if instances.ours(vm, controller)]
         granted = await self._calls.assignments(subscription, group)
-        for machine, principal in grants.missing(ours, granted, controller):
+        for machine, principal in role_assignments.missing(ours, granted, controller):
             await launch.grant(self._calls, self._chosen, self._context, machine, principal)
         return list(
-            grants.left(
+            role_assignments.left(
                 granted,
                 frozenset(path.lower() for path in all_),
                 provider=self._context.name,

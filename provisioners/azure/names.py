@@ -91,3 +91,13 @@ def subscription_of(resource_id: str) -> str:
     """The subscription in a resource id, empty when it names none."""
     parts = resource_id.split("/")
     return parts[2] if len(parts) > 2 and parts[1].lower() == "subscriptions" else ""
+
+
+def group_path(subscription: str, group: str) -> str:
+    """The resource id of a resource group."""
+    return f"/subscriptions/{subscription}/resourceGroups/{group}"
+
+
+def machine_path(subscription: str, group: str, vm: str) -> str:
+    """The resource id of a machine."""
+    return f"{group_path(subscription, group)}/providers/Microsoft.Compute/virtualMachines/{vm}"

@@ -14,24 +14,27 @@ from typing import Any, TypeVar
 
 from provisioners import base, catalogue
 from provisioners.azure import (
+    availability,
+    calls,
     checks,
-    ends,
+    end_reasons,
+    error_scopes,
     errors,
     images,
     instances,
     launch,
-    limits,
     listing,
-    memory,
     names,
     offers,
     pricing,
     quotas,
+    rates,
     request,
-    selfend,
+    self_end,
     settings,
+    state,
 )
-from provisioners.azure.client import AUTHORIZATION_API, NETWORK_API, Clients, machine_path
+from provisioners.azure.client import Clients
 from provisioners.catalogue import machines
 
 log = logging.getLogger(__name__)
@@ -46,8 +49,6 @@ _REPLAY = 3600.0
 _LOG_REACH = 7 * 86400.0
 #: Bytes of a boot script that are promised: a little less than what Azure takes.
 _SCRIPT = request.CUSTOM_DATA_LIMIT - 535
-#: Seconds until an image's versions are asked for again after that failed.
-_AGAIN = 300.0
 
 
 class Azure(base.Basics):
@@ -64,12 +65,10 @@ class Azure(base.Basics):
         self._settings, problems = settings.read(options, self._book)
         if problems:
             raise ValueError("; ".join(problems))
-        self._calls = clients or Clients(self._settings, context)
-        self._memory = memory.Memory(context)
-        self._shelf = offers.Shelf(self._calls, self._settings, context)
-        self._lister = listing.Lister(context, self._settings, self._calls, self._book, self._memory)
-        #: ``region image`` -> when its versions were last asked for in vain.
-        self._in_vain: dict[str, float] = {}
+        self._calls = calls.Calls(clients or Clients(self._settings, context), self._settings)
+        self._resource_groups = state.ResourceGroups(context)
+        self._available = availability.Availability(self._calls, self._settings, context)
+        self._lister = listing.Lister(context, self._settings, self._calls, self._book, self._resource_groups)
 
     @classmethod
     def validate(cls, options: Mapping[str, Any]) -> list[str]:
@@ -89,11 +88,11 @@ class Azure(base.Basics):
             proof_lag=900.0,
             self_end=itself,
             idempotent_create=True,
-            create_rate=limits.CREATE_RATE,
-            create_burst=limits.CREATE_BURST,
+            create_rate=rates.CREATE_RATE,
+            create_burst=rates.CREATE_BURST,
             user_data_limit=_SCRIPT,
-            power_off=selfend.command(self._settings) if itself else base.POWER_OFF,
-            residue=selfend.RESIDUE if itself else selfend.RESIDUE_WITHOUT,
+            power_off=self_end.command(self._settings) if itself else base.POWER_OFF,
+            residue=self_end.RESIDUE if itself else self_end.RESIDUE_WITHOUT,
         )
 
     def scopes(self) -> frozenset[str]:
@@ -102,7 +101,7 @@ class Azure(base.Basics):
         )
 
     async def start(self) -> None:
-        self._memory.load()
+        self._resource_groups.load()
         problem = self._book.load_renewed(self._context.directory)
         if problem:
             log.warning("%s: %s", self._context.name, problem)
@@ -113,46 +112,17 @@ class Azure(base.Basics):
     # -- what can be bought ------------------------------------------------------------------------------------------
 
     async def offers(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> list[base.Offer]:
-        fitting = self._book.fitting(shape)
-        if not fitting:
-            return []
-        image = settings.read_pool(options)[0].image or self._settings.image
-        sold = {region: await self._shelf.sold(region) for region in self._settings.regions}
-        for region in self._settings.regions:
-            for boots in sorted({image or images.default(one.gpu_count, one.arch) for one in fitting}):
-                await self._resolve(region, boots)
-        return offers.offers(
+        return await offers.find(
             shape,
+            settings.read_pool(options)[0],
             provider=self._context.name,
             chosen=self._settings,
             book=self._book,
-            sold=sold,
-            known=self._memory,
-            image=image,
+            available=self._available,
         )
 
     def why_none(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> str:
         return self._book.why_none(shape, regions=[*self._settings.regions], overrides=self._settings.prices)
-
-    async def _resolve(self, region: str, image: str) -> str:
-        """An image with a concrete version; as it is written where that cannot be found out."""
-        urn = images.urn(image)
-        if urn is None or not images.floating(image):
-            return image
-        version, fresh = self._memory.version(region, image)
-        key = f"{region} {image}"
-        if fresh or self._context.now() - self._in_vain.get(key, -_AGAIN) < _AGAIN:
-            return offers.concrete(image, version)
-        try:
-            found = images.newest(await self._calls.image_versions(self._settings.subscription, region, urn))
-        except errors.HEARD as error:
-            log.warning("%s: the versions of %s in %s are not told: %s", self._context.name, image, region, error)
-            found = None
-        if found is None:
-            self._in_vain[key] = self._context.now()
-            return offers.concrete(image, version)
-        self._memory.remember_version(region, image, found)
-        return offers.concrete(image, found)
 
     async def quotas(self) -> list[base.Quota]:
         found: list[base.Quota] = []
@@ -199,14 +169,14 @@ class Azure(base.Basics):
             )
         image = await self._image_of(wanted, pool)
         body = request.build(wanted, chosen=self._settings, pool=pool, region=region, image=image)
-        self._memory.remember_group(self._settings.subscription, self._settings.resource_group)
+        self._resource_groups.remember(self._settings.subscription, self._settings.resource_group)
         return await launch.Launch(self._context, self._settings, self._calls, self._book, wanted).run(body)
 
     async def _image_of(self, wanted: base.CreateRequest, pool: settings.PoolSettings) -> str:
         if wanted.offer.image:
             return wanted.offer.image
         if pool.image:
-            return await self._resolve(wanted.offer.region, pool.image)
+            return await self._available.image(wanted.offer.region, pool.image)
         machine = self._book.machines.get(wanted.offer.machine_type)
         gpus, arch = (machine.gpu_count, machine.arch) if machine else (wanted.offer.gpus, "x86_64")
         return self._settings.image or images.default(gpus, arch)
@@ -225,7 +195,7 @@ class Azure(base.Basics):
         if residue.kind == instances.DISK:
             await self._told(self._calls.delete_disk(subscription, group, names.tail(residue.ref)))
             return
-        version = AUTHORIZATION_API if residue.kind == instances.ROLE else NETWORK_API
+        version = calls.AUTHORIZATION_API if residue.kind == instances.ROLE else calls.NETWORK_API
         await self._told(self._calls.delete_resource(subscription, residue.ref, version))
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -252,7 +222,7 @@ class Azure(base.Basics):
 
     async def list_owned(self, also: frozenset[str] = frozenset()) -> base.Listing:
         ours = {scope for scope in also if scope.count("/") == 3 and scope.split("/")[0] == self._context.name}
-        return await self._lister.look(self.scopes() | ours)
+        return await self._lister.owned(self.scopes() | ours)
 
     async def end_reason(self, ref: str) -> base.EndReason:
         parts = names.parse(ref)
@@ -265,14 +235,14 @@ class Azure(base.Basics):
                 return base.EndReason(base.EndKind.FAILED, detail, view.failure)
             return base.EndReason(base.EndKind.UNKNOWN)
         now = self._context.now()
-        machine = machine_path(parts.subscription, parts.group, parts.vm)
+        machine = names.machine_path(parts.subscription, parts.group, parts.vm)
         try:
             events = await self._calls.activity(parts.subscription, machine, _iso(now - _LOG_REACH), _iso(now))
-            us = ends.claim(await self._calls.token(), "oid")
+            us = end_reasons.claim(await self._calls.token(), "oid")
         except errors.HEARD as error:
             return base.EndReason(base.EndKind.UNKNOWN, f"the activity log is not told: {error}")
         identity = "" if self._settings.identity == settings.SYSTEM else self._settings.identity
-        return ends.reason(events, machine=machine, identity=identity, us=us)
+        return end_reasons.reason(events, machine=machine, identity=identity, us=us)
 
     async def console_log(self, ref: str) -> str | None:
         parts = names.parse(ref)
@@ -281,7 +251,7 @@ class Azure(base.Basics):
         try:
             content = await self._calls.console(parts.subscription, parts.group, parts.vm)
         except errors.HEARD as error:
-            failed = errors.of(error, errors.Place(self._context.name, parts.subscription))
+            failed = errors.of(error, error_scopes.Target(self._context.name, parts.subscription))
             # Not there, or nothing kept of it yet (a conflict).
             if failed.kind is base.Kind.NOT_FOUND or getattr(error, "status_code", 0) == 409:
                 return None
@@ -289,14 +259,14 @@ class Azure(base.Basics):
         return content.decode(errors="replace") if content else None
 
     async def check(self, samples: Sequence[base.CreateRequest] = ()) -> list[base.Finding]:
-        return await checks.run(self._context, self._settings, self._calls, self._book, self._shelf, samples)
+        return await checks.run(self._context, self._settings, self._calls, self._book, self._available, samples)
 
     async def _told(self, call: Awaitable[_T]) -> _T:
         """The answer of a call that buys nothing; its failure in the terms of the contract."""
         try:
             return await call
         except errors.HEARD as error:
-            raise errors.of(error, errors.Place(self._context.name, self._settings.subscription)) from error
+            raise errors.of(error, error_scopes.Target(self._context.name, self._settings.subscription)) from error
 
 
 def _iso(at: float) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from provisioners import base
-from provisioners.azure import images, names, settings
+from provisioners.azure import images, names, settings, tags
 
 #: Bytes of custom data before base64 (the API's documentation of ``customData``).
 CUSTOM_DATA_LIMIT = 65535
@@ -17,10 +16,6 @@ CUSTOM_DATA_LIMIT = 65535
 NETWORK_API = "2022-11-01"
 #: Bytes of the boot disk where neither pool nor operator says anything.
 DEFAULT_DISK = 128 * 2**30
-#: Azure Resource Manager's limits for tags.
-TAGS, TAG_NAME, TAG_VALUE = 50, 512, 256
-#: Characters that are refused in the names of tags.
-TAG_REFUSED = "<>%&\\?/"
 
 _GIB = 2**30
 #: A size whose additional letters include ``s`` takes premium disks.
@@ -37,7 +32,7 @@ def build(
 ) -> dict[str, Any]:
     """The body of the PUT.  Raises a definite CONFIG failure for what Azure would refuse."""
     custom_data = request.user_data.encode()
-    refuse(tag_problems(request.tags))
+    refuse(tags.problems(request.tags))
     if len(custom_data) > CUSTOM_DATA_LIMIT:
         refuse([f"the boot script has {len(custom_data)} bytes, Azure takes {CUSTOM_DATA_LIMIT}"])
     vm = names.machine(request)
@@ -158,22 +153,6 @@ def _security(kind: str) -> dict[str, Any]:
         found["uefiSettings"] = {"secureBootEnabled": False, "vTpmEnabled": True}
     elif kind == "confidential":
         found["uefiSettings"] = {"secureBootEnabled": True, "vTpmEnabled": True}
-    return found
-
-
-def tag_problems(tags: Mapping[str, str]) -> list[str]:
-    """Why Azure would refuse tags."""
-    found = []
-    if len(tags) > TAGS:
-        found.append(f"{len(tags)} tags are too many, Azure takes {TAGS}")
-    for name, value in tags.items():
-        bad = sorted(set(name) & set(TAG_REFUSED))
-        if bad:
-            found.append(f'the tag "{name}" has {" ".join(bad)} in its name, which Azure refuses')
-        if not name or len(name) > TAG_NAME:
-            found.append(f'the tag "{name[:40]}" has a name of {len(name)} characters, Azure takes 1 to {TAG_NAME}')
-        if len(value) > TAG_VALUE:
-            found.append(f'the tag "{name}" has a value of {len(value)} characters, Azure takes {TAG_VALUE}')
     return found
 
 

@@ -9,44 +9,11 @@ from google.cloud import compute_v1
 
 from provisioners import base, options
 from provisioners.base import Finding, Level
-from provisioners.gcp import images, instances, labels, offers, quotas, request, settings
-from provisioners.gcp.calls import Calls, Group
+from provisioners.gcp import images, names, offers, permissions, quotas, rates, request, settings, tags
+from provisioners.gcp.availability import Availability
+from provisioners.gcp.calls import Calls
 from provisioners.gcp.client import TIMEOUT
-from provisioners.gcp.facts import Facts
 
-#: What the daemon does in the project; the role of docs/gcp.md grants these and no more.
-PERMISSIONS = (
-    "compute.acceleratorTypes.list",
-    "compute.addresses.delete",
-    "compute.addresses.get",
-    "compute.addresses.list",
-    "compute.disks.create",
-    "compute.disks.delete",
-    "compute.disks.get",
-    "compute.disks.list",
-    "compute.disks.setLabels",
-    "compute.instances.create",
-    "compute.instances.delete",
-    "compute.instances.get",
-    "compute.instances.getSerialPortOutput",
-    "compute.instances.list",
-    "compute.instances.setLabels",
-    "compute.instances.setMetadata",
-    "compute.machineTypes.list",
-    "compute.networks.get",
-    "compute.projects.get",
-    "compute.regions.get",
-    "compute.subnetworks.get",
-    "compute.zoneOperations.get",
-    "compute.zoneOperations.list",
-)
-#: On the network's project.
-_NETWORK = ("compute.subnetworks.use",)
-_EXTERNAL = "compute.subnetworks.useExternalIp"
-_TAGS = "compute.instances.setTags"
-_IDENTITY = "compute.instances.setServiceAccount"
-#: Granted under a condition on the tags of what is deleted, which the project itself does not have.
-_BY_TAG = frozenset({"compute.instances.delete", "compute.disks.delete", "compute.instances.getSerialPortOutput"})
 _ACT_AS = "iam.serviceAccounts.actAs"
 _ROLE = "grant the role of docs/gcp.md to the account that runnerd uses"
 
@@ -56,7 +23,7 @@ class _Round:
     """One run."""
 
     calls: Calls
-    facts: Facts
+    available: Availability
     chosen: settings.Settings
     place: str
     findings: list[Finding] = field(default_factory=list)
@@ -69,7 +36,7 @@ class _Round:
 
 async def run(
     calls: Calls,
-    facts: Facts,
+    available: Availability,
     chosen: settings.Settings,
     samples: Sequence[base.CreateRequest],
     *,
@@ -77,7 +44,7 @@ async def run(
     place: str,
 ) -> list[Finding]:
     """Every finding, worst causes first: without credentials or project nothing else is tried."""
-    round_ = _Round(calls, facts, chosen, place)
+    round_ = _Round(calls, available, chosen, place)
     if not await _project(round_):
         return round_.findings
     launches = _launches(round_, samples)
@@ -99,7 +66,7 @@ async def _project(round_: _Round) -> bool:
     clients = round_.calls.clients
     try:
         found = await round_.calls.found(
-            Group.READ, lambda: clients.projects.get(project=project, retry=None, timeout=TIMEOUT)
+            rates.Group.READ, lambda: clients.projects.get(project=project, retry=None, timeout=TIMEOUT)
         )
     except base.ProvisionError as error:
         round_.note(Level.ERROR, str(error), _credential_remedy(error, project))
@@ -128,25 +95,26 @@ def _credential_remedy(error: base.ProvisionError, project: str) -> str:
 
 async def _permissions(round_: _Round, launches: Sequence[settings.Launch]) -> None:
     chosen = round_.chosen
-    wanted = set(PERMISSIONS)
+    wanted = set(permissions.PERMISSIONS)
     for launch in launches:
         if all(_is_own(launch.subnetwork(region) or launch.network, chosen.project) for region in chosen.regions):
-            wanted |= set(_NETWORK)
+            wanted |= set(permissions.NETWORK)
             if launch.public_address:
-                wanted.add(_EXTERNAL)
+                wanted.add(permissions.EXTERNAL)
         if launch.network_tags:
-            wanted.add(_TAGS)
+            wanted.add(permissions.TAGS)
         if launch.service_account:
-            wanted.add(_IDENTITY)
+            wanted.add(permissions.IDENTITY)
     if launches and all(launch.resource_tags for launch in launches):
-        wanted -= _BY_TAG
+        wanted -= permissions.BY_TAG
         round_.note(
-            Level.OK, f"{', '.join(sorted(_BY_TAG))}: not tried, as resource_tags may grant them by instance only"
+            Level.OK,
+            f"{', '.join(sorted(permissions.BY_TAG))}: not tried, as resource_tags may grant them by instance only",
         )
     url = f"{chosen.resource_manager}/v1/projects/{chosen.project}:testIamPermissions"
     asked = sorted(wanted)
     try:
-        told = await round_.calls(Group.OTHER, lambda: round_.calls.clients.post(url, {"permissions": asked}))
+        told = await round_.calls(rates.Group.OTHER, lambda: round_.calls.clients.post(url, {"permissions": asked}))
     except base.ProvisionError as error:
         round_.note(
             Level.WARNING,
@@ -172,7 +140,7 @@ async def _zones(round_: _Round) -> dict[str, tuple[str, ...]]:
     for name, region in round_.chosen.regions.items():
         try:
             told = await round_.calls.found(
-                Group.READ,
+                rates.Group.READ,
                 lambda name=name: clients.regions.get(  # type: ignore[misc]  # a default binds the loop's name
                     project=project, region=name, retry=None, timeout=TIMEOUT
                 ),
@@ -184,7 +152,7 @@ async def _zones(round_: _Round) -> dict[str, tuple[str, ...]]:
             hint = options.nearest(name, round_.calls.book.regions)
             round_.note(Level.ERROR, f"the project has no region {name}{hint}", f"correct `regions.{name}`")
             continue
-        found[name] = tuple(sorted(instances.last(one) for one in told.zones))
+        found[name] = tuple(sorted(names.last(one) for one in told.zones))
         for zone in region.zones:
             if zone not in found[name]:
                 hint = options.nearest(zone, found[name])
@@ -198,7 +166,7 @@ async def _network(round_: _Round, launch: settings.Launch, where: str) -> None:
         subnetwork = launch.subnetwork(region)
         reference = request.network(subnetwork or launch.network or "default", region, sub=bool(subnetwork))
         owner = reference.partition("projects/")[2].partition("/")[0] or project
-        name = instances.last(reference)
+        name = names.last(reference)
 
         def ask(owner: str = owner, region: str = region, name: str = name, sub: bool = bool(subnetwork)) -> object:
             if sub:
@@ -208,7 +176,7 @@ async def _network(round_: _Round, launch: settings.Launch, where: str) -> None:
             return clients.networks.get(project=owner, network=name, retry=None, timeout=TIMEOUT)
 
         try:
-            found = await round_.calls.found(Group.READ, ask)
+            found = await round_.calls.found(rates.Group.READ, ask)
         except base.ProvisionError as error:
             round_.note(Level.WARNING, f"{reference} could not be looked at: {error}", _ROLE, place=where)
             continue
@@ -240,11 +208,11 @@ async def _image(round_: _Round, text: str, where: str) -> None:
     clients = round_.calls.clients
     try:
         if reference.family:
-            link = await round_.facts.image(reference)
+            link = await round_.available.image(reference)
             round_.note(Level.OK, f"image {link}", place=where)
             return
         found = await round_.calls.found(
-            Group.READ,
+            rates.Group.READ,
             lambda: clients.images.get(project=reference.project, image=reference.name, retry=None, timeout=TIMEOUT),
         )
     except base.ProvisionError as error:
@@ -265,7 +233,9 @@ async def _service_account(round_: _Round, launch: settings.Launch, where: str) 
         return
     url = f"{round_.chosen.iam}/v1/projects/-/serviceAccounts/{account}:testIamPermissions"
     try:
-        told = await round_.calls.found(Group.OTHER, lambda: round_.calls.clients.post(url, {"permissions": [_ACT_AS]}))
+        told = await round_.calls.found(
+            rates.Group.OTHER, lambda: round_.calls.clients.post(url, {"permissions": [_ACT_AS]})
+        )
     except base.ProvisionError as error:
         round_.note(
             Level.WARNING,
@@ -311,7 +281,7 @@ async def _sample(round_: _Round, sample: base.CreateRequest, zones: dict[str, t
         await _image(round_, offer.image, where)
     if offer.zone not in zones.get(offer.region, ()):
         return
-    types, accelerators = await offers.has(offer.zone, round_.facts)
+    types, accelerators = await offers.has(offer.zone, round_.available)
     machine_type, accelerator, _ = request.split(offer.machine_type)
     if types is not None and machine_type not in types:
         round_.note(
@@ -330,13 +300,13 @@ async def _sample(round_: _Round, sample: base.CreateRequest, zones: dict[str, t
 
 
 def _labels(round_: _Round, sample: base.CreateRequest, where: str) -> None:
-    made = labels.of(sample.tags)
-    lost = sorted(name for name in sample.tags if labels.key(name) not in made)
-    same = sorted(name for name in sample.tags if name != labels.key(name) and labels.key(name) in sample.tags)
+    made = tags.labels(sample.tags)
+    lost = sorted(name for name in sample.tags if tags.key(name) not in made)
+    same = sorted(name for name in sample.tags if name != tags.key(name) and tags.key(name) in sample.tags)
     if lost:
         round_.note(
             Level.WARNING,
-            f"a resource has at most {labels.MOST} labels; not among them: {', '.join(lost)}",
+            f"a resource has at most {tags.MOST} labels; not among them: {', '.join(lost)}",
             "give fewer tags",
             place=where,
         )
@@ -347,9 +317,9 @@ def _labels(round_: _Round, sample: base.CreateRequest, where: str) -> None:
             "give tags names of a-z, 0-9, dash and underscore, a letter first",
             place=where,
         )
-    changed = [name for name in labels.altered(sample.tags) if name not in lost and not name.startswith("runnerd-")]
+    changed = [name for name in tags.altered(sample.tags) if name not in lost and not name.startswith("runnerd-")]
     if changed:
-        told = ", ".join(f"{name}={made[labels.key(name)]}" for name in sorted(changed) if labels.key(name) in made)
+        told = ", ".join(f"{name}={made[tags.key(name)]}" for name in sorted(changed) if tags.key(name) in made)
         round_.note(Level.OK, f"in bills and lists these tags show as {told}", place=where)
 
 

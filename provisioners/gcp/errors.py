@@ -24,7 +24,7 @@ from google.cloud import compute_v1
 
 from provisioners import base
 from provisioners.base import Kind
-from provisioners.gcp.place import Place, Reach
+from provisioners.gcp.error_scopes import ErrorScope, Target
 from provisioners.support import numbers
 
 #: Seconds that a zone without a machine type stays without: it is a fact of the zone, not of the hour.
@@ -44,17 +44,17 @@ class Row:
     """What a code means."""
 
     kind: Kind
-    reach: Reach
+    scope: ErrorScope
     block_for: float = 0.0
     #: False where an instance may be left although its launch failed: it is looked for.
     settled: bool = True
 
 
-_CAPACITY = Row(Kind.CAPACITY, Reach.OFFER, _STOCKOUT)
-_AUTH = Row(Kind.AUTH, Reach.PROJECT)
-_THROTTLED = Row(Kind.THROTTLED, Reach.NOTHING)
-_CONFIG = Row(Kind.CONFIG, Reach.TYPE_IN_REGION)
-_BACKEND = Row(Kind.TRANSIENT, Reach.NOTHING, settled=False)
+_CAPACITY = Row(Kind.CAPACITY, ErrorScope.OFFER, _STOCKOUT)
+_AUTH = Row(Kind.AUTH, ErrorScope.PROJECT)
+_THROTTLED = Row(Kind.THROTTLED, ErrorScope.NOTHING)
+_CONFIG = Row(Kind.CONFIG, ErrorScope.TYPE_IN_REGION)
+_BACKEND = Row(Kind.TRANSIENT, ErrorScope.NOTHING, settled=False)
 
 #: By code in capitals with underscores: ``quotaExceeded`` of an HTTP answer is ``QUOTA_EXCEEDED`` of an operation.
 TABLE: Mapping[str, Row] = MappingProxyType(
@@ -65,19 +65,19 @@ TABLE: Mapping[str, Row] = MappingProxyType(
         "INSUFFICIENT_CAPACITY": _CAPACITY,
         "STOCKOUT": _CAPACITY,
         # A spot instance that is preempted while it is made.
-        "UNSUPPORTED_OPERATION": Row(Kind.CAPACITY, Reach.OFFER, _STOCKOUT, settled=False),
-        "QUOTA_EXCEEDED": Row(Kind.QUOTA, Reach.METRIC),
-        "LIMIT_EXCEEDED": Row(Kind.QUOTA, Reach.METRIC),
-        "IP_SPACE_EXHAUSTED": Row(Kind.CAPACITY, Reach.REGION, _ADDRESSES),
-        "IP_SPACE_EXHAUSTED_WITH_DETAILS": Row(Kind.CAPACITY, Reach.REGION, _ADDRESSES),
-        "RESOURCE_NOT_READY": Row(Kind.TRANSIENT, Reach.ZONE, settled=False),
-        "RESOURCE_OPERATION_RATE_EXCEEDED": Row(Kind.TRANSIENT, Reach.ZONE),
-        "VM_MIN_COUNT_NOT_REACHED": Row(Kind.TRANSIENT, Reach.ZONE, settled=False),
+        "UNSUPPORTED_OPERATION": Row(Kind.CAPACITY, ErrorScope.OFFER, _STOCKOUT, settled=False),
+        "QUOTA_EXCEEDED": Row(Kind.QUOTA, ErrorScope.METRIC),
+        "LIMIT_EXCEEDED": Row(Kind.QUOTA, ErrorScope.METRIC),
+        "IP_SPACE_EXHAUSTED": Row(Kind.CAPACITY, ErrorScope.REGION, _ADDRESSES),
+        "IP_SPACE_EXHAUSTED_WITH_DETAILS": Row(Kind.CAPACITY, ErrorScope.REGION, _ADDRESSES),
+        "RESOURCE_NOT_READY": Row(Kind.TRANSIENT, ErrorScope.ZONE, settled=False),
+        "RESOURCE_OPERATION_RATE_EXCEEDED": Row(Kind.TRANSIENT, ErrorScope.ZONE),
+        "VM_MIN_COUNT_NOT_REACHED": Row(Kind.TRANSIENT, ErrorScope.ZONE, settled=False),
         # Of an operation: something that the launch needs went away under it; elsewhere it may work.
-        "RESOURCE_NOT_FOUND": Row(Kind.CAPACITY, Reach.ZONE, settled=False),
-        "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE": Row(Kind.TRANSIENT, Reach.OFFER),
-        "RESOURCE_ALREADY_EXISTS": Row(Kind.CONFIG, Reach.OFFER, settled=False),
-        "ALREADY_EXISTS": Row(Kind.CONFIG, Reach.OFFER, settled=False),
+        "RESOURCE_NOT_FOUND": Row(Kind.CAPACITY, ErrorScope.ZONE, settled=False),
+        "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE": Row(Kind.TRANSIENT, ErrorScope.OFFER),
+        "RESOURCE_ALREADY_EXISTS": Row(Kind.CONFIG, ErrorScope.OFFER, settled=False),
+        "ALREADY_EXISTS": Row(Kind.CONFIG, ErrorScope.OFFER, settled=False),
         "RATE_LIMIT_EXCEEDED": _THROTTLED,
         "USER_RATE_LIMIT_EXCEEDED": _THROTTLED,
         "CONCURRENT_OPERATIONS_QUOTA_EXCEEDED": _THROTTLED,
@@ -111,14 +111,14 @@ TABLE: Mapping[str, Row] = MappingProxyType(
 
 #: What narrows or widens a row, by the words that only the message has; the first that is found counts.
 _WORDS: tuple[tuple[re.Pattern[str], Row], ...] = (
-    (re.compile(r"Location \S+ is not found or access is unauthorized"), Row(Kind.CONFIG, Reach.ZONE)),
-    (re.compile(r"constraints/[a-zA-Z./]+"), Row(Kind.CONFIG, Reach.PROJECT)),
+    (re.compile(r"Location \S+ is not found or access is unauthorized"), Row(Kind.CONFIG, ErrorScope.ZONE)),
+    (re.compile(r"constraints/[a-zA-Z./]+"), Row(Kind.CONFIG, ErrorScope.PROJECT)),
     (
         re.compile(r"/(machineTypes|acceleratorTypes)/|[Mm]achine type with name"),
-        Row(Kind.CONFIG, Reach.TYPE_IN_ZONE, _DAY),
+        Row(Kind.CONFIG, ErrorScope.TYPE_IN_ZONE, _DAY),
     ),
-    (re.compile(r"/(networks|subnetworks)/"), Row(Kind.CONFIG, Reach.REGION)),
-    (re.compile(r"/images/"), Row(Kind.CONFIG, Reach.TYPE)),
+    (re.compile(r"/(networks|subnetworks)/"), Row(Kind.CONFIG, ErrorScope.REGION)),
+    (re.compile(r"/images/"), Row(Kind.CONFIG, ErrorScope.TYPE)),
 )
 _WORDED = frozenset(
     {"CONDITION_NOT_MET", "INVALID", "INVALID_FIELD_VALUE", "BAD_REQUEST", "NOT_FOUND", "RESOURCE_NOT_FOUND"}
@@ -156,7 +156,7 @@ class Told:
 
 
 def from_operation(
-    operation: compute_v1.Operation, place: Place, *, now: float = 0.0
+    operation: compute_v1.Operation, target: Target, *, now: float = 0.0
 ) -> tuple[base.ProvisionError, bool]:
     """The failure that a finished operation carries, and whether it is certain that nothing is left of it."""
     first = operation.error.errors[0] if operation.error.errors else None
@@ -176,10 +176,10 @@ def from_operation(
                 )
         told = _with_words(found)
     row = _row(told)
-    return _error(told, row, place, maybe_created=False, now=now), row.settled
+    return _error(told, row, target, maybe_created=False, now=now), row.settled
 
 
-def from_exception(error: BaseException, place: Place, *, now: float, creating: bool = False) -> base.ProvisionError:
+def from_exception(error: BaseException, target: Target, *, now: float, creating: bool = False) -> base.ProvisionError:
     """What a raised error of the SDK, of its credentials or of the connection means.
 
     ``creating``: the call was to make an instance, so an answer that is lost leaves it unclear whether it did.
@@ -190,14 +190,14 @@ def from_exception(error: BaseException, place: Place, *, now: float, creating: 
         told = _from_http(error)
         row = _row(told)
         unclear = creating and (told.status >= 500 or told.status == 408) and not _definite(told)
-        return _error(told, row, place, maybe_created=unclear, now=now)
+        return _error(told, row, target, maybe_created=unclear, now=now)
     if isinstance(error, auth_exceptions.GoogleAuthError):
         if isinstance(error, auth_exceptions.TransportError) or getattr(error, "retryable", False):
-            return base.ProvisionError(Kind.TRANSIENT, f"{place}: no access token: {error}", code="TokenUnavailable")
+            return base.ProvisionError(Kind.TRANSIENT, f"{target}: no access token: {error}", code="TokenUnavailable")
         return base.ProvisionError(
             Kind.AUTH,
-            f"{place}: the credentials do not work: {_first(error)}",
-            scope=place.pattern(Reach.PROJECT),
+            f"{target}: the credentials do not work: {_first(error)}",
+            scope=target.pattern(ErrorScope.PROJECT),
             code=type(error).__name__,
         )
     if isinstance(error, requests.exceptions.RequestException):
@@ -205,12 +205,12 @@ def from_exception(error: BaseException, place: Place, *, now: float, creating: 
         where = "the answer was lost" if sent else "no connection"
         return base.ProvisionError(
             Kind.TRANSIENT,
-            f"{place}: {where}: {_first(error)}",
+            f"{target}: {where}: {_first(error)}",
             code=type(error).__name__,
             maybe_created=creating and sent,
         )
     return base.ProvisionError(
-        Kind.TRANSIENT, f"{place}: {type(error).__name__}: {error}", code=type(error).__name__, maybe_created=creating
+        Kind.TRANSIENT, f"{target}: {type(error).__name__}: {error}", code=type(error).__name__, maybe_created=creating
     )
 
 
@@ -229,10 +229,10 @@ def next_minute(now: float) -> float:
     return 60.0 - now % 60.0 + _MINUTE_SLACK
 
 
-def _error(told: Told, row: Row, place: Place, *, maybe_created: bool, now: float) -> base.ProvisionError:
-    scope, block_for = place.pattern(row.reach), row.block_for
-    if row.reach is Reach.METRIC:
-        scope = place.quota_pattern(told.metric, family=told.family, region=told.region)
+def _error(told: Told, row: Row, target: Target, *, maybe_created: bool, now: float) -> base.ProvisionError:
+    scope, block_for = target.pattern(row.scope), row.block_for
+    if row.scope is ErrorScope.METRIC:
+        scope = target.quota_pattern(told.metric, family=told.family, region=told.region)
         if told.limit == 0:
             block_for = _ZERO
     retry_after = 0.0
@@ -241,7 +241,7 @@ def _error(told: Told, row: Row, place: Place, *, maybe_created: bool, now: floa
     code = next((one for one in told.codes if one), str(told.status or "unknown"))
     return base.ProvisionError(
         row.kind,
-        f"{place}: {told.message}",
+        f"{target}: {told.message}",
         scope=scope,
         code=code,
         maybe_created=maybe_created,
@@ -267,8 +267,8 @@ def _row(told: Told) -> Row:
         return _AUTH
     if 400 <= told.status < 500:
         return _CONFIG
-    # An unknown code speaks for the smallest place, and the message is there for people.
-    return Row(Kind.TRANSIENT, Reach.NOTHING if told.status else Reach.OFFER, settled=False)
+    # An unknown code speaks for the smallest target, and the message is there for people.
+    return Row(Kind.TRANSIENT, ErrorScope.NOTHING if told.status else ErrorScope.OFFER, settled=False)
 
 
 def _definite(told: Told) -> bool:

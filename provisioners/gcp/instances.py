@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from google.cloud import compute_v1
 
 from provisioners import base, catalogue
 from provisioners.base import InstanceStatus
-from provisioners.gcp import labels
+from provisioners.gcp import names
+from provisioners.gcp import tags as gcp_tags
 
 #: Statuses of the schema ``Instance``.
 STATUSES: Mapping[str, InstanceStatus] = {
@@ -31,38 +31,10 @@ STATUSES: Mapping[str, InstanceStatus] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """A handle: ``project/zone/name/id``.  The id tells an instance from a later one of the same name."""
-
-    project: str
-    zone: str
-    name: str
-    id: str
-
-    def __str__(self) -> str:
-        return f"{self.project}/{self.zone}/{self.name}/{self.id}"
-
-    @property
-    def region(self) -> str:
-        return region_of(self.zone)
-
-
-def parse(ref: str) -> Ref | None:
-    """A handle taken apart; None for one that was never ours."""
-    parts = ref.split("/")
-    return Ref(*parts) if len(parts) == 4 and all(parts) and parts[3].isdigit() else None
-
-
-def region_of(zone: str) -> str:
-    """``us-central1`` of ``us-central1-a``."""
-    return zone.rpartition("-")[0]
-
-
 def tags(instance: compute_v1.Instance) -> dict[str, str]:
     """Its tags as they were given; what its labels tell where the item is gone."""
     for item in instance.metadata.items:
-        if item.key == labels.ITEM:
+        if item.key == gcp_tags.ITEM:
             try:
                 found = json.loads(item.value)
             except ValueError:
@@ -81,14 +53,14 @@ def instance(
     failure: base.Failure | None = None,
 ) -> base.InstanceView:
     """An instance."""
-    zone = last(found.zone)
-    scope = f"{provider}/{project}/{region_of(zone)}/{zone}"
+    zone = names.last(found.zone)
+    scope = f"{provider}/{project}/{names.region_of(zone)}/{zone}"
     known = tags(found)
     status = STATUSES.get(found.status, InstanceStatus.PENDING)
     spot = found.scheduling.provisioning_model == "SPOT" or found.scheduling.preemptible
     market = base.Market.SPOT if spot else base.Market.ON_DEMAND
     return base.InstanceView(
-        ref=str(Ref(project, zone, found.name, str(found.id))),
+        ref=str(names.Ref(project, zone, found.name, str(found.id))),
         name=known.get(base.TAG_INSTANCE, found.name),
         scope=scope,
         status=InstanceStatus.FAILED if failure is not None else status,
@@ -101,7 +73,7 @@ def instance(
     )
 
 
-def requested(request: base.CreateRequest, ref: Ref, *, now: float) -> base.InstanceView:
+def requested(request: base.CreateRequest, ref: names.Ref, *, now: float) -> base.InstanceView:
     """An instance that was accepted and does not show yet."""
     return base.InstanceView(
         ref=str(ref),
@@ -116,11 +88,11 @@ def requested(request: base.CreateRequest, ref: Ref, *, now: float) -> base.Inst
 
 def disk(found: compute_v1.Disk, *, provider: str, project: str) -> base.Residue:
     """A disk that no instance uses."""
-    zone = last(found.zone)
+    zone = names.last(found.zone)
     return base.Residue(
         kind="disk",
         ref=f"{project}/{zone}/{found.name}/{found.id}",
-        scope=f"{provider}/{project}/{region_of(zone)}/{zone}",
+        scope=f"{provider}/{project}/{names.region_of(zone)}/{zone}",
         tags=dict(found.labels),
         created_at=seconds(found.creation_timestamp),
     )
@@ -128,7 +100,7 @@ def disk(found: compute_v1.Disk, *, provider: str, project: str) -> base.Residue
 
 def address(found: compute_v1.Address, *, provider: str, project: str) -> base.Residue:
     """A reserved address that nothing uses."""
-    region = last(found.region)
+    region = names.last(found.region)
     return base.Residue(
         kind="address",
         ref=f"{project}/{region}/{found.name}/{found.id}",
@@ -140,17 +112,12 @@ def address(found: compute_v1.Address, *, provider: str, project: str) -> base.R
 
 def machine_type(found: compute_v1.Instance, book: catalogue.Book) -> str:
     """The type as offers name it; built-in GPUs are told like attached ones, so the catalogue decides."""
-    name = last(found.machine_type)
+    name = names.last(found.machine_type)
     for attached in found.guest_accelerators:
-        combined = f"{name}+{last(attached.accelerator_type)}x{attached.accelerator_count}"
+        combined = f"{name}+{names.last(attached.accelerator_type)}x{attached.accelerator_count}"
         if combined in book.machines or name.startswith("n1-"):
             return combined
     return name
-
-
-def last(link: str) -> str:
-    """The name at the end of a link."""
-    return link.rpartition("/")[2]
 
 
 def seconds(timestamp: str) -> float:

@@ -7,17 +7,26 @@ either.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from google.cloud import compute_v1
 
-from provisioners.gcp import instances as gcp_instances
+from provisioners import base, catalogue
+from provisioners.gcp import end_reasons, instances, names, rates, tags, unsettled
+from provisioners.gcp.calls import Calls
+from provisioners.gcp.client import TIMEOUT
+from provisioners.gcp.operations import Operations
 
 #: Scopes without anything in them carry this warning: they were looked into.
 _EMPTY = "NO_RESULTS_ON_PAGE"
 _PARTIAL = ("UNREACHABLE", "PARTIAL_SUCCESS", "LIST_OVERHEAD_QUOTA_EXCEED")
+#: Pages of 500 of a list at most.
+_PAGES = 200
+#: Stopped instances for which one listing looks up whether their launch failed.
+_EXPLAINED = 20
 
 
 @dataclass(slots=True)
@@ -38,18 +47,16 @@ def read(pages: Iterable[Any]) -> Seen:
     seen = Seen()
     for page in pages:
         for scope, part in page.items.items():
-            zone = gcp_instances.last(scope)
+            zone = names.last(scope)
             seen.zones.add(zone)
             seen.instances += list(part.instances)
             if part.warning.code and part.warning.code != _EMPTY:
                 seen.unseen[zone] = f"{part.warning.code}: {part.warning.message or 'the list is not complete'}"
         for scope in page.unreachables:
-            seen.unseen[gcp_instances.last(scope)] = "UNREACHABLE: the zone did not answer"
+            seen.unseen[names.last(scope)] = "UNREACHABLE: the zone did not answer"
         code = page.warning.code
         if code and code != _EMPTY:
-            named = [
-                gcp_instances.last(one.value) for one in page.warning.data if one.key in ("scope", "zone", "location")
-            ]
+            named = [names.last(one.value) for one in page.warning.data if one.key in ("scope", "zone", "location")]
             for zone in named:
                 seen.unseen.setdefault(zone, f"{code}: {page.warning.message}")
             if not named and not list(page.unreachables) and code in _PARTIAL:
@@ -69,7 +76,7 @@ def judge(seen: Seen, wanted: Iterable[str]) -> tuple[frozenset[str], Mapping[st
         elif zone != "*":
             _judge_zone(seen, scope, zone, complete, failures)
         else:
-            inside = {one for one in seen.zones | seen.unseen.keys() if gcp_instances.region_of(one) == region}
+            inside = {one for one in seen.zones | seen.unseen.keys() if names.region_of(one) == region}
             for one in inside:
                 _judge_zone(seen, f"{root}/{one}", one, complete, failures)
             missing = sorted(inside & seen.unseen.keys())
@@ -89,3 +96,103 @@ def _judge_zone(seen: Seen, scope: str, zone: str, complete: set[str], failures:
         failures[scope] = "the answer does not name the zone"
     else:
         complete.add(scope)
+
+
+class Lister:
+    """Lists by the controller's label."""
+
+    def __init__(
+        self,
+        context: base.Context,
+        book: catalogue.Book,
+        calls: Calls,
+        operations: Operations,
+        unsettled: unsettled.Launches,
+    ) -> None:
+        self._context = context
+        self._book = book
+        self._calls = calls
+        self._operations = operations
+        self._unsettled = unsettled
+
+    async def owned(self, wanted: frozenset[str], *, home: str) -> base.Listing:
+        """List the scopes.  Raises :class:`base.ProvisionError` where the project ``home`` cannot be listed."""
+        found: list[base.InstanceView] = []
+        residues: list[base.Residue] = []
+        complete: set[str] = set()
+        failures: dict[str, str] = {}
+        for project in sorted({one.split("/")[1] for one in wanted}):
+            scopes = {one for one in wanted if one.split("/")[1] == project}
+            try:
+                seen = await self._seen(project)
+            except base.ProvisionError as error:
+                if project == home:
+                    raise
+                failures |= dict.fromkeys(scopes, f"{error}")
+                continue
+            mine = await self._mine(seen.instances, project)
+            found += mine
+            whole, why = judge(seen, scopes | {one.scope for one in mine})
+            complete |= whole
+            failures |= why
+            try:
+                residues += await self._residues(project)
+            except base.ProvisionError as error:
+                failures[f"{self._context.name}/{project}/disks and addresses/*"] = str(error)
+        found += await self._unsettled.failed({one.ref for one in found})
+        return base.Listing(tuple(found), frozenset(complete), tuple(residues), failures)
+
+    async def _seen(self, project: str) -> Seen:
+        def ask() -> Seen:
+            call = compute_v1.AggregatedListInstancesRequest(
+                project=project, filter=tags.owned(self._context.controller), max_results=500
+            )
+            pager = self._calls.clients.instances.aggregated_list(request=call, retry=None, timeout=TIMEOUT)
+            return read(itertools.islice(pager.pages, _PAGES))
+
+        return await self._calls(rates.Group.LIST, ask, self._calls.target(project=project))
+
+    async def _mine(self, listed: Sequence[compute_v1.Instance], project: str) -> list[base.InstanceView]:
+        """Return ours among those with our label: labels are coarser than tags."""
+        found: list[base.InstanceView] = []
+        explained = 0
+        for one in listed:
+            if instances.tags(one).get(base.TAG_CONTROLLER) != self._context.controller:
+                continue
+            stopped = instances.STATUSES.get(one.status) is base.InstanceStatus.STOPPED
+            explain = stopped and explained < _EXPLAINED
+            explained += explain
+            found.append(await self.view(one, project, explain=explain))
+        return found
+
+    async def _residues(self, project: str) -> list[base.Residue]:
+        clients, name, owned = self._calls.clients, self._context.name, tags.owned(self._context.controller)
+
+        def disks() -> list[base.Residue]:
+            call = compute_v1.AggregatedListDisksRequest(project=project, filter=owned, max_results=500)
+            pages = clients.disks.aggregated_list(request=call, retry=None, timeout=TIMEOUT).pages
+            parts = [part for page in itertools.islice(pages, _PAGES) for part in page.items.values()]
+            found = [one for part in parts for one in part.disks if not one.users]
+            return [instances.disk(one, provider=name, project=project) for one in found]
+
+        def addresses() -> list[base.Residue]:
+            call = compute_v1.AggregatedListAddressesRequest(project=project, filter=owned, max_results=500)
+            pages = clients.addresses.aggregated_list(request=call, retry=None, timeout=TIMEOUT).pages
+            parts = [part for page in itertools.islice(pages, _PAGES) for part in page.items.values()]
+            found = [one for part in parts for one in part.addresses if not one.users]
+            return [instances.address(one, provider=name, project=project) for one in found]
+
+        place = self._calls.target(project=project)
+        return [
+            *await self._calls(rates.Group.LIST, disks, place),
+            *await self._calls(rates.Group.LIST, addresses, place),
+        ]
+
+    async def view(self, found: compute_v1.Instance, project: str, *, explain: bool = True) -> base.InstanceView:
+        """Return an instance; with ``explain``, and why its launch failed where it stopped without ever running."""
+        view = instances.instance(found, provider=self._context.name, project=project, book=self._book)
+        ref = names.parse(view.ref)
+        if not explain or ref is None or view.status is not base.InstanceStatus.STOPPED:
+            return view
+        failure = end_reasons.failure(await self._operations.of(ref), ref, self._calls.target_of(view))
+        return replace(view, status=base.InstanceStatus.FAILED, failure=failure) if failure is not None else view

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from provisioners import base, catalogue
 from provisioners.gcp import images, request, settings
-from provisioners.gcp.facts import Facts
+from provisioners.gcp.availability import Availability
 
 
 async def find(
@@ -17,7 +17,7 @@ async def find(
     provider: str,
     chosen: settings.Settings,
     book: catalogue.Book,
-    facts: Facts,
+    available: Availability,
 ) -> list[base.Offer]:
     """By market as asked, region as written, machine type (as the pool names them, else cheapest first), zone.
 
@@ -27,9 +27,9 @@ async def find(
     fitting = order(book.fitting(shape), shape)
     if not fitting:
         return []
-    places = [(region, await zones(region, facts)) for region in chosen.regions.values()]
+    places = [(region, await zones(region, available)) for region in chosen.regions.values()]
     asked = list(dict.fromkeys(zone for _, names in places for zone in names))
-    sold = dict(zip(asked, await asyncio.gather(*(has(zone, facts) for zone in asked)), strict=True))
+    sold = dict(zip(asked, await asyncio.gather(*(has(zone, available) for zone in asked)), strict=True))
     links: dict[images.Reference, str] = {}
     found: list[base.Offer] = []
     for market in shape.markets:
@@ -40,7 +40,7 @@ async def find(
                     continue
                 reference = image_of(launch, machine)
                 if reference not in links:
-                    links[reference] = await facts.image(reference)
+                    links[reference] = await available.image(reference)
                 for zone in names:
                     if not sells(sold[zone], machine):
                         continue
@@ -70,15 +70,15 @@ def image_of(launch: settings.Launch, machine: catalogue.Machine) -> images.Refe
     return chosen or images.default(gpu=machine.gpu_count > 0, arch=machine.arch)
 
 
-async def zones(region: settings.Region, facts: Facts) -> tuple[str, ...]:
+async def zones(region: settings.Region, available: Availability) -> tuple[str, ...]:
     """The zones to buy in."""
-    return region.zones or await facts.zones(region.name)
+    return region.zones or await available.zones(region.name)
 
 
-async def has(zone: str, facts: Facts) -> tuple[frozenset[str] | None, frozenset[str] | None]:
+async def has(zone: str, available: Availability) -> tuple[frozenset[str] | None, frozenset[str] | None]:
     """The machine types and accelerators of a zone; None where nobody tells now."""
     try:
-        return await facts.machine_types(zone), await facts.accelerators(zone)
+        return await available.machine_types(zone), await available.accelerators(zone)
     except base.ProvisionError as error:
         if error.kind in (base.Kind.AUTH, base.Kind.CONFIG):
             raise
@@ -93,13 +93,13 @@ def sells(sold: tuple[frozenset[str] | None, frozenset[str] | None], machine: ca
     return not machine.accelerator or accelerators is None or machine.accelerator in accelerators
 
 
-def why_none(shape: base.Shape, *, chosen: settings.Settings, book: catalogue.Book, facts: Facts) -> str:
+def why_none(shape: base.Shape, *, chosen: settings.Settings, book: catalogue.Book, available: Availability) -> str:
     """Plain words on why there is no offer; empty where there should be some."""
     told = book.why_none(shape, regions=tuple(chosen.regions), overrides=chosen.overrides)
     if told:
         return told
     named: Mapping[str, frozenset[str] | None] = {
-        zone: facts.known_types(zone) for region in chosen.regions.values() for zone in region.zones
+        zone: available.known_types(zone) for region in chosen.regions.values() for zone in region.zones
     }
     if not named or any(types is None for types in named.values()):
         return ""

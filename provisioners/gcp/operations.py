@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from google.cloud import compute_v1
 
 from provisioners import base
-from provisioners.gcp import instances
-from provisioners.gcp.calls import Calls, Group
+from provisioners.gcp import names, rates
+from provisioners.gcp.calls import Calls
 from provisioners.gcp.client import TIMEOUT
-from provisioners.gcp.place import Place
+from provisioners.gcp.error_scopes import Target
 
 #: Seconds between looks, the last for as long as it takes; and how long in all: stockouts show within 30 seconds.
 _LOOKS = (0.5, 1.0, 1.0, 2.0, 2.0, 3.0)
@@ -50,7 +50,7 @@ class Operations:
         self._waiting: Counter[_Zone] = Counter()
         self._news: dict[_Zone, _News] = {}
 
-    async def settled(self, operation: compute_v1.Operation, ref: instances.Ref, place: Place) -> compute_v1.Operation:
+    async def settled(self, operation: compute_v1.Operation, ref: names.Ref, target: Target) -> compute_v1.Operation:
         """The operation when it has ended, or as it is when patience has."""
         now, zone = self._calls.context.now, (ref.project, ref.zone)
         until = now() + _PATIENCE
@@ -61,7 +61,7 @@ class Operations:
                     break
                 await self._calls.context.sleep(delay)
                 try:
-                    found = await self._look(operation.name, zone, place)
+                    found = await self._look(operation.name, zone, target)
                 except base.ProvisionError:
                     # Nothing is learned from a look that failed.
                     continue
@@ -75,16 +75,16 @@ class Operations:
                 self._news.pop(zone, None)
         return operation
 
-    async def get(self, project: str, zone: str, name: str, place: Place) -> compute_v1.Operation | None:
+    async def get(self, project: str, zone: str, name: str, target: Target) -> compute_v1.Operation | None:
         """An operation; None where it was forgotten."""
         clients = self._calls.clients
         return await self._calls.found(
-            Group.OPERATIONS,
+            rates.Group.OPERATIONS,
             lambda: clients.operations.get(project=project, zone=zone, operation=name, retry=None, timeout=TIMEOUT),
-            place,
+            target,
         )
 
-    async def of(self, ref: instances.Ref) -> list[compute_v1.Operation]:
+    async def of(self, ref: names.Ref) -> list[compute_v1.Operation]:
         """Every operation on what has, or had, that name."""
         call = compute_v1.ListZoneOperationsRequest(
             project=ref.project, zone=ref.zone, filter=f"targetLink eq .*/instances/{ref.name}", max_results=500
@@ -94,9 +94,9 @@ class Operations:
             pager = self._calls.clients.operations.list(request=call, retry=None, timeout=TIMEOUT)
             return [one for page in itertools.islice(pager.pages, _PAGES) for one in page.items]
 
-        return await self._calls(Group.OPERATIONS, ask, self._calls.place(project=ref.project))
+        return await self._calls(rates.Group.OPERATIONS, ask, self._calls.target(project=ref.project))
 
-    async def _look(self, name: str, zone: _Zone, place: Place) -> compute_v1.Operation | None:
+    async def _look(self, name: str, zone: _Zone, target: Target) -> compute_v1.Operation | None:
         if self._waiting[zone] >= _MANY:
             due = self._calls.context.now()
             news = self._news.setdefault(zone, _News())
@@ -106,7 +106,7 @@ class Operations:
             found = news.operations.get(name)
             if found is not None:
                 return found
-        return await self.get(*zone, name, place)
+        return await self.get(*zone, name, target)
 
     async def _inserts(self, zone: _Zone) -> Mapping[str, compute_v1.Operation]:
         """The latest inserts of a zone, newest first, as many as a page holds."""
@@ -122,4 +122,4 @@ class Operations:
             pager = self._calls.clients.operations.list(request=call, retry=None, timeout=TIMEOUT)
             return {one.name: one for one in next(iter(pager.pages)).items}
 
-        return await self._calls(Group.OPERATIONS, ask, self._calls.place(project=zone[0]))
+        return await self._calls(rates.Group.OPERATIONS, ask, self._calls.target(project=zone[0]))

@@ -12,7 +12,8 @@ from fnmatch import fnmatchcase
 from google.cloud import compute_v1
 
 from provisioners import base
-from provisioners.gcp.place import Place, Reach, alternatives, governed
+from provisioners.gcp import families
+from provisioners.gcp.error_scopes import ErrorScope, Target
 from provisioners.support import numbers
 
 _SPOT = "PREEMPTIBLE_"
@@ -24,7 +25,7 @@ def remedy(project: str) -> str:
     return f"raise it at {_CONSOLE.format(project=project)}"
 
 
-def of_region(quotas: Iterable[compute_v1.Quota], place: Place, region: str, *, as_of: float) -> list[base.Quota]:
+def of_region(quotas: Iterable[compute_v1.Quota], target: Target, region: str, *, as_of: float) -> list[base.Quota]:
     """The quotas of a region that govern machine types of the catalogue, and the number of instances.
 
     Where the project has no preemptible quota of a kind, spot instances count against the plain one ("Allocation
@@ -38,7 +39,7 @@ def of_region(quotas: Iterable[compute_v1.Quota], place: Place, region: str, *, 
         unit = unit_of(plain)
         if unit is None:
             continue
-        types = governed(place.book, plain)
+        types = families.governed(target.book, plain)
         if not types and plain != "INSTANCES":
             continue
         if metric != plain:
@@ -49,21 +50,21 @@ def of_region(quotas: Iterable[compute_v1.Quota], place: Place, region: str, *, 
             preemptible = known.get(f"{_SPOT}{metric}")
             only = preemptible is not None and preemptible.limit > 0
             market = base.Market.ON_DEMAND.value if only else "*"
-        pattern = f"{place.provider}/{place.project}/{region}/*/{alternatives(types)}/{market}"
-        found.append(_quota(f"{metric} in {region}", quota, pattern, unit, place.project, as_of))
+        pattern = f"{target.provider}/{target.project}/{region}/*/{families.alternatives(types)}/{market}"
+        found.append(_quota(f"{metric} in {region}", quota, pattern, unit, target.project, as_of))
     return found
 
 
-def of_project(quotas: Iterable[compute_v1.Quota], place: Place, *, as_of: float) -> list[base.Quota]:
+def of_project(quotas: Iterable[compute_v1.Quota], target: Target, *, as_of: float) -> list[base.Quota]:
     """The quotas that hold over all regions."""
     found: list[base.Quota] = []
     for quota in quotas:
         if quota.metric == "GPUS_ALL_REGIONS":
-            pattern = place.pattern(Reach.GPUS)
-            found.append(_quota(quota.metric, quota, pattern, base.Unit.GPUS, place.project, as_of))
+            pattern = target.pattern(ErrorScope.GPUS)
+            found.append(_quota(quota.metric, quota, pattern, base.Unit.GPUS, target.project, as_of))
         elif quota.metric == "CPUS_ALL_REGIONS":
-            pattern = place.pattern(Reach.PROJECT)
-            found.append(_quota(quota.metric, quota, pattern, base.Unit.VCPUS, place.project, as_of))
+            pattern = target.pattern(ErrorScope.PROJECT)
+            found.append(_quota(quota.metric, quota, pattern, base.Unit.VCPUS, target.project, as_of))
     return found
 
 

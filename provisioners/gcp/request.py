@@ -8,35 +8,22 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 
 from google.cloud import compute_v1
 
 from provisioners import base
 from provisioners.catalogue import machines
-from provisioners.gcp import images, labels, settings
+from provisioners.gcp import images, names, settings, tags
 
 #: Bytes of one metadata value, and of all of them (schema ``Metadata``).
 USER_DATA_LIMIT = 262144
 METADATA_LIMIT = 512 * 1024
 #: Seconds that a run time limit has at least and at most.
 SHORTEST_RUN, LONGEST_RUN = 30.0, 120 * 86400.0
-#: Keeps ids derived here apart from everybody else's.
-_NAMESPACE = uuid.UUID("3c1f2bb2-52c5-5ef3-9d0c-6a7f1d0f9a4e")
 #: Types that take hyperdisk and refuse persistent disks, by the start of their name ("Machine series comparison").
 _HYPERDISK_ONLY = ("a3-ultragpu-", "a4-", "a4x-", "g4-", "c4-", "c4a-", "c4d-", "n4-", "n4a-", "n4d-", "m4-", "x4-")
 _ATTACHED = re.compile(r"(?P<type>[^+]+)\+(?P<accelerator>[a-z0-9-]+?)x(?P<count>\d+)\Z")
 _GIB = 2**30
-
-
-def request_id(*parts: str) -> str:
-    """A UUID that is derived from some words: the idempotency token of the API."""
-    return str(uuid.uuid5(_NAMESPACE, "/".join(parts)))
-
-
-def instance_name(name: str) -> str:
-    """An instance's name in Compute Engine: like ours, but a letter is first."""
-    return name if name[:1].isalpha() else f"r-{name}"
 
 
 def split(machine_type: str) -> tuple[str, str, int]:
@@ -75,18 +62,18 @@ def build(
     machines.refuse_malformed(request, dict.fromkeys(request.options))
     offer = request.offer
     problem = user_data_problem(request)
-    tags = json.dumps(dict(request.tags), sort_keys=True, separators=(",", ":"))
-    items = {images.item(_image(request, launch), launch.boot): request.user_data, labels.ITEM: tags}
+    written = json.dumps(dict(request.tags), sort_keys=True, separators=(",", ":"))
+    items = {images.item(_image(request, launch), launch.boot): request.user_data, tags.ITEM: written}
     items = {**launch.metadata, **items}
     if not problem and sum(len(key.encode()) + len(text.encode()) for key, text in items.items()) >= METADATA_LIMIT:
         problem = f"boot script, tags and metadata together have more than {METADATA_LIMIT} bytes"
     if problem:
         raise base.ProvisionError(base.Kind.CONFIG, problem, code="InvalidRequest")
     machine_type, accelerator, count = split(offer.machine_type)
-    marks = labels.of(request.tags)
+    marks = tags.labels(request.tags)
     size = request.disk or launch.disk
     instance = compute_v1.Instance(
-        name=instance_name(request.name),
+        name=names.instance_name(request.name),
         machine_type=f"zones/{offer.zone}/machineTypes/{machine_type}",
         labels=marks,
         disks=[
@@ -125,7 +112,7 @@ def build(
     return compute_v1.InsertInstanceRequest(
         project=offer.account,
         zone=offer.zone,
-        request_id=request_id("insert", request.key),
+        request_id=names.request_id("insert", request.key),
         instance_resource=instance,
     )
 

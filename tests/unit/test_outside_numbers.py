@@ -14,11 +14,11 @@ import pytest
 from provisioners import base, catalogue, options
 from provisioners.aws import families as aws_families
 from provisioners.aws import quotas as aws_quotas
-from provisioners.aws import spot as aws_spot
+from provisioners.aws import spot_prices as aws_spot
 from provisioners.azure import errors as azure_errors
 from provisioners.azure import images as azure_images
-from provisioners.azure import limits as azure_limits
 from provisioners.azure import quotas as azure_quotas
+from provisioners.azure import rates as azure_rates
 from provisioners.catalogue import renewed, shipped
 from provisioners.support import numbers, units
 from runnerd import errors
@@ -274,7 +274,7 @@ def test_no_header_of_azure_is_a_pause_or_a_count_that_is_no_number(text: str) -
         "x-ms-ratelimit-remaining-resource": f"Microsoft.Compute/PutVM3Min;{text}",
         "x-ms-ratelimit-remaining-subscription-writes": text,
     }
-    assert azure_limits.remaining(headers) == {}
+    assert azure_rates.remaining(headers) == {}
     assert azure_images.newest([f"1.{text}", "1.2"]) == "1.2"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from provisioners import base
-from provisioners.aws import places
+from provisioners.aws import availability
 from provisioners.base import Kind, Market
 from tests.unit.provisioners.aws.aws_world import T4, World, request
 
@@ -106,7 +106,7 @@ async def test_a_damaged_file_of_facts_is_made_anew(world: World, text: str) -> 
     kept = Path(world.directory) / "aws-facts.json"
     kept.write_text(text)
     assert await (await world.provider()).offers(ON_DEMAND)
-    assert json.loads(kept.read_text())["format"] == 1
+    assert json.loads(kept.read_text())["format"] == 2
 
 
 async def test_without_a_directory_facts_live_in_memory(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -200,7 +200,7 @@ async def test_a_parameter_that_moves_changes_new_offers_after_a_day_and_no_requ
     other = next(id for id in world.cloud.account.backend("us-east-1").amis if id != before)
     world.cloud.account.parameters["us-east-1", DLAMI] = other
     assert (await provider.offers(T4))[0].image == before
-    world.clock.seconds += places.FRESH
+    world.clock.seconds += availability.FRESH
     assert (await provider.offers(T4))[0].image == other
     made = await provider.create(wanted)
     assert world.cloud.find(made.ref).image == before
@@ -209,7 +209,7 @@ async def test_a_parameter_that_moves_changes_new_offers_after_a_day_and_no_requ
 async def test_a_parameter_that_is_not_told_any_more_leaves_the_image_as_it_was(world: World) -> None:
     provider = await world.provider()
     before = (await provider.offers(T4))[0].image
-    world.clock.seconds += places.FRESH
+    world.clock.seconds += availability.FRESH
     world.cloud.denied.add("ssm:GetParameter")
     assert (await provider.offers(T4))[0].image == before
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from provisioners import aws, base, catalogue
-from provisioners.aws import settings
+from provisioners.aws import images, settings
 
 EAST = {"us-east-1": {"subnets": ["subnet-0123456789abcdef0"]}}
 ROLE = "arn:aws:iam::123456789012:role/runnerd"
@@ -136,7 +136,7 @@ def test_a_pool_changes_what_it_names_and_nothing_else() -> None:
     launch = settings.Launch(hop_limit=5, disk_type="gp2", public_address=True)
     changed = read.over(launch, "us-east-1")
     assert (changed.hop_limit, changed.disk_type, changed.public_address) == (5, "gp2", False)
-    assert changed.image == settings.Image(id="ami-0123456789abcdef0")
+    assert changed.image == images.Image(id="ami-0123456789abcdef0")
 
 
 def test_options_that_are_wrong_make_no_provider() -> None:

@@ -201,7 +201,7 @@ async def test_the_codes_inside_an_error_count_where_the_outer_one_says_nothing(
     from azure.core.rest import HttpRequest
     from azure.mgmt.core.exceptions import ARMErrorFormat
 
-    from provisioners.azure import errors
+    from provisioners.azure import error_scopes, errors
     from tests.clouds import wire
     from tests.clouds.azure.mount import Response
 
@@ -211,6 +211,6 @@ async def test_the_codes_inside_an_error_count_where_the_outer_one_says_nothing(
     )
     answer = Response(HttpRequest("PUT", "https://x/y"), wire.Answer(409, {}, body))
     error = errors.of(
-        HttpResponseError(response=answer, error_format=ARMErrorFormat), errors.Place("az", "s", "eastus")
+        HttpResponseError(response=answer, error_format=ARMErrorFormat), error_scopes.Target("az", "s", "eastus")
     )
     assert (error.kind, error.scope, error.code) == (Kind.QUOTA, "az/s/eastus/*/*/*", "ResourceDeploymentFailure")

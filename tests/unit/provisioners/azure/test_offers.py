@@ -107,25 +107,25 @@ async def test_capacity_that_is_used_up_comes_as_a_late_failure_and_frees_itself
 
 
 def test_what_is_left_of_the_limits_is_read_from_every_answer() -> None:
-    from provisioners.azure import limits
+    from provisioners.azure import rates
 
     headers = {
         "x-ms-ratelimit-remaining-resource": "Microsoft.Compute/PutVM3Min;239, Microsoft.Compute/PutVM30Min;1199",
         "x-ms-ratelimit-remaining-subscription-writes": "1199",
     }
-    assert limits.remaining(headers) == {
+    assert rates.remaining(headers) == {
         "Microsoft.Compute/PutVM3Min": 239,
         "Microsoft.Compute/PutVM30Min": 1199,
         "subscription-writes": 1199,
     }
-    assert limits.remaining({"x-ms-ratelimit-remaining-resource": "nonsense"}) == {}
+    assert rates.remaining({"x-ms-ratelimit-remaining-resource": "nonsense"}) == {}
 
 
 async def test_a_bucket_that_azure_says_is_empty_rests() -> None:
-    from provisioners.azure import limits
+    from provisioners.azure import rates
 
     one = lab.Lab()
-    buckets = limits.Limits(one.context)
+    buckets = rates.Limits(one.context)
     buckets.heard("GET", 200, {"x-ms-ratelimit-remaining-subscription-reads": "0"})
     assert min(buckets.remaining.values()) == 0
     before = one.clock.now()

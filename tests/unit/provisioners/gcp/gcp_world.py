@@ -10,7 +10,7 @@ from typing import Any
 
 from provisioners import base, gcp, offload
 from provisioners.base import Market
-from provisioners.gcp import memory
+from provisioners.gcp import availability
 from tests.clouds import gcp as clouds_gcp
 
 #: Half past a minute, so that a pause to the next one is neither nothing nor all of it.
@@ -105,9 +105,10 @@ class World:
 
 async def know_zones(directory: Path) -> None:
     """Leave a provider there the machine types and accelerators of the usual zones, as from an earlier start."""
-    kept = directory / memory.FILE
+    kept = directory / availability.FILE
     if not _facts:
         await World(str(directory)).offer()
-        found = {key: one for key, one in json.loads(kept.read_text()).items() if key.startswith(("types:", "accel"))}
-        _facts.append(json.dumps(found))
+        document = json.loads(kept.read_text())
+        known = {key: one for key, one in document["answers"].items() if key.startswith(("types:", "accel"))}
+        _facts.append(json.dumps({**document, "answers": known}))
     kept.write_text(_facts[0])

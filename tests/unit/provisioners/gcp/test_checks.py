@@ -13,7 +13,7 @@ from google.auth.exceptions import DefaultCredentialsError
 
 from provisioners import base, gcp, offload
 from provisioners.base import Level, Market
-from provisioners.gcp import checks
+from provisioners.gcp import permissions
 from tests.clouds import gcp as clouds_gcp
 from tests.clouds import wire
 from tests.unit.provisioners.gcp.gcp_world import World
@@ -78,7 +78,13 @@ async def test_deletes_that_are_granted_by_tag_are_not_missed() -> None:
 def test_the_role_in_the_documents_is_what_the_check_asks_for() -> None:
     text = (Path(__file__).resolve().parents[4] / "docs" / "gcp.md").read_text()
     role = yaml.safe_load(text.split("file=runnerd-role.yaml\n", 1)[1].split("```", 1)[0])
-    wanted = {*checks.PERMISSIONS, *checks._NETWORK, checks._EXTERNAL, checks._TAGS, checks._IDENTITY}
+    wanted = {
+        *permissions.PERMISSIONS,
+        *permissions.NETWORK,
+        permissions.EXTERNAL,
+        permissions.TAGS,
+        permissions.IDENTITY,
+    }
     assert set(role["includedPermissions"]) == wanted
 
 

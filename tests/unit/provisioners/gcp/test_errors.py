@@ -16,7 +16,7 @@ from google.auth.credentials import AnonymousCredentials
 from provisioners import base, catalogue, gcp
 from provisioners.base import Kind, Market
 from provisioners.gcp import errors, settings
-from provisioners.gcp.place import Place
+from provisioners.gcp.error_scopes import ErrorScope, Target
 from tests.clouds import gcp as clouds_gcp
 from tests.unit.provisioners.gcp.gcp_world import World
 
@@ -334,9 +334,9 @@ def test_a_reason_and_a_code_are_the_same_word(written: str, normal: str) -> Non
 
 
 def test_a_failure_outside_an_offer_speaks_for_no_offer_unless_it_is_the_project() -> None:
-    place = Place("google", "acme-ml", catalogue.load("gcp"))
-    assert [place.pattern(one) for one in (errors.Reach.OFFER, errors.Reach.ZONE, errors.Reach.METRIC)] == ["", "", ""]
-    assert place.pattern(errors.Reach.PROJECT) == PROJECT
+    target = Target("google", "acme-ml", catalogue.load("gcp"))
+    assert [target.pattern(one) for one in (ErrorScope.OFFER, ErrorScope.ZONE, ErrorScope.METRIC)] == ["", "", ""]
+    assert target.pattern(ErrorScope.PROJECT) == PROJECT
 
 
 def _connection(cause: BaseException) -> requests.exceptions.ConnectionError:
@@ -384,10 +384,10 @@ def _connection(cause: BaseException) -> requests.exceptions.ConnectionError:
 def test_what_went_wrong_on_the_way_tells_whether_anything_was_made(
     error: Exception, kind: Kind, unclear: bool
 ) -> None:
-    place = Place("google", "acme-ml", catalogue.load("gcp"))
-    found = errors.from_exception(error, place, now=0.0, creating=True)
+    target = Target("google", "acme-ml", catalogue.load("gcp"))
+    found = errors.from_exception(error, target, now=0.0, creating=True)
     assert (found.kind, found.maybe_created) == (kind, unclear)
-    assert errors.from_exception(error, place, now=0.0).maybe_created is False
+    assert errors.from_exception(error, target, now=0.0).maybe_created is False
 
 
 async def test_a_closed_port_is_no_open_question() -> None:

@@ -13,8 +13,8 @@ from google.cloud import compute_v1
 
 from provisioners import base
 from provisioners.base import EndKind
-from provisioners.gcp import errors, instances, request
-from provisioners.gcp.place import Place
+from provisioners.gcp import errors, instances, names
+from provisioners.gcp.error_scopes import Target
 
 #: Seconds within which deletes of one instance are one request.  A delete that failed is a new one after that.
 WINDOW = 600.0
@@ -36,12 +36,12 @@ SYSTEM: Mapping[str, tuple[EndKind, str]] = {
 }
 
 
-def delete_id(ref: instances.Ref, now: float) -> str:
+def delete_id(ref: names.Ref, now: float) -> str:
     """The request id of a delete now."""
-    return request.request_id("delete", str(ref), str(int(now // WINDOW)))
+    return names.request_id("delete", str(ref), str(int(now // WINDOW)))
 
 
-def reason(operations: Iterable[compute_v1.Operation], ref: instances.Ref, place: Place) -> base.EndReason:
+def reason(operations: Iterable[compute_v1.Operation], ref: names.Ref, target: Target) -> base.EndReason:
     """Why that instance is not there any more, as far as it is proven: what came first caused what came after."""
     found: list[tuple[float, base.EndReason]] = []
     others: list[str] = []
@@ -49,7 +49,7 @@ def reason(operations: Iterable[compute_v1.Operation], ref: instances.Ref, place
         if str(one.target_id) != ref.id:
             continue
         if one.operation_type == "insert" and one.error.errors:
-            failure = errors.from_operation(one, place)[0].failure
+            failure = errors.from_operation(one, target)[0].failure
             return base.EndReason(EndKind.FAILED, f"its launch failed: {failure.message}", failure)
         if one.operation_type in SYSTEM:
             kind, words = SYSTEM[one.operation_type]
@@ -66,14 +66,14 @@ def reason(operations: Iterable[compute_v1.Operation], ref: instances.Ref, place
     return base.EndReason(EndKind.UNKNOWN, "; ".join(others))
 
 
-def failure(operations: Iterable[compute_v1.Operation], ref: instances.Ref, place: Place) -> base.Failure | None:
+def failure(operations: Iterable[compute_v1.Operation], ref: names.Ref, target: Target) -> base.Failure | None:
     """Why its launch failed after it was accepted; None where it did not."""
     for one in operations:
         if str(one.target_id) == ref.id and one.operation_type == "insert" and one.error.errors:
-            return errors.from_operation(one, place)[0].failure
+            return errors.from_operation(one, target)[0].failure
     return None
 
 
-def _is_ours(operation: compute_v1.Operation, ref: instances.Ref) -> bool:
+def _is_ours(operation: compute_v1.Operation, ref: names.Ref) -> bool:
     at = instances.seconds(operation.insert_time)
     return operation.client_operation_id in {delete_id(ref, at + shift * WINDOW) for shift in (-1, 0, 1)}

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from google.cloud import compute_v1
 
 from provisioners import base
-from provisioners.gcp import images, instances
-from provisioners.gcp.calls import Calls, Group
+from provisioners.cloud_common import cache
+from provisioners.gcp import images, names, rates
+from provisioners.gcp.calls import Calls
 from provisioners.gcp.client import TIMEOUT
-from provisioners.gcp.memory import Memory
 
 _T = TypeVar("_T")
 
+FILE = "gcp-facts.json"
 #: Pages of a list at most: a zone has fewer machine types than one page holds.
 _PAGES = 20
 
 
-class Facts:
+class Availability:
     """Images, zones and machine types."""
 
-    def __init__(self, calls: Calls, memory: Memory) -> None:
+    def __init__(self, calls: Calls, cache: cache.Cache) -> None:
         self._calls = calls
-        self._memory = memory
+        self._cache = cache
 
     async def image(self, reference: images.Reference) -> str:
         """The link of a concrete image.  Raises CONFIG where the family has none.
@@ -35,7 +36,7 @@ class Facts:
         if not reference.family:
             return reference.link
         try:
-            return str(await self._asked("image", reference.link, lambda: self._newest(reference)))
+            return str(await self._cache.get("image", reference.link, lambda: self._newest(reference)))
         except base.ProvisionError as error:
             if error.kind in (base.Kind.TRANSIENT, base.Kind.THROTTLED):
                 return reference.link
@@ -43,39 +44,25 @@ class Facts:
 
     async def zones(self, region: str) -> tuple[str, ...]:
         """The zones of a region."""
-        return tuple(await self._asked("zones", region, lambda: self._zones(region)))
+        return tuple(await self._cache.get("zones", region, lambda: self._zones(region)))
 
     async def machine_types(self, zone: str) -> frozenset[str]:
         """The machine types of a zone."""
-        return frozenset(await self._asked("types", zone, lambda: self._types(zone)))
+        return frozenset(await self._cache.get("types", zone, lambda: self._types(zone)))
 
     async def accelerators(self, zone: str) -> frozenset[str]:
         """The accelerator types of a zone."""
-        return frozenset(await self._asked("accelerators", zone, lambda: self._accelerators(zone)))
+        return frozenset(await self._cache.get("accelerators", zone, lambda: self._accelerators(zone)))
 
     def known_types(self, zone: str) -> frozenset[str] | None:
         """The machine types of a zone as far as they were asked for already."""
-        found = self._memory.fresh("types", zone)
+        found = self._cache.fresh("types", zone)
         return None if found is None else frozenset(found)
-
-    async def _asked(self, kind: str, name: str, ask: Callable[[], Awaitable[_T]]) -> _T:
-        known: _T | None = self._memory.fresh(kind, name)
-        if known is not None:
-            return known
-        try:
-            value = await ask()
-        except base.ProvisionError:
-            old: _T | None = self._memory.old(kind, name)
-            if old is None:
-                raise
-            return old
-        self._memory.keep(kind, name, value)
-        return value
 
     async def _newest(self, reference: images.Reference) -> str:
         clients = self._calls.clients
         found = await self._calls.found(
-            Group.READ,
+            rates.Group.READ,
             lambda: clients.images.get_from_family(
                 project=reference.project, family=reference.name, retry=None, timeout=TIMEOUT
             ),
@@ -91,9 +78,9 @@ class Facts:
     async def _zones(self, region: str) -> list[str]:
         clients, project = self._calls.clients, self._calls.project
         found = await self._calls(
-            Group.READ, lambda: clients.regions.get(project=project, region=region, retry=None, timeout=TIMEOUT)
+            rates.Group.READ, lambda: clients.regions.get(project=project, region=region, retry=None, timeout=TIMEOUT)
         )
-        return sorted(instances.last(one) for one in found.zones)
+        return sorted(names.last(one) for one in found.zones)
 
     async def _types(self, zone: str) -> list[str]:
         call = compute_v1.ListMachineTypesRequest(project=self._calls.project, zone=zone, max_results=500)
@@ -110,4 +97,4 @@ class Facts:
             pages = client().list(request=call, retry=None, timeout=TIMEOUT).pages
             return sorted(one.name for page in itertools.islice(pages, _PAGES) for one in page.items)
 
-        return await self._calls(Group.LIST, ask)
+        return await self._calls(rates.Group.LIST, ask)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from provisioners import base
-from provisioners.azure import selfend, settings
+from provisioners.azure import self_end, settings
 from tests.clouds import azure, wire
 from tests.clouds.azure import lab
 
@@ -22,7 +22,7 @@ async def run(one: lab.Lab, identity: str, ref: str, **change: Any) -> tuple[int
     """Runs the command as the machine would; its status and what it said."""
     async with wire.serve(one.arm.guest(ref)) as url:
         chosen = dataclasses.replace(settings.Settings(), identity=identity, endpoint=change.pop("endpoint", url))
-        command = selfend.command(chosen, metadata=url, budget=0.1, pause=0.06, off="echo powered off", **change)
+        command = self_end.command(chosen, metadata=url, budget=0.1, pause=0.06, off="echo powered off", **change)
         process = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )
@@ -107,7 +107,7 @@ async def test_a_right_that_could_not_be_given_is_given_by_the_next_listing() ->
 @pytest.mark.parametrize("identity", ["", "system"])
 def test_the_command_fits_into_a_boot_script(identity: str) -> None:
     chosen = dataclasses.replace(settings.Settings(), identity=identity)
-    assert sum(len(word) for word in selfend.command(chosen)) < 2500
+    assert sum(len(word) for word in self_end.command(chosen)) < 2500
 
 
 async def test_the_command_survives_the_shell_script_that_ends_a_machine_at_its_deadline(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ async def test_the_command_survives_the_shell_script_that_ends_a_machine_at_its_
     async with wire.serve(one.arm.guest(view.ref)) as url:
         chosen = dataclasses.replace(settings.Settings(), identity=identity, endpoint=url)
         script = tmp_path / "end.sh"
-        script.write_text(shlex.join(selfend.command(chosen, metadata=url, off="echo powered off")))
+        script.write_text(shlex.join(self_end.command(chosen, metadata=url, off="echo powered off")))
         process = await asyncio.create_subprocess_exec("/bin/sh", str(script), stdout=asyncio.subprocess.PIPE)
         said, _ = await process.communicate()
     assert (process.returncode, said) == (0, b"powered off\n")

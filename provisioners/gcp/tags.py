@@ -40,7 +40,7 @@ def key(text: str) -> str:
     return (found if found[:1].isalpha() else f"x-{found}")[:_LENGTH]
 
 
-def of(tags: Mapping[str, str]) -> dict[str, str]:
+def labels(tags: Mapping[str, str]) -> dict[str, str]:
     """The labels for some tags; runnerd's own first, so that too many tags cost none of those."""
     found: dict[str, str] = {}
     for name in [*(one for one in _FIRST if one in tags), *sorted(set(tags) - set(_FIRST))]:
@@ -51,8 +51,8 @@ def of(tags: Mapping[str, str]) -> dict[str, str]:
 
 def altered(tags: Mapping[str, str]) -> list[str]:
     """The tags whose labels differ from them, for people."""
-    labels = of(tags)
-    return [name for name in tags if labels.get(name) != tags[name]]
+    made = labels(tags)
+    return [name for name in tags if made.get(name) != tags[name]]
 
 
 def owned(controller: str) -> str:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from provisioners import base
-from provisioners.aws import calls
+from provisioners.aws import calls, rates
 
 #: Seconds for which the first of a batch waits for others, and how many go in one call.
 _GATHER, MOST = 0.03, 50
@@ -83,7 +83,7 @@ class Terminator:
                 _tell({id: told}, None)
 
     async def _terminate(self, region: str, ids: list[str]) -> None:
-        await self._calls.call("TerminateInstances", region, group=calls.Group.TERMINATE, InstanceIds=ids)
+        await self._calls.call("TerminateInstances", region, group=rates.Group.TERMINATE, InstanceIds=ids)
 
 
 def _tell(batch: dict[str, asyncio.Future[None]], error: base.ProvisionError | None) -> None:

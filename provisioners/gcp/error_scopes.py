@@ -1,0 +1,98 @@
+"""Where a call went, and how far its failure speaks as an offer pattern."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from provisioners import base, catalogue
+from provisioners.gcp import families
+
+_SPOT = "PREEMPTIBLE_"
+
+
+class ErrorScope(enum.Enum):
+    """How far a failure speaks."""
+
+    #: For nothing: the call or the API is to blame, not the place.
+    NOTHING = enum.auto()
+    #: This type in this zone, in this market.
+    OFFER = enum.auto()
+    #: This type in this zone, however it is bought.
+    TYPE_IN_ZONE = enum.auto()
+    #: Everything in this zone.
+    ZONE = enum.auto()
+    #: This type everywhere in the region.
+    TYPE_IN_REGION = enum.auto()
+    #: Everything in the region.
+    REGION = enum.auto()
+    #: This type in the whole project.
+    TYPE = enum.auto()
+    #: Every type with GPUs in the whole project.
+    GPUS = enum.auto()
+    #: The whole project.
+    PROJECT = enum.auto()
+    #: As the quota says that was exceeded.
+    METRIC = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A project, and inside it the offer that was tried, if it was one."""
+
+    provider: str
+    project: str
+    book: catalogue.Book
+    offer: base.Offer | None = None
+
+    def __str__(self) -> str:
+        if self.offer is None:
+            return f"{self.provider} ({self.project})"
+        return f"{self.provider} {self.offer.machine_type} {self.offer.market.value} in {self.offer.zone}"
+
+    def pattern(self, scope: ErrorScope) -> str:
+        """The offer pattern for a scope; empty where it speaks for nothing, or needs an offer and there is none."""
+        root = f"{self.provider}/{self.project}"
+        if scope is ErrorScope.PROJECT:
+            return f"{root}/*/*/*/*"
+        if scope is ErrorScope.GPUS:
+            return f"{root}/*/*/{families.alternatives(families.gpu_types(self.book))}/*"
+        if self.offer is None or scope in (ErrorScope.NOTHING, ErrorScope.METRIC):
+            return ""
+        region, zone, type_, market = self.offer.region, self.offer.zone, self.offer.machine_type, self.offer.market
+        return {
+            ErrorScope.OFFER: f"{root}/{region}/{zone}/{type_}/{market.value}",
+            ErrorScope.TYPE_IN_ZONE: f"{root}/{region}/{zone}/{type_}/*",
+            ErrorScope.ZONE: f"{root}/{region}/{zone}/*/*",
+            ErrorScope.TYPE_IN_REGION: f"{root}/{region}/*/{type_}/*",
+            ErrorScope.REGION: f"{root}/{region}/*/*/*",
+            ErrorScope.TYPE: f"{root}/*/*/{type_}/*",
+        }[scope]
+
+    def quota_pattern(self, metric: str, *, family: str = "", region: str = "") -> str:
+        """What an exceeded quota governs: ``NVIDIA_L4_GPUS``, ``PREEMPTIBLE_NVIDIA_T4_GPUS``, ``CPUS`` and so on.
+
+        ``family`` is the GPU family of a quota that has one for each.  A spot instance counts against the plain metric
+        where the project has no preemptible one, so that speaks for both markets.
+        """
+        if metric == "GPUS_ALL_REGIONS":
+            return self.pattern(ErrorScope.GPUS)
+        spot = metric.startswith(_SPOT)
+        types = families.governed(self.book, metric.removeprefix(_SPOT), family=family)
+        market = "*"
+        if self.offer is not None:
+            region = self.offer.region
+            tried = self.offer.machine_type
+            if not any(fnmatchcase(tried, one) for one in types) and (types or "GPU" in metric):
+                types = (*types, tried)
+            if spot or (self.offer.market is base.Market.ON_DEMAND and types):
+                market = self.offer.market.value
+        elif spot:
+            market = base.Market.SPOT.value
+        if not types and "GPU" in metric:
+            # Some GPUs, and nobody knows which: that is no reason to leave everything alone.
+            return ""
+        if not region or metric == "CPUS_ALL_REGIONS":
+            region = "*"
+        return f"{self.provider}/{self.project}/{region}/*/{families.alternatives(types) if types else '*'}/{market}"
