@@ -63,7 +63,7 @@ def command(config_file: str | None, as_json: bool) -> None:
 async def check(settings: config.Config) -> list[dict[str, Any]]:
     """All findings, worst first within the order of the file."""
     now = clock.SystemClock()
-    found = [*settings.warnings(), *_state(settings), *_ended_budgets(settings, now)]
+    found = [*config.warnings_of(settings), *_state(settings), *_ended_budgets(settings, now)]
     with tempfile.TemporaryDirectory(prefix="runnerd-check-") as empty:
         parts = [_forge(settings, name, now) for name in settings.forges]
         asked = [_Provider(settings, one, now, Path(empty)) for one in settings.providers.values()]

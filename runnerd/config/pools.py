@@ -6,7 +6,6 @@ that holds.
 
 from __future__ import annotations
 
-import datetime
 import enum
 import fnmatch
 from typing import Annotated, Any, Literal
@@ -32,16 +31,14 @@ from runnerd.config.fields import (
     Warm,
     WebUrl,
 )
+from runnerd.config.limits import Limits
 
 #: Seconds between the latest end of a job and the deadline: for clocks that differ and for the job's clean-up.
 DEADLINE_MARGIN_S = 600.0
 
-#: Counts of things; the ceiling is far above any fleet and catches a slip of the keyboard.
-Count = Annotated[int, *fields.whole(0, 100_000)]
-
 
 class MarketChoice(enum.StrEnum):
-    """Which markets a pool buys in."""
+    """The markets that a pool buys in."""
 
     #: Only at the list price.
     ON_DEMAND = "on-demand"
@@ -52,7 +49,7 @@ class MarketChoice(enum.StrEnum):
 
     @property
     def markets(self) -> tuple[base.Market, ...]:
-        """The markets in the order they are tried."""
+        """Return the markets in the order they are tried."""
         return {
             MarketChoice.ON_DEMAND: (base.Market.ON_DEMAND,),
             MarketChoice.SPOT: (base.Market.SPOT,),
@@ -61,7 +58,7 @@ class MarketChoice(enum.StrEnum):
 
 
 class Order(enum.StrEnum):
-    """How offers are ranked."""
+    """The ranking of offers."""
 
     #: In the order of `from`.
     LISTED = "listed"
@@ -69,19 +66,8 @@ class Order(enum.StrEnum):
     CHEAPEST = "cheapest"
 
 
-class OnReached(enum.StrEnum):
-    """What happens when a limit in dollars is reached."""
-
-    #: No new instance; those with jobs go on.
-    STOP = "stop"
-    #: New instances only from the spot market.
-    SPOT_ONLY = "spot-only"
-    #: An alarm and nothing else.
-    ALERT = "alert"
-
-
 class Bootstrap(enum.StrEnum):
-    """How an instance gets its agent and its runner configuration."""
+    """The way in which an instance gets its agent and its runner configuration."""
 
     #: It fetches both from the daemon with a one-time token.
     FETCH = "fetch"
@@ -90,7 +76,7 @@ class Bootstrap(enum.StrEnum):
 
 
 class Overlap(enum.StrEnum):
-    """Whether another pool may match the same jobs."""
+    """Permission for another pool to match the same jobs."""
 
     #: The configuration is refused.
     REFUSED = "refused"
@@ -98,59 +84,15 @@ class Overlap(enum.StrEnum):
     ALLOWED = "allowed"
 
 
-class Limits(Model):
-    """Ceilings. One block, valid for the whole, a provider, a pool and a team; all that apply hold at
-    once."""
-
-    instances: Count | None = None
-    """Instances that exist or are asked for at one time. Required at the top, so that no slip is
-    unbounded."""
-
-    gpus: Count | None = None
-    """GPUs in those instances; none counted when absent."""
-
-    dollars_per_hour: Dollars | None = None
-    """US dollars per hour that all instances together may cost at launch prices."""
-
-    dollars_per_day: Dollars | None = None
-    """US dollars per calendar day, UTC. Counted as accrued plus what live instances may still run."""
-
-    dollars_per_month: Dollars | None = None
-    """US dollars per calendar month, UTC; counted like the day's."""
-
-    dollars_total: Dollars | None = None
-    """US dollars in all, until the day named by `until`."""
-
-    until: datetime.date | None = None
-    """The last day (UTC) of `dollars_total`, as YYYY-MM-DD; without it the total never starts afresh."""
-
-    on_reached: OnReached = OnReached.STOP
-    """What a reached limit in dollars does: `stop` (new instances), `spot-only` or `alert`. Instances with
-    jobs are never ended for money. `stop`, because a budget that does not act is a wish."""
-
-    @property
-    def empty(self) -> bool:
-        """True when nothing is limited."""
-        names = (
-            "instances",
-            "gpus",
-            "dollars_per_hour",
-            "dollars_per_day",
-            "dollars_per_month",
-            "dollars_total",
-        )
-        return all(getattr(self, name) is None for name in names)
-
-
 class RunnerCommand(Model):
-    """How the forge's runner is started on an instance."""
+    """The command that starts a forge's runner on an instance."""
 
     command: Command
     """The program and its arguments, one entry each; no shell reads them."""
 
 
 class Runner(Model):
-    """How runners are started. May stand in `defaults`, at a provider and at a pool; the nearest to the
+    """Start of runners. May stand in `defaults`, at a provider and at a pool; the nearest to the
     pool wins."""
 
     github: RunnerCommand | None = None
@@ -164,7 +106,7 @@ class Runner(Model):
 
 
 class Allow(Model):
-    """Who may use a pool, beyond what the forge and its runner groups already decide."""
+    """The jobs that may use a pool, beyond what the forge and its runner groups already decide."""
 
     repos: Texts = ()
     """Repositories or projects as globs (`acme/nlp-*`), compared without regard to case; empty means every
@@ -180,17 +122,17 @@ class Allow(Model):
     """Pull requests from forks too. Off for the same reason."""
 
     def repository(self, name: str) -> bool:
-        """True when a repository or project of that full name may use the pool."""
+        """Return True when a repository or project of that full name may use the pool."""
         return not self.repos or matches(name, self.repos)
 
 
 def matches(name: str, globs: tuple[str, ...]) -> bool:
-    """True when the name fits one of the globs, without regard to case."""
+    """Return True when the name fits one of the globs, without regard to case."""
     return any(fnmatch.fnmatchcase(name.lower(), glob.lower()) for glob in globs)
 
 
 class Defaults(Model):
-    """What pools inherit. Every key may also stand at a pool; maps are merged key by key, lists are
+    """Settings that pools inherit. Every key may also stand at a pool; maps are merged key by key, lists are
     replaced."""
 
     market: MarketChoice = MarketChoice.ON_DEMAND
@@ -288,30 +230,30 @@ class Pool(Named, Defaults):
 
     @property
     def gpu_model(self) -> str:
-        """The GPU's catalogue name, empty for none."""
+        """Return the GPU's catalogue name, empty for none."""
         return (self.gpu or "").partition(" x ")[0]
 
     @property
     def gpu_count(self) -> int:
-        """GPUs per instance."""
+        """Return the number of GPUs per instance."""
         if not self.gpu:
             return 0
         return int(self.gpu.partition(" x ")[2] or 1)
 
     @property
     def lifetime(self) -> float:
-        """Seconds from launch to the deadline that ends an instance in any case."""
+        """Return the seconds from launch to the deadline that ends an instance in any case."""
         wait = self.max_idle_age if self.warm else self.idle
         return self.boot + wait + self.max_job + DEADLINE_MARGIN_S
 
     def types_for(self, provider: str) -> tuple[str, ...]:
-        """The exact machine types to buy from a provider; empty for any that fits."""
+        """Return the exact machine types to buy from a provider; empty for any that fits."""
         if isinstance(self.types, dict):
             return self.types.get(provider, ())
         return self.types or ()
 
     def shape(self, provider: str) -> base.Shape:
-        """What to ask a provider for."""
+        """Return the shape to ask a provider for."""
         return base.Shape(
             gpu=self.gpu_model,
             gpu_count=self.gpu_count,

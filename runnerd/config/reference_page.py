@@ -1,5 +1,4 @@
-"""The configuration's reference and JSON Schema, written from the models so that neither can fall behind
-them."""
+"""docs/configuration.md, written from the models so that it cannot fall behind them."""
 
 from __future__ import annotations
 
@@ -15,7 +14,8 @@ import pydantic
 from pydantic_core import PydanticUndefined
 
 from provisioners.support import units
-from runnerd.config import fields
+from runnerd.config import fields, values
+from runnerd.config.schema import Config
 
 _INTRODUCTION = """\
 # Configuration
@@ -58,10 +58,35 @@ twice. As in cron, an entry that restricts both day fields fires when either fit
 """  # noqa: E501  # rows of a table
 
 
-def reference(model: type[pydantic.BaseModel]) -> str:
-    """A page of Markdown: one table for each block, in the order of the file."""
+#: The word of the page for a value, by the function that reads it.
+_WORDS: Mapping[Any, str] = {
+    units.duration: "duration",
+    values.positive_duration: "duration",
+    units.size: "size",
+    units.dollars: "dollars",
+    values.secret: "secret",
+    values.path: "path",
+    values.share: "share",
+    values.texts: "list",
+    values.command: "list",
+    values.machine_types: "list or map",
+    values.gpu: "GPU",
+    values.warm: "number or map",
+    values.listen_address: "host:port",
+    values.web_url: "URL",
+    values.forge_url: "URL",
+    values.database_url: "URL or secret",
+    values.tags: "map of texts",
+    values.environment: "map of texts",
+    values.app_id: "number or text",
+    values.positive_number: "number",
+}
+
+
+def reference() -> str:
+    """Return docs/configuration.md: one table for each block, in the order of the file."""
     parts = [_INTRODUCTION]
-    for title, block in _blocks(model):
+    for title, block in _blocks(Config):
         lines = [f"## {title}", ""]
         about = (block.__doc__ or "").strip()
         lines += [_flow(about), ""] if about else []
@@ -75,7 +100,7 @@ def reference(model: type[pydantic.BaseModel]) -> str:
 
 
 def _blocks(model: type[pydantic.BaseModel]) -> Iterator[tuple[str, type[pydantic.BaseModel]]]:
-    """Every block once, where it first appears; `defaults` before the pools that repeat its keys."""
+    """Yield every block once, in the place of its first use; `defaults` before the pools that repeat its keys."""
     yield "Top level", model
     seen: set[type[pydantic.BaseModel]] = {model}
     waiting = [("", model)]
@@ -125,7 +150,7 @@ def _kind(field: pydantic.fields.FieldInfo) -> str:
 
 def _word_of(metadata: Sequence[Any]) -> str:
     functions = (getattr(item, "func", None) for item in metadata)
-    return next((fields.WORDS[func] for func in functions if func in fields.WORDS), "")
+    return next((_WORDS[func] for func in functions if func in _WORDS), "")
 
 
 def _word(annotation: Any) -> str:
@@ -181,24 +206,3 @@ def _flow(text: str) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
-
-
-def schema(
-    model: type[pydantic.BaseModel], *, open_blocks: Sequence[type[pydantic.BaseModel]], title: str
-) -> dict[str, Any]:
-    """The JSON Schema of the file: without names (keys are names), open where a provisioner reads the
-    rest."""
-    data = model.model_json_schema(by_alias=True, mode="validation")
-    blocks: Mapping[str, dict[str, Any]] = data.get("$defs", {})
-    for block in blocks.values():
-        properties = block.get("properties", {})
-        if properties.get("name", {}).get("description", "").startswith("The key of this entry"):
-            del properties["name"]
-    for opened in open_blocks:
-        block = blocks[opened.__name__]
-        block["properties"].pop("options", None)
-        block["additionalProperties"] = True
-    pools = data["properties"]["pools"]
-    # A pool may be empty: any machine, under its own name.
-    pools["additionalProperties"] = {"anyOf": [pools["additionalProperties"], {"type": "null"}]}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **data, "title": title}

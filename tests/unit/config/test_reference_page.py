@@ -1,0 +1,17 @@
+"""docs/configuration.md and the models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runnerd import config
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_reference_in_the_documentation_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "configuration.md").read_text() == config.reference()
+
+
+def test_every_key_is_described() -> None:
+    assert "|  |\n" not in config.reference().replace("| Default | Meaning |", "")
