@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from runnerd.kit import secrets
 
 if TYPE_CHECKING:
-    from runnerd import daemon, model
+    from runnerd import model, read_model
 
 log = logging.getLogger("runnerd")
 
@@ -93,10 +93,10 @@ def set_up(*, level: str, format: str, stream: TextIO | None = None, stamped: bo
     return handler
 
 
-def follow(daemon: daemon.Daemon) -> None:
+def follow(hooks: read_model.Hooks) -> None:
     """Write one line for each step of an instance and of a job."""
-    daemon.runtime.rows.on_step.append(_instance)
-    daemon.controller.intake.on_job.append(_job)
+    hooks.on_step.append(_instance)
+    hooks.on_job.append(_job)
 
 
 def _instance(old: model.Instance, new: model.Instance) -> None:

@@ -12,7 +12,7 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import prometheus_client
 from prometheus_client import Counter, Gauge, Histogram
@@ -21,11 +21,10 @@ from prometheus_client.registry import Collector
 
 import runnerd
 from provisioners import base
-from runnerd import model
+from runnerd import model, read_model
 from runnerd.forges import base as forges
 from runnerd.model import Attempt, AttemptState, Instance, InstanceId, InstanceState, Job, JobState, Reason
-from runnerd.reconcile import loop
-from runnerd.runtime import budget, shared
+from runnerd.runtime import budget
 
 PREFIX = "runnerd_"
 
@@ -61,19 +60,6 @@ MOST_ENDPOINTS = 500
 _Key = TypeVar("_Key", bound=tuple[str, ...])
 
 
-class Daemon(Protocol):
-    """The part of the daemon that is measured."""
-
-    @property
-    def runtime(self) -> shared.Runtime: ...
-
-    @property
-    def controller(self) -> loop.Controller: ...
-
-    @property
-    def reload_ok(self) -> bool: ...
-
-
 @dataclass(slots=True)
 class _Marks:
     """Moments of an instance's life that its row does not keep."""
@@ -92,8 +78,8 @@ class Metrics:
         # Creation times double the series of every counter and no query of ours reads them.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no hint here
         self.registry = registry or prometheus_client.CollectorRegistry()
-        #: None until one is attached.
-        self.daemon: Daemon | None = None
+        #: None until a daemon is attached.
+        self.reading: read_model.ReadModel | None = None
         self._marks: dict[InstanceId, _Marks] = {}
         self._endpoints: set[tuple[str, str, str]] = set()
         # First of all: a scrape brings the counters that run with time up to now before it reads them.
@@ -152,18 +138,18 @@ class Metrics:
 
     # -- hooks -------------------------------------------------------------------------------------------------
 
-    def attach(self, daemon: Daemon) -> None:
-        """Follow a daemon whose runtime and controller exist.  What was accrued before counts as told already."""
-        self.daemon = daemon
-        now = daemon.runtime.clock.now()
-        for row in daemon.runtime.rows.instances.values():
+    def attach(self, reading: read_model.ReadModel, hooks: read_model.Hooks) -> None:
+        """Follow a daemon.  Costs that were accrued before count as exported already."""
+        self.reading = reading
+        now = reading.state.clock.now()
+        for row in reading.state.rows.instances.values():
             self._marks[row.id] = _Marks(charged=budget.accrued(row, now), idle_since=now if row.state in IDLE else 0.0)
-        daemon.runtime.rows.on_step.append(self._stepped)
-        daemon.runtime.rows.on_attempt.append(self._attempted)
-        daemon.runtime.rows.on_proof.append(self._proven)
-        daemon.controller.intake.on_job.append(self._job)
-        daemon.controller.retrier.on_outcome.append(self._retried)
-        daemon.controller.on_pass.append(self.passes.observe)
+        hooks.on_step.append(self._stepped)
+        hooks.on_attempt.append(self._attempted)
+        hooks.on_proof.append(self._proven)
+        hooks.on_job.append(self._job)
+        hooks.on_rerun.append(self._retried)
+        hooks.on_pass.append(self.passes.observe)
 
     def on_request(self, forge: str, endpoint: str, status: int) -> None:
         """A forge client made a request; ``endpoint`` is a template, ``status`` 0 when no answer came."""
@@ -175,15 +161,15 @@ class Metrics:
 
     def hello(self, instance: str) -> None:
         """An agent reported for the first time; its boot is over and the hardware gate begins."""
-        if self.daemon is None or (id := InstanceId(instance)) not in self.daemon.runtime.rows.instances:
+        if self.reading is None or (id := InstanceId(instance)) not in self.reading.state.rows.instances:
             return
-        now = self.daemon.runtime.clock.now()
-        marks = self._marks_of(self.daemon.runtime.rows.instances[id], now)
+        now = self.reading.state.clock.now()
+        marks = self._marks_of(self.reading.state.rows.instances[id], now)
         marks.hello = marks.hello or now
 
     def _stepped(self, old: Instance, new: Instance) -> None:
-        assert self.daemon is not None
-        now = self.daemon.runtime.clock.now()
+        assert self.reading is not None
+        now = self.reading.state.clock.now()
         marks = self._marks_of(old, now)
         self._charge(new if new.provider else old, marks, now)
         self._count_idle(old, marks, now)
@@ -266,8 +252,8 @@ class Metrics:
             return
         pool = job.queue.pool
         self.job_wait.labels(pool, "total").observe(max(0.0, job.started_at - job.queued_at))
-        assert self.daemon is not None
-        row = self.daemon.runtime.rows.instances.get(job.instance) if job.instance else None
+        assert self.reading is not None
+        row = self.reading.state.rows.instances.get(job.instance) if job.instance else None
         if row is None or row.adopted or not row.registered_at:
             return
         marks = self._marks.get(row.id, _Marks())
@@ -287,10 +273,10 @@ class Metrics:
 
     # -- at the scrape -----------------------------------------------------------------------------------------
 
-    def catch_up(self, daemon: Daemon) -> None:
+    def catch_up(self, reading: read_model.ReadModel) -> None:
         """Bring the counters that run with time up to now."""
-        now = daemon.runtime.clock.now()
-        for row in daemon.runtime.rows.instances.values():
+        now = reading.state.clock.now()
+        for row in reading.state.rows.instances.values():
             if row.state in model.CLOSED:
                 continue
             marks = self._marks_of(row, now)
@@ -303,24 +289,24 @@ class _AtScrape(Collector):
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._daemon: Daemon
+        self._reading: read_model.ReadModel
 
     def describe(self) -> Iterable[Metric]:
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        daemon = self._metrics.daemon
-        if daemon is None:
+        reading = self._metrics.reading
+        if reading is None:
             return
-        self._daemon = daemon
-        self._metrics.catch_up(daemon)
+        self._reading = reading
+        self._metrics.catch_up(reading)
         yield from self._demand()
         yield from self._supply()
         yield from self._money()
         yield from self._self()
 
     def _demand(self) -> Iterator[Metric]:
-        place = self._daemon.runtime
+        place = self._reading.state
         queued: collections.Counter[tuple[str, str]] = collections.Counter()
         known: dict[tuple[str, str], bool] = {}
         for spec in place.specs:
@@ -338,7 +324,7 @@ class _AtScrape(Collector):
         )
 
     def _supply(self) -> Iterator[Metric]:
-        place = self._daemon.runtime
+        place = self._reading.state
         live = [row for row in place.rows.instances.values() if row.live]
         counts = collections.Counter((row.pool, row.provider, row.region, row.market, row.state.value) for row in live)
         yield _gauge(
@@ -367,12 +353,11 @@ class _AtScrape(Collector):
 
     def _money(self) -> Iterator[Metric]:
         """A window's name says which limit: day, month, total; without a pool it is the whole."""
-        admission = self._daemon.controller.admission
         committed: dict[tuple[str, str], float] = {}
         left: dict[tuple[str, str], float] = {}
-        levels = [("all", ""), *(("pool", name) for name in self._daemon.runtime.config.pools)]
+        levels = [("all", ""), *(("pool", name) for name in self._reading.state.config.pools)]
         for level, name in levels:
-            for window, used in admission.totals(level, name):
+            for window, used in self._reading.totals(level, name):
                 committed[name, window.name] = used
                 left[name, window.name] = window.dollars - used
         labels = ("pool", "window")
@@ -385,25 +370,25 @@ class _AtScrape(Collector):
         yield _gauge("budget_remaining_dollars", "US dollars that a budget has left; see committed.", labels, left)
 
     def _self(self) -> Iterator[Metric]:
-        daemon = self._daemon
+        reading = self._reading
         failures = CounterMetricFamily(
             PREFIX + "reconcile_failures", "Passes and actions of the control loop that failed."
         )
-        failures.add_metric((), daemon.controller.failures)
+        failures.add_metric((), reading.loop.failures)
         yield failures
         yield _gauge(
             "config_reload_success",
             "1 unless the last reload was refused and the old configuration stays.",
             (),
-            {(): float(daemon.reload_ok)},
+            {(): float(reading.progress.reload_ok)},
         )
-        alarms = collections.Counter((one.reason,) for one in daemon.runtime.alarms.open.values())
+        alarms = collections.Counter((one.reason,) for one in reading.state.alarms.open.values())
         yield _gauge("alarms_open", "Alarms that a person should look at, by reason.", ("reason",), alarms)
         yield _gauge(
             "last_reconcile_timestamp_seconds",
             "When the control loop last finished a pass.",
             (),
-            {(): daemon.controller.last_pass_at},
+            {(): reading.loop.last_pass_at},
         )
 
 

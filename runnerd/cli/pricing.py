@@ -10,10 +10,10 @@ from typing import Any
 from provisioners import base
 from provisioners.base import Finding, Level
 from runnerd import config, daemon, errors
+from runnerd.admin import prices
 from runnerd.cli import run
 from runnerd.kit import clock
 from runnerd.runtime import providers
-from runnerd.views import pricing
 
 
 async def refresh(settings: config.Config, only: str, *, system: clock.Clock | None = None) -> dict[str, Any]:
@@ -22,12 +22,12 @@ async def refresh(settings: config.Config, only: str, *, system: clock.Clock | N
     Raises :class:`errors.Refused` for an unknown provider and :class:`errors.StoreUnwritable` when the state directory
     cannot be used.
     """
-    asked = pricing.chosen(settings, only)
+    asked = prices.chosen(settings, only)
     run.make_state(settings.state)
     now = system or clock.SystemClock()
     answers = await asyncio.gather(*(_refresh(settings, one, now) for one in asked))
     found = {one.name: answer for one, answer in zip(asked, answers, strict=True)}
-    return pricing.renewal(found, "no daemon answers here; it takes the new prices at its next start")
+    return prices.renewal(found, "no daemon answers here; it takes the new prices at its next start")
 
 
 async def _refresh(settings: config.Config, one: config.Provider, now: clock.Clock) -> list[Finding]:
@@ -36,11 +36,11 @@ async def _refresh(settings: config.Config, one: config.Provider, now: clock.Clo
         provisioner = daemon.provisioner(one, context)
     except (base.ProvisionError, errors.RunnerdError, ImportError, OSError, ValueError) as error:
         return [Finding(Level.ERROR, f"providers.{one.name}", f"cannot start: {error}")]
-    if not pricing.has_list(provisioner):
+    if not prices.has_list(provisioner):
         # Not started: what it would make in the state belongs to the daemon.
-        return [pricing.no_list(one.name)]
+        return [prices.no_list(one.name)]
     try:
-        return await pricing.renew(one.name, provisioner, start=provisioner.start)
+        return await prices.renew(one.name, provisioner, start=provisioner.start)
     finally:
         await provisioner.close()
         _give_to_owner(settings.state, Path(context.directory))

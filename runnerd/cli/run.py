@@ -132,7 +132,7 @@ class Service:
         try:
             self._daemon.assets = kept = self._make_assets()
             self._listeners = await listeners.start(
-                self._daemon, self._metrics, assets=kept, settings=self._settings, clock=self._clock
+                self._daemon.served, self._metrics, assets=kept, settings=self._settings, clock=self._clock
             )
         except BaseException:
             await opened.close()
@@ -153,7 +153,7 @@ class Service:
 
     def _alive(self, instance: model.InstanceId) -> bool:
         """Whether an instance may still upload.  Raises :class:`errors.Refused` while the state is not loaded."""
-        if not self._daemon.started_at:
+        if not self._daemon.progress.started_at:
             raise errors.Refused("the daemon is starting; ask again", status=503)
         row = self._daemon.runtime.rows.instances.get(instance)
         return row is not None and row.live
@@ -211,11 +211,11 @@ class Service:
         settings = self._settings
         log.info("runnerd %s starts as controller %s", runnerd.__version__, settings.controller)
         await self._daemon.start()
-        self._metrics.attach(self._daemon)
-        logs.follow(self._daemon)
+        self._metrics.attach(self._daemon.reading, self._daemon.hooks)
+        logs.follow(self._daemon.hooks)
         # A relative path starts at the directory of the file, as all paths in it do.
         socket_file = self._folder / settings.listen.socket
-        self._admin = admin.Admin(self._daemon, socket_file, reload=self.reload)
+        self._admin = admin.Admin(self._daemon.reading, self._daemon.commands, socket_file, reload=self.reload)
         try:
             await self._admin.start()
         except OSError as error:
@@ -263,7 +263,7 @@ class Service:
     async def _abandon(self) -> None:
         """Give back what a failed start has taken."""
         await self._close_listeners()
-        if self._daemon.started_at:
+        if self._daemon.progress.started_at:
             with contextlib.suppress(errors.RunnerdError):
                 await self._daemon.stop()
         elif hasattr(self._daemon, "store"):
@@ -313,7 +313,7 @@ class Service:
         started = asyncio.get_running_loop().time()
         while True:
             controller = self._daemon.controller
-            last = controller.last_pass_at or self._daemon.started_at
+            last = controller.last_pass_at or self._daemon.progress.started_at
             silent = self._daemon.runtime.clock.now() - last
             if silent < STUCK + self._daemon.runtime.config.reconcile.interval:
                 self._notify.alive()

@@ -9,7 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from runnerd import daemon, errors, store
+from runnerd import errors, read_model, store
+from runnerd.reconcile import housekeeping
 from runnerd.store import spending
 
 #: What a group without a name is called.
@@ -23,15 +24,15 @@ _NAMELESS = {
 
 
 async def cost(
-    daemon: daemon.Daemon, *, by: str = "pool", since: float | None = None, until: float | None = None
+    reading: read_model.ReadModel, *, by: str = "pool", since: float | None = None, until: float | None = None
 ) -> dict[str, Any]:
     """What instances cost in a span of time, summed by one of their facts.
 
     Raises :class:`errors.Refused` (400) for what cannot be summed by.
     """
-    kind, now = _by(by), daemon.runtime.clock.now()
+    kind, now = _by(by), reading.state.clock.now()
     start, end = _span(since, until, now)
-    found = await daemon.store.spending(by=kind, since=start, until=end, now=now)
+    found = await reading.history.spending(by=kind, since=start, until=end, now=now)
     return _document(found, kind, start, end, now)
 
 
@@ -51,7 +52,7 @@ def _by(text: str) -> store.By:
 
 
 def _span(since: float | None, until: float | None, now: float) -> tuple[float, float]:
-    start = now - daemon.KEEP if since is None else since
+    start = now - housekeeping.KEEP_S if since is None else since
     end = math.inf if until is None else until
     if not (math.isfinite(start) and start < end):
         raise errors.Refused("the span must begin before it ends", status=400)
@@ -61,7 +62,7 @@ def _span(since: float | None, until: float | None, now: float) -> tuple[float, 
 def _document(found: store.Spending, by: store.By, since: float, until: float, now: float) -> dict[str, Any]:
     notes = []
     # An instance stays for that long after it is gone.
-    kept = now - daemon.KEEP
+    kept = now - housekeeping.KEEP_S
     if since < kept - 60.0:
         day = datetime.fromtimestamp(kept, UTC).strftime("%Y-%m-%d %H:%M")
         notes.append(f"instances that were gone before {day} UTC are forgotten and not in these sums")

@@ -11,11 +11,11 @@ import collections
 from collections.abc import Sequence
 from typing import Any
 
-from runnerd import daemon, errors, model
+from runnerd import errors, model, read_model
 from runnerd.kit import display
 from runnerd.model import Instance, Job, JobState
-from runnerd.runtime import budget
-from runnerd.views import facts, lists, trail, words
+from runnerd.runtime import budget, lookup
+from runnerd.views import facts, trail, words
 
 #: Instances whose attempts are told of a waiting job at most, and lines of its time line.
 MOST_INSTANCES, MOST_LINES = 20, 400
@@ -23,53 +23,53 @@ MOST_INSTANCES, MOST_LINES = 20, 400
 BEFORE = 5.0
 
 
-async def explain(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
+async def explain(reading: read_model.ReadModel, name: str) -> dict[str, Any]:
     """One job in plain words, or ``{"ambiguous": [...]}`` when the name means several.
 
     Raises :class:`errors.Refused` (404) when it means none.
     """
-    found = await trail.find_jobs(daemon, name)
+    found = await trail.find_jobs(reading, name)
     if not found:
         raise errors.Refused(
             f'no job is known as "{name}"; `runnerd jobs` lists them by id. A job that no pool may serve is never told '
             "to this daemon: compare its labels with `runnerd pools`",
             status=404,
         )
-    now = daemon.runtime.clock.now()
+    now = reading.state.clock.now()
     if len(found) > 1:
         return {"ambiguous": [facts.job(one, now) for one in found]}
     job = found[0]
     if job.state is JobState.QUEUED:
-        return await _queued(daemon, job)
-    return await _taken(daemon, job)
+        return await _queued(reading, job)
+    return await _taken(reading, job)
 
 
 # -- a job that waits ----------------------------------------------------------------------------------------------
 
 
-async def _queued(daemon: daemon.Daemon, job: Job) -> dict[str, Any]:
-    now = daemon.runtime.clock.now()
-    members = [row for row in daemon.runtime.rows.instances.values() if row.pool == job.queue.pool and row.live]
+async def _queued(reading: read_model.ReadModel, job: Job) -> dict[str, Any]:
+    now = reading.state.clock.now()
+    members = [row for row in reading.state.rows.instances.values() if row.pool == job.queue.pool and row.live]
     rising = [row for row in members if row.state in model.RISING and row.queue in (None, job.queue)]
     rising.sort(key=lambda row: row.created_at)
     ahead = sum(
         1
-        for one in daemon.runtime.rows.jobs.values()
+        for one in reading.state.rows.jobs.values()
         if one.queue.pool == job.queue.pool
         and one.state is JobState.QUEUED
         and (one.queued_at, one.key) < (job.queued_at, job.key)
     )
-    lines, refusals = await _story_of_pool(daemon, job)
+    lines, refusals = await _story_of_pool(reading, job)
     why = [
-        *_forge(daemon, job),
-        *_pool(daemon, job, rising, ahead),
-        *_held_back(daemon, job),
+        *_forge(reading, job),
+        *_pool(reading, job, rising, ahead),
+        *_held_back(reading, job),
         *refusals,
-        *_alarms(daemon, job),
+        *_alarms(reading, job),
     ]
     coming = _coming(rising, ahead, now)
-    offers, later = _offers(daemon, job)
-    if job.queue.pool in daemon.runtime.config.pools and not lists.drained(daemon, job.queue.pool):
+    offers, later = _offers(reading, job)
+    if job.queue.pool in reading.state.config.pools and not reading.state.durable.drained(job.queue.pool):
         why += offers if not coming else []
     else:
         later = []
@@ -83,20 +83,20 @@ async def _queued(daemon: daemon.Daemon, job: Job) -> dict[str, Any]:
         "next": _unique([*coming, *([] if coming and len(rising) > ahead else later)])
         or ["nothing until one of the reasons above goes away; every pass looks again"],
         "ahead": ahead,
-        "instances": [facts.instance(row, daemon) for row in rising[:MOST_INSTANCES]],
+        "instances": [facts.instance(row, reading) for row in rising[:MOST_INSTANCES]],
         "timeline": lines,
         "cost": None,
     }
 
 
-def _forge(daemon: daemon.Daemon, job: Job) -> list[str]:
-    runtime = daemon.runtime
-    forge = runtime.forges.get(job.queue.forge)
+def _forge(reading: read_model.ReadModel, job: Job) -> list[str]:
+    state = reading.state
+    forge = state.forges.get(job.queue.forge)
     if forge is None:
         return [f"forge {job.queue.forge} left the configuration: nobody asks it for the job"]
-    if job.queue not in {spec.queue for spec in runtime.specs}:
+    if job.queue not in {spec.queue for spec in state.specs}:
         return [f"queue {job.queue} is not watched: the configuration has no such pool at that forge any more"]
-    now = runtime.clock.now()
+    now = state.clock.now()
     demand, health, headroom = forge.demand(job.queue), forge.health(job.queue), forge.headroom(job.queue)
     found = []
     if not health.ok:
@@ -116,13 +116,13 @@ def _forge(daemon: daemon.Daemon, job: Job) -> list[str]:
     return found
 
 
-def _pool(daemon: daemon.Daemon, job: Job, rising: Sequence[Instance], ahead: int) -> list[str]:
-    runtime = daemon.runtime
-    pool = runtime.config.pools.get(job.queue.pool)
+def _pool(reading: read_model.ReadModel, job: Job, rising: Sequence[Instance], ahead: int) -> list[str]:
+    state = reading.state
+    pool = state.config.pools.get(job.queue.pool)
     if pool is None:
         return [f"pool {job.queue.pool} left the configuration: nothing is bought for it"]
     found = []
-    if lists.drained(daemon, pool.name):
+    if reading.state.durable.drained(pool.name):
         found.append(f"pool {pool.name} is drained by an operator; `runnerd undrain {pool.name}` ends that")
     if ahead:
         found.append(f"{display.count(ahead, 'job')} of the pool waited before it")
@@ -131,10 +131,10 @@ def _pool(daemon: daemon.Daemon, job: Job, rising: Sequence[Instance], ahead: in
     return found
 
 
-def _held_back(daemon: daemon.Daemon, job: Job) -> list[str]:
+def _held_back(reading: read_model.ReadModel, job: Job) -> list[str]:
     """The planner's own words, without those that the forge's part has said already."""
-    notes = daemon.controller.notes.get(job.queue.pool, ())
-    queues = {str(queue) for queue in daemon.runtime.queues(job.queue.pool)}
+    notes = reading.loop.notes.get(job.queue.pool, ())
+    queues = {str(queue) for queue in reading.state.queues(job.queue.pool)}
     found = []
     for note in notes:
         queue, colon, _ = note.partition(": ")
@@ -144,13 +144,13 @@ def _held_back(daemon: daemon.Daemon, job: Job) -> list[str]:
     return found
 
 
-def _alarms(daemon: daemon.Daemon, job: Job) -> list[str]:
-    pool = daemon.runtime.config.pools.get(job.queue.pool)
+def _alarms(reading: read_model.ReadModel, job: Job) -> list[str]:
+    pool = reading.state.config.pools.get(job.queue.pool)
     about = {("queue", str(job.queue)), ("pool", job.queue.pool), ("forge", job.queue.forge), ("job", str(job.key))}
     about |= {("provider", name) for name in (pool.from_ if pool else ())}
     return [
         f"alarm about {one.subject} {one.id}: {one.detail}"
-        for one in daemon.runtime.alarms.open.values()
+        for one in reading.state.alarms.open.values()
         if (one.subject, one.id) in about or (one.subject == "daemon" and one.reason != "reload-failed")
     ]
 
@@ -167,13 +167,13 @@ def _coming(rising: Sequence[Instance], ahead: int, now: float) -> list[str]:
     return found
 
 
-def _offers(daemon: daemon.Daemon, job: Job) -> tuple[list[str], list[str]]:
+def _offers(reading: read_model.ReadModel, job: Job) -> tuple[list[str], list[str]]:
     """Why offers are closed, and what is tried next."""
-    pool = daemon.runtime.config.pools.get(job.queue.pool)
+    pool = reading.state.config.pools.get(job.queue.pool)
     if pool is None:
         return [], []
-    now = daemon.runtime.clock.now()
-    ranked = daemon.controller.launcher.rank(pool)
+    now = reading.state.clock.now()
+    ranked = reading.rank(pool)
     closed = [one for one in ranked if not one.open]
     best = next((one for one in ranked if one.open), None)
     why = []
@@ -195,20 +195,20 @@ def _offers(daemon: daemon.Daemon, job: Job) -> tuple[list[str], list[str]]:
     return why, []
 
 
-async def _story_of_pool(daemon: daemon.Daemon, job: Job) -> tuple[list[dict[str, Any]], list[str]]:
+async def _story_of_pool(reading: read_model.ReadModel, job: Job) -> tuple[list[dict[str, Any]], list[str]]:
     """What was tried for the pool since the job was queued."""
-    store = daemon.store
+    history = reading.history
     since = job.queued_at - BEFORE
     members = [
         row
-        for row in await store.instances(pool=job.queue.pool, limit=200)
+        for row in await history.instances(pool=job.queue.pool, limit=200)
         if row.created_at >= since or row.state in model.RISING
     ]
     members = members[:MOST_INSTANCES]
     offers: dict[str, str] = {}
     refused: collections.Counter[str] = collections.Counter()
     for row in members:
-        for attempt in await store.attempts(row.id):
+        for attempt in await history.attempts(row.id):
             offers[attempt.key] = attempt.offer
             if attempt.state is model.AttemptState.FAILED and attempt.since >= since:
                 reason = ": ".join(part for part in (attempt.failure, attempt.detail) if part)
@@ -217,10 +217,10 @@ async def _story_of_pool(daemon: daemon.Daemon, job: Job) -> tuple[list[dict[str
     names |= {str(job.key), job.queue.pool, str(job.queue), job.queue.forge}
     events = [
         one
-        for one in await store.events(since=since, limit=3000)
+        for one in await history.events(since=since, limit=3000)
         if one.id in names or (one.subject == "offer" and one.what == "blocked")
     ]
-    own = await store.events(subject="job", id=job.key, limit=100)
+    own = await history.events(subject="job", id=job.key, limit=100)
     lines = [*(one for one in own if one.at < since), *events]
     told = [
         f"tried and refused since it was queued: {what}" + (f", {count} times" if count > 1 else "")
@@ -232,20 +232,20 @@ async def _story_of_pool(daemon: daemon.Daemon, job: Job) -> tuple[list[dict[str
 # -- a job that was taken ------------------------------------------------------------------------------------------
 
 
-async def _taken(daemon: daemon.Daemon, job: Job) -> dict[str, Any]:
-    now = daemon.runtime.clock.now()
-    row = await trail.find_instance(daemon, str(job.instance or ""))
-    lines: list[model.Event] = list(await daemon.store.events(subject="job", id=job.key, limit=100))
+async def _taken(reading: read_model.ReadModel, job: Job) -> dict[str, Any]:
+    now = reading.state.clock.now()
+    row = await lookup.find_instance(reading.state.rows.instances, reading.history, str(job.instance or ""))
+    lines: list[model.Event] = list(await reading.history.events(subject="job", id=job.key, limit=100))
     offers: dict[str, str] = {}
     refused = 0
     if row is not None:
-        lines += await daemon.store.events(subject="instance", id=row.id, limit=200)
-        for attempt in await daemon.store.attempts(row.id):
+        lines += await reading.history.events(subject="instance", id=row.id, limit=200)
+        for attempt in await reading.history.attempts(row.id):
             offers[attempt.key] = attempt.offer
             refused += attempt.state is model.AttemptState.FAILED
-            lines += await daemon.store.events(subject="attempt", id=attempt.key, limit=20)
-        for registration in await daemon.store.registrations(row.id):
-            lines += await daemon.store.events(subject="registration", id=registration.runner_name, limit=20)
+            lines += await reading.history.events(subject="attempt", id=attempt.key, limit=20)
+        for registration in await reading.history.registrations(row.id):
+            lines += await reading.history.events(subject="registration", id=registration.runner_name, limit=20)
     why: list[str] = []
     waited = display.span((job.started_at or job.finished_at or now) - job.queued_at)
     if job.state is JobState.RUNNING:
@@ -269,24 +269,24 @@ async def _taken(daemon: daemon.Daemon, job: Job) -> dict[str, Any]:
         "job": facts.job(job, now),
         "summary": summary,
         "why": why,
-        "next": _after(daemon, job, row),
+        "next": _after(reading, job, row),
         "ahead": 0,
-        "instances": [] if row is None else [facts.instance(row, daemon)],
+        "instances": [] if row is None else [facts.instance(row, reading)],
         "timeline": _lines(lines, offers),
         "cost": None if row is None else _cost(row, now),
     }
 
 
-def _after(daemon: daemon.Daemon, job: Job, row: Instance | None) -> list[str]:
-    now = daemon.runtime.clock.now()
+def _after(reading: read_model.ReadModel, job: Job, row: Instance | None) -> list[str]:
+    now = reading.state.clock.now()
     if row is None:
         return []
     if row.state is model.InstanceState.BUSY:
-        pool = daemon.runtime.config.pools.get(row.pool)
+        pool = reading.state.config.pools.get(row.pool)
         found = []
         if pool is not None and row.busy_at:
             found.append(f"it may run {display.span(max(0.0, row.busy_at + pool.max_job - now))} more (max_job)")
-        witness = daemon.runtime.evidence.get(row.id)
+        witness = reading.state.evidence.get(row.id)
         if witness is None or not witness.fresh(now):
             found.append("its agent has not been heard lately; the instance is left alone until its provider says more")
         return found

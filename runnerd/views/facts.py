@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from runnerd import daemon, model
+from runnerd import model, read_model
 from runnerd.runtime import alarms, budget
 
 
@@ -41,10 +41,10 @@ def job(row: model.Job, now: float) -> dict[str, Any]:
     }
 
 
-def instance(row: model.Instance, daemon: daemon.Daemon) -> dict[str, Any]:
+def instance(row: model.Instance, reading: read_model.ReadModel) -> dict[str, Any]:
     """An instance, with what its agent and its provider last said."""
-    now = daemon.runtime.clock.now()
-    witness = daemon.runtime.evidence.get(row.id)
+    now = reading.state.clock.now()
+    witness = reading.state.evidence.get(row.id)
     return {
         "id": str(row.id),
         "pool": row.pool,

@@ -6,9 +6,10 @@ import collections
 from typing import Any
 
 import runnerd
-from runnerd import daemon, errors, model
+from runnerd import errors, model, read_model
 from runnerd.config import schedule
 from runnerd.offers import ranking, request
+from runnerd.runtime import lookup
 from runnerd.views import facts
 
 #: A job that ended is listed without being asked for by name for so long, in seconds.
@@ -17,44 +18,44 @@ LATELY = 3600.0
 MOST = 5000
 
 
-def status(daemon: daemon.Daemon) -> dict[str, Any]:
+def status(reading: read_model.ReadModel) -> dict[str, Any]:
     """The daemon at a glance: what works, what does not, what is spent."""
-    runtime, controller = daemon.runtime, daemon.controller
-    now = runtime.clock.now()
-    rows = runtime.rows
+    state, loop = reading.state, reading.loop
+    now = state.clock.now()
+    rows = state.rows
     states = collections.Counter(row.state.value for row in rows.instances.values() if row.live)
     jobs = collections.Counter(row.state.value for row in rows.jobs.values())
     return {
-        "controller": runtime.config.controller,
+        "controller": state.config.controller,
         "version": runnerd.__version__,
         "now": now,
-        "started_at": daemon.started_at,
-        "stopping": daemon.stopping,
-        "store": daemon.store.where,
-        "reload_ok": daemon.reload_ok,
-        "deadlines_held": runtime.hold,
+        "started_at": reading.progress.started_at,
+        "stopping": reading.progress.stopping,
+        "store": reading.history.where,
+        "reload_ok": reading.progress.reload_ok,
+        "deadlines_held": state.hold,
         "reconcile": {
-            "passes": controller.passes,
-            "failures": controller.failures,
-            "last_at": controller.last_pass_at,
-            "seconds": controller.pass_seconds,
+            "passes": loop.passes,
+            "failures": loop.failures,
+            "last_at": loop.last_pass_at,
+            "seconds": loop.pass_seconds,
         },
         "jobs": {state.value: jobs[state.value] for state in model.JobState},
         "instances": dict(sorted(states.items())),
-        "pools": pools(daemon)["pools"],
-        "forges": [_forge(daemon, name) for name in runtime.forges],
-        "providers": [_provider(daemon, name) for name in runtime.providers],
-        "budgets": _budgets(daemon),
-        "alarms": [facts.alarm(one) for one in sorted(runtime.alarms.open.values(), key=lambda one: one.since)],
+        "pools": pools(reading)["pools"],
+        "forges": [_forge(reading, name) for name in state.forges],
+        "providers": [_provider(reading, name) for name in state.providers],
+        "budgets": _budgets(reading),
+        "alarms": [facts.alarm(one) for one in sorted(state.alarms.open.values(), key=lambda one: one.since)],
     }
 
 
-def _forge(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
-    runtime = daemon.runtime
-    forge = runtime.forges[name]
-    settings = runtime.config.forges.get(name)
+def _forge(reading: read_model.ReadModel, name: str) -> dict[str, Any]:
+    state = reading.state
+    forge = state.forges[name]
+    settings = state.config.forges.get(name)
     found = []
-    for spec in runtime.specs:
+    for spec in state.specs:
         if spec.queue.forge != name:
             continue
         demand, health = forge.demand(spec.queue), forge.health(spec.queue)
@@ -76,9 +77,9 @@ def _forge(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
     return {"name": name, "type": settings.type if settings else "", "queues": found}
 
 
-def _provider(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
-    provider = daemon.runtime.providers[name]
-    live = [row for row in daemon.runtime.rows.instances.values() if row.provider == name and row.live]
+def _provider(reading: read_model.ReadModel, name: str) -> dict[str, Any]:
+    provider = reading.state.providers[name]
+    live = [row for row in reading.state.rows.instances.values() if row.provider == name and row.live]
     return {
         "name": name,
         "type": provider.settings.type,
@@ -90,21 +91,21 @@ def _provider(daemon: daemon.Daemon, name: str) -> dict[str, Any]:
         "max_instances": provider.settings.limits.instances,
         "blocked": sum(
             1
-            for block in daemon.runtime.rows.blocks.values()
-            if block.until > daemon.runtime.clock.now() and ranking.matches(block.pattern.split("/")[0], name)
+            for block in reading.state.rows.blocks.values()
+            if block.until > reading.state.clock.now() and ranking.matches(block.pattern.split("/")[0], name)
         ),
     }
 
 
-def _budgets(daemon: daemon.Daemon) -> list[dict[str, Any]]:
-    settings = daemon.runtime.config
+def _budgets(reading: read_model.ReadModel) -> list[dict[str, Any]]:
+    settings = reading.state.config
     levels = [("all", "")]
     levels += [("pool", name) for name in settings.pools]
     levels += [("provider", name) for name in settings.providers]
     levels += [("team", name) for name in settings.teams]
     found = []
     for level, name in levels:
-        for window, used in daemon.controller.admission.totals(level, name):
+        for window, used in reading.totals(level, name):
             found.append(
                 {
                     "level": level,
@@ -119,18 +120,18 @@ def _budgets(daemon: daemon.Daemon) -> list[dict[str, Any]]:
 
 
 async def jobs(
-    daemon: daemon.Daemon, *, state: str = "", pool: str = "", every: bool = False, limit: int = 500
+    reading: read_model.ReadModel, *, state: str = "", pool: str = "", every: bool = False, limit: int = 500
 ) -> dict[str, Any]:
     """Jobs, newest first: those that are not over and those that ended lately, or ``every`` one in the state."""
     wanted = _state(model.JobState, state)
     limit = max(1, min(limit, MOST))
-    now = daemon.runtime.clock.now()
+    now = reading.state.clock.now()
     if every:
-        found = await daemon.store.jobs(state=wanted, pool=pool or None, limit=limit)
+        found = await reading.history.jobs(state=wanted, pool=pool or None, limit=limit)
     else:
         found = [
             row
-            for row in daemon.runtime.rows.jobs.values()
+            for row in reading.state.rows.jobs.values()
             if (wanted is None or row.state is wanted)
             and (not pool or row.queue.pool == pool)
             and (row.state is not model.JobState.COMPLETED or now - row.finished_at < LATELY)
@@ -140,21 +141,21 @@ async def jobs(
 
 
 async def instances(
-    daemon: daemon.Daemon, *, state: str = "", pool: str = "", every: bool = False, limit: int = 500
+    reading: read_model.ReadModel, *, state: str = "", pool: str = "", every: bool = False, limit: int = 500
 ) -> dict[str, Any]:
     """Instances, newest first: those that live, or ``every`` one in the state."""
     wanted = _state(model.InstanceState, state)
     limit = max(1, min(limit, MOST))
     if every or wanted in model.CLOSED:
-        found = await daemon.store.instances(pool=pool or None, limit=MOST if wanted else limit)
+        found = await reading.history.instances(pool=pool or None, limit=MOST if wanted else limit)
     else:
-        found = [row for row in daemon.runtime.rows.instances.values() if row.live and (not pool or row.pool == pool)]
+        found = [row for row in reading.state.rows.instances.values() if row.live and (not pool or row.pool == pool)]
         found.sort(key=lambda row: (-row.created_at, row.id))
     if wanted is not None:
         found = [row for row in found if row.state is wanted]
     return {
-        "instances": [facts.instance(row, daemon) for row in found[:limit]],
-        "now": daemon.runtime.clock.now(),
+        "instances": [facts.instance(row, reading) for row in found[:limit]],
+        "now": reading.state.clock.now(),
         "more": len(found) > limit,
     }
 
@@ -169,19 +170,17 @@ def _state(kind: Any, text: str) -> Any:
         raise errors.Refused(f'"{text}" is not a state; states are {words}', status=400) from None
 
 
-def pools(daemon: daemon.Daemon) -> dict[str, Any]:
+def pools(reading: read_model.ReadModel) -> dict[str, Any]:
     """Every pool with its demand, its supply and what holds it back."""
-    runtime = daemon.runtime
-    wall = runtime.clock.wall()
+    state = reading.state
+    wall = state.clock.wall()
     found = []
-    for pool in runtime.config.pools.values():
-        members = [row for row in runtime.rows.instances.values() if row.pool == pool.name and row.live]
+    for pool in state.config.pools.values():
+        members = [row for row in state.rows.instances.values() if row.pool == pool.name and row.live]
         demands = [
-            runtime.forges[queue.forge].demand(queue)
-            for queue in runtime.queues(pool.name)
-            if queue.forge in runtime.forges
+            state.forges[queue.forge].demand(queue) for queue in state.queues(pool.name) if queue.forge in state.forges
         ]
-        ranked = daemon.controller.launcher.rank(pool)
+        ranked = reading.rank(pool)
         found.append(
             {
                 "name": pool.name,
@@ -197,32 +196,27 @@ def pools(daemon: daemon.Daemon) -> dict[str, Any]:
                 "live": len(members),
                 "max_instances": pool.limits.instances,
                 "warm": schedule.target(pool.warm, wall),
-                "drained": drained(daemon, pool.name),
+                "drained": reading.state.durable.drained(pool.name),
                 "open_offers": sum(one.open for one in ranked),
                 "offers": len(ranked),
-                "held_back": list(daemon.controller.notes.get(pool.name, ())),
+                "held_back": list(reading.loop.notes.get(pool.name, ())),
             }
         )
-    ghosts = {row.pool for row in runtime.rows.instances.values() if row.live} - set(runtime.config.pools)
+    ghosts = {row.pool for row in state.rows.instances.values() if row.live} - set(state.config.pools)
     return {"pools": found, "retired": sorted(ghosts)}
 
 
-def drained(daemon: daemon.Daemon, pool: str) -> bool:
-    """True while a person has the pool drained."""
-    return daemon.runtime.durable.drained(pool)
-
-
-def offer_list(daemon: daemon.Daemon, pool: str) -> dict[str, Any]:
+def offer_list(reading: read_model.ReadModel, pool: str) -> dict[str, Any]:
     """The offers of a pool in the order they are tried, each open or with why not and until when.
 
     Raises :class:`errors.Refused` (404) for an unknown pool.
     """
-    settings = known_pool(daemon, pool)
-    now = daemon.runtime.clock.now()
+    settings = lookup.known_pool(reading.state.config, pool)
+    now = reading.state.clock.now()
     lifetime = request.lifetime_of(settings)
     problems = []
     for name in settings.from_:
-        provider = daemon.runtime.providers.get(name)
+        provider = reading.state.providers.get(name)
         if provider is None:
             problems.append(f"provider {name} is not there")
         elif provider.problem:
@@ -233,7 +227,7 @@ def offer_list(daemon: daemon.Daemon, pool: str) -> dict[str, Any]:
         "pool": pool,
         "order": settings.order.value,
         "market": settings.market.value,
-        "drained": drained(daemon, pool),
+        "drained": reading.state.durable.drained(pool),
         "now": now,
         "offers": [
             {
@@ -254,17 +248,8 @@ def offer_list(daemon: daemon.Daemon, pool: str) -> dict[str, Any]:
                 "refusal": one.refusal,
                 "until": one.until,
             }
-            for place, one in enumerate(daemon.controller.launcher.rank(settings), start=1)
+            for place, one in enumerate(reading.rank(settings), start=1)
         ],
         "problems": problems,
-        "held_back": list(daemon.controller.notes.get(pool, ())),
+        "held_back": list(reading.loop.notes.get(pool, ())),
     }
-
-
-def known_pool(daemon: daemon.Daemon, pool: str) -> Any:
-    """The configured pool of that name.  Raises :class:`errors.Refused` (404)."""
-    found = daemon.runtime.config.pools.get(pool)
-    if found is None:
-        known = ", ".join(daemon.runtime.config.pools)
-        raise errors.Refused(f'there is no pool "{pool}"; pools are {known}', status=404)
-    return found

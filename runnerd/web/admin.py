@@ -19,7 +19,7 @@ from typing import Any
 from aiohttp import web
 
 from provisioners.support import numbers
-from runnerd import daemon, errors
+from runnerd import errors, read_model
 from runnerd.admin import commands
 from runnerd.kit import secrets
 from runnerd.views import costs, explain, lists, pricing, trail
@@ -37,12 +37,15 @@ Reload = Callable[[], Awaitable[list[str]]]
 
 
 class Admin:
-    """The listening socket with the daemon behind it."""
+    """The listening socket with the commands behind it."""
 
-    def __init__(self, daemon: daemon.Daemon, path: Path, *, reload: Reload | None = None) -> None:
-        self._daemon = daemon
+    def __init__(
+        self, reading: read_model.ReadModel, commands: commands.Commands, path: Path, *, reload: Reload
+    ) -> None:
+        self._reading = reading
+        self._commands = commands
         self._path = path
-        self._reload = reload or daemon.reload
+        self._reload = reload
         self._runner: web.AppRunner | None = None
         self._inode: tuple[int, int] | None = None
 
@@ -120,28 +123,28 @@ class Admin:
     # -- looking -----------------------------------------------------------------------------------------------
 
     async def _status(self, request: web.Request) -> web.Response:
-        return _answer({**lists.status(self._daemon), "pid": os.getpid(), "socket": str(self._path)})
+        return _answer({**lists.status(self._reading), "pid": os.getpid(), "socket": str(self._path)})
 
     async def _jobs(self, request: web.Request) -> web.Response:
-        return _answer(await lists.jobs(self._daemon, **_selection(request)))
+        return _answer(await lists.jobs(self._reading, **_selection(request)))
 
     async def _instances(self, request: web.Request) -> web.Response:
-        return _answer(await lists.instances(self._daemon, **_selection(request)))
+        return _answer(await lists.instances(self._reading, **_selection(request)))
 
     async def _pools(self, request: web.Request) -> web.Response:
-        return _answer(lists.pools(self._daemon))
+        return _answer(lists.pools(self._reading))
 
     async def _offers(self, request: web.Request) -> web.Response:
-        return _answer(lists.offer_list(self._daemon, request.match_info["pool"]))
+        return _answer(lists.offer_list(self._reading, request.match_info["pool"]))
 
     async def _explain(self, request: web.Request) -> web.Response:
-        return _answer(await explain.explain(self._daemon, request.query.get("job", "")))
+        return _answer(await explain.explain(self._reading, request.query.get("job", "")))
 
     async def _events(self, request: web.Request) -> web.Response:
         query = request.query
         return _answer(
             await trail.events(
-                self._daemon,
+                self._reading,
                 subject=query.get("subject", ""),
                 id=query.get("id", ""),
                 since=_number(query, "since", 0.0),
@@ -152,32 +155,32 @@ class Admin:
         )
 
     async def _logs(self, request: web.Request) -> web.Response:
-        return _answer(await trail.logs(self._daemon, request.query.get("name", "")))
+        return _answer(await trail.logs(self._reading, request.query.get("name", "")))
 
     async def _cost(self, request: web.Request) -> web.Response:
         query = request.query
         since = _number(query, "since", 0.0) if "since" in query else None
         until = _number(query, "until", 0.0) if "until" in query else None
-        return _answer(await costs.cost(self._daemon, by=query.get("by", "pool"), since=since, until=until))
+        return _answer(await costs.cost(self._reading, by=query.get("by", "pool"), since=since, until=until))
 
     async def _prices(self, request: web.Request) -> web.Response:
         query = request.query
-        return _answer(pricing.prices(self._daemon, pool=query.get("pool", ""), provider=query.get("provider", "")))
+        return _answer(pricing.prices(self._reading, pool=query.get("pool", ""), provider=query.get("provider", "")))
 
     # -- ordering ----------------------------------------------------------------------------------------------
 
     async def _drain(self, request: web.Request) -> web.Response:
         pool = request.match_info["pool"]
-        return _answer(await commands.drain(self._daemon, pool, on=True, who=_who(request)))
+        return _answer(await self._commands.drain(pool, on=True, who=_who(request)))
 
     async def _undrain(self, request: web.Request) -> web.Response:
         pool = request.match_info["pool"]
-        return _answer(await commands.drain(self._daemon, pool, on=False, who=_who(request)))
+        return _answer(await self._commands.drain(pool, on=False, who=_who(request)))
 
     async def _reap(self, request: web.Request) -> web.Response:
         body = await _body(request)
         id = request.match_info["instance"]
-        return _answer(await commands.reap(self._daemon, id, force=body.get("force") is True, who=_who(request)))
+        return _answer(await self._commands.reap(id, force=body.get("force") is True, who=_who(request)))
 
     async def _hold(self, request: web.Request) -> web.Response:
         body = await _body(request)
@@ -186,15 +189,15 @@ class Admin:
         if seconds is None:
             raise errors.Refused('"seconds" must be a number; 0 releases', status=400)
         id = request.match_info["instance"]
-        return _answer(await commands.hold(self._daemon, id, seconds=seconds, who=_who(request)))
+        return _answer(await self._commands.hold(id, seconds=seconds, who=_who(request)))
 
     async def _sweep(self, request: web.Request) -> web.Response:
         body = await _body(request)
-        return _answer(await commands.sweep(self._daemon, dry_run=body.get("dry_run") is True))
+        return _answer(await self._commands.sweep(dry_run=body.get("dry_run") is True))
 
     async def _refresh_prices(self, request: web.Request) -> web.Response:
         body = await _body(request)
-        return _answer(await pricing.refresh_prices(self._daemon, provider=str(body.get("provider") or "")))
+        return _answer(await self._commands.refresh_prices(provider=str(body.get("provider") or "")))
 
     async def _reload_now(self, request: web.Request) -> web.Response:
         return _answer({"done": await self._reload()})

@@ -10,16 +10,14 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import web
 
 from provisioners.support import numbers
-from runnerd import errors
-from runnerd.bootstrap import agent_archive
+from runnerd import errors, read_model
 from runnerd.lifecycle import agent_sessions
-from runnerd.reconcile import loop
-from runnerd.runtime import shared
+from runnerd.runtime import tokens
 from runnerd.web import peers, wire
 
 #: Bytes of a JSON body and of diagnostics.
@@ -42,24 +40,11 @@ _BUNDLE = re.compile(r"[0-9a-f]{64}\Z")
 _WRONG = {str: "a text", bool: "true or false", int: "a whole number"}
 
 
-class Daemon(Protocol):
-    """The part of the daemon that agents reach."""
-
-    @property
-    def runtime(self) -> shared.Runtime: ...
-
-    @property
-    def controller(self) -> loop.Controller: ...
-
-    @property
-    def bundle(self) -> agent_archive.Bundle: ...
-
-
 class Agents:
     """The routes under ``/agent/v1``."""
 
-    def __init__(self, daemon: Daemon, peers: peers.Peers, *, on_hello: Callable[[str], None]) -> None:
-        self._daemon = daemon
+    def __init__(self, served: read_model.Served, peers: peers.Peers, *, on_hello: Callable[[str], None]) -> None:
+        self._served = served
         self._peers = peers
         #: Told the instance of each answered hello.
         self._on_hello = on_hello
@@ -91,7 +76,7 @@ class Agents:
     # -- the agent itself --------------------------------------------------------------------------------------
 
     async def _bundle(self, request: web.Request) -> web.Response:
-        served = self._daemon.bundle
+        served = self._served.bundle
         asked = request.match_info["sha256"]
         if not _BUNDLE.match(asked) or asked != served.sha256:
             raise errors.Refused("this daemon does not serve an agent of that hash", status=404)
@@ -105,22 +90,20 @@ class Agents:
     async def _hello(self, request: web.Request) -> web.Response:
         token = self._credential(request, boot=True)
         fields = await _fields(request)
-        told = await self._ask(request).hello(
-            token, nonce=fields.text("nonce", most=128), protocol=fields.whole("protocol")
-        )
+        told = await self._ask().hello(token, nonce=fields.text("nonce", most=128), protocol=fields.whole("protocol"))
         self._on_hello(str(told["instance"]))
         return wire.answer(told)
 
     async def _register(self, request: web.Request) -> web.Response:
         token = self._credential(request)
         fields = await _fields(request)
-        work = self._ask(request).register(token, runner_started=fields.flag("runner_started"))
+        work = self._ask().register(token, runner_started=fields.flag("runner_started"))
         return wire.answer(await self._hold(work))
 
     async def _heartbeat(self, request: web.Request) -> web.Response:
         token = self._credential(request)
         fields = await _fields(request)
-        told = await self._ask(request).heartbeat(
+        told = await self._ask().heartbeat(
             token,
             phase=fields.word("phase", PHASES),
             worker=fields.flag("worker"),
@@ -132,7 +115,7 @@ class Agents:
     async def _job(self, request: web.Request) -> web.Response:
         token = self._credential(request)
         fields = await _fields(request)
-        told = await self._ask(request).job(
+        told = await self._ask().job(
             token, event=fields.word("event", EVENTS), result=fields.prose("result", default="")
         )
         return wire.answer(told)
@@ -140,7 +123,7 @@ class Agents:
     async def _failed(self, request: web.Request) -> web.Response:
         token = self._credential(request)
         fields = await _fields(request)
-        told = await self._ask(request).failed(
+        told = await self._ask().failed(
             token, stage=fields.word("stage", STAGES), detail=fields.prose("detail", default="")
         )
         return wire.answer(told)
@@ -149,7 +132,7 @@ class Agents:
         token = self._credential(request)
         data = await wire.body(request, most=MAX_DIAGNOSTICS, seconds=BODY_TIMEOUT)
         text = clean(data.decode("utf-8", "replace"))
-        return wire.answer(await self._ask(request).diagnostics(token, text=text))
+        return wire.answer(await self._ask().diagnostics(token, text=text))
 
     # -- who speaks --------------------------------------------------------------------------------------------
 
@@ -160,7 +143,7 @@ class Agents:
         """
         kind, _, token = request.headers.get("Authorization", "").partition(" ")
         token = token.strip()
-        known = self._ready().tokens
+        known = self._tokens()
         proven = (
             kind.lower() == "bearer" and (known.read_boot(token) if boot else known.read_session(token)) is not None
         )
@@ -175,13 +158,15 @@ class Agents:
             raise errors.Refused("a bearer token is needed in the Authorization header", status=401)
         raise errors.Refused(f"not a {'boot token' if boot else 'session'} of this controller", status=401)
 
-    def _ready(self) -> shared.Runtime:
-        if not hasattr(self._daemon, "controller"):
+    def _tokens(self) -> tokens.Tokens:
+        if self._served.tokens is None:
             raise wire.Busy("the daemon is starting; ask again")
-        return self._daemon.runtime
+        return self._served.tokens
 
-    def _ask(self, request: web.Request) -> agent_sessions.Agents:
-        return self._daemon.controller.agents
+    def _ask(self) -> agent_sessions.Agents:
+        if self._served.agents is None:
+            raise wire.Busy("the daemon is starting; ask again")
+        return self._served.agents
 
     async def _hold(self, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
         """Wait for an answer, or for the end of the listener."""

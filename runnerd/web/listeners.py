@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from runnerd import assets, config, daemon, errors, metrics
+from runnerd import assets, config, errors, metrics, read_model
 from runnerd.kit import clock
 from runnerd.web import ops, public, wire
 
@@ -123,27 +123,24 @@ class Listeners:
 
 
 async def start(
-    daemon: daemon.Daemon,
+    served: read_model.Served,
     metrics: metrics.Metrics,
     *,
     assets: assets.Assets | None = None,
-    settings: config.Config | None = None,
-    clock: clock.Clock | None = None,
+    settings: config.Config,
+    clock: clock.Clock,
     head_timeout: float = wire.HEAD_TIMEOUT,
 ) -> Listeners:
     """Open the listeners of ``config.listen``; null means none.
 
-    May be called before the daemon has started, with ``settings`` and ``clock`` given: a taken port is then told
-    before anything else happens, and health is answered from the first moment on.  Raises
-    :class:`errors.ListenFailed`; nothing is open then.
+    May be called before the daemon has started: a taken port is then reported before anything else happens, and health
+    is answered from the first moment on.  Raises :class:`errors.ListenFailed`; nothing is open then.
     """
-    settings = settings or daemon.runtime.config
-    clock = clock or daemon.runtime.clock
     made = Listeners()
     wanted: list[tuple[str, str | None, _Application]] = []
-    wanted.append(("ops", settings.listen.ops, ops.Ops(daemon, metrics, clock=clock)))
+    wanted.append(("ops", settings.listen.ops, ops.Ops(served, metrics, clock=clock)))
     wanted.append(
-        ("public", settings.listen.public, public.Public(daemon, now=clock.now, assets=assets, on_hello=metrics.hello))
+        ("public", settings.listen.public, public.Public(served, now=clock.now, assets=assets, on_hello=metrics.hello))
     )
     for name, where, application in wanted:
         if where is None:

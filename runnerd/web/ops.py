@@ -14,7 +14,7 @@ import jinja2
 from aiohttp import web
 from prometheus_client import exposition
 
-from runnerd import daemon, errors, metrics
+from runnerd import errors, metrics, read_model
 from runnerd.kit import clock, secrets
 from runnerd.views import lists
 from runnerd.web import wire
@@ -41,8 +41,8 @@ _PAGES = jinja2.Environment(
 class Ops:
     """The application of the ops listener."""
 
-    def __init__(self, daemon: daemon.Daemon, metrics: metrics.Metrics, *, clock: clock.Clock) -> None:
-        self._daemon = daemon
+    def __init__(self, served: read_model.Served, metrics: metrics.Metrics, *, clock: clock.Clock) -> None:
+        self._served = served
         self._metrics = metrics
         self._clock = clock
         self._opened_at = clock.now()
@@ -77,63 +77,65 @@ class Ops:
     def health(self) -> list[str]:
         """Why this process should be restarted; empty when it should not."""
         now = self._clock.now()
-        if not self._started:
+        reading = self._reading
+        if reading is None:
             age = now - self._opened_at
             return [] if age < START_TIMEOUT else [f"the start has not come to its end for {age:.0f} s"]
-        if self._daemon.stopping:
+        if self._served.progress.stopping:
             return []
-        limit = max(LEAST, MISSED * self._daemon.runtime.config.reconcile.interval)
-        age = now - max(self._daemon.controller.last_pass_at, self._daemon.started_at)
+        limit = max(LEAST, MISSED * reading.state.config.reconcile.interval)
+        age = now - max(reading.loop.last_pass_at, self._served.progress.started_at)
         return [f"the control loop has not finished a pass for {age:.0f} s"] if age > limit else []
 
     @property
-    def _started(self) -> bool:
-        return self._daemon.started_at > 0
+    def _reading(self) -> read_model.ReadModel | None:
+        """What can be shown of the daemon; None until its start has come to its end."""
+        return self._served.reading if self._served.progress.started_at > 0 else None
 
     async def _tell_health(self, request: web.Request) -> web.Response:
         reasons = self.health()
-        state = "stopping" if self._daemon.stopping else "running" if self._started else "starting"
+        state = "stopping" if self._served.progress.stopping else "running" if self._reading is not None else "starting"
         return wire.answer({"ok": not reasons, "state": state, "reasons": reasons}, status=503 if reasons else 200)
 
     # -- readiness ---------------------------------------------------------------------------------------------
 
     async def readiness(self) -> tuple[list[str], list[str]]:
         """Why the daemon cannot do its work, and what is amiss although it can."""
-        if not self._started:
+        reading = self._reading
+        if reading is None:
             return ["the daemon is starting"], []
-        if self._daemon.stopping:
+        if self._served.progress.stopping:
             return ["the daemon is stopping"], []
         reasons = self.health()
-        unwritable = await self._unwritable()
+        unwritable = await self._unwritable(reading.history)
         if unwritable:
             reasons.append(f"the state cannot be written: {unwritable}")
         amiss: list[str] = []
-        for name in self._daemon.runtime.forges:
-            self._judge_forge(name, reasons, amiss)
-        providers = self._daemon.runtime.providers.values()
+        for name in reading.state.forges:
+            self._judge_forge(reading, name, reasons, amiss)
+        providers = reading.state.providers.values()
         problems = [f"provider {one.name}: {one.problem}" for one in providers if one.problem]
         usable = any(not one.problem and not one.retired for one in providers)
         (amiss if usable else reasons).extend(problems if problems or usable else ["no provider can be used"])
-        if self._daemon.runtime.hold:
-            amiss.append(f"nothing is ended for its age: {self._daemon.controller.guard.problem}")
-        if not self._daemon.reload_ok:
+        if reading.state.hold:
+            amiss.append(f"nothing is ended for its age: {reading.clock_guard.problem}")
+        if not self._served.progress.reload_ok:
             amiss.append("the last reload was refused; the old configuration stays")
         return [secrets.redact(one) for one in reasons], [secrets.redact(one) for one in amiss]
 
-    def _judge_forge(self, name: str, reasons: list[str], amiss: list[str]) -> None:
-        place = self._daemon.runtime
-        forge = place.forges[name]
-        queues = [spec.queue for spec in place.specs if spec.queue.forge == name]
+    def _judge_forge(self, reading: read_model.ReadModel, name: str, reasons: list[str], amiss: list[str]) -> None:
+        forge = reading.state.forges[name]
+        queues = [spec.queue for spec in reading.state.specs if spec.queue.forge == name]
         problems = list(dict.fromkeys(health.problem for queue in queues if not (health := forge.health(queue)).ok))
         # Demand survives a restart in the cursor, so only a word from after the start proves anything.
-        told = any(forge.demand(queue).as_of >= self._daemon.started_at for queue in queues)
+        told = any(forge.demand(queue).as_of >= self._served.progress.started_at for queue in queues)
         if queues and not told and forge.server_date() is None:
             words = "; ".join(problems) or "it has not answered yet"
             reasons.append(f"forge {name} has not been reached since the start: {words}")
         else:
             amiss.extend(f"forge {name}: {words}" for words in problems)
 
-    async def _unwritable(self) -> str:
+    async def _unwritable(self, history: read_model.History) -> str:
         """Why the state takes no write; asked at most every few seconds, because each asking is a write."""
         async with self._probing:
             at, words = self._probed
@@ -142,7 +144,7 @@ class Ops:
                 return words
             try:
                 async with asyncio.timeout(PROBE_TIMEOUT):
-                    await self._daemon.store.probe()
+                    await history.probe()
                 words = ""
             except TimeoutError:
                 words = f"a write takes longer than {PROBE_TIMEOUT:g} s"
@@ -162,26 +164,26 @@ class Ops:
         return wire.answer(_redacted(lists.status(self._ready())))
 
     async def _page(self, request: web.Request) -> web.Response:
-        if not self._started:
+        if self._reading is None:
             text = _PAGES.get_template("starting.html.j2").render()
         else:
-            text = await self._render(self._ready())
+            text = await self._render(self._reading)
         headers = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-store"}
         return web.Response(text=text, content_type="text/html", headers=headers)
 
-    async def _render(self, daemon: daemon.Daemon) -> str:
+    async def _render(self, reading: read_model.ReadModel) -> str:
         reasons, amiss = await self.readiness()
         trouble = ""
         try:
-            lines = (await daemon.store.trail(limit=LINES))[::-1]
+            lines = (await reading.history.trail(limit=LINES))[::-1]
         except errors.StoreError as error:
             lines, trouble = [], str(error)
         instances = sorted(
-            (row for row in daemon.runtime.rows.instances.values() if row.live),
+            (row for row in reading.state.rows.instances.values() if row.live),
             key=lambda row: (row.pool, row.created_at),
         )
         page = _PAGES.get_template("page.html.j2").render(
-            status=lists.status(daemon),
+            status=lists.status(reading),
             reasons=reasons,
             amiss=amiss,
             instances=instances[:MOST],
@@ -194,10 +196,10 @@ class Ops:
         )
         return secrets.redact(page)
 
-    def _ready(self) -> daemon.Daemon:
-        if not self._started:
+    def _ready(self) -> read_model.ReadModel:
+        if self._reading is None:
             raise wire.Busy("the daemon is starting; ask again")
-        return self._daemon
+        return self._reading
 
 
 def _ago(seconds: float) -> str:

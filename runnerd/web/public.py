@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from aiohttp import web
 
-from runnerd import assets
+from runnerd import assets, read_model
 from runnerd.web import agents, peers, reports, webhooks, wire
-
-
-class Daemon(agents.Daemon, webhooks.Daemon, Protocol):
-    """The part of the daemon that the world reaches."""
 
 
 class Public:
@@ -20,7 +15,7 @@ class Public:
 
     def __init__(
         self,
-        daemon: Daemon,
+        served: read_model.Served,
         *,
         now: Callable[[], float],
         assets: assets.Assets | None = None,
@@ -28,11 +23,11 @@ class Public:
     ) -> None:
         self.gate = wire.Gate("public")
         failures = peers.Peers(now)
-        self.agents = agents.Agents(daemon, failures, on_hello=on_hello)
+        self.agents = agents.Agents(served, failures, on_hello=on_hello)
         # A body's limit belongs to its route: aiohttp's own would answer before it.
         self.app = web.Application(middlewares=[self.gate.middleware], client_max_size=0)
         self.app.add_routes(self.agents.routes())
-        self.app.add_routes(webhooks.Webhooks(daemon, failures).routes())
+        self.app.add_routes(webhooks.Webhooks(served, failures).routes())
         if assets is not None:
             self.app.add_routes(reports.Reports(assets, failures).routes())
 

@@ -9,12 +9,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Protocol
 
 from aiohttp import web
 
-from runnerd import errors
-from runnerd.runtime import shared
+from runnerd import errors, read_model
 from runnerd.web import peers, wire
 
 log = logging.getLogger(__name__)
@@ -32,21 +30,11 @@ BODY_TIMEOUT = 9.0
 TAKE_TIMEOUT = 5.0
 
 
-class Daemon(Protocol):
-    """The part of the daemon that webhooks reach."""
-
-    @property
-    def runtime(self) -> shared.Runtime: ...
-
-    @property
-    def stopping(self) -> bool: ...
-
-
 class Webhooks:
     """``POST /webhooks/{forge}``."""
 
-    def __init__(self, daemon: Daemon, peers: peers.Peers) -> None:
-        self._daemon = daemon
+    def __init__(self, served: read_model.Served, peers: peers.Peers) -> None:
+        self._served = served
         self._peers = peers
         self._large = MOST_LARGE
 
@@ -54,9 +42,10 @@ class Webhooks:
         return [web.post("/webhooks/{forge}", self._take)]
 
     async def _take(self, request: web.Request) -> web.Response:
-        if self._daemon.stopping or not hasattr(self._daemon, "runtime"):
+        forges = self._served.forges
+        if forges is None or self._served.progress.stopping:
             raise wire.Busy("the daemon is not serving now; the next round will see it")
-        forge = self._daemon.runtime.forges.get(request.match_info["forge"])
+        forge = forges.get(request.match_info["forge"])
         if forge is None:
             raise errors.Refused("no forge of that name is configured", status=404)
         peer = peers.address(request)

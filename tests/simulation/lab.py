@@ -192,7 +192,7 @@ class Lab:
             self._main.result()
 
     def _agents(self) -> agent_sessions.Agents | None:
-        if self.life is None or not self.life.alive or self.daemon is None or not self.daemon.started_at:
+        if self.life is None or not self.life.alive or self.daemon is None or not self.daemon.progress.started_at:
             return None
         return self.daemon.controller.agents
 

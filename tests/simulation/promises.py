@@ -289,7 +289,7 @@ class Promises:
     def _nobodys(self, name: str, tracked: set[Any], now: float) -> Iterator[tuple[str, float]]:
         """What nobody owns there, each with the seconds for which that may be."""
         daemon = self._lab.daemon
-        if daemon is None or not daemon.started_at or name not in daemon.runtime.providers:
+        if daemon is None or not daemon.progress.started_at or name not in daemon.runtime.providers:
             return
         grace = self._traits(name).visibility_grace
         cycle = 2 * self._lab.settings_interval
@@ -301,7 +301,7 @@ class Promises:
 
     def _listing_is_complete(self, name: str, now: float) -> bool:
         daemon = self._lab.daemon
-        provider = daemon.runtime.providers.get(name) if daemon is not None and daemon.started_at else None
+        provider = daemon.runtime.providers.get(name) if daemon is not None and daemon.progress.started_at else None
         if provider is None or provider.listing is None or provider.listing.failures:
             return False
         return now - provider.listed_at < 2 * self._lab.settings_interval + 15.0

@@ -15,6 +15,7 @@ from provisioners.offload import Offload
 from runnerd import config, daemon, model
 from runnerd.forges import base as forges
 from runnerd.forges.base import JobEvent
+from runnerd.web import admin
 
 #: One offer without capacity before one that has some.
 REGIONS = {"east": {"capacity": 0}, "west": {}}
@@ -108,6 +109,10 @@ class Small:
     @property
     def rows(self) -> dict[model.InstanceId, model.Instance]:
         return self.daemon.runtime.rows.instances
+
+    def admin(self, path: Path) -> admin.Admin:
+        """The admin socket of the daemon, not open yet."""
+        return admin.Admin(self.daemon.reading, self.daemon.commands, path, reload=self.daemon.reload)
 
     async def tell(self, event: JobEvent, name: str, *, pool: str = "gpu", run: str = "1", **more: Any) -> model.JobKey:
         """The forge tells of a job."""

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from provisioners import base
-from runnerd import metrics, model
+from runnerd import metrics, model, read_model
 from runnerd.forges import base as forges
 from runnerd.model import InstanceId, InstanceState, Job, JobKey, JobState, Reason
 from runnerd.reconcile import loop
-from tests.support import fakes
+from tests.support import fakes, rooms
 
 #: Names that the design reserves and nothing fills yet: agents do not report GPU use, and the contract of a forge does
 #: not tell what is left of its rate limit or when its token ends.
@@ -50,18 +50,12 @@ SKY = ("sky", "east", "on-demand")
 
 
 @dataclasses.dataclass
-class Daemon:
-    runtime: Any
-    controller: loop.Controller
-    reload_ok: bool = True
-
-
-@dataclasses.dataclass
 class Measured:
     """A daemon with its metrics."""
 
     place: fakes.Place
-    daemon: Daemon
+    controller: loop.Controller
+    reading: read_model.ReadModel
     metrics: metrics.Metrics
 
     def value(self, name: str, **labels: str) -> float | None:
@@ -75,10 +69,10 @@ class Measured:
 @pytest.fixture
 def measured(place: fakes.Place) -> Measured:
     made = loop.Controller(place.runtime, bundle=lambda: "", duty=fakes.duty)
-    daemon = Daemon(place.runtime, made)
+    reading, hooks = rooms.shown(place, made)
     counted = metrics.Metrics()
-    counted.attach(daemon)
-    return Measured(place, daemon, counted)
+    counted.attach(reading, hooks)
+    return Measured(place, made, reading, counted)
 
 
 def attempt(state: str = "requesting", **fields: Any) -> model.Attempt:
@@ -167,7 +161,7 @@ async def test_a_jobs_wait_is_cut_at_the_moments_of_its_instance(measured: Measu
     await live_through(measured)
     measured.place.clock.time += 3
     started = job(instance=InstanceId("vm-1"), queued_at=fakes.START - 1, started_at=measured.place.clock.time)
-    for listener in measured.daemon.controller.intake.on_job:
+    for listener in measured.controller.intake.on_job:
         listener(None, started)
 
     def seconds(phase: str) -> float | None:
@@ -182,7 +176,7 @@ async def test_a_warm_instance_costs_a_job_only_the_pickup(measured: Measured) -
     await live_through(measured)
     queued = measured.place.clock.time + 100
     started = job(instance=InstanceId("vm-1"), queued_at=queued, started_at=queued + 2)
-    for listener in measured.daemon.controller.intake.on_job:
+    for listener in measured.controller.intake.on_job:
         listener(None, started)
     for phase in metrics.WAITS:
         assert measured.value("job_wait_seconds_sum", pool="gpu", phase=phase) == (2 if phase == "pickup" else 0)
@@ -195,7 +189,7 @@ def test_an_end_is_counted_once_with_an_outcome_of_the_closed_set(
     measured: Measured, conclusion: str, outcome: str
 ) -> None:
     ended = job("completed", conclusion=conclusion)
-    for listener in measured.daemon.controller.intake.on_job:
+    for listener in measured.controller.intake.on_job:
         listener(job(), ended)
         listener(ended, ended)
     assert measured.value("jobs_total", pool="gpu", forge="hub", outcome=outcome) == 1
@@ -265,7 +259,7 @@ def test_what_was_accrued_before_the_start_is_not_told_again(place: fakes.Place)
     place.put(fakes.bought("vm-1", "busy", market="spot"))
     made = loop.Controller(place.runtime, bundle=lambda: "", duty=fakes.duty)
     counted = metrics.Metrics()
-    counted.attach(Daemon(place.runtime, made))
+    counted.attach(*rooms.shown(place, made))
     place.clock.time += 3600
     value = counted.registry.get_sample_value(
         "runnerd_cost_dollars_total", {"pool": "gpu", "provider": "sky", "market": "spot"}
@@ -308,7 +302,7 @@ async def test_a_preemption_that_is_proven_late_is_counted_once_and_its_end_is_n
     place.rows.on_proof.clear()
     again = loop.Controller(place.runtime, bundle=lambda: "", duty=fakes.duty)
     counted = metrics.Metrics()
-    counted.attach(Daemon(place.runtime, again))  # type: ignore[arg-type]
+    counted.attach(*rooms.shown(place, again))
     assert await place.rows.prove(InstanceId("vm-1"), base.EndKind.PREEMPTED) is None
     assert counted.registry.get_sample_value("runnerd_preemptions_total", {"provider": "sky", "region": "east"}) is None
 
@@ -334,8 +328,8 @@ def test_what_is_derived_at_the_scrape(measured: Measured, place: fakes.Place) -
     residue = base.Residue("disk", "d-1", "sky/acct/east/a", {}, 0.0)
     place.runtime.providers["sky"].listing = base.Listing((), frozenset(), (residue,))
     place.runtime.alarms.ring("provider", "sky", "listing-failed", "no")
-    measured.daemon.reload_ok = False
-    measured.daemon.controller.failures = 3
+    measured.reading.progress.reload_ok = False
+    measured.controller.failures = 3
     assert measured.value("jobs_queued", pool="gpu", forge="hub") == 7
     assert measured.value("demand_known", pool="gpu", forge="hub") == 1
     labels = {"pool": "gpu", "provider": "sky", "region": "east", "market": "spot"}
@@ -355,7 +349,7 @@ def test_budgets_tell_what_is_committed_and_left(tmp_path: Path, clock: fakes.Ma
     place.put(fakes.bought("vm-1", "busy", price=2.0, running_at=fakes.START, deadline=fakes.START + 3600))
     made = loop.Controller(place.runtime, bundle=lambda: "", duty=fakes.duty)
     counted = metrics.Metrics()
-    counted.attach(Daemon(place.runtime, made))
+    counted.attach(*rooms.shown(place, made))
     made.admission.count()
     labels = {"pool": "", "window": "day"}
     assert counted.registry.get_sample_value("runnerd_committed_dollars", labels) == pytest.approx(2.0)
@@ -373,13 +367,13 @@ def test_requests_to_forges_count_and_a_flood_of_endpoints_does_not_grow(measure
 
 
 async def test_passes_of_the_loop_are_timed(measured: Measured) -> None:
-    for listener in measured.daemon.controller.on_pass:
+    for listener in measured.controller.on_pass:
         listener(0.02)
     assert measured.value("reconcile_seconds_count") == 1
 
 
 def test_wishes_to_run_again_count_when_the_forge_has_decided(measured: Measured) -> None:
-    for listener in measured.daemon.controller.retrier.on_outcome:
+    for listener in measured.controller.retrier.on_outcome:
         listener("hub", forges.RetryOutcome.LATER)
         listener("hub", forges.RetryOutcome.RETRIED)
     assert measured.value("retries_total", forge="hub", outcome="retried") == 1

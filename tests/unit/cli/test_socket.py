@@ -53,7 +53,7 @@ class Desk:
 @contextlib.asynccontextmanager
 async def desk(tmp_path: Path, **more: Any) -> AsyncIterator[Desk]:
     async with small_daemon.running(tmp_path / "state", **more) as small:
-        listening = admin.Admin(small.daemon, tmp_path / "run" / "a.sock")
+        listening = small.admin(tmp_path / "run" / "a.sock")
         await listening.start()
         try:
             yield Desk(small, tmp_path / "run" / "a.sock")
@@ -404,9 +404,9 @@ async def test_a_reload_that_fails_names_every_problem(tmp_path: Path) -> None:
         def bad() -> Any:
             raise errors.ConfigInvalid([errors.Problem("runnerd.yaml", 3, 1, "pools.x", "is wrong", "gpu")])
 
-        at.small.daemon._load_settings = bad
+        at.small.daemon._reload._load_settings = bad
         assert "runnerd.yaml:3" in await at.refused("reload", exit=Exit.USAGE)
-        assert at.small.daemon.reload_ok is False
+        assert at.small.daemon.progress.reload_ok is False
 
 
 @pytest.mark.parametrize(
@@ -483,7 +483,7 @@ def test_what_is_not_a_socket_and_an_unsafe_directory_are_left_alone(tmp_path: P
 async def test_a_socket_that_somebody_else_made_meanwhile_is_not_removed(tmp_path: Path) -> None:
     async with small_daemon.running(tmp_path / "state") as small:
         path = tmp_path / "a.sock"
-        listening = admin.Admin(small.daemon, path)
+        listening = small.admin(path)
         await listening.start()
         path.unlink()
         other, _ = admin.bind(path)

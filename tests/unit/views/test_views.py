@@ -37,7 +37,7 @@ async def test_status_tells_pools_forges_providers_budgets_and_is_json(tmp_path:
     async with small_daemon.running(tmp_path) as small:
         await small.queue()
         await small.booting()
-        found = lists.status(small.daemon)
+        found = lists.status(small.daemon.reading)
         assert json.loads(json.dumps(found)) == found
         assert found["jobs"] == {"queued": 1, "running": 0, "completed": 0}
         assert found["instances"] == {"booting": 1}
@@ -46,7 +46,7 @@ async def test_status_tells_pools_forges_providers_budgets_and_is_json(tmp_path:
         assert found["providers"][0]["blocked"] == 1
         assert found["forges"][0]["queues"][0]["ok"] is True
         small.daemon.controller.admission.count()
-        (budget,) = [one for one in lists.status(small.daemon)["budgets"] if one["level"] == "all"]
+        (budget,) = [one for one in lists.status(small.daemon.reading)["budgets"] if one["level"] == "all"]
         assert budget["limit"] == 500 and 0 < budget["committed"] < 500
 
 
@@ -54,7 +54,7 @@ async def test_offers_are_in_order_each_open_or_with_why_not_and_until_when(tmp_
     async with small_daemon.running(tmp_path) as small:
         await small.queue()
         await small.booting()
-        found = lists.offer_list(small.daemon, "gpu")
+        found = lists.offer_list(small.daemon.reading, "gpu")
         east, west = found["offers"]
         assert (east["region"], east["open"], west["region"], west["open"]) == ("east", False, "west", True)
         assert "capacity" in east["refusal"]
@@ -65,7 +65,7 @@ async def test_offers_are_in_order_each_open_or_with_why_not_and_until_when(tmp_
 async def test_an_unknown_pool_is_not_found_and_the_known_ones_are_named(tmp_path: Path) -> None:
     async with small_daemon.running(tmp_path) as small:
         with pytest.raises(errors.Refused, match="pools are gpu, big") as caught:
-            lists.offer_list(small.daemon, "gpx")
+            lists.offer_list(small.daemon.reading, "gpx")
         assert caught.value.status == 404
 
 
@@ -74,7 +74,7 @@ async def test_a_waiting_job_is_told_of_the_instance_on_its_way_and_of_what_refu
         key = await small.queue("train")
         row = await small.booting()
         for name in (key, "train", "1-train", "1", "acme/ml/train"):
-            found = await explain.explain(small.daemon, name)
+            found = await explain.explain(small.daemon.reading, name)
             assert found["job"]["key"] == key
         assert found["summary"].startswith("it has waited")
         assert any(row.id in line and "boots" in line for line in found["next"]), found["next"]
@@ -92,7 +92,7 @@ async def test_a_job_without_capacity_anywhere_is_told_why_and_when_it_is_tried_
         await small.queue("train")
         await small.until(lambda: bool(small.daemon.runtime.rows.blocks) and not small.rows)
         await small.until(lambda: bool(small.daemon.controller.notes.get("gpu")))
-        found = await explain.explain(small.daemon, "train")
+        found = await explain.explain(small.daemon.reading, "train")
         assert any("is closed: capacity" in line for line in found["why"]), found["why"]
         (line,) = found["next"]
         assert "/east/" in line and "tried again in" in line
@@ -102,7 +102,7 @@ async def test_a_drained_pool_is_the_reason_and_no_offer_is_promised(tmp_path: P
     async with small_daemon.running(tmp_path) as small:
         await small.daemon.runtime.durable.write_drained("gpu", True)
         await small.queue("train")
-        found = await explain.explain(small.daemon, "train")
+        found = await explain.explain(small.daemon.reading, "train")
         assert any("drained by an operator" in line and "undrain gpu" in line for line in found["why"])
         assert not any("offer" in line for line in found["next"])
 
@@ -112,7 +112,7 @@ async def test_a_forge_in_trouble_is_the_reason_in_its_own_words(tmp_path: Path)
         small.forge.state = forges.Health(False, "the token was revoked", small.clock.now() - 120)
         small.forge.room = 0
         await small.queue("train")
-        found = await explain.explain(small.daemon, "train")
+        found = await explain.explain(small.daemon.reading, "train")
         assert any("the token was revoked" in line and "2 min" in line for line in found["why"]), found["why"]
         assert any("runner limit" in line for line in found["why"])
 
@@ -123,7 +123,7 @@ async def test_unknown_demand_and_open_alarms_are_told(tmp_path: Path) -> None:
         small.forge.demands["gpu"] = model.Demand(1, 0, small.clock.now() - 300, False)
         small.daemon.runtime.alarms.ring("queue", "hub:acme:gpu", "session", "another client holds the session")
         small.daemon.runtime.alarms.ring("queue", "hub:acme:big", "session", "not about this one")
-        found = await explain.explain(small.daemon, "train")
+        found = await explain.explain(small.daemon.reading, "train")
         assert any("has not said lately" in line and "5 min old" in line for line in found["why"])
         assert any("another client holds the session" in line for line in found["why"])
         assert not any("not about this one" in line for line in found["why"])
@@ -133,7 +133,7 @@ async def test_a_used_up_budget_is_told_with_its_dollars(tmp_path: Path) -> None
     async with small_daemon.running(tmp_path, limits={"instances": 4, "dollars_per_day": 0.01}) as small:
         await small.queue("train")
         await small.until(lambda: bool(small.daemon.controller.notes.get("gpu")))
-        found = await explain.explain(small.daemon, "train")
+        found = await explain.explain(small.daemon.reading, "train")
         assert any("$0.01" in line for line in found["why"]), found["why"]
 
 
@@ -143,7 +143,7 @@ async def test_jobs_ahead_are_counted(tmp_path: Path) -> None:
         await small.queue("first", at=now - 60)
         await small.queue("second", waiting=2, at=now - 30)
         await small.booting()
-        found = await explain.explain(small.daemon, "second")
+        found = await explain.explain(small.daemon.reading, "second")
         assert found["ahead"] == 1
         assert "1 job of the pool waited before it" in found["why"]
 
@@ -153,7 +153,7 @@ async def test_a_running_job_is_told_where_it_runs_and_what_it_cost(tmp_path: Pa
         key = await small.queue("train")
         row = await small.busy(key)
         small.clock.added += 1800
-        found = await explain.explain(small.daemon, "train")
+        found = await explain.explain(small.daemon.reading, "train")
         assert found["job"]["state"] == "running" and found["job"]["instance"] == row.id
         assert any(row.id in line and "/west/" in line for line in found["why"])
         assert any("max_job" in line for line in found["next"])
@@ -168,7 +168,7 @@ async def test_a_job_that_somebody_elses_runner_took_says_so(tmp_path: Path) -> 
         await small.queue("train")
         await small.tell(JobEvent.STARTED, "train", runner_name="stranger")
         await small.tell(JobEvent.COMPLETED, "train", runner_name="stranger", conclusion="success")
-        found = await explain.explain(small.daemon, "train")
+        found = await explain.explain(small.daemon.reading, "train")
         assert "success" in found["summary"]
         assert any("stranger" in line and "not of this daemon" in line for line in found["why"])
         assert found["cost"] is None
@@ -178,10 +178,10 @@ async def test_a_name_of_several_jobs_lists_them_and_an_unknown_one_is_not_found
     async with small_daemon.running(tmp_path) as small:
         await small.queue("train", run="1")
         await small.queue("train", run="2", waiting=2)
-        found = await explain.explain(small.daemon, "train")
+        found = await explain.explain(small.daemon.reading, "train")
         assert {one["id"] for one in found["ambiguous"]} == {"1-train", "2-train"}
         with pytest.raises(errors.Refused) as caught:
-            await explain.explain(small.daemon, "nothing")
+            await explain.explain(small.daemon.reading, "nothing")
         assert caught.value.status == 404
 
 
@@ -191,39 +191,40 @@ async def test_lists_are_filtered_and_a_wrong_state_is_refused(tmp_path: Path) -
         await small.tell(JobEvent.QUEUED, "old", run="9", at=small.clock.now() - 9000)
         await small.tell(JobEvent.COMPLETED, "old", run="9", at=small.clock.now() - 8000, conclusion="failure")
         row = await small.booting()
-        assert [one["name"] for one in (await lists.jobs(small.daemon))["jobs"]] == ["train"]
-        assert {one["name"] for one in (await lists.jobs(small.daemon, every=True))["jobs"]} == {"train", "old"}
-        assert (await lists.jobs(small.daemon, pool="big"))["jobs"] == []
-        assert [one["id"] for one in (await lists.instances(small.daemon))["instances"]] == [row.id]
-        assert (await lists.instances(small.daemon, state="busy"))["instances"] == []
+        assert [one["name"] for one in (await lists.jobs(small.daemon.reading))["jobs"]] == ["train"]
+        assert {one["name"] for one in (await lists.jobs(small.daemon.reading, every=True))["jobs"]} == {"train", "old"}
+        assert (await lists.jobs(small.daemon.reading, pool="big"))["jobs"] == []
+        assert [one["id"] for one in (await lists.instances(small.daemon.reading))["instances"]] == [row.id]
+        assert (await lists.instances(small.daemon.reading, state="busy"))["instances"] == []
         with pytest.raises(errors.Refused, match="states are"):
-            await lists.instances(small.daemon, state="bussy")
+            await lists.instances(small.daemon.reading, state="bussy")
 
 
 async def test_events_go_on_where_the_last_answer_ended(tmp_path: Path) -> None:
     async with small_daemon.running(tmp_path) as small:
         await small.queue("train")
         await small.booting()
-        first = await trail.events(small.daemon, limit=1000)
+        first = await trail.events(small.daemon.reading, limit=1000)
         assert {"job", "instance", "attempt", "offer"} <= {line["subject"] for line in first["events"]}
         assert first["next"] == first["events"][-1]["row"]
-        assert (await trail.events(small.daemon, after=first["next"]))["events"] == []
+        assert (await trail.events(small.daemon.reading, after=first["next"]))["events"] == []
         await small.queue("more", run="2", waiting=2)
-        second = await trail.events(small.daemon, after=first["next"], hold=5)
+        second = await trail.events(small.daemon.reading, after=first["next"], hold=5)
         assert any(line["subject"] == "job" and line["what"] == "queued" for line in second["events"])
         # Not a number is no time to wait for.
-        assert (await trail.events(small.daemon, after=10**9, hold=float("nan")))["events"] == []
+        assert (await trail.events(small.daemon.reading, after=10**9, hold=float("nan")))["events"] == []
 
 
 async def test_logs_show_what_the_agent_said_last_and_mask_what_looks_like_a_token(tmp_path: Path) -> None:
     async with small_daemon.running(tmp_path) as small:
         key = await small.queue("train")
         with pytest.raises(errors.Refused, match="has not run"):
-            await trail.logs(small.daemon, "train")
+            await trail.logs(small.daemon.reading, "train")
         row = await small.busy(key)
-        small.daemon.diagnostics[row.id] = "disk full\nAuthorization: Bearer ghp_0123456789abcdef0123456789"
+        assert small.daemon.controller.agents.on_log is not None
+        small.daemon.controller.agents.on_log(row.id, "disk full\nAuthorization: Bearer ghp_0123456789abcdef0123456789")
         for name in ("train", row.id):
-            found = await trail.logs(small.daemon, name)
+            found = await trail.logs(small.daemon.reading, name)
             assert found["instance"] == row.id
             assert "disk full" in found["diagnostics"] and "ghp_" not in found["diagnostics"]
             assert [line["what"] for line in found["events"]][-1] == "busy"
@@ -248,13 +249,13 @@ async def test_logs_of_what_ended_are_what_was_kept_and_no_provider_is_asked(tmp
         daemon.runtime.wake()
         await small.until(lambda: row.id not in small.rows)
         assert len(asked) == 1
-        found = await trail.logs(daemon, row.id)
+        found = await trail.logs(daemon.reading, row.id)
         assert (found["console"], found["console_problem"]) == ("[ 1.0] booted\n", "")
         assert found["console_at"] > 0 and found["diagnostics"] == "disk full"
         assert (found["end"], found["end_text"]) == ("ended-by-us", "a call of ours ended it (deleted by a call)")
         await daemon.store.prune(before=small.clock.now() + 60)
         with pytest.raises(errors.Refused):
-            await trail.logs(daemon, row.id)
+            await trail.logs(daemon.reading, row.id)
         assert len(asked) == 1
 
 
@@ -264,5 +265,5 @@ async def test_nothing_is_asked_for_an_instance_whose_console_is_forgotten(tmp_p
             model.InstanceId("old"), "gpu", model.InstanceState.GONE, 1.0, 1.0, ref="i-1", gone_at=1.0
         )
         await small.daemon.store.write(gone)
-        found = await trail.logs(small.daemon, "old")
+        found = await trail.logs(small.daemon.reading, "old")
         assert found["console"] is None and found["console_problem"] == "nothing was kept of it"

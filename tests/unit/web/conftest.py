@@ -34,7 +34,7 @@ def images(tmp_path: Path, clock: fakes.ManualClock, place: fakes.Place, alive: 
 @pytest.fixture
 async def world(running: web_daemon.Daemon, clock: fakes.ManualClock, images: assets.Assets) -> AsyncIterator[Any]:
     """A client of the public listener."""
-    application = public.Public(running, now=clock.now, assets=images)
+    application = public.Public(running.served, now=clock.now, assets=images)
     async with web_daemon.served(application.app) as client:
         client.public = application  # type: ignore[attr-defined]
         yield client

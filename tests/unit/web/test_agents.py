@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from runnerd import errors
+from runnerd import errors, read_model
+from runnerd.bootstrap import agent_archive
 from runnerd.web import agents, peers, wire
 from tests.support import fakes
 from tests.unit.web import web_daemon
@@ -245,10 +246,8 @@ async def test_a_body_that_does_not_come_is_timed_out(world: Any, monkeypatch: p
 
 
 async def test_before_the_start_agents_are_asked_to_come_again(clock: fakes.ManualClock) -> None:
-    class Unborn:
-        stopping = False
-
-    application = agents.Agents(Unborn(), peers.Peers(clock.now), on_hello=print)  # type: ignore[arg-type]
+    unborn = read_model.Served(read_model.Progress(), agent_archive.Bundle(b"", "a" * 64))
+    application = agents.Agents(unborn, peers.Peers(clock.now), on_hello=print)
     gate = wire.Gate("public")
     app = web_daemon.web.Application(middlewares=[gate.middleware])
     app.add_routes(application.routes())

@@ -28,12 +28,13 @@ async def both(
 ) -> AsyncIterator[listeners.Listeners]:
     """Both listeners, with little patience."""
     made = metrics.Metrics()
-    made.attach(running)
+    made.attach(running.reading, running.hooks)
     opened = await listeners.start(
-        running,  # type: ignore[arg-type]
+        running.served,
         made,
         assets=images,
         settings=settings(place),
+        clock=place.clock,
         head_timeout=0.1,
     )
     yield opened
@@ -107,11 +108,15 @@ async def test_a_taken_port_is_told_in_words_and_nothing_stays_open(
         holder.listen()
         taken = f"127.0.0.1:{holder.getsockname()[1]}"
         with pytest.raises(errors.ListenFailed, match=rf"listen\.public: {taken} is taken by another process"):
-            await listeners.start(running, metrics.Metrics(), settings=settings(place, public=taken))  # type: ignore[arg-type]
+            await listeners.start(
+                running.served, metrics.Metrics(), settings=settings(place, public=taken), clock=place.clock
+            )
 
 
 async def test_a_listener_that_is_off_is_not_opened(running: web_daemon.Daemon, place: fakes.Place) -> None:
-    opened = await listeners.start(running, metrics.Metrics(), settings=settings(place, public=None))  # type: ignore[arg-type]
+    opened = await listeners.start(
+        running.served, metrics.Metrics(), settings=settings(place, public=None), clock=place.clock
+    )
     assert set(opened.addresses) == {"ops"}
     await opened.close()
 

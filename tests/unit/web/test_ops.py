@@ -18,9 +18,9 @@ from tests.unit.web import web_daemon
 async def told(running: web_daemon.Daemon, clock: fakes.ManualClock) -> AsyncIterator[Any]:
     """A client of the ops listener."""
     made = metrics.Metrics()
-    made.attach(running)
+    made.attach(running.reading, running.hooks)
     running.place.forge.date = (clock.now(), clock.now())
-    application = ops.Ops(running, made, clock=clock)  # type: ignore[arg-type]
+    application = ops.Ops(running.served, made, clock=clock)
     async with web_daemon.served(application.app) as client:
         yield client
 
@@ -40,7 +40,7 @@ async def test_healthy_means_that_the_loop_turns(
 async def test_a_start_that_does_not_end_is_not_healthy_for_ever(
     told: Any, running: web_daemon.Daemon, clock: fakes.ManualClock
 ) -> None:
-    running.started_at = 0.0
+    running.progress.started_at = 0.0
     first = await told.get("/healthz")
     assert (first.status, (await first.json())["state"]) == (200, "starting")
     assert (await told.get("/readyz")).status == 503
@@ -99,7 +99,7 @@ async def test_one_provider_in_trouble_degrades_and_all_in_trouble_is_not_ready(
 
 
 async def test_a_stopping_daemon_is_healthy_and_not_ready(told: Any, running: web_daemon.Daemon) -> None:
-    running.stopping = True
+    running.progress.stopping = True
     assert (await told.get("/healthz")).status == 200
     assert (await told.get("/readyz")).status == 503
 

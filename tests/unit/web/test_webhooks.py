@@ -145,7 +145,7 @@ async def test_a_slow_body_is_timed_out(world: Any, hub: SigningForge, monkeypat
 
 
 async def test_a_stopping_daemon_takes_no_delivery(world: Any, hub: SigningForge, running: web_daemon.Daemon) -> None:
-    running.stopping = True
+    running.progress.stopping = True
     assert (await world.post("/webhooks/hub", data=b"{}")).status == 503
 
 

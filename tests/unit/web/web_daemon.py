@@ -13,10 +13,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from provisioners.offload import Offload
-from runnerd import assets, model
+from runnerd import assets, model, read_model
 from runnerd.bootstrap import agent_archive
 from runnerd.reconcile import loop
-from tests.support import fakes
+from tests.support import fakes, rooms
 
 KEY = b"the key of the store of images"
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 50
@@ -45,25 +45,31 @@ class State:
 
 @dataclasses.dataclass
 class Daemon:
-    """Duck-typed like the real one."""
+    """A daemon that has started, with what it hands to the listeners."""
 
     place: fakes.Place
     controller: loop.Controller
-    bundle: agent_archive.Bundle
     store: State
-    stopping: bool = False
-    reload_ok: bool = True
-    started_at: float = fakes.START
-
-    @property
-    def runtime(self) -> Any:
-        return self.place.runtime
+    progress: read_model.Progress
+    reading: read_model.ReadModel
+    hooks: read_model.Hooks
+    served: read_model.Served
 
 
 def daemon(place: fakes.Place) -> Daemon:
     made = loop.Controller(place.runtime, bundle=lambda: "0" * 64, duty=fakes.duty)
     made.last_pass_at = place.clock.now()
-    return Daemon(place, made, agent_archive.Bundle(b"PK the agent", "a" * 64), State())
+    state = State()
+    reading, hooks = rooms.shown(place, made, history=state)
+    served = read_model.Served(
+        reading.progress,
+        agent_archive.Bundle(b"PK the agent", "a" * 64),
+        tokens=place.runtime.tokens,
+        agents=made.agents,
+        forges=place.runtime.forges,
+        reading=reading,
+    )
+    return Daemon(place, made, state, reading.progress, reading, hooks, served)
 
 
 def store(

@@ -1,0 +1,85 @@
+"""Ask the providers' price lists anew, in the running daemon or without one."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from provisioners import base
+from runnerd import config
+from runnerd.runtime import lookup, providers, shared
+
+#: How long one provider's price list may take, in seconds.
+TIMEOUT_S = 1500.0
+
+
+async def refresh(runtime: shared.Runtime, *, provider: str = "") -> dict[str, Any]:
+    """Have the running provisioners ask their price lists anew, and the pools' offers after them.
+
+    Raises :class:`errors.Refused` (404) for an unknown provider.
+    """
+    asked = {name: one for name, one in runtime.providers.items() if not one.retired and provider in ("", name)}
+    if not asked:
+        raise lookup.unknown_provider(provider, runtime.providers)
+    answers = await asyncio.gather(*(_renew(runtime, one) for one in asked.values()))
+    runtime.wake()
+    return renewal(dict(zip(asked, answers, strict=True)), "offers have the new prices from now on")
+
+
+async def _renew(runtime: shared.Runtime, one: providers.Provider) -> list[base.Finding]:
+    if not has_list(one.provisioner):
+        return [no_list(one.name)]
+    found = await renew(one.name, one.provisioner, start=one.ensure_started)
+    for pool in runtime.config.pools.values():
+        if one.name in pool.from_:
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    await one.refresh(pool, runtime.clock.now())
+            except (base.ProvisionError, TimeoutError) as error:
+                words = f"pool {pool.name} keeps its old offers: {error or 'no answer in time'}"
+                found.append(base.Finding(base.Level.WARNING, f"providers.{one.name}", words))
+    return found
+
+
+async def renew(name: str, provisioner: base.Provisioner, *, start: Any) -> list[base.Finding]:
+    """One provider's findings, whatever happens."""
+    place = f"providers.{name}"
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await start()
+            return list(await provisioner.refresh_prices())
+    except TimeoutError:
+        return [base.Finding(base.Level.ERROR, place, f"its price list took longer than {TIMEOUT_S:.0f} s")]
+    except Exception as error:
+        return [base.Finding(base.Level.ERROR, place, str(error) or type(error).__name__)]
+
+
+def has_list(provisioner: base.Provisioner) -> bool:
+    """Whether a provisioner has a price list to ask."""
+    return getattr(type(provisioner), "refresh_prices", None) is not base.Basics.refresh_prices
+
+
+def no_list(name: str) -> base.Finding:
+    words = "it has no price list: its prices stand in the configuration"
+    return base.Finding(base.Level.OK, f"providers.{name}", words)
+
+
+def renewal(found: dict[str, Sequence[base.Finding]] | dict[str, list[base.Finding]], effect: str) -> dict[str, Any]:
+    """The findings as a document, and when they take effect."""
+    findings = [
+        {**dataclasses.asdict(each), "level": each.level.value} for answers in found.values() for each in answers
+    ]
+    return {
+        "findings": findings,
+        "errors": sum(each["level"] == base.Level.ERROR.value for each in findings),
+        "effect": effect,
+    }
+
+
+def chosen(settings: config.Config, provider: str) -> list[config.Provider]:
+    """The configured providers that are meant.  Raises :class:`errors.Refused` (404) for an unknown one."""
+    if provider and provider not in settings.providers:
+        raise lookup.unknown_provider(provider, settings.providers)
+    return [one for one in settings.providers.values() if provider in ("", one.name)]
