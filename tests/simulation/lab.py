@@ -21,8 +21,8 @@ from provisioners.offload import Offload
 from runnerd import config, daemon, errors, model, store
 from runnerd.forges import base as forges
 from runnerd.forges.base import Forge
-from runnerd.forges.github import GitHub
-from runnerd.forges.gitlab import GitLab
+from runnerd.forges.github.client import GitHub
+from runnerd.forges.gitlab.client import GitLab
 from runnerd.lifecycle import agent_sessions
 from runnerd.simulator import app as simulator
 from runnerd.simulator import control, world

@@ -14,7 +14,8 @@ from runnerd.forges import base
 from runnerd.forges.github.registration import RestRunners
 from runnerd.forges.github.rest import polling
 from runnerd.forges.github.rest.rest import Rest
-from runnerd.forges.github.scalesets import scaleset, sets
+from runnerd.forges.github.scalesets import sets
+from runnerd.forges.github.scalesets.service import Service
 from runnerd.forges.github.scope import Kind
 
 #: Seconds of difference between the clocks that are worth a word, and that break the sign-on of runners.
@@ -29,7 +30,7 @@ class Check:
         self,
         settings: config.GitHubForge,
         rest: Rest,
-        service: scaleset.Service,
+        service: Service,
         runners: RestRunners,
         specs: Sequence[base.QueueSpec],
     ) -> None:
@@ -69,7 +70,7 @@ class Check:
         scope = self._rest.scope
         try:
             await self._rest.credential.token()
-            await self._service.registration_token()
+            await self._service.connector.registration_token()
         except errors.ForgeNotFound as error:
             self._say(
                 Level.ERROR,
@@ -90,7 +91,7 @@ class Check:
 
     async def _scale_sets(self) -> None:
         try:
-            await self._service.connection()
+            await self._service.connector.get()
         except errors.ForgeError as error:
             self._say(
                 Level.ERROR,

@@ -13,12 +13,13 @@ from runnerd.forges import base
 from runnerd.forges.github import auth, check, scope
 from runnerd.forges.github.registration import Intake, RestRunners, Runners, SetRunners
 from runnerd.forges.github.rest import polling
+from runnerd.forges.github.rest.assignment_timeouts import AssignmentTimeouts
 from runnerd.forges.github.rest.audit import Audit
-from runnerd.forges.github.rest.lapses import Lapses
 from runnerd.forges.github.rest.rest import Rest
 from runnerd.forges.github.rest.runs import Runs, fits
-from runnerd.forges.github.scalesets import scaleset, sets
+from runnerd.forges.github.scalesets import sets
 from runnerd.forges.github.scalesets.listener import Listener
+from runnerd.forges.github.scalesets.service import Service
 from runnerd.forges.github.webhooks import Webhooks
 from runnerd.forges.github.wire import OnRequest, Wire
 from runnerd.kit import clock as clocks
@@ -62,7 +63,7 @@ class GitHub:
         else:
             raise errors.SecretMissing(f"forge {name} has neither app nor token")
         self._rest = Rest(self._wire, self._scope, credential, rng=rng)
-        self._service = scaleset.Service(self._wire, self._rest, rng=rng)
+        self._service = Service(self._wire, self._rest, rng=rng)
         self._runs = Runs(self._rest)
         self._intake = Intake(clock, rng)
         self._rest_runners = RestRunners(self._rest)
@@ -73,7 +74,7 @@ class GitHub:
         self._sink: base.Sink | None = None
         #: Good-byes of queues that a reload took away.
         self._leaving = tasks.Group(f"github/{name}")
-        self._lapses = Lapses(self._runs, clock=clock)
+        self._timeouts = AssignmentTimeouts(self._runs, clock=clock)
         repositories = polling.listed(settings, self._scope.repository)
         self._poller = polling.Poller(
             self._runs, clock=clock, rng=rng, interval=settings.poll, repositories=repositories
@@ -114,7 +115,7 @@ class GitHub:
             if self._uses_sets:
                 for listener in self._arrange(specs, sink):
                     group.spawn(f"listen {listener.queue}", listener.run())
-                group.spawn("lapses", self._lapses.run())
+                group.spawn("assignment timeouts", self._timeouts.run())
                 group.spawn("audit", self._audit.run(sink))
             else:
                 group.spawn("poll", self._poller.run(specs, sink))
@@ -144,7 +145,7 @@ class GitHub:
                     hosted=self._scope.hosted,
                     web=self._scope.web,
                     owner=self._owner,
-                    on_lapse=self._lapses.note,
+                    on_timeout=self._timeouts.note,
                 )
             listener.attach(spec, sink)
             kept[queue] = listener
@@ -181,7 +182,7 @@ class GitHub:
 
     def headroom(self, queue: model.Queue) -> int | None:
         listener = self._listeners.get(queue)
-        registered = listener.tally.statistics.registered if listener is not None else 0
+        registered = listener.registered_runners if listener is not None else 0
         return self._intake.headroom(queue, registered)
 
     def health(self, queue: model.Queue) -> base.Health:
@@ -215,7 +216,7 @@ class GitHub:
             raise
         self._intake.ended(queue, began, None)
         if (listener := self._listeners.get(queue)) is not None:
-            listener.registered()
+            listener.stranded.runner_registered()
         return made
 
     async def find(self, name: str, queue: model.Queue) -> base.RunnerView | None:
@@ -255,7 +256,7 @@ class GitHub:
             self._poller.hint(repo)
         for spec in specs:
             if (listener := self._listeners.get(spec.queue)) is not None:
-                listener.saw(repo)
+                listener.note_repository(repo)
         if self._sink is not None:
             self._sink.wake()
         return True

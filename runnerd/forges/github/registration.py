@@ -16,9 +16,8 @@ from runnerd import errors, model
 from runnerd.forges import base
 from runnerd.forges.github import failures, pace
 from runnerd.forges.github.rest.rest import Rest
-from runnerd.forges.github.scalesets import scaleset
 from runnerd.forges.github.scalesets.listener import Listener
-from runnerd.forges.github.scalesets.session import SET_GONE
+from runnerd.forges.github.scalesets.service import SET_GONE, Service, values
 from runnerd.forges.github.scope import Kind
 from runnerd.kit import clock as clocks
 from runnerd.kit import http
@@ -135,7 +134,7 @@ def name_taken(error: errors.ForgeError) -> errors.ForgeConflict:
 class SetRunners:
     """Runners of scale sets, through the Actions service."""
 
-    def __init__(self, service: scaleset.Service, listener: Callable[[model.Queue], Listener]) -> None:
+    def __init__(self, service: Service, listener: Callable[[model.Queue], Listener]) -> None:
         self._service = service
         self._listener = listener
 
@@ -144,7 +143,7 @@ class SetRunners:
         try:
             set_id = await listener.find_set()
             # Warmed up here, so that what follows is one request.
-            await self._service.connection()
+            await self._service.connector.get()
         except errors.ForgeError as error:
             # Nothing was asked for yet, whatever the error says about other requests.
             error.maybe_created = False
@@ -157,7 +156,7 @@ class SetRunners:
         if response.status == 409 or failures.says(response, "AgentExists"):
             raise name_taken(refused)
         if response.status == 404 or failures.says(response, SET_GONE):
-            listener.vanished()
+            listener.set_vanished()
             raise errors.ForgeUnavailable(f"{refused}; the scale set is gone and is made again", status=response.status)
         raise refused
 
@@ -177,13 +176,13 @@ class SetRunners:
 
     async def listing(self) -> base.RunnerListing:
         body = await self._service.agents()
-        found = scaleset.values(body)
+        found = values(body)
         count = body.get("count")
         return base.RunnerListing(tuple(self._views(body)), complete=isinstance(count, int) and count == len(found))
 
     @staticmethod
     def _views(body: dict[str, Any]) -> Iterable[base.RunnerView]:
-        for agent in scaleset.values(body):
+        for agent in values(body):
             if agent.get("id") and agent.get("name"):
                 busy = agent.get("busy")
                 yield base.RunnerView(

@@ -1,7 +1,1 @@
-"""GitLab as a forge: projects polled and woken by webhooks, runners made by API and removed with care."""
-
-from __future__ import annotations
-
-from runnerd.forges.gitlab.client import GitLab
-
-__all__ = ["GitLab"]
+"""The client of GitLab: projects polled and woken by webhooks, runners created and removed through the API."""

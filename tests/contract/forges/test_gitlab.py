@@ -17,7 +17,8 @@ import pytest
 
 from provisioners.base import Level
 from runnerd import config, errors, model
-from runnerd.forges import base, gitlab
+from runnerd.forges import base
+from runnerd.forges.gitlab import client
 from runnerd.forges.gitlab import runners as runner_records
 from runnerd.kit import http
 from runnerd.simulator import app, world
@@ -155,7 +156,7 @@ class Lab:
     def start(self) -> None:
         """A fresh client, as after a restart of the daemon."""
         self.transport = Transport(self.app, self.clock)
-        self.forge = gitlab.GitLab(
+        self.forge = client.GitLab(
             "gl",
             self.settings,
             clock=self.clock,

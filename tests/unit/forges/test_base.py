@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from runnerd import model
 from runnerd.forges import base
-from runnerd.forges.github import GitHub
-from runnerd.forges.gitlab import GitLab
+from runnerd.forges.github.client import GitHub
+from runnerd.forges.gitlab.client import GitLab
 
 METHODS = [name for name in vars(base.Forge) if not name.startswith("_")]
 

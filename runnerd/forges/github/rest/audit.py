@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from runnerd import errors, model
 from runnerd.forges import base
@@ -20,7 +21,7 @@ from runnerd.forges.github.auth import timestamp
 from runnerd.forges.github.limits import Allowance
 from runnerd.forges.github.rest.rest import Rest
 from runnerd.forges.github.rest.runs import Runs, fits, labels_of, match, update_of
-from runnerd.forges.github.scalesets.listener import Listener
+from runnerd.forges.github.rest.stranded import StrandedJobs
 from runnerd.kit import clock as clocks
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,36 @@ STRANDED = 600.0
 SOON = 60.0
 #: Statuses of runs that may hold a queued job: a running one may, too.
 ACTIVE = ("queued", "in_progress")
+
+
+class Listener(Protocol):
+    """The listener of one queue, as far as the audit reads it and adds to its demand."""
+
+    queue: model.Queue
+    stranded: StrandedJobs
+    #: Repositories whose jobs were seen, newest last.
+    repositories: dict[str, None]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the queue's runners."""
+        ...
+
+    def covered(self) -> int:
+        """Return how many waiting jobs the demand holds without the stranded ones."""
+        ...
+
+    def announced(self, key: model.JobKey) -> bool:
+        """Return True while an announced assignment of the job is open."""
+        ...
+
+    async def count_stranded(self, job_id: str, repo: str) -> bool:
+        """Count a stranded job as demand; return False when it had its instance before."""
+        ...
+
+    async def conclude(self, update: base.JobUpdate) -> None:
+        """Record what the run says has become of a job.  Raises :class:`errors.StoreError`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,20 +236,19 @@ class Audit:
         self, listener: Listener, sink: base.Sink, waiting: dict[str, _Waiting], complete: set[str]
     ) -> None:
         """Count jobs that the queue's own demand does not cover, each once in its life."""
-        over = [id for id, repo in listener.stranded.items() if repo in complete and id not in waiting]
-        for id in over:
-            del listener.stranded[id]
-        covered = listener.tally.demand().waiting
+        counted = listener.stranded.counted
+        listener.stranded.forget([id for id, repo in counted.items() if repo in complete and id not in waiting])
+        covered = listener.covered()
         forge = listener.queue.forge
         # Jobs that the queue has announced are the ones it covers.
         order = sorted(
             waiting.values(),
-            key=lambda job: (listener.tally.holds(model.job_key(forge, job.repo, job.run, job.name)), job.since),
+            key=lambda job: (listener.announced(model.job_key(forge, job.repo, job.run, job.name)), job.since),
         )
         for job in order[: max(0, len(order) - covered)]:
-            if job.id in listener.stranded:
+            if job.id in counted:
                 continue
-            if await listener.help(job.id, job.repo):
+            if await listener.count_stranded(job.id, job.repo):
                 log.warning("%s: %s of %s waits unannounced; one instance for it", listener.queue, job.name, job.repo)
                 continue
             sink.alarm(

@@ -10,8 +10,8 @@ import logging
 from collections.abc import Callable
 
 from runnerd import config, errors
-from runnerd.forges.github.scalesets import scaleset
-from runnerd.forges.github.scalesets.session import Mailbox
+from runnerd.forges.github.scalesets.service import Service
+from runnerd.forges.github.scalesets.session import MessageSession
 from runnerd.kit import clock as clocks
 
 log = logging.getLogger(__name__)
@@ -29,15 +29,15 @@ class Offers:
 
     def __init__(
         self,
-        service: scaleset.Service,
-        mailbox: Mailbox,
+        service: Service,
+        session: MessageSession,
         *,
         clock: clocks.Clock,
         acquire: config.Acquire,
         hosted: bool,
     ) -> None:
         self._service = service
-        self._mailbox = mailbox
+        self._session = session
         self._clock = clock
         self._never = acquire is config.Acquire.NEVER
         #: True once offers are known to come.
@@ -73,7 +73,7 @@ class Offers:
             return
         self._listed = now
         try:
-            entries = await self._service.acquirable(self._mailbox.set_id)
+            entries = await self._service.acquirable(self._session.set_id)
         except errors.ForgeError as error:
             log.info("%s", error)
             return
@@ -93,7 +93,7 @@ class Offers:
         if not wanted:
             return
         try:
-            granted = await self._mailbox.acquire(wanted)
+            granted = await self._session.acquire(wanted)
         except errors.ForgeError as error:
             # The message that brought them must be acknowledged all the same; they are tried again.
             log.warning("%s", error)

@@ -15,7 +15,7 @@ from typing import Any
 
 from runnerd import config, errors, model
 from runnerd.forges import base
-from runnerd.forges.github import GitHub
+from runnerd.forges.github.client import GitHub
 from runnerd.kit import http, secrets
 from tests.simulation import virtual
 

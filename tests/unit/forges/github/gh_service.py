@@ -10,7 +10,7 @@ from typing import Any
 
 import jwt
 
-from runnerd.forges.github import GitHub
+from runnerd.forges.github.client import GitHub
 from runnerd.kit import http
 from tests.simulation import virtual
 from tests.unit.forges.github import gh_lab

@@ -1,81 +1,44 @@
-"""The Actions service: runner scale sets, their sessions and queues, their runners.
+"""The Actions service: requests about runner scale sets, their sessions and queues, their runners.
 
 GitHub does not document this protocol; the reference is its Go client (actions/scaleset, public preview), and paths,
-headers and credentials here follow it.  Three credentials are chained: ours gets a registration token, that gets the
-service's address with an admin token, and a session has a queue token of its own.  Address and admin token are
-renewed together, because the address can move.
+headers and credentials here follow it.  Requests carry the admin token of :mod:`.connection`, those to a queue the
+queue token of its session.  Methods that return a response leave its status to the caller.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import random
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jwt
-
-from provisioners.support import numbers
-from runnerd import __version__, errors
+from runnerd import errors
 from runnerd.forges.github import failures, pace
 from runnerd.forges.github.rest.rest import Rest
+from runnerd.forges.github.scalesets.connection import Connector, token_end, user_agent
 from runnerd.forges.github.wire import Wire
 from runnerd.kit import http, secrets
 
 API_VERSION = "6.0-preview"
 SETS = "_apis/runtime/runnerscalesets"
 AGENTS = "_apis/distributedtask/pools/0/agents"
-#: Seconds before its end at which the admin token is renewed.
-RENEW = 120.0
-#: The long poll is held for up to 50 s; a hung connection must not stall the queue for minutes (ARC PR #4473).
-POLL_TIMEOUT = 80.0
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """Where the service is, and the token that it takes from us."""
-
-    url: str
-    token: str = field(repr=False)
-    #: Our steady time at which the token ends.
-    until: float
+#: Part of the exception type in the answer for a set that GitHub no longer has.
+SET_GONE = "RunnerScaleSetNotFound"
+#: GitHub holds the long poll for up to 50 s; a hung connection must not stall the queue for minutes (ARC PR #4473).
+POLL_TIMEOUT_S = 80.0
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """The right to read one set's queue."""
+    """A message session as the service answers it."""
 
     id: str
     queue_url: str
     token: str = field(repr=False)
-    #: By the server's clock; 0 when the token does not tell.
+    #: Unix seconds by the server's clock; 0 when the token holds no time.
     expires: float
     statistics: Mapping[str, Any] | None
-
-
-def token_end(token: str) -> float:
-    """``exp`` of a JWT, which is read but not verified: it is the server's own."""
-    try:
-        claims = jwt.decode(token, options={"verify_signature": False})
-    except (jwt.exceptions.PyJWTError, ValueError, TypeError):
-        return 0.0
-    return numbers.real(claims.get("exp")) or 0.0
-
-
-def with_query(url: str, *, suffix: str = "", **extra: str | int) -> str:
-    """The URL with a path suffix and more parameters; what it already asks for is kept."""
-    parts = urllib.parse.urlsplit(url)
-    query = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
-    held = {name for name, _ in query}
-    for name, value in extra.items():
-        # `api_version` stands for `api-version`, which is no Python name.
-        if (name := name.replace("_", "-")) not in held:
-            query.append((name, str(value)))
-    path = parts.path.rstrip("/") + suffix if suffix else parts.path
-    return urllib.parse.urlunsplit(parts._replace(path=path, query=urllib.parse.urlencode(query)))
 
 
 class Service:
@@ -83,91 +46,9 @@ class Service:
 
     def __init__(self, wire: Wire, rest: Rest, *, rng: random.Random) -> None:
         self.wire = wire
+        self.connector = Connector(wire, rest, rng=rng)
         self._rest = rest
         self._rng = rng
-        self._lock = asyncio.Lock()
-        self._connection: Connection | None = None
-
-    # -- the token chain -------------------------------------------------------------------------------------------
-
-    async def connection(self) -> Connection:
-        """A connection that still lives; made when needed.  Raises :class:`errors.ForgeError`."""
-        if (held := self._held()) is not None:
-            return held
-        async with self._lock:
-            if (held := self._held()) is None:
-                held = self._connection = await self._connect()
-            return held
-
-    def _held(self) -> Connection | None:
-        held = self._connection
-        if held is not None and self.wire.clock.now() < held.until - RENEW:
-            return held
-        return None
-
-    def forget(self, connection: Connection) -> None:
-        """The service refused that admin token."""
-        if self._connection is connection:
-            self._connection = None
-
-    async def registration_token(self) -> str:
-        """Step 1: a token that may register runners."""
-        scope = self._rest.scope
-        what = f"get a registration token for {scope.name}"
-        response = await self._rest.call(
-            "POST",
-            "/{scope}/actions/runners/registration-token",
-            what,
-            accept=(200, 201),
-            remedy=f"it needs {scope.permission(app=self._rest.credential.app)}",
-        )
-        token = failures.decode(self.wire.forge, what, response).get("token")
-        if not isinstance(token, str) or not token:
-            raise errors.ForgeUnavailable(f"{self.wire.forge}: could not {what}: the answer holds no token")
-        secrets.learn(token)
-        return token
-
-    async def _connect(self) -> Connection:
-        registration = await self.registration_token()
-        scope = self._rest.scope
-        what = f"reach the Actions service of {scope.name}"
-        for delay in (*pace.HANDSHAKE, None):
-            try:
-                response = await self.wire.send(
-                    "/actions/runner-registration",
-                    what,
-                    method="POST",
-                    url=f"{scope.api}/actions/runner-registration",
-                    headers={
-                        "Authorization": f"RemoteAuth {registration}",
-                        "Content-Type": "application/json",
-                        "User-Agent": self._agent(0),
-                    },
-                    body={"url": scope.url, "runner_event": "register"},
-                )
-            except errors.ForgeUnavailable:
-                if delay is None:
-                    raise
-            else:
-                if 200 <= response.status < 300:
-                    return self._connected(what, response)
-                again = response.status in (401, 403, 404, 408, 429) or response.status >= 500
-                if delay is None or not again:
-                    raise failures.refusal(
-                        self.wire.forge, what, response, remedy="the registration token was not accepted"
-                    )
-            await self.wire.clock.sleep(pace.spread(delay, self._rng))
-        raise AssertionError("the last try returns or raises")
-
-    def _connected(self, what: str, response: http.Response) -> Connection:
-        body = failures.decode(self.wire.forge, what, response)
-        url, token = body.get("url"), body.get("token")
-        if not isinstance(url, str) or not isinstance(token, str) or not url or not token:
-            raise errors.ForgeUnavailable(f"{self.wire.forge}: could not {what}: the answer lacks its address or token")
-        secrets.learn(token)
-        life = token_end(token) - self.wire.server_now()
-        # A token without a readable end is renewed by the 401 that it will earn, or after an hour.
-        return Connection(url, token, self.wire.clock.now() + (life if life > 0 else 3600.0))
 
     # -- requests --------------------------------------------------------------------------------------------------
 
@@ -188,7 +69,7 @@ class Service:
         Any other status is the caller's to judge.  Raises :class:`errors.ForgeUnavailable` when no answer came.
         """
         for last in (False, True):
-            connection = await self.connection()
+            connection = await self.connector.get()
             parts = urllib.parse.urlsplit(connection.url)
             asked = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
             asked += [(name, str(value)) for name, value in (query or {}).items()]
@@ -208,7 +89,7 @@ class Service:
             )
             if response.status != 401:
                 return response
-            self.forget(connection)
+            self.connector.forget(connection)
             if last:
                 return response
         raise AssertionError("the last try returns")
@@ -252,23 +133,8 @@ class Service:
             "Authorization": f"Bearer {token}",
             "Content-Type": "application/json",
             "Accept": "application/json",
-            "User-Agent": self._agent(set_id),
+            "User-Agent": user_agent(set_id),
         }
-
-    def _agent(self, set_id: int) -> str:
-        """One JSON object, as GitHub's support expects it of scale set clients."""
-        return json.dumps(
-            {
-                "system": "runnerd",
-                "version": __version__,
-                "commit_sha": "",
-                "scale_set_id": set_id,
-                "subsystem": "daemon",
-                "build_version": __version__,
-                "build_commit_sha": "",
-                "kind": "scaleset",
-            }
-        )
 
     # -- runner groups and scale sets ------------------------------------------------------------------------------
 
@@ -395,7 +261,7 @@ class Service:
                 "Accept": f"application/json; api-version={API_VERSION}",
                 "X-ScaleSetMaxCapacity": str(max(1, capacity)),
             },
-            timeout=POLL_TIMEOUT,
+            timeout=POLL_TIMEOUT_S,
         )
 
     async def acknowledge(self, session: Session, set_id: int, message: int) -> http.Response:
@@ -409,7 +275,7 @@ class Service:
 
     async def acquire(self, session: Session, set_id: int, jobs: Sequence[int]) -> http.Response:
         """Take offered jobs.  The only call beside the queue itself that wants the queue token."""
-        connection = await self.connection()
+        connection = await self.connector.get()
         url = with_query(connection.url, suffix=f"/{SETS}/{set_id}/acquirejobs", api_version=API_VERSION)
         return await self.wire.send(
             "/runnerscalesets/{id}/acquirejobs",
@@ -460,3 +326,16 @@ def values(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The objects of a ``{count, value}`` answer."""
     found = body.get("value")
     return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+
+
+def with_query(url: str, *, suffix: str = "", **extra: str | int) -> str:
+    """The URL with a path suffix and more parameters; what it already asks for is kept."""
+    parts = urllib.parse.urlsplit(url)
+    query = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
+    held = {name for name, _ in query}
+    for name, value in extra.items():
+        # `api_version` stands for `api-version`, which is no Python name.
+        if (name := name.replace("_", "-")) not in held:
+            query.append((name, str(value)))
+    path = parts.path.rstrip("/") + suffix if suffix else parts.path
+    return urllib.parse.urlunsplit(parts._replace(path=path, query=urllib.parse.urlencode(query)))
