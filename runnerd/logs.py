@@ -12,7 +12,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
-from runnerd.kit import secrets
+from runnerd.kit import redaction
 
 if TYPE_CHECKING:
     from runnerd import model, read_model
@@ -78,7 +78,7 @@ def set_up(*, level: str, format: str, stream: TextIO | None = None, stamped: bo
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(Json() if format == "json" else Text(stamped=stamped))
-    handler.addFilter(secrets.RedactingFilter())
+    handler.addFilter(redaction.RedactingFilter())
     handler.set_name("runnerd")
     root = logging.getLogger()
     for old in [one for one in root.handlers if one.get_name() == "runnerd"]:

@@ -23,7 +23,7 @@ from runnerd.config.limits import Limits
 from runnerd.config.plugins import Provisioners
 from runnerd.config.pools import Defaults, Pool, Provider, Team
 from runnerd.config.schema import Config
-from runnerd.kit import secrets, yamlfile
+from runnerd.kit import redaction, secrets, yamlfile
 
 
 def load(
@@ -94,7 +94,7 @@ def _build(
         seen: dict[tuple[str, str], errors.Problem] = {}
         for problem in sorted(problems, key=lambda problem: (problem.line, problem.column)):
             # A message may quote what stands in the file; a token pasted in the wrong place must not reach a log.
-            safe = dataclasses.replace(problem, message=secrets.redact(problem.message))
+            safe = dataclasses.replace(problem, message=redaction.redact(problem.message))
             seen.setdefault((safe.path, safe.message), safe)
         raise errors.ConfigInvalid(list(seen.values()))
     return settings

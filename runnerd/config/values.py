@@ -17,7 +17,7 @@ import pydantic
 
 from provisioners.support import units
 from runnerd.config import schedule
-from runnerd.kit import secrets
+from runnerd.kit import redaction, secrets
 
 _GPU = re.compile(r"([a-z0-9]+(?:[.-][a-z0-9]+)*)(?:(?: +x *| *x +)([0-9]{1,3}))?\Z", re.IGNORECASE | re.ASCII)
 #: The most GPUs in one machine that any provider sells.
@@ -234,7 +234,7 @@ def environment(value: object) -> dict[str, str]:
             raise ValueError(f'"{key}" is not the name of a variable')
         if not isinstance(text, str):
             raise ValueError(f"the value of {key} is not a text; quote it")
-        if secrets.redact(text) != text:
+        if redaction.redact(text) != text:
             raise ValueError(f"a secret in the file: every job would see {key}; give it to the job through its forge")
     return {str(key): text for key, text in value.items()}
 

@@ -9,7 +9,7 @@ from provisioners import base
 from runnerd.config import overlaps, schedule, values
 from runnerd.config.pools import Pool
 from runnerd.config.schema import Config
-from runnerd.kit import secrets, yamlfile
+from runnerd.kit import redaction, yamlfile
 
 #: Labels that many workflows carry, so that a pool with one of them catches jobs that were not meant for it.
 #: GitHub puts `self-hosted`, the system and the processor on every runner that is registered by hand.
@@ -127,7 +127,7 @@ def _inline(options: object, path: str) -> Iterator[str]:
     elif isinstance(options, list):
         for index, value in enumerate(options):
             yield from _inline(value, f"{path}{index}.")
-    elif isinstance(options, str) and secrets.redact(options) != options:
+    elif isinstance(options, str) and redaction.redact(options) != options:
         yield path.rstrip(".")
 
 

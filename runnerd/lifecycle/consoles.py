@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections.abc import Iterator
 
-from runnerd.kit import secrets
+from runnerd.kit import redaction
 
 #: Bytes of a text that are kept: the end says why.
 MOST = 256 * 1024
@@ -30,7 +30,7 @@ def clean(text: str) -> str:
 
 def line(text: str, *, most: int) -> str:
     """A short text on one line."""
-    return secrets.redact(" ".join(clean(text[: 4 * most]).split()))[:most]
+    return redaction.redact(" ".join(clean(text[: 4 * most]).split()))[:most]
 
 
 async def kept(text: str) -> str:
@@ -38,7 +38,7 @@ async def kept(text: str) -> str:
     # More than is kept at first: a secret must not be cut in two before it is known.
     found = []
     for piece in _pieces(clean(text[-2 * MOST :])):
-        found.append(secrets.redact(piece))
+        found.append(redaction.redact(piece))
         await asyncio.sleep(0)
     data = "".join(found).encode()
     if len(data) <= MOST:

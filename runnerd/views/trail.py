@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runnerd import errors, model, read_model
-from runnerd.kit import secrets
+from runnerd.kit import redaction
 from runnerd.lifecycle import consoles
 from runnerd.runtime import lookup
 from runnerd.views import facts, words
@@ -83,7 +83,7 @@ async def logs(reading: read_model.ReadModel, name: str) -> dict[str, Any]:
         "console": console.text or None,
         "console_at": console.at,
         "console_problem": console.problem,
-        "diagnostics": secrets.redact(consoles.clean(said)) if said else None,
+        "diagnostics": redaction.redact(consoles.clean(said)) if said else None,
         "events": [facts.event(one, text=words.event(one)) for one in trail],
     }
 

@@ -21,7 +21,7 @@ from aiohttp import web
 from provisioners.support import numbers
 from runnerd import errors, read_model
 from runnerd.admin import commands
-from runnerd.kit import secrets
+from runnerd.kit import redaction
 from runnerd.views import costs, explain, lists, pricing, trail
 
 log = logging.getLogger(__name__)
@@ -220,7 +220,7 @@ def _answer(document: dict[str, Any]) -> web.Response:
 
 def _masked(value: Any) -> Any:
     if isinstance(value, str):
-        return secrets.redact(value)
+        return redaction.redact(value)
     if isinstance(value, dict):
         return {key: _masked(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -229,7 +229,7 @@ def _masked(value: Any) -> Any:
 
 
 def _problem(status: int, words: str) -> web.Response:
-    return web.json_response({"error": secrets.redact(words)}, status=status)
+    return web.json_response({"error": redaction.redact(words)}, status=status)
 
 
 # -- who calls -----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from aiohttp import web
 from prometheus_client import exposition
 
 from runnerd import errors, metrics, read_model
-from runnerd.kit import clock, secrets
+from runnerd.kit import clock, redaction
 from runnerd.views import lists
 from runnerd.web import wire
 
@@ -121,7 +121,7 @@ class Ops:
             amiss.append(f"nothing is ended for its age: {reading.clock_guard.problem}")
         if not self._served.progress.reload_ok:
             amiss.append("the last reload was refused; the old configuration stays")
-        return [secrets.redact(one) for one in reasons], [secrets.redact(one) for one in amiss]
+        return [redaction.redact(one) for one in reasons], [redaction.redact(one) for one in amiss]
 
     def _judge_forge(self, reading: read_model.ReadModel, name: str, reasons: list[str], amiss: list[str]) -> None:
         forge = reading.state.forges[name]
@@ -194,7 +194,7 @@ class Ops:
             ago=_ago,
             clock_time=_clock_time,
         )
-        return secrets.redact(page)
+        return redaction.redact(page)
 
     def _ready(self) -> read_model.ReadModel:
         if self._reading is None:
@@ -216,7 +216,7 @@ def _clock_time(at: float) -> str:
 
 def _redacted(value: Any) -> Any:
     if isinstance(value, str):
-        return secrets.redact(value)
+        return redaction.redact(value)
     if isinstance(value, dict):
         return {key: _redacted(item) for key, item in value.items()}
     if isinstance(value, list):

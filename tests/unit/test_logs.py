@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from runnerd import logs
-from runnerd.kit import secrets
+from runnerd.kit import redaction
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_text_has_the_fields_at_its_end_and_a_foreign_line_break_starts_no_line(
 
 @pytest.mark.parametrize("format", ["text", "json"])
 def test_secrets_are_masked_in_messages_fields_and_traces(stream: io.StringIO, format: str) -> None:
-    secrets.learn("correct-horse-battery")
+    redaction.learn("correct-horse-battery")
     logs.set_up(level="info", format=format, stream=stream)
     try:
         raise ValueError("it was correct-horse-battery")

@@ -17,7 +17,7 @@ from runnerd import __version__, config, errors
 from runnerd.forges.github import failures, pace
 from runnerd.forges.github.scope import Kind, Scope
 from runnerd.forges.github.wire import Wire
-from runnerd.kit import http, secrets
+from runnerd.kit import http, redaction, secrets
 
 #: Seconds before its end at which an installation token is renewed.
 RENEW = 300.0
@@ -134,7 +134,7 @@ class App:
         token = body.get("token")
         if not isinstance(token, str) or not token:
             raise errors.ForgeUnavailable(f"{self._wire.forge}: could not {what}: the answer holds no token")
-        secrets.learn(token)
+        redaction.learn(token)
         life = timestamp(body.get("expires_at")) - self._wire.server_now()
         self._token = token
         self._until = self._wire.clock.now() + (life if life > 0 else 3600.0)

@@ -12,7 +12,7 @@ from typing import Any
 
 from provisioners.support import numbers
 from runnerd import errors
-from runnerd.kit import http, secrets
+from runnerd.kit import http, redaction
 
 #: Characters of a server's own words that are repeated.
 QUOTED = 300
@@ -70,7 +70,7 @@ def refusal(
         text += f" ({', '.join(ids)})"
     if remedy:
         text += f"; {remedy}"
-    text = secrets.redact(text)
+    text = redaction.redact(text)
     if retry_after is not None or status == 429:
         wait = retry_after if retry_after is not None else seconds(response.headers.get("retry-after"), 60.0)
         return errors.ForgeThrottled(text, status=status, retry_after=wait)

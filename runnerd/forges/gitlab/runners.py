@@ -16,7 +16,7 @@ from runnerd import errors, model
 from runnerd.forges import base
 from runnerd.forges.gitlab import discovery, jobs, rest
 from runnerd.kit import clock as clocks
-from runnerd.kit import secrets
+from runnerd.kit import redaction
 
 #: GitLab refuses a shorter ``maximum_timeout``, seconds (lib/api/user_runners.rb).
 SHORTEST_TIMEOUT = 600
@@ -149,7 +149,7 @@ class Runners:
         if scope.path in self._counts:
             self._counts[scope.path] += 1
         self.ours.add(id_)
-        secrets.learn(token)
+        redaction.learn(token)
         return str(id_), token
 
     async def rows(self, scope: discovery.Scope) -> list[Mapping[str, Any]]:

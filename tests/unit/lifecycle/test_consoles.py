@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from runnerd.kit import secrets
+from runnerd.kit import redaction
 from runnerd.lifecycle import consoles
 
 KEY = "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIEowIBAAKCAQEAx\n" * 60 + "-----END RSA PRIVATE KEY-----\n"
@@ -41,7 +41,7 @@ async def test_a_text_without_lines_is_bounded_too() -> None:
 async def test_a_private_key_is_masked_wherever_it_lies(before: int) -> None:
     text = "x" * (before - 1) + "\n" * bool(before) + KEY + "after it\n" + "y\n" * 20_000
     kept = await consoles.kept(text)
-    assert "MIIE" not in kept and secrets.MASK in kept and "after it" in kept
+    assert "MIIE" not in kept and redaction.MASK in kept and "after it" in kept
 
 
 async def test_a_key_that_was_not_printed_whole_is_masked_to_the_end() -> None:
@@ -50,7 +50,7 @@ async def test_a_key_that_was_not_printed_whole_is_masked_to_the_end() -> None:
 
 
 async def test_known_secrets_and_tokens_are_masked() -> None:
-    secrets.learn("a-boot-token-of-an-instance")
+    redaction.learn("a-boot-token-of-an-instance")
     kept = await consoles.kept(
         "+ hello a-boot-token-of-an-instance\nAuthorization: Bearer ghp_0123456789abcdef01234567\n"
     )

@@ -18,7 +18,7 @@ from runnerd.forges.github import auth, failures, pace
 from runnerd.forges.github.limits import Limits
 from runnerd.forges.github.scope import Scope
 from runnerd.forges.github.wire import Wire
-from runnerd.kit import http, secrets
+from runnerd.kit import http, redaction
 
 #: Requests at one time; GitHub allows 100 over all of a user's programs.
 CONCURRENT = 50
@@ -195,7 +195,7 @@ class Rest:
         while (delay := self.limits.delay(endpoint, method, spare=spare)) > 0:
             if waited + delay > patience:
                 raise errors.ForgeThrottled(
-                    secrets.redact(
+                    redaction.redact(
                         f"{self.wire.forge}: did not {what} yet: GitHub's rate limit asks to wait {delay:.0f} s"
                     ),
                     status=0,

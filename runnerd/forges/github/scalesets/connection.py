@@ -19,7 +19,7 @@ from runnerd import __version__, errors
 from runnerd.forges.github import failures, pace
 from runnerd.forges.github.rest.rest import Rest
 from runnerd.forges.github.wire import Wire
-from runnerd.kit import http, secrets
+from runnerd.kit import http, redaction
 
 #: Seconds before it expires at which the admin token is renewed.
 RENEW_BEFORE_S = 120.0
@@ -81,7 +81,7 @@ class Connector:
         token = failures.decode(self._wire.forge, what, response).get("token")
         if not isinstance(token, str) or not token:
             raise errors.ForgeUnavailable(f"{self._wire.forge}: could not {what}: the answer holds no token")
-        secrets.learn(token)
+        redaction.learn(token)
         return token
 
     async def _connect(self) -> Connection:
@@ -123,7 +123,7 @@ class Connector:
             raise errors.ForgeUnavailable(
                 f"{self._wire.forge}: could not {what}: the answer lacks its address or token"
             )
-        secrets.learn(token)
+        redaction.learn(token)
         life = token_end(token) - self._wire.server_now()
         return Connection(url, token, self._wire.clock.now() + (life if life > 0 else ASSUMED_LIFE_S))
 

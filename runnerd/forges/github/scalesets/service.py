@@ -18,7 +18,7 @@ from runnerd.forges.github import failures, pace
 from runnerd.forges.github.rest.rest import Rest
 from runnerd.forges.github.scalesets.connection import Connector, token_end, user_agent
 from runnerd.forges.github.wire import Wire
-from runnerd.kit import http, secrets
+from runnerd.kit import http, redaction
 
 API_VERSION = "6.0-preview"
 SETS = "_apis/runtime/runnerscalesets"
@@ -244,7 +244,7 @@ class Service:
                 f"{self.wire.forge}: could not {what}: the answer names no message queue; GitHub has an outage, "
                 "runnerd tries on"
             )
-        secrets.learn(token)
+        redaction.learn(token)
         statistics = body.get("statistics")
         return Session(id, url, token, token_end(token), statistics if isinstance(statistics, dict) else None)
 
