@@ -16,6 +16,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
+from provisioners.offer_keys import ANY as ANY
+from provisioners.offer_keys import UNKNOWN as UNKNOWN
+from provisioners.offer_keys import OfferKey as OfferKey
+from provisioners.offer_keys import OfferPattern as OfferPattern
+from provisioners.offer_keys import Scope as Scope
+from provisioners.offer_keys import alternatives as alternatives
 from provisioners.offload import Offload
 
 #: Tag names that every instance and side resource carries from the moment it exists.
@@ -75,15 +81,31 @@ class Offer:
     #: Where the price comes from and of which day, for people: ``catalogue 2026-07-20``, ``spot price history``.
     price_source: str = ""
 
-    @property
-    def key(self) -> str:
-        """``provider/account/region/zone/type/market``: what blocks match."""
-        return "/".join((self.provider, self.account, self.region, self.zone, self.machine_type, self.market.value))
+    @classmethod
+    def of(cls, key: OfferKey, *, price: float = 0.0, gpus: int = 0, cpus: int = 0, image: str = "") -> Offer:
+        """Return the offer of a key.  Raises ValueError when the key does not name a market."""
+        return cls(
+            provider=key.provider,
+            account=key.account,
+            region=key.region,
+            zone=key.zone,
+            machine_type=key.machine_type,
+            market=Market(key.market),
+            price=price,
+            gpus=gpus,
+            cpus=cpus,
+            image=image,
+        )
 
     @property
-    def scope(self) -> str:
-        """The listing scope that an instance of this offer shows up in."""
-        return f"{self.provider}/{self.account}/{self.region}/{self.zone}"
+    def key(self) -> OfferKey:
+        """``provider/account/region/zone/type/market``: what blocks match."""
+        return OfferKey.of(self.provider, self.account, self.region, self.zone, self.machine_type, self.market.value)
+
+    @property
+    def scope(self) -> Scope:
+        """The listing scope in which an instance of this offer appears."""
+        return Scope.of(self.provider, self.account, self.region, self.zone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +160,8 @@ class Failure:
 
     kind: Kind
     message: str
-    #: The widest place it speaks for, as an offer pattern (``*`` and ``a|b`` in each segment); empty: only this offer.
-    scope: str = ""
+    #: The offers that it speaks for, as widely as the provider says; None for only this one.
+    scope: OfferPattern | None = None
     #: The provider's own code.
     code: str = ""
     #: Seconds for which the provider's own documents say that it lasts; 0 for what is usual for the kind.
@@ -171,13 +193,13 @@ class InstanceView:
     ref: str
     #: Its ``runnerd-instance`` tag.
     name: str
-    scope: str
+    scope: Scope
     status: InstanceStatus
     tags: Mapping[str, str]
     #: When it started to exist, and, where the provider tells, to run.
     created_at: float
-    #: Its market, region and so on as ``provider/account/region/zone/type/market``; empty where not told.
-    offer: str = ""
+    #: Its market, region and so on; None where the provider does not report them all.
+    offer: OfferKey | None = None
     address: str = ""
     #: False when the provider's own health probe says the machine is dead; None when there is no probe or no verdict.
     healthy: bool | None = None
@@ -191,32 +213,24 @@ class Residue:
 
     kind: str
     ref: str
-    scope: str
+    scope: Scope
     tags: Mapping[str, str]
     created_at: float
 
 
-def within(scope: str, scopes: frozenset[str]) -> bool:
-    """True when a scope is one of those, or in a region that is there with all its zones."""
-    return scope in scopes or f"{scope.rpartition('/')[0]}/*" in scopes
-
-
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a provider has of ours.  Absence means something only inside ``complete_scopes``.
-
-    A scope is ``provider/account/region/zone``; ``provider/account/region/*`` stands for every zone of the region.
-    """
+    """What a provider has of ours.  Absence means something only inside ``complete_scopes``."""
 
     views: tuple[InstanceView, ...]
-    complete_scopes: frozenset[str]
+    complete_scopes: frozenset[Scope]
     residues: tuple[Residue, ...] = ()
-    #: Scope -> what went wrong there, in plain words.
+    #: Scope, or another name for a part of the listing -> what went wrong there, in plain words.
     failures: Mapping[str, str] = field(default_factory=dict)
 
-    def covers(self, scope: str) -> bool:
+    def covers(self, scope: Scope) -> bool:
         """True when every instance of that scope is in ``views``."""
-        return within(scope, self.complete_scopes)
+        return scope.within(self.complete_scopes)
 
 
 class EndKind(enum.StrEnum):
@@ -259,7 +273,7 @@ class ProvisionError(Exception):
         kind: Kind,
         message: str,
         *,
-        scope: str = "",
+        scope: OfferPattern | None = None,
         code: str = "",
         maybe_created: bool = False,
         retry_after: float = 0.0,
@@ -293,8 +307,8 @@ class Quota:
 
     #: The provider's own name for it, for people.
     name: str
-    #: The offers that it governs, as a pattern like that of :class:`Failure`.
-    pattern: str
+    #: The offers that it governs.
+    pattern: OfferPattern
     unit: Unit
     limit: float
     #: Used by everybody in the account, us included.
@@ -429,7 +443,7 @@ class Provisioner(Protocol):
     @property
     def traits(self) -> Traits: ...
 
-    def scopes(self) -> frozenset[str]:
+    def scopes(self) -> frozenset[Scope]:
         """Every scope that the configuration names, as far as it can be told before :meth:`start`."""
         ...
 
@@ -472,7 +486,7 @@ class Provisioner(Protocol):
         """Remove a side resource.  Idempotent."""
         ...
 
-    async def list_owned(self, also: frozenset[str] = frozenset()) -> Listing:
+    async def list_owned(self, also: frozenset[Scope] = frozenset()) -> Listing:
         """Everything that carries our controller tag, in configured scopes and those of ``also`` (which have rows)."""
         ...
 

@@ -123,12 +123,12 @@ class Local(base.Basics):
             residue="nothing: a supervisor beside each instance ends it at its deadline",
         )
 
-    def scopes(self) -> frozenset[str]:
+    def scopes(self) -> frozenset[base.Scope]:
         return frozenset({self._scope})
 
     @property
-    def _scope(self) -> str:
-        return f"{self._context.name}/{PLACE}/{PLACE}/{PLACE}"
+    def _scope(self) -> base.Scope:
+        return base.Scope.of(self._context.name, PLACE, PLACE, PLACE)
 
     async def _offload(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run blocking work in a thread; what goes wrong there becomes a ProvisionError."""
@@ -186,7 +186,7 @@ class Local(base.Basics):
             await self._offload(self._room.purge, now=now, keep=self._settings.keep)
             found = await self._offload(self._room.create, spec, request.user_data, slots=self._settings.slots)
         except room.Full as error:
-            scope = f"{self._scope}/*/*"
+            scope = base.OfferPattern.of(self._context.name, PLACE, PLACE, PLACE)
             raise base.ProvisionError(base.Kind.CAPACITY, str(error), scope=scope, code="NoFreeSlot") from error
         except room.Taken as error:
             raise base.ProvisionError(base.Kind.CONFIG, str(error), code="NameTaken") from error
@@ -232,7 +232,7 @@ class Local(base.Basics):
     async def delete_residue(self, residue: base.Residue) -> None:
         """There are no side resources."""
 
-    async def list_owned(self, also: frozenset[str] = frozenset()) -> base.Listing:
+    async def list_owned(self, also: frozenset[base.Scope] = frozenset()) -> base.Listing:
         now = self._context.now()
         await self._offload(self._room.purge, now=now, keep=self._settings.keep)
         try:
@@ -250,7 +250,7 @@ class Local(base.Basics):
             status=status(found),
             tags=found.tags,
             created_at=found.created_at,
-            offer=found.offer,
+            offer=base.OfferKey.read(found.offer),
             address="127.0.0.1",
         )
 

@@ -87,7 +87,7 @@ class ProvisionerContract:
         offers = await provisioner.offers(harness.shape)
         assert offers
         assert {one.provider for one in offers} == {harness.context.name}
-        assert all(base.within(one.scope, provisioner.scopes()) for one in offers)
+        assert all(one.scope.within(provisioner.scopes()) for one in offers)
         assert {one.market for one in offers} <= set(harness.shape.markets)
         assert all(one.gpus >= harness.shape.gpu_count and one.price >= 0 for one in offers)
         assert len({one.key for one in offers}) == len(offers)

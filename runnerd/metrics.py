@@ -223,9 +223,9 @@ class Metrics:
             outcome = "lost" if lost else after.failure if after.failure in FAILURES else "other"
         else:
             return
-        # provider/account/region/zone/type/market
-        parts = (after.offer.split("/") + [""] * 6)[:6]
-        self.attempts.labels(after.provider, parts[2], parts[5], outcome).inc()
+        key = base.OfferKey.read(after.offer)
+        region, market = (key.region, key.market) if key is not None else ("", "")
+        self.attempts.labels(after.provider, region, market, outcome).inc()
 
     def _charge(self, row: Instance, marks: _Marks, now: float) -> None:
         accrued = budget.accrued(row, now)
@@ -341,8 +341,8 @@ class _AtScrape(Collector):
         blocked: collections.Counter[tuple[str, str, str]] = collections.Counter()
         for block in place.rows.blocks.values():
             if block.until > now:
-                parts = (block.pattern.split("/") + ["*"] * 6)[:6]
-                blocked[parts[0], parts[2], block.reason] += 1
+                pattern = base.OfferPattern(block.pattern)
+                blocked[pattern.provider, pattern.region, block.reason] += 1
         yield _gauge(
             "offers_blocked", "Blocked offer patterns; * is any region.", ("provider", "region", "reason"), blocked
         )

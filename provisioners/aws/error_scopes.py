@@ -8,35 +8,38 @@ from provisioners import base
 from provisioners.aws import families
 
 
-class ErrorScope(enum.StrEnum):
-    """How far a refusal speaks: an offer pattern with the offer's own parts."""
+class ErrorScope(enum.Enum):
+    """How far a refusal speaks: :func:`pattern` makes the offer pattern."""
 
     #: This offer and nothing else.
-    OFFER = ""
+    OFFER = enum.auto()
     #: The type in its zone, in every market.
-    TYPE_IN_ZONE = "{provider}/{account}/{region}/{zone}/{type}/*"
+    TYPE_IN_ZONE = enum.auto()
     #: The type in the region: what its requests have in common (image, boot script, options) is refused.
-    TYPE_IN_REGION = "{provider}/{account}/{region}/*/{type}/*"
+    TYPE_IN_REGION = enum.auto()
     #: Whatever is launched in that zone.
-    ZONE = "{provider}/{account}/{region}/{zone}/*/*"
-    REGION = "{provider}/{account}/{region}/*/*/*"
+    ZONE = enum.auto()
+    REGION = enum.auto()
     #: The types that one quota counts together, in this market.
-    FAMILY = "{provider}/{account}/{region}/*/{family}/{market}"
+    FAMILY = enum.auto()
     #: The spot market as a whole.
-    SPOT = "{provider}/{account}/*/*/*/spot"
-    ACCOUNT = "{provider}/{account}/*/*/*/*"
+    SPOT = enum.auto()
+    ACCOUNT = enum.auto()
 
 
-def pattern(scope: ErrorScope, offer: base.Offer | None) -> str:
-    """The offer pattern that a refusal speaks for."""
-    if offer is None:
-        return ""
-    return scope.value.format(
-        provider=offer.provider,
-        account=offer.account,
-        region=offer.region,
-        zone=offer.zone,
-        type=offer.machine_type,
-        market=offer.market.value,
-        family=families.group_of(offer.machine_type, offer.market).pattern,
-    )
+def pattern(scope: ErrorScope, offer: base.Offer | None) -> base.OfferPattern | None:
+    """The offer pattern that a refusal speaks for; None for this offer alone, or when it was no launch."""
+    if offer is None or scope is ErrorScope.OFFER:
+        return None
+    any_, market = base.ANY, offer.market.value
+    family = families.group_of(offer.machine_type, offer.market).pattern
+    region, zone, machine_type, market = {
+        ErrorScope.TYPE_IN_ZONE: (offer.region, offer.zone, offer.machine_type, any_),
+        ErrorScope.TYPE_IN_REGION: (offer.region, any_, offer.machine_type, any_),
+        ErrorScope.ZONE: (offer.region, offer.zone, any_, any_),
+        ErrorScope.REGION: (offer.region, any_, any_, any_),
+        ErrorScope.FAMILY: (offer.region, any_, family, market),
+        ErrorScope.SPOT: (any_, any_, any_, base.Market.SPOT.value),
+        ErrorScope.ACCOUNT: (any_, any_, any_, any_),
+    }[scope]
+    return base.OfferPattern.of(offer.provider, offer.account, region, zone, machine_type, market)

@@ -28,22 +28,21 @@ class Lister:
         self._account = account
         self._ours = {"Name": f"tag:{base.TAG_CONTROLLER}", "Values": [controller]}
 
-    async def owned(self, regions: Iterable[str], also: frozenset[str]) -> base.Listing:
+    async def owned(self, regions: Iterable[str], also: frozenset[base.Scope]) -> base.Listing:
         """What there is in those regions, and in those of scopes that have rows."""
         wanted = dict.fromkeys(regions)
         failures: dict[str, str] = {}
         for scope in sorted(also):
-            provider, account, region, _ = (*scope.split("/"), "", "", "")[:4]
-            if provider == self._provider and account == self._account and region:
-                wanted[region] = None
-            elif provider == self._provider:
-                failures[scope] = f"it belongs to the account {account}, this provider has {self._account}"
+            if scope.provider == self._provider and scope.account == self._account and scope.region:
+                wanted[scope.region] = None
+            elif scope.provider == self._provider:
+                failures[scope] = f"it belongs to the account {scope.account}, this provider has {self._account}"
         listings = await asyncio.gather(*(self._region(region) for region in wanted))
         found: list[base.InstanceView] = []
         residues: list[base.Residue] = []
-        complete: set[str] = set()
+        complete: set[base.Scope] = set()
         for region, (there, left, problem) in zip(wanted, listings, strict=True):
-            scope = f"{self._provider}/{self._account}/{region}/*"
+            scope = base.Scope.of(self._provider, self._account, region)
             if problem:
                 failures[scope] = problem
                 continue
@@ -155,7 +154,7 @@ class Lister:
         return base.Residue(
             kind=kind,
             ref=f"{region}/{id}",
-            scope=f"{self._provider}/{self._account}/{region}/{zone or '*'}",
+            scope=base.Scope.of(self._provider, self._account, region, zone or base.ANY),
             tags=aws_tags.of(resource),
             created_at=aws_instances.seconds(at),
         )

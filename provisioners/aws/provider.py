@@ -104,8 +104,10 @@ class Aws(base.Basics):
             ),
         )
 
-    def scopes(self) -> frozenset[str]:
-        return frozenset(f"{self._context.name}/{self._settings.account}/{one}/*" for one in self._settings.regions)
+    def scopes(self) -> frozenset[base.Scope]:
+        return frozenset(
+            base.Scope.of(self._context.name, self._settings.account, one) for one in self._settings.regions
+        )
 
     async def start(self) -> None:
         problem = self._book.load_renewed(self._context.directory)
@@ -157,7 +159,7 @@ class Aws(base.Basics):
     async def delete_residue(self, residue: base.Residue) -> None:
         await listing.remove(self._calls, residue)
 
-    async def list_owned(self, also: frozenset[str] = frozenset()) -> base.Listing:
+    async def list_owned(self, also: frozenset[base.Scope] = frozenset()) -> base.Listing:
         return await self._lister.owned(self._settings.regions, also)
 
     async def end_reason(self, ref: str) -> base.EndReason:

@@ -95,7 +95,9 @@ async def _region(
     return [
         base.Quota(
             name=f"{group.name} in {region} ({group.code})",
-            pattern=f"{provider}/{settings.account}/{region}/*/{group.pattern}/{group.market.value}",
+            pattern=base.OfferPattern.of(
+                provider, settings.account, region, machine_type=group.pattern, market=group.market.value
+            ),
             unit=base.Unit.VCPUS,
             limit=limits[group.code],
             used=used.get(group.code, 0.0),

@@ -185,7 +185,8 @@ class _Check:
             for quota in found:
                 for sample in samples:
                     offer = sample.offer
-                    if offer.region == region and quota.limit < _needs(quota, offer) and matches(quota.pattern, offer):
+                    short = quota.limit < _needs(quota, offer)
+                    if short and offer.region == region and quota.pattern.matches(offer.key):
                         yield self._error(
                             f"{quota.name}: the limit is {quota.limit:g}, {offer.machine_type} needs "
                             f"{_needs(quota, offer):g}",
@@ -323,14 +324,6 @@ class _Check:
             f"if the daemon never comes back: {self_end.RESIDUE_WITHOUT}",
             'set identity (docs/azure.md), or run "runnerd sweep --once" on a timer on another host',
         )
-
-
-def matches(pattern: str, offer: base.Offer) -> bool:
-    """True when an offer is among those of a pattern with ``*`` and ``a|b``."""
-    return all(
-        want == "*" or have in want.split("|")
-        for want, have in zip(pattern.split("/"), offer.key.split("/"), strict=True)
-    )
 
 
 def _needs(quota: base.Quota, offer: base.Offer) -> float:

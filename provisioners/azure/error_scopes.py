@@ -45,10 +45,10 @@ class Target:
     larger: tuple[str, ...] = ()
     family: tuple[str, ...] = ()
 
-    def pattern(self, scope: ErrorScope) -> str:
-        """The offers that a failure of that scope speaks for; empty: this offer alone."""
+    def pattern(self, scope: ErrorScope) -> base.OfferPattern | None:
+        """The offers that a failure of that scope speaks for; None: this offer alone."""
         if scope is ErrorScope.OFFER:
-            return ""
+            return None
         larger = "|".join(self.larger) or self.machine_type
         family = "|".join(self.family) or self.machine_type
         region, zone, size, market = {
@@ -61,7 +61,7 @@ class Target:
             ErrorScope.REGION: (self.region, "*", "*", "*"),
             ErrorScope.ACCOUNT: ("*", "*", "*", "*"),
         }[scope]
-        return "/".join((self.provider, self.account, region, zone, size, market))
+        return base.OfferPattern.of(self.provider, self.account, region, zone, size, market)
 
 
 def target(offer: base.Offer, book: catalogue.Book) -> Target:

@@ -60,7 +60,7 @@ def machine(
         status=status,
         tags=tags,
         created_at=_time(properties.get("timeCreated"), now),
-        offer=offer.key if offer.machine_type else "",
+        offer=offer.key if offer.machine_type else None,
         failure=failure,
     )
 
@@ -155,7 +155,7 @@ def _residue(
     return base.Residue(
         kind=kind,
         ref=str(thing.get("id", "")),
-        scope=settings.scope(provider, subscription, region, str(zones[0])),
+        scope=base.Scope.of(provider, subscription, region, str(zones[0])),
         tags=tags,
         # Interfaces and addresses do not tell; the sweep's two sightings stand in for their age.
         created_at=_time((thing.get("properties") or {}).get("timeCreated"), 0.0),

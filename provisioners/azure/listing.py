@@ -37,7 +37,7 @@ class Lister:
         #: Machine's ref -> (its instance view, when it was asked for).
         self._power: dict[str, tuple[Wire, float]] = {}
 
-    async def owned(self, wanted: frozenset[str]) -> base.Listing:
+    async def owned(self, wanted: frozenset[base.Scope]) -> base.Listing:
         """What is there; complete for a region of a subscription when every group of ours there could be read."""
         found: list[base.InstanceView] = []
         left: list[base.Residue] = []
@@ -51,7 +51,7 @@ class Lister:
             except errors.HEARD as error:
                 broken.add(subscription)
                 failed = errors.of(error, error_scopes.Target(self._context.name, subscription))
-                failures |= {scope: f"{group}: {failed}" for scope in wanted if scope.split("/")[1] == subscription}
+                failures |= {scope: f"{group}: {failed}" for scope in wanted if scope.account == subscription}
                 log.warning("%s: listing %s failed: %s", self._context.name, group, failed)
                 continue
             try:
@@ -67,16 +67,14 @@ class Lister:
                 self._resource_groups.forget_settled(subscription, group)
         asked = {subscription for subscription, _ in places} - broken
         complete = {
-            settings.scope(self._context.name, subscription, region)
-            for _, subscription, region, *_ in (scope.split("/") for scope in wanted)
-            if subscription in asked
+            base.Scope.of(self._context.name, scope.account, scope.region) for scope in wanted if scope.account in asked
         }
         return base.Listing(tuple(found), frozenset(complete), tuple(left), failures)
 
-    def _places(self, wanted: frozenset[str]) -> list[tuple[str, str]]:
+    def _places(self, wanted: frozenset[base.Scope]) -> list[tuple[str, str]]:
         """The resource groups to look in: the configured one first, and every other that held ours."""
         here = (self._chosen.subscription, self._chosen.resource_group)
-        subscriptions = {scope.split("/")[1] for scope in wanted}
+        subscriptions = {scope.account for scope in wanted}
         others = {place for place in self._resource_groups.bought_at if place[0] in subscriptions and place != here}
         return [here, *sorted(others)]
 

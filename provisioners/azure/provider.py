@@ -95,9 +95,9 @@ class Azure(base.Basics):
             residue=self_end.RESIDUE if itself else self_end.RESIDUE_WITHOUT,
         )
 
-    def scopes(self) -> frozenset[str]:
+    def scopes(self) -> frozenset[base.Scope]:
         return frozenset(
-            settings.scope(self._context.name, self._settings.subscription, region) for region in self._settings.regions
+            base.Scope.of(self._context.name, self._settings.subscription, region) for region in self._settings.regions
         )
 
     async def start(self) -> None:
@@ -220,8 +220,8 @@ class Azure(base.Basics):
             return None
         return view
 
-    async def list_owned(self, also: frozenset[str] = frozenset()) -> base.Listing:
-        ours = {scope for scope in also if scope.count("/") == 3 and scope.split("/")[0] == self._context.name}
+    async def list_owned(self, also: frozenset[base.Scope] = frozenset()) -> base.Listing:
+        ours = {scope for scope in also if scope.provider == self._context.name}
         return await self._lister.owned(self.scopes() | ours)
 
     async def end_reason(self, ref: str) -> base.EndReason:

@@ -31,15 +31,16 @@ def read(
             sizes.setdefault(machine.family.lower(), []).append(machine.name)
     for usage in usages:
         name = str((usage.get("name") or {}).get("value", ""))
-        pattern = _pattern(name, sizes)
+        governed = _governed(name, sizes)
         limit = numbers.real(usage.get("limit", 0), low=-numbers.LARGEST)
         # A ceiling that is no number is not known.
-        if pattern is None or limit is None:
+        if governed is None or limit is None:
             continue
+        types, market = governed
         label = str((usage.get("name") or {}).get("localizedValue") or name)
         yield base.Quota(
             name=f"{label} in {region}",
-            pattern=f"{provider}/{subscription}/{region}/{pattern}",
+            pattern=base.OfferPattern.of(provider, subscription, region, machine_type=types, market=market),
             unit=base.Unit.INSTANCES if name == MACHINES else base.Unit.VCPUS,
             limit=limit,
             used=numbers.real(usage.get("currentValue", 0)) or 0.0,
@@ -48,13 +49,14 @@ def read(
         )
 
 
-def _pattern(name: str, sizes: Mapping[str, list[str]]) -> str | None:
+def _governed(name: str, sizes: Mapping[str, list[str]]) -> tuple[str, str] | None:
+    """The machine types and the market that a quota counts, as segments of a pattern."""
     if name == SPOT:
-        return "*/*/spot"
+        return base.ANY, base.Market.SPOT.value
     if name == REGIONAL:
         # Spot cores are counted by themselves.
-        return "*/*/on-demand"
+        return base.ANY, base.Market.ON_DEMAND.value
     if name == MACHINES:
-        return "*/*/*"
+        return base.ANY, base.ANY
     family = sizes.get(name.lower())
-    return f"*/{'|'.join(sorted(family))}/on-demand" if family else None
+    return (base.alternatives(family), base.Market.ON_DEMAND.value) if family else None

@@ -65,7 +65,7 @@ def left(
         yield base.Residue(
             kind=instances.ROLE,
             ref=whole,
-            scope=settings.scope(provider, subscription, settings.NO_ZONE, settings.NO_ZONE),
+            scope=base.Scope.of(provider, subscription, settings.NO_ZONE, settings.NO_ZONE),
             tags={base.TAG_CONTROLLER: controller, base.TAG_INSTANCE: names.instance(names.tail(machine))},
             created_at=0.0,
         )

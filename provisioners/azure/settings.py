@@ -330,8 +330,3 @@ def _credential(reader: options.Reader, found: Settings) -> None:
             reader.complain(key, f"is required with {own[0]}")
     if found.tenant and not own:
         reader.complain("tenant", "has a meaning with client_secret or certificate only")
-
-
-def scope(provider: str, subscription: str, region: str, zone: str = "*") -> str:
-    """A listing scope: one zone, or all of a region."""
-    return f"{provider}/{subscription}/{region}/{zone}"

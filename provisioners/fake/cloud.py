@@ -31,8 +31,8 @@ class Machine:
     ref: str
     key: str
     name: str
-    offer: str
-    scope: str
+    offer: base.OfferKey
+    scope: base.Scope
     region: str
     machine_type: str
     gpus: int
@@ -100,6 +100,7 @@ class Machine:
         """It as the journal tells it."""
         for name in _TIMES:
             facts[name] = _NEVER if facts[name] is None else facts[name]
+        facts["offer"], facts["scope"] = base.OfferKey(facts["offer"]), base.Scope(facts["scope"])
         facts["kind"] = base.EndKind(facts["kind"])
         return cls(**facts)
 

@@ -61,8 +61,8 @@ class Fault:
     #: A :class:`base.Kind` value, ``timeout``, or empty for a call that does not fail.
     kind: str
     code: str
-    #: What the error says it speaks for; empty for what its kind usually speaks for.
-    scope: str
+    #: What the error says it speaks for; None for what its kind usually speaks for.
+    scope: base.OfferPattern | None
     #: Fires at most so often, None for always; the first ``after`` matching calls pass.
     times: int | None
     after: int
@@ -89,6 +89,14 @@ class Fault:
         return self.code or _CODES[self.kind]
 
 
+def _scope(reader: options.Reader) -> base.OfferPattern | None:
+    text = reader.text("scope")
+    pattern = base.OfferPattern.read(text) if text else None
+    if text and pattern is None:
+        reader.complain("scope", f'"{text}" has more segments than provider/account/region/zone/type/market/image')
+    return pattern
+
+
 def read(reader: options.Reader, position: int) -> Fault:
     """One fault of the options."""
     effects = [key for key in _EFFECTS if reader.has(key)]
@@ -108,7 +116,7 @@ def read(reader: options.Reader, position: int) -> Fault:
         match=reader.text("match", "*"),
         kind=kind,
         code=reader.text("code"),
-        scope=reader.text("scope"),
+        scope=_scope(reader),
         times=reader.whole_or_none("times", low=1),
         after=reader.whole("after", 0),
         probability=reader.number("probability", 1.0, high=1.0),

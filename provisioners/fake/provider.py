@@ -83,7 +83,7 @@ class Fake(base.Basics):
             ),
         )
 
-    def scopes(self) -> frozenset[str]:
+    def scopes(self) -> frozenset[base.Scope]:
         return frozenset(
             settings.scope(self._context.name, self._settings, region, zone)
             for region in self._settings.regions.values()
@@ -166,7 +166,7 @@ class Fake(base.Basics):
             raise base.ProvisionError(
                 base.Kind.THROTTLED,
                 "too many create calls",
-                scope=f"{name}/{chosen.account}/*/*/*/*",
+                scope=base.OfferPattern.of(name, chosen.account),
                 code="RequestLimitExceeded",
                 retry_after=wait,
             )
@@ -178,7 +178,7 @@ class Fake(base.Basics):
                 return existing, "existing"
         offer = request.offer
         gpus = chosen.machine_types[offer.machine_type].gpu_count
-        place = f"{name}/{chosen.account}/{region.name}/*"
+        whole_region = base.OfferPattern.of(name, chosen.account, region.name)
         limit, gpu_limit = region.quota.instances, region.quota.gpus
         if (limit is not None and self.cloud.used(region.name) >= limit) or (
             gpu_limit is not None and gpus and self.cloud.gpus_used(region.name) + gpus > gpu_limit
@@ -186,7 +186,7 @@ class Fake(base.Basics):
             raise base.ProvisionError(
                 base.Kind.QUOTA,
                 f"the account's limit in {region.name} is reached",
-                scope=f"{place}/*/*",
+                scope=whole_region,
                 code="QuotaExceeded",
             )
         of_type = region.capacity_by_type.get(offer.machine_type)
@@ -194,14 +194,14 @@ class Fake(base.Basics):
             raise base.ProvisionError(
                 base.Kind.CAPACITY,
                 f"{region.name} has no {offer.machine_type} free",
-                scope=f"{place}/{offer.machine_type}/*",
+                scope=base.OfferPattern.of(name, chosen.account, region.name, machine_type=offer.machine_type),
                 code="InsufficientCapacity",
             )
         if region.capacity is not None and self.cloud.used(region.name) >= region.capacity:
             raise base.ProvisionError(
                 base.Kind.CAPACITY,
                 f"{region.name} has no machine free",
-                scope=f"{place}/*/*",
+                scope=whole_region,
                 code="InsufficientCapacity",
             )
         machine = self._make(request, region, gpus, fired, now)
@@ -301,7 +301,7 @@ class Fake(base.Basics):
     async def delete_residue(self, residue: base.Residue) -> None:
         """This cloud leaves nothing behind."""
 
-    async def list_owned(self, also: frozenset[str] = frozenset()) -> base.Listing:
+    async def list_owned(self, also: frozenset[base.Scope] = frozenset()) -> base.Listing:
         fired = await self._fired(faults.Call.LIST, *sorted(self.scopes()))
         await self._pause("list", fired)
         everywhere = [one for one in fired if one.kind and one.match == "*"]
@@ -415,11 +415,11 @@ class Fake(base.Basics):
             raise _failure([failing], call, self._scope_of)
         return failing
 
-    def _scope_of(self, kind: str) -> str:
+    def _scope_of(self, kind: str) -> base.OfferPattern | None:
         """How far a failure of that kind speaks, as clouds have it."""
         if kind in (base.Kind.AUTH.value, base.Kind.THROTTLED.value):
-            return f"{self._context.name}/{self._settings.account}/*/*/*/*"
-        return ""
+            return base.OfferPattern.of(self._context.name, self._settings.account)
+        return None
 
     def _note(self, call: str, outcome: str, **facts: object) -> None:
         """Append the call to the log, in one write, before its answer is on its way."""
@@ -473,7 +473,9 @@ def _locked() -> base.ProvisionError:
     return base.ProvisionError(base.Kind.TRANSIENT, "another process keeps the simulated cloud", code="Locked")
 
 
-def _failure(fired: list[faults.Fault], call: faults.Call, scope_of: Callable[[str], str]) -> base.ProvisionError:
+def _failure(
+    fired: list[faults.Fault], call: faults.Call, scope_of: Callable[[str], base.OfferPattern | None]
+) -> base.ProvisionError:
     """The error that the first failing fault stands for."""
     one = next(one for one in fired if one.kind)
     unclear = one.kind in faults.UNCLEAR

@@ -184,9 +184,9 @@ def _name(reader: options.Reader, key: str, name: str) -> str:
     return name
 
 
-def scope(provider: str, settings: Settings, region: Region, zone: str) -> str:
+def scope(provider: str, settings: Settings, region: Region, zone: str) -> base.Scope:
     """The listing scope of that zone."""
-    return f"{provider}/{settings.account}/{region.name}/{zone}"
+    return base.Scope.of(provider, settings.account, region.name, zone)
 
 
 def offers(provider: str, settings: Settings, shape: base.Shape) -> list[base.Offer]:

@@ -41,8 +41,9 @@ class Calls:
 
     def target_of(self, view: base.InstanceView) -> Target:
         """Return the target of the offer that an instance is of."""
-        provider, account, region, zone, machine_type, market = view.offer.split("/")
-        return self.target(base.Offer(provider, account, region, zone, machine_type, base.Market(market), 0.0))
+        if view.offer is None:
+            return self.target(project=view.scope.account)
+        return self.target(base.Offer.of(view.offer))
 
     async def __call__(self, group: rates.Group, work: Callable[[], _T], target: Target | None = None) -> _T:
         """Carry out a blocking call.  Raises :class:`base.ProvisionError`, and nothing else of the SDK."""

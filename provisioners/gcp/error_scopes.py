@@ -51,36 +51,45 @@ class Target:
             return f"{self.provider} ({self.project})"
         return f"{self.provider} {self.offer.machine_type} {self.offer.market.value} in {self.offer.zone}"
 
-    def pattern(self, scope: ErrorScope) -> str:
-        """The offer pattern for a scope; empty where it speaks for nothing, or needs an offer and there is none."""
-        root = f"{self.provider}/{self.project}"
+    def pattern(self, scope: ErrorScope) -> base.OfferPattern | None:
+        """The offer pattern for a scope; None where it speaks for nothing, or needs an offer and there is none."""
         if scope is ErrorScope.PROJECT:
-            return f"{root}/*/*/*/*"
+            return self.everywhere()
         if scope is ErrorScope.GPUS:
-            return f"{root}/*/*/{families.alternatives(families.gpu_types(self.book))}/*"
+            return self.gpus()
         if self.offer is None or scope in (ErrorScope.NOTHING, ErrorScope.METRIC):
-            return ""
-        region, zone, type_, market = self.offer.region, self.offer.zone, self.offer.machine_type, self.offer.market
-        return {
-            ErrorScope.OFFER: f"{root}/{region}/{zone}/{type_}/{market.value}",
-            ErrorScope.TYPE_IN_ZONE: f"{root}/{region}/{zone}/{type_}/*",
-            ErrorScope.ZONE: f"{root}/{region}/{zone}/*/*",
-            ErrorScope.TYPE_IN_REGION: f"{root}/{region}/*/{type_}/*",
-            ErrorScope.REGION: f"{root}/{region}/*/*/*",
-            ErrorScope.TYPE: f"{root}/*/*/{type_}/*",
+            return None
+        offer, any_ = self.offer, base.ANY
+        region, zone, machine_type, market = {
+            ErrorScope.OFFER: (offer.region, offer.zone, offer.machine_type, offer.market.value),
+            ErrorScope.TYPE_IN_ZONE: (offer.region, offer.zone, offer.machine_type, any_),
+            ErrorScope.ZONE: (offer.region, offer.zone, any_, any_),
+            ErrorScope.TYPE_IN_REGION: (offer.region, any_, offer.machine_type, any_),
+            ErrorScope.REGION: (offer.region, any_, any_, any_),
+            ErrorScope.TYPE: (any_, any_, offer.machine_type, any_),
         }[scope]
+        return base.OfferPattern.of(self.provider, self.project, region, zone, machine_type, market)
 
-    def quota_pattern(self, metric: str, *, family: str = "", region: str = "") -> str:
+    def everywhere(self) -> base.OfferPattern:
+        """The pattern of everything in the project."""
+        return base.OfferPattern.of(self.provider, self.project)
+
+    def gpus(self) -> base.OfferPattern:
+        """The pattern of every type with GPUs in the project."""
+        types = base.alternatives(families.gpu_types(self.book))
+        return base.OfferPattern.of(self.provider, self.project, machine_type=types)
+
+    def quota_pattern(self, metric: str, *, family: str = "", region: str = "") -> base.OfferPattern | None:
         """What an exceeded quota governs: ``NVIDIA_L4_GPUS``, ``PREEMPTIBLE_NVIDIA_T4_GPUS``, ``CPUS`` and so on.
 
         ``family`` is the GPU family of a quota that has one for each.  A spot instance counts against the plain metric
         where the project has no preemptible one, so that speaks for both markets.
         """
         if metric == "GPUS_ALL_REGIONS":
-            return self.pattern(ErrorScope.GPUS)
+            return self.gpus()
         spot = metric.startswith(_SPOT)
         types = families.governed(self.book, metric.removeprefix(_SPOT), family=family)
-        market = "*"
+        market = base.ANY
         if self.offer is not None:
             region = self.offer.region
             tried = self.offer.machine_type
@@ -92,7 +101,9 @@ class Target:
             market = base.Market.SPOT.value
         if not types and "GPU" in metric:
             # Some GPUs, and nobody knows which: that is no reason to leave everything alone.
-            return ""
+            return None
         if not region or metric == "CPUS_ALL_REGIONS":
-            region = "*"
-        return f"{self.provider}/{self.project}/{region}/*/{families.alternatives(types) if types else '*'}/{market}"
+            region = base.ANY
+        return base.OfferPattern.of(
+            self.provider, self.project, region, machine_type=base.alternatives(types), market=market
+        )

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from provisioners import catalogue
 
 _CPUS = "_CPUS"
-
-
-def alternatives(names: Iterable[str]) -> str:
-    """One segment of a pattern that matches each of the names."""
-    return "|".join(sorted(set(names))) or "*"
 
 
 def gpu_types(book: catalogue.Book) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ def instance(
 ) -> base.InstanceView:
     """An instance."""
     zone = names.last(found.zone)
-    scope = f"{provider}/{project}/{names.region_of(zone)}/{zone}"
+    scope = base.Scope.of(provider, project, names.region_of(zone), zone)
     known = tags(found)
     status = STATUSES.get(found.status, InstanceStatus.PENDING)
     spot = found.scheduling.provisioning_model == "SPOT" or found.scheduling.preemptible
@@ -66,7 +66,7 @@ def instance(
         status=InstanceStatus.FAILED if failure is not None else status,
         tags=known,
         created_at=seconds(found.creation_timestamp),
-        offer=f"{scope}/{machine_type(found, book)}/{market.value}",
+        offer=scope.offer(machine_type(found, book), market.value),
         address=_address(found),
         healthy=False if found.status == "REPAIRING" else None,
         failure=failure,
@@ -92,7 +92,7 @@ def disk(found: compute_v1.Disk, *, provider: str, project: str) -> base.Residue
     return base.Residue(
         kind="disk",
         ref=f"{project}/{zone}/{found.name}/{found.id}",
-        scope=f"{provider}/{project}/{names.region_of(zone)}/{zone}",
+        scope=base.Scope.of(provider, project, names.region_of(zone), zone),
         tags=dict(found.labels),
         created_at=seconds(found.creation_timestamp),
     )
@@ -104,7 +104,7 @@ def address(found: compute_v1.Address, *, provider: str, project: str) -> base.R
     return base.Residue(
         kind="address",
         ref=f"{project}/{region}/{found.name}/{found.id}",
-        scope=f"{provider}/{project}/{region}/*",
+        scope=base.Scope.of(provider, project, region),
         tags=dict(found.labels),
         created_at=seconds(found.creation_timestamp),
     )

@@ -100,7 +100,7 @@ class Launcher:
             raise base.ProvisionError(
                 base.Kind.TRANSIENT,
                 f"{target}: a disk called {name} is left there without its instance; the sweep removes it",
-                scope=offer.key,
+                scope=base.OfferPattern(offer.key),
                 code="alreadyExists",
             )
         if found is None:
@@ -118,13 +118,13 @@ class Launcher:
             raise base.ProvisionError(
                 base.Kind.TRANSIENT,
                 f"{target}: {name} of an earlier attempt is still there",
-                scope=offer.key,
+                scope=base.OfferPattern(offer.key),
                 code="alreadyExists",
             )
         raise base.ProvisionError(
             base.Kind.CONFIG,
             f"{target}: somebody else's instance has the name {name}",
-            scope=offer.key,
+            scope=base.OfferPattern(offer.key),
             code="alreadyExists",
         )
 

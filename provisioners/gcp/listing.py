@@ -64,21 +64,20 @@ def read(pages: Iterable[Any]) -> Seen:
     return seen
 
 
-def judge(seen: Seen, wanted: Iterable[str]) -> tuple[frozenset[str], Mapping[str, str]]:
+def judge(seen: Seen, wanted: Iterable[base.Scope]) -> tuple[frozenset[base.Scope], Mapping[str, str]]:
     """Of the wanted scopes, and the zones of the wanted regions, those that are complete, and why others are not."""
-    complete: set[str] = set()
+    complete: set[base.Scope] = set()
     failures: dict[str, str] = {}
     for scope in wanted:
-        root, _, zone = scope.rpartition("/")
-        region = root.rpartition("/")[2]
+        region, zone = scope.region, scope.zone
         if seen.broken:
             failures[scope] = seen.broken
-        elif zone != "*":
+        elif zone != base.ANY:
             _judge_zone(seen, scope, zone, complete, failures)
         else:
             inside = {one for one in seen.zones | seen.unseen.keys() if names.region_of(one) == region}
             for one in inside:
-                _judge_zone(seen, f"{root}/{one}", one, complete, failures)
+                _judge_zone(seen, scope.in_zone(one), one, complete, failures)
             missing = sorted(inside & seen.unseen.keys())
             if missing:
                 failures[scope] = f"{', '.join(missing)}: {seen.unseen[missing[0]]}"
@@ -89,7 +88,7 @@ def judge(seen: Seen, wanted: Iterable[str]) -> tuple[frozenset[str], Mapping[st
     return frozenset(complete), failures
 
 
-def _judge_zone(seen: Seen, scope: str, zone: str, complete: set[str], failures: dict[str, str]) -> None:
+def _judge_zone(seen: Seen, scope: base.Scope, zone: str, complete: set[base.Scope], failures: dict[str, str]) -> None:
     if zone in seen.unseen:
         failures[scope] = seen.unseen[zone]
     elif zone not in seen.zones:
@@ -115,14 +114,14 @@ class Lister:
         self._operations = operations
         self._unsettled = unsettled
 
-    async def owned(self, wanted: frozenset[str], *, home: str) -> base.Listing:
+    async def owned(self, wanted: frozenset[base.Scope], *, home: str) -> base.Listing:
         """List the scopes.  Raises :class:`base.ProvisionError` where the project ``home`` cannot be listed."""
         found: list[base.InstanceView] = []
         residues: list[base.Residue] = []
-        complete: set[str] = set()
+        complete: set[base.Scope] = set()
         failures: dict[str, str] = {}
-        for project in sorted({one.split("/")[1] for one in wanted}):
-            scopes = {one for one in wanted if one.split("/")[1] == project}
+        for project in sorted({one.account for one in wanted}):
+            scopes = {one for one in wanted if one.account == project}
             try:
                 seen = await self._seen(project)
             except base.ProvisionError as error:

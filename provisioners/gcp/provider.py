@@ -89,12 +89,11 @@ class Gcp(base.Basics):
             ),
         )
 
-    def scopes(self) -> frozenset[str]:
-        root = f"{self._context.name}/{self._settings.project}"
+    def scopes(self) -> frozenset[base.Scope]:
         return frozenset(
-            f"{root}/{region.name}/{zone}"
+            base.Scope.of(self._context.name, self._settings.project, region.name, zone)
             for region in self._settings.regions.values()
-            for zone in (region.zones or ("*",))
+            for zone in (region.zones or (base.ANY,))
         )
 
     async def start(self) -> None:
@@ -212,8 +211,8 @@ class Gcp(base.Basics):
 
     # -- all of them -----------------------------------------------------------------------------------------------
 
-    async def list_owned(self, also: frozenset[str] = frozenset()) -> base.Listing:
-        ours = frozenset(one for one in also if one.startswith(f"{self._context.name}/") and one.count("/") == 3)
+    async def list_owned(self, also: frozenset[base.Scope] = frozenset()) -> base.Listing:
+        ours = frozenset(one for one in also if one.provider == self._context.name)
         return await self._lister.owned(self.scopes() | ours, home=self._settings.project)
 
     async def delete_residue(self, residue: base.Residue) -> None:

@@ -7,13 +7,12 @@ family and region, which these calls do not tell; an error that names one still 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 
 from google.cloud import compute_v1
 
 from provisioners import base
 from provisioners.gcp import families
-from provisioners.gcp.error_scopes import ErrorScope, Target
+from provisioners.gcp.error_scopes import Target
 from provisioners.support import numbers
 
 _SPOT = "PREEMPTIBLE_"
@@ -49,8 +48,10 @@ def of_region(quotas: Iterable[compute_v1.Quota], target: Target, region: str, *
         else:
             preemptible = known.get(f"{_SPOT}{metric}")
             only = preemptible is not None and preemptible.limit > 0
-            market = base.Market.ON_DEMAND.value if only else "*"
-        pattern = f"{target.provider}/{target.project}/{region}/*/{families.alternatives(types)}/{market}"
+            market = base.Market.ON_DEMAND.value if only else base.ANY
+        pattern = base.OfferPattern.of(
+            target.provider, target.project, region, machine_type=base.alternatives(types), market=market
+        )
         found.append(_quota(f"{metric} in {region}", quota, pattern, unit, target.project, as_of))
     return found
 
@@ -60,10 +61,10 @@ def of_project(quotas: Iterable[compute_v1.Quota], target: Target, *, as_of: flo
     found: list[base.Quota] = []
     for quota in quotas:
         if quota.metric == "GPUS_ALL_REGIONS":
-            pattern = target.pattern(ErrorScope.GPUS)
+            pattern = target.gpus()
             found.append(_quota(quota.metric, quota, pattern, base.Unit.GPUS, target.project, as_of))
         elif quota.metric == "CPUS_ALL_REGIONS":
-            pattern = target.pattern(ErrorScope.PROJECT)
+            pattern = target.everywhere()
             found.append(_quota(quota.metric, quota, pattern, base.Unit.VCPUS, target.project, as_of))
     return found
 
@@ -84,17 +85,11 @@ def zero(found: Iterable[base.Quota], keys: Mapping[str, str]) -> list[tuple[bas
     hits: list[tuple[base.Quota, str]] = []
     for quota in found:
         if quota.limit <= 0:
-            hits += [(quota, place) for key, place in keys.items() if covers(quota.pattern, key)]
+            hits += [(quota, place) for key, place in keys.items() if quota.pattern.matches(key)]
     return hits
 
 
-def covers(pattern: str, key: str) -> bool:
-    """True when an offer's key lies under a pattern."""
-    return all(
-        any(fnmatchcase(value, one) for one in part.split("|"))
-        for value, part in zip(key.split("/"), pattern.split("/"), strict=True)
-    )
-
-
-def _quota(name: str, quota: compute_v1.Quota, pattern: str, unit: base.Unit, project: str, as_of: float) -> base.Quota:
+def _quota(
+    name: str, quota: compute_v1.Quota, pattern: base.OfferPattern, unit: base.Unit, project: str, as_of: float
+) -> base.Quota:
     return base.Quota(name, pattern, unit, quota.limit, quota.usage, as_of, remedy(project))

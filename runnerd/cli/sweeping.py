@@ -90,12 +90,13 @@ def _known(rows: Mapping[str, model.Instance]) -> sweep_policy.Known:
     return known
 
 
-def _scopes(rows: Iterable[model.Instance]) -> dict[str, frozenset[str]]:
+def _scopes(rows: Iterable[model.Instance]) -> dict[str, frozenset[base.Scope]]:
     """Where there are instances with rows, by provider."""
-    found: dict[str, set[str]] = {}
+    found: dict[str, set[base.Scope]] = {}
     for row in rows:
-        if row.provider and row.offer:
-            found.setdefault(row.provider, set()).add(row.offer.rsplit("/", 2)[0])
+        key = base.OfferKey.read(row.offer)
+        if row.provider and key is not None:
+            found.setdefault(row.provider, set()).add(key.scope)
     return {name: frozenset(scopes) for name, scopes in found.items()}
 
 

@@ -144,9 +144,9 @@ class Observer:
         for row in list(rows.instances.values()):
             if row.provider != provider.name or row.state not in EXPECTED or row.id in seen:
                 continue
-            scope = row.offer.rsplit("/", 2)[0]
+            key = base.OfferKey.read(row.offer)
             # The row must be older than the listing by the grace: a young instance may not be listed yet.
-            if listing.covers(scope) and started - max(row.running_at, row.created_at) > grace:
+            if key is not None and listing.covers(key.scope) and started - max(row.running_at, row.created_at) > grace:
                 self._runtime.witness(row.id).absences += 1
 
     def _left_behind(self, attempt: str, view: base.InstanceView, started: float) -> bool:
@@ -167,7 +167,6 @@ class Observer:
             if id in rows.instances:
                 return
         now = self._runtime.clock.now()
-        parts = (view.offer or "/////").split("/")
         row = Instance(
             id=id,
             pool=view.tags.get(base.TAG_POOL, ""),
@@ -176,14 +175,14 @@ class Observer:
             since=now,
             attempt=key or None,
             provider=provider.name,
-            offer=view.offer or f"{view.scope}/?/?",
-            region=parts[2] if len(parts) == 6 else "",
-            zone=parts[3] if len(parts) == 6 else "",
-            machine_type=parts[4] if len(parts) == 6 else "",
-            market=parts[5] if len(parts) == 6 else "",
+            offer=view.offer or view.scope.offer(base.UNKNOWN, base.UNKNOWN),
+            region=view.offer.region if view.offer else "",
+            zone=view.offer.zone if view.offer else "",
+            machine_type=view.offer.machine_type if view.offer else "",
+            market=view.offer.market if view.offer else "",
             gpus=pool.gpu_count if (pool := self._runtime.config.pools.get(view.tags.get(base.TAG_POOL, ""))) else 0,
             ref=view.ref,
-            price=numbers.real(view.tags.get(base.TAG_PRICE)) or provider.usual_price(view.offer),
+            price=numbers.real(view.tags.get(base.TAG_PRICE)) or provider.usual_price(view.offer or ""),
             running_at=view.created_at or now,
             deadline=numbers.real(view.tags.get(base.TAG_DEADLINE)) or 0.0,
             repo=view.tags.get(request.TAG_REPO, ""),

@@ -28,14 +28,14 @@ YOUNG, UNDATED = 3600.0, 86400.0
 
 #: Finds the live row of an instance by its name and attempt; None when there is none.
 Known = Callable[[str, str], model.Instance | None]
-_NOWHERE: Mapping[str, frozenset[str]] = {}
+_NOWHERE: Mapping[str, frozenset[base.Scope]] = {}
 
 
 async def look(
     provisioners: Mapping[str, base.Provisioner],
     known: Known | None,
     *,
-    also: Mapping[str, frozenset[str]] = _NOWHERE,
+    also: Mapping[str, frozenset[base.Scope]] = _NOWHERE,
 ) -> dict[str, Any]:
     """List every provider once.  Without ``known`` the state could not be read and everything counts as unaccounted.
 
@@ -59,7 +59,9 @@ def nothing(name: str, problem: str) -> dict[str, Any]:
     return {"name": name, "problem": problem, "failures": {}, "counts": {}, "instances": [], "residues": []}
 
 
-async def _look(name: str, provisioner: base.Provisioner, known: Known | None, also: frozenset[str]) -> dict[str, Any]:
+async def _look(
+    name: str, provisioner: base.Provisioner, known: Known | None, also: frozenset[base.Scope]
+) -> dict[str, Any]:
     try:
         async with asyncio.timeout(TIMEOUT):
             listing = await provisioner.list_owned(also)
@@ -92,7 +94,7 @@ def _instance(view: base.InstanceView, known: Known | None) -> dict[str, Any]:
         "instance": view.name,
         "ref": view.ref,
         "scope": view.scope,
-        "offer": view.offer,
+        "offer": view.offer or "",
         "status": view.status.value,
         "pool": view.tags.get(base.TAG_POOL, ""),
         "attempt": attempt,

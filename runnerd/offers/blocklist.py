@@ -58,7 +58,7 @@ class Blame:
         if len(self._faults[key]) < IMAGE_FAULTS:
             return
         words = f"{len(self._faults[key])} machines in a row did not come up with {offer.image}: {failure.message}"
-        scope = ranking.image_pattern(offer.provider, offer.image)
+        scope = base.OfferPattern.of_image(offer.provider, offer.image)
         await self.offer(offer, base.Kind.BOOT, base.Failure(base.Kind.BOOT, words, scope=scope))
         self._runtime.alarms.ring("provider", offer.provider, "image-suspected", words)
 
@@ -77,7 +77,8 @@ class Blame:
         """One of ours has gone: room under a quota, and a place that may want a rest."""
         now = self._runtime.clock.now()
         for block in list(self._runtime.rows.blocks.values()):
-            if block.reason == base.Kind.QUOTA and block.until > now and ranking.matches(block.pattern, row.offer):
+            governs = base.OfferPattern(block.pattern).matches(row.offer)
+            if governs and block.reason == base.Kind.QUOTA and block.until > now:
                 await self.lift(block.pattern)
         if row.reason is Reason.PREEMPTED:
             await self.preempted(row)
@@ -97,18 +98,7 @@ class Blame:
 
 def offer_of(row: model.Instance) -> base.Offer | None:
     """The offer that an instance came from; None where that is not known whole."""
-    parts = row.offer.split("/")
-    if len(parts) != 6 or parts[5] not in set(base.Market):
+    key = base.OfferKey.read(row.offer)
+    if key is None or key.market not in set(base.Market):
         return None
-    return base.Offer(
-        provider=parts[0],
-        account=parts[1],
-        region=parts[2],
-        zone=parts[3],
-        machine_type=parts[4],
-        market=base.Market(parts[5]),
-        price=row.price,
-        gpus=row.gpus,
-        cpus=row.cpus,
-        image=row.image,
-    )
+    return base.Offer.of(key, price=row.price, gpus=row.gpus, cpus=row.cpus, image=row.image)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from provisioners.base import Offer, Quota, Unit
 from runnerd import model
-from runnerd.offers import ranking
 
 
 @dataclass(slots=True)
@@ -49,7 +48,7 @@ class Quotas:
                 continue
             asked_at = row.running_at or row.since
             for account in self._accounts.get(row.provider, ()):
-                if asked_at > account.quota.as_of and ranking.matches(account.quota.pattern, row.offer):
+                if asked_at > account.quota.as_of and account.quota.pattern.matches(row.offer):
                     account.used += _units(account.quota.unit, gpus=row.gpus, cpus=row.cpus)
 
     def refusal(self, offer: Offer) -> str:
@@ -57,7 +56,7 @@ class Quotas:
         accounts = self._accounts.get(offer.provider, ())
         key = offer.key if accounts else ""
         for account in accounts:
-            if ranking.matches(account.quota.pattern, key):
+            if account.quota.pattern.matches(key):
                 words = account.refusal(offer)
                 if words:
                     return words
@@ -68,7 +67,7 @@ class Quotas:
         accounts = self._accounts.get(offer.provider, ())
         key = offer.key if accounts else ""
         for account in accounts:
-            if ranking.matches(account.quota.pattern, key):
+            if account.quota.pattern.matches(key):
                 account.used += count * _units(account.quota.unit, gpus=offer.gpus, cpus=offer.cpus)
 
 

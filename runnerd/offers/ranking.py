@@ -9,13 +9,11 @@ is not to blame.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from types import MappingProxyType
 
-from provisioners.base import Failure, Kind, Offer
+from provisioners.base import Failure, Kind, Offer, OfferPattern
 from runnerd.model import Block
 
 #: Seconds that a failure blocks its scope, first and at most; it doubles while the same pattern fails again.
@@ -92,33 +90,11 @@ def rank(
 def blocking(offer: Offer, blocks: Iterable[Block]) -> Block | None:
     """The block that holds an offer longest, if any does."""
     found: Block | None = None
-    place = f"{offer.key}/{image_word(offer.image)}"
+    key = offer.key.with_image(offer.image)
     for block in blocks:
-        if matches(block.pattern, place) and (found is None or block.until > found.until):
+        if OfferPattern(block.pattern).matches(key) and (found is None or block.until > found.until):
             found = block
     return found
-
-
-@functools.lru_cache(maxsize=65536)
-def matches(pattern: str, key: str) -> bool:
-    """True when an offer key lies under a pattern; segments match one to one, missing ones match anything."""
-    parts, values = pattern.split("/"), key.split("/")
-    if len(parts) > len(values):
-        return False
-    return all(
-        any(fnmatchcase(value, choice) for choice in part.split("|"))
-        for value, part in zip(values, parts, strict=False)
-    )
-
-
-def image_word(image: str) -> str:
-    """An image's name as one segment of a pattern."""
-    return image.replace("/", ":").replace("|", ":")
-
-
-def image_pattern(provider: str, image: str) -> str:
-    """The pattern of everything that boots from an image."""
-    return f"{provider}/*/*/*/*/*/{image_word(image)}"
 
 
 def block(offer: Offer, reason: str, failure: Failure, *, blocks: Iterable[Block], now: float) -> Block | None:

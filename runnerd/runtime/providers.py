@@ -108,15 +108,15 @@ class Provider:
             self._awaited[pool.name] = float("-inf")
             raise
 
-    def usual_price(self, key: str) -> float:
+    def usual_price(self, text: str) -> float:
         """Return dollars per hour for an offer whose price was lost: its own, else the highest for its machine type.
 
         0 while none is known.
         """
-        parts = key.split("/")
+        key = base.OfferKey.read(text)
         known = [offer for _, _, offers in self._offers.values() for offer in offers]
-        own = [offer.price for offer in known if offer.key == key]
-        alike = [offer.price for offer in known if len(parts) == 6 and offer.machine_type == parts[4]]
+        own = [offer.price for offer in known if offer.key == text]
+        alike = [offer.price for offer in known if key is not None and offer.machine_type == key.machine_type]
         return max(own or alike, default=0.0)
 
     def _question(self, pool: config.Pool) -> _Question:

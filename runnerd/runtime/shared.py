@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from provisioners import base
 from runnerd import config, model, planner
 from runnerd.forges.base import Forge, QueueSpec
 from runnerd.kit import clock, tasks
@@ -52,12 +53,12 @@ class Runtime:
         """The queues of a pool, in the order of the configuration's forges."""
         return [spec.queue for spec in self.specs if spec.queue.pool == pool]
 
-    def scopes(self, provider: str) -> frozenset[str]:
+    def scopes(self, provider: str) -> frozenset[base.Scope]:
         """The listing scopes in which a provider has live instances of ours, configured or not."""
         return frozenset(
-            row.offer.rsplit("/", 2)[0]
+            key.scope
             for row in self.rows.instances.values()
-            if row.provider == provider and row.offer and row.live
+            if row.provider == provider and row.live and (key := base.OfferKey.read(row.offer)) is not None
         )
 
     def witness(self, id: InstanceId) -> planner.Evidence:

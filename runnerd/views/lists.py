@@ -6,9 +6,10 @@ import collections
 from typing import Any
 
 import runnerd
+from provisioners import base
 from runnerd import errors, model, read_model
 from runnerd.config import schedule
-from runnerd.offers import ranking, request
+from runnerd.offers import request
 from runnerd.runtime import lookup
 from runnerd.views import facts
 
@@ -92,7 +93,7 @@ def _provider(reading: read_model.ReadModel, name: str) -> dict[str, Any]:
         "blocked": sum(
             1
             for block in reading.state.rows.blocks.values()
-            if block.until > reading.state.clock.now() and ranking.matches(block.pattern.split("/")[0], name)
+            if block.until > reading.state.clock.now() and base.OfferPattern(block.pattern).matches_provider(name)
         ),
     }
 

@@ -130,7 +130,7 @@ class Promises:
             forgotten = not one.one.alive and one.one.died_at - one.since < WRITING
             if forgotten or not one.since + WRITING < attempt.created_at < one.until - ROUNDING:
                 continue
-            if ranking.matches(one.pattern, request.offer.key):
+            if base.OfferPattern(one.pattern).matches(request.offer.key):
                 self.complain(
                     f"blocked: {request.offer.key} is tried {attempt.created_at - one.since:.1f} s after {one.kind}"
                     f" was told for {one.pattern}, for {one.until - one.since:.0f} s"
@@ -142,7 +142,7 @@ class Promises:
         now = self._lab.clock.now()
         asked = {request.key: request.offer for _, request in self.requests}
         for quota in self._lab.daemon.runtime.providers[provider].quotas:
-            if now - quota.as_of > FRESH or not ranking.matches(quota.pattern, offer.key):
+            if now - quota.as_of > FRESH or not base.OfferPattern(quota.pattern).matches(offer.key):
                 continue
             boxes = list(self._lab.skies[provider].boxes())
             # What the cloud's own lists did not show yet when it told its quota was not in the number.
@@ -150,7 +150,7 @@ class Promises:
             there = [asked[box.key] for box in seen if box.rising(now) and box.key in asked]
             known = {box.key for box in boxes}
             there += [one for key, one in self._sent.items() if key not in known]
-            used = sum(_units(quota.unit, one) for one in there if ranking.matches(quota.pattern, one.key))
+            used = sum(_units(quota.unit, one) for one in there if base.OfferPattern(quota.pattern).matches(one.key))
             if _units(quota.unit, offer) and used + _units(quota.unit, offer) > quota.limit + ROUNDING:
                 self.complain(
                     f"quota: {offer.key} is asked for, and {used:g} of {quota.limit:g} {quota.unit} of {quota.name} are"
@@ -199,7 +199,7 @@ class Promises:
             self._refusals = [
                 one
                 for one in self._refusals
-                if one.kind is not base.Kind.QUOTA or not ranking.matches(one.pattern, new.offer)
+                if one.kind is not base.Kind.QUOTA or not base.OfferPattern(one.pattern).matches(new.offer)
             ]
         gone = new.state is model.InstanceState.GONE or (
             old.state is model.InstanceState.UNKNOWN

@@ -91,7 +91,7 @@ class FakeBox:
         self.created_at = machine.created_at
         self.visible_at = machine.visible_at
         self.offer = machine.offer
-        self.market = machine.offer.rpartition("/")[2]
+        self.market = machine.offer.market
 
     @property
     def user_data(self) -> str:

@@ -77,7 +77,7 @@ def _expect_at_once(made: daemon.Daemon) -> None:
 def _take_partial_as_complete(made: daemon.Daemon) -> None:
     """A partial listing counts as complete."""
 
-    class Whole(frozenset[str]):
+    class Whole(frozenset[base.Scope]):
         def __contains__(self, scope: object) -> bool:
             return True
 

@@ -13,7 +13,6 @@ import pytest
 
 from provisioners import base
 from runnerd import model
-from runnerd.offers import ranking
 from tests.clouds import aws, azure, gcp, wire
 from tests.simulation import clouds, lab, troubles
 
@@ -157,7 +156,7 @@ async def _capacity(cell: Cell) -> None:
     assert (failure.kind, failure.maybe_created, fault.fired) == (base.Kind.CAPACITY, False, 1)
     first, second = cell.offers
     scope = failure.scope or first.key
-    assert ranking.matches(scope, first.key) and not ranking.matches(scope, second.key)
+    assert base.OfferPattern(scope).matches(first.key) and not base.OfferPattern(scope).matches(second.key)
     # At once: what Google's operation takes to fail is not ours.
     assert cell.times[1] - cell.times[0] <= (8.0 if cell.cloud == "gcp" else 1.0)
     assert sum(box.user_data != "" and box.key == cell.keys[1] for box in cell.boxes) == 1
@@ -235,7 +234,7 @@ async def _config(cell: Cell) -> None:
     (failure,) = cell.failures
     assert failure.kind is base.Kind.CONFIG and not failure.maybe_created
     first, second = cell.offers
-    assert not ranking.matches(failure.scope or first.key, second.key)
+    assert not base.OfferPattern(failure.scope or first.key).matches(second.key)
     assert cell.times[1] - cell.times[0] <= 1.0
 
 
@@ -351,7 +350,9 @@ async def _accepted_then_fails(cell: Cell) -> None:
     assert first != second and len(cell.boxes) == 2
     (block,) = cell.blocks().values()
     assert block.reason == "capacity"
-    assert ranking.matches(block.pattern, first.key) and not ranking.matches(block.pattern, second.key)
+    assert base.OfferPattern(block.pattern).matches(first.key) and not base.OfferPattern(block.pattern).matches(
+        second.key
+    )
 
 
 @cell("accepted-then-fails-late", "gcp", "azure")
@@ -420,7 +421,8 @@ async def _preempted(cell: Cell) -> None:
     assert [job.conclusion for job in cell.world.jobs()][-1] == "success"
     assert any(event.reason == "preempted" for event in await cell.events("gone"))
     assert any(
-        block.reason == "preempted" and ranking.matches(block.pattern, first.key) for block in cell.blocks().values()
+        block.reason == "preempted" and base.OfferPattern(block.pattern).matches(first.key)
+        for block in cell.blocks().values()
     )
 
 

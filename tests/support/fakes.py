@@ -180,7 +180,7 @@ class ScriptedProvisioner(base.Basics):
     def offer(self, zone: str = "a", market: base.Market = base.Market.ON_DEMAND) -> base.Offer:
         return base.Offer(self.name, "acct", "east", zone, "small", market, self.price, 1)
 
-    def scopes(self) -> frozenset[str]:
+    def scopes(self) -> frozenset[base.Scope]:
         return frozenset(self.offer(zone).scope for zone in self.zones)
 
     async def start(self) -> None:
@@ -230,7 +230,7 @@ class ScriptedProvisioner(base.Basics):
     async def delete_residue(self, residue: base.Residue) -> None:
         self.calls.append(("delete_residue", residue.ref))
 
-    async def list_owned(self, also: frozenset[str] = frozenset()) -> base.Listing:
+    async def list_owned(self, also: frozenset[base.Scope] = frozenset()) -> base.Listing:
         self.calls.append(("list", None))
         if self.listing_error is not None:
             raise self.listing_error

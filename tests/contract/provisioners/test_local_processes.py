@@ -355,7 +355,7 @@ async def test_a_damaged_record_makes_the_listing_incomplete_instead_of_empty(ya
     yard.instance("broken").mkdir()
     (yard.instance("broken") / records.RECORD).write_text("{")
     listing = await yard.provisioner.list_owned()
-    assert not listing.covers("beside/local/local/local")
+    assert not listing.covers(base.Scope("beside/local/local/local"))
     assert "broken" in listing.failures["beside/local/local/local"]
 
 

@@ -68,7 +68,7 @@ def image_store(settings: Any, now: Callable[[], float]) -> Any:
 # -- launch requests and the blocklist ---------------------------------------------------------------------------------
 
 compose, seal, unseal = request.compose, request.seal, request.unseal
-blocking, block, image_pattern = ranking.blocking, ranking.block, ranking.image_pattern
+blocking, block, image_pattern = ranking.blocking, ranking.block, base.OfferPattern.of_image
 agent_archive = archive.build
 Market, Kind, Failure, Shape, ProvisionError = base.Market, base.Kind, base.Failure, base.Shape, base.ProvisionError
 

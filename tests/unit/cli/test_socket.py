@@ -187,8 +187,8 @@ async def test_a_sweep_by_the_daemon_shows_side_resources_with_their_tags(
         sky = at.small.daemon.runtime.providers["sky"].provisioner
         tags = {"runnerd-instance": "gone-1", "runnerd-deadline": "1790000000", "runnerd-price": "0.5"}
 
-        async def list_owned(also: frozenset[str] = frozenset()) -> base.Listing:
-            return base.Listing((), sky.scopes(), (base.Residue("disk", "d-1", "sky/x/east/a", tags, 5.0),))
+        async def list_owned(also: frozenset[base.Scope] = frozenset()) -> base.Listing:
+            return base.Listing((), sky.scopes(), (base.Residue("disk", "d-1", base.Scope("sky/x/east/a"), tags, 5.0),))
 
         monkeypatch.setattr(sky, "list_owned", list_owned)
         found = await at.json("sweep", "--dry-run")

@@ -196,7 +196,7 @@ class Sky:
 
     def holds(self, kind: str, ref: str, *, owner: str = "vm-1", made: float = -30.0, deadline: float = -20.0) -> None:
         tags = {base.TAG_INSTANCE: owner, base.TAG_DEADLINE: str(NOW + deadline * H), base.TAG_PRICE: "0.5"}
-        one = base.Residue(kind, ref, "sky/acct/east/a", tags, NOW + made * H)
+        one = base.Residue(kind, ref, base.Scope("sky/acct/east/a"), tags, NOW + made * H)
         self.cloud.residues = (*self.cloud.residues, one)
 
     def runs(self, name: str, *, deadline: float) -> None:
@@ -277,7 +277,7 @@ async def test_a_provider_that_cannot_be_asked_does_not_keep_the_others(
     async def start() -> None:
         raise KeyError("a fault of the plugin")
 
-    async def list_owned(also: frozenset[str] = frozenset()) -> base.Listing:
+    async def list_owned(also: frozenset[base.Scope] = frozenset()) -> base.Listing:
         raise AttributeError("another fault")
 
     monkeypatch.setattr(sea, "start", start)
@@ -317,7 +317,7 @@ async def test_scopes_with_rows_are_listed_too_and_providers_that_are_not_config
     sky = Sky(monkeypatch)
     asked: list[frozenset[str]] = []
 
-    async def list_owned(also: frozenset[str] = frozenset()) -> base.Listing:
+    async def list_owned(also: frozenset[base.Scope] = frozenset()) -> base.Listing:
         asked.append(also)
         return base.Listing((), frozenset())
 

@@ -45,11 +45,11 @@ def machine(place: Place, name: str = "vm-1", key: str = "key-vm-1", **fields: A
     values: dict[str, Any] = {
         "ref": f"i-{key}",
         "name": name,
-        "scope": "sky/acct/east/a",
+        "scope": base.Scope("sky/acct/east/a"),
         "status": RUNNING,
         "tags": tags,
         "created_at": START - 600,
-        "offer": "sky/acct/east/a/small/spot",
+        "offer": base.OfferKey("sky/acct/east/a/small/spot"),
     } | fields
     view = base.InstanceView(**values)
     place.sky.machines[view.ref] = view
@@ -205,7 +205,7 @@ async def test_such_a_late_child_is_not_taken_for_absent_while_it_is_listed(
 
 
 async def test_tags_that_somebody_bent_do_not_stop_the_sweep(eyes: inventory.Observer, place: Place) -> None:
-    machine(place, tags={base.TAG_INSTANCE: "vm-1", base.TAG_PRICE: "cheap", base.TAG_DEADLINE: ""}, offer="")
+    machine(place, tags={base.TAG_INSTANCE: "vm-1", base.TAG_PRICE: "cheap", base.TAG_DEADLINE: ""}, offer=None)
     await look(place, eyes)
     row = place.row()
     assert (row.price, row.deadline, row.attempt) == (0.0, 0.0, None)
@@ -215,7 +215,7 @@ async def test_tags_that_somebody_bent_do_not_stop_the_sweep(eyes: inventory.Obs
 
 
 def disk(owner: str = "vm-9", age: float = 600.0) -> base.Residue:
-    return base.Residue("disk", "d-1", "sky/acct/east/a", {base.TAG_INSTANCE: owner}, START - age)
+    return base.Residue("disk", "d-1", base.Scope("sky/acct/east/a"), {base.TAG_INSTANCE: owner}, START - age)
 
 
 async def test_a_side_resource_without_its_instance_goes_when_seen_twice(

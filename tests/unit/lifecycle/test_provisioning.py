@@ -79,7 +79,7 @@ async def test_no_secret_is_stored_and_the_sent_request_carries_the_token(
 async def test_a_refusal_blocks_the_offer_and_the_next_is_tried_at_once(
     buyer: provisioning.Launcher, place: Place
 ) -> None:
-    place.sky.creates = [refusal(), refusal(base.Kind.QUOTA, scope="sky/acct/east/*")]
+    place.sky.creates = [refusal(), refusal(base.Kind.QUOTA, scope=base.OfferPattern("sky/acct/east/*"))]
     await place.clock.finish(buyer.request(VM))
     assert tries(place) == ["a", "b"] and tries(place, "sea") == ["a"]
     assert place.clock.now() == START
@@ -140,7 +140,7 @@ async def test_one_instance_tries_only_so_many_offers_in_a_row(buyer: provisioni
 async def test_a_quota_of_the_account_turns_a_burst_to_the_next_provider(tmp_path: Path, clock: ManualClock) -> None:
     place = make_place(tmp_path, clock)
     place.put(instance("vm-1", "planned"), instance("vm-2", "planned"))
-    quota = base.Quota("GPUs", "sky/acct/*/*/*/*", base.Unit.GPUS, limit=1, used=0, as_of=START)
+    quota = base.Quota("GPUs", base.OfferPattern("sky/acct/*/*/*/*"), base.Unit.GPUS, limit=1, used=0, as_of=START)
     place.runtime.providers["sky"].quotas = [quota]
     buyer = office(place)
     await clock.finish(asyncio.gather(buyer.request(VM), buyer.request(InstanceId("vm-2"))))
@@ -206,7 +206,7 @@ async def test_a_burst_does_not_spend_the_pace_of_an_api_on_an_offer_that_has_no
     rows = [instance(f"vm-{number}", "planned") for number in range(40)]
     place.put(*rows)
     place.sky.traits = dataclasses.replace(place.sky.traits, create_rate=2.0, create_burst=1)
-    place.sky.creates = [refusal(scope="sky/*") for _ in range(40)]
+    place.sky.creates = [refusal(scope=base.OfferPattern("sky/*")) for _ in range(40)]
     buyer = office(place)
     await clock.finish(asyncio.gather(*(buyer.request(row.id) for row in rows)))
     assert len(tries(place)) == 1, "one refusal is enough for all who wait"

@@ -335,7 +335,9 @@ async def test_a_provider_that_does_not_say_why_does_not_keep_a_row_open(
 async def test_a_launch_that_failed_says_so_once_to_who_wants_to_know(gate: termination.Reaper, place: Place) -> None:
     told: list[tuple[str, base.Failure]] = []
     gate.on_launch_failure = lambda row, failure: told.append((row.offer, failure))
-    failure = base.Failure(base.Kind.CAPACITY, "no t4 left in a", "sky/acct/east/a/*/*", "Server.Insufficient")
+    failure = base.Failure(
+        base.Kind.CAPACITY, "no t4 left in a", base.OfferPattern("sky/acct/east/a/*/*"), "Server.Insufficient"
+    )
     seen: list[model.Instance] = []
     place.rows.on_step.append(lambda _, new: seen.append(new))
     place.put(bought("vm-1", "booting"))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from provisioners.base import Market, Offer, Quota, Unit
+from provisioners.base import Market, Offer, OfferPattern, Quota, Unit
 from runnerd.offers import quotas
 from tests.support.fakes import instance
 
@@ -11,7 +11,7 @@ OFFER = Offer("sky", "acct", "east", "a", "small", Market.SPOT, 1.0, gpus=2, cpu
 
 
 def quota(unit: Unit, limit: float, used: float = 0.0, pattern: str = "sky/acct/east/*/*/spot") -> Quota:
-    return Quota("L-1", pattern, unit, limit, used, NOW, remedy="https://quotas.example")
+    return Quota("L-1", OfferPattern(pattern), unit, limit, used, NOW, remedy="https://quotas.example")
 
 
 def counted(*told: Quota, rows: tuple = ()) -> quotas.Quotas:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from provisioners.base import Failure, Kind, Market, Offer
+from provisioners.base import Failure, Kind, Market, Offer, OfferPattern
 from runnerd.model import Block
 from runnerd.offers import ranking
 
@@ -36,7 +36,7 @@ def block(pattern: str, *, until: float = NOW + 60, since: float = NOW, reason: 
     ],
 )
 def test_a_pattern_matches_segment_by_segment(pattern: str, matches: bool) -> None:
-    assert ranking.matches(pattern, offer().key) is matches
+    assert OfferPattern(pattern).matches(offer().key) is matches
 
 
 def test_offers_stand_in_the_order_of_providers_and_keep_their_own() -> None:
@@ -120,10 +120,12 @@ def test_a_failure_after_a_good_while_starts_afresh() -> None:
 
 
 def test_a_block_speaks_for_the_scope_that_the_provider_named() -> None:
-    found = ranking.block(offer(), Kind.QUOTA, Failure(Kind.QUOTA, "", scope="sky/acct/east/*/*/*"), blocks=[], now=NOW)
+    found = ranking.block(
+        offer(), Kind.QUOTA, Failure(Kind.QUOTA, "", scope=OfferPattern("sky/acct/east/*/*/*")), blocks=[], now=NOW
+    )
     assert found is not None
-    assert ranking.matches(found.pattern, offer(zone="z").key)
-    assert not ranking.matches(found.pattern, offer(region="west").key)
+    assert OfferPattern(found.pattern).matches(offer(zone="z").key)
+    assert not OfferPattern(found.pattern).matches(offer(region="west").key)
 
 
 def test_throttling_blocks_no_offer() -> None:
@@ -142,7 +144,7 @@ def test_a_time_that_the_provider_documents_wins() -> None:
 
 def test_an_image_is_blocked_wherever_it_boots_and_nothing_else_with_it() -> None:
     bad, good = (dataclasses.replace(offer(), image=image) for image in ("projects/p/images/a", "projects/p/images/b"))
-    held = block(ranking.image_pattern("sky", bad.image))
+    held = block(OfferPattern.of_image("sky", bad.image))
     assert ranking.blocking(bad, [held]) is held
     assert ranking.blocking(good, [held]) is None
     assert ranking.blocking(offer(), [held]) is None

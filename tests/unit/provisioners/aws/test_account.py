@@ -135,7 +135,7 @@ async def test_two_providers_of_the_same_type_know_nothing_of_each_other(world: 
     try:
         first, second = await world.provider("one"), await other.provider("two")
         made = [await one.create(await request(one)) for one in (first, second)]
-        assert [one.scope.split("/")[0] for one in made] == ["one", "two"]
+        assert [one.scope.provider for one in made] == ["one", "two"]
         assert (len(world.cloud.created), len(other.cloud.created)) == (1, 1)
         world.settle()
         other.settle()
@@ -207,7 +207,7 @@ async def test_quotas_tell_what_is_used_by_everybody(world: World) -> None:
 async def test_a_region_whose_quotas_are_not_told_leaves_those_of_the_others(world: World) -> None:
     world.fail(operation="ListServiceQuotas", region="us-east-1", code="AccessDeniedException", times=None)
     told = await (await world.provider()).quotas()
-    assert {one.pattern.split("/")[2] for one in told} == {"us-west-2"}
+    assert {one.pattern.region for one in told} == {"us-west-2"}
 
 
 async def test_no_quotas_at_all_is_an_error(world: World) -> None:

@@ -13,7 +13,7 @@ from provisioners.base import Kind
 from tests.clouds import aws as clouds_aws
 from tests.unit.provisioners.aws.aws_world import World, request
 
-OFFER = ""
+OFFER = None
 TYPE_IN_ZONE = "aws/own/us-east-1/us-east-1a/g4dn.xlarge/*"
 TYPE_IN_REGION = "aws/own/us-east-1/*/g4dn.xlarge/*"
 ZONE = "aws/own/us-east-1/us-east-1a/*/*"
@@ -106,7 +106,7 @@ def refusing() -> Iterator[Refusing]:
     [pytest.param(*row, id=f"{row[0]}-{row[1]}") for row in TABLE],
 )
 async def test_a_refused_launch_says_what_is_concluded(
-    refusing: Refusing, code: str, status: int, kind: Kind, scope: str, block_for: float, unclear: bool
+    refusing: Refusing, code: str, status: int, kind: Kind, scope: str | None, block_for: float, unclear: bool
 ) -> None:
     world, provider = refusing.world, refusing.provider
     wanted = await request(provider)
@@ -223,7 +223,7 @@ def test_an_answer_that_never_came_is_unclear_only_when_something_was_sent(
     ],
 )
 async def test_a_launch_that_fails_after_it_was_accepted_says_why(
-    world: World, code: str, kind: Kind, scope: str
+    world: World, code: str, kind: Kind, scope: str | None
 ) -> None:
     provider = await world.provider()
     world.fail(fails_with=code)

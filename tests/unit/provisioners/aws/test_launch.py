@@ -323,7 +323,7 @@ async def test_a_full_subnet_does_not_block_its_zone_while_another_has_room(worl
     with pytest.raises(base.ProvisionError) as caught:
         await provider.create(wanted)
     told = caught.value
-    assert (told.kind, told.scope, told.maybe_created) == (Kind.TRANSIENT, "", False)
+    assert (told.kind, told.scope, told.maybe_created) == (Kind.TRANSIENT, None, False)
     for number in range(4):
         made = await provider.create(await request(provider, f"next-{number}"))
         assert world.cloud.find(made.ref).subnet != full

@@ -47,15 +47,19 @@ async def test_regions_that_only_rows_know_are_listed_too(world: World) -> None:
     world.settle()
     only_west = await world.provider(regions={"us-west-2": world.options["regions"]["us-west-2"]})
     assert (await only_west.list_owned()).views == ()
-    listing = await only_west.list_owned(frozenset({"aws/own/us-east-1/us-east-1a", "gcp/p/europe-west4/a"}))
+    listing = await only_west.list_owned(
+        frozenset({base.Scope("aws/own/us-east-1/us-east-1a"), base.Scope("gcp/p/europe-west4/a")})
+    )
     assert [view.ref for view in listing.views] == [made.ref]
-    assert listing.covers("aws/own/us-east-1/us-east-1a")
-    assert not listing.covers("gcp/p/europe-west4/a")
+    assert listing.covers(base.Scope("aws/own/us-east-1/us-east-1a"))
+    assert not listing.covers(base.Scope("gcp/p/europe-west4/a"))
 
 
 async def test_a_scope_of_another_account_is_never_called_complete(world: World) -> None:
-    listing = await (await world.provider()).list_owned(frozenset({"aws/999988887777/us-east-1/us-east-1a"}))
-    assert not listing.covers("aws/999988887777/us-east-1/us-east-1a")
+    listing = await (await world.provider()).list_owned(
+        frozenset({base.Scope("aws/999988887777/us-east-1/us-east-1a")})
+    )
+    assert not listing.covers(base.Scope("aws/999988887777/us-east-1/us-east-1a"))
     assert "999988887777" in listing.failures["aws/999988887777/us-east-1/us-east-1a"]
 
 
@@ -116,7 +120,7 @@ async def test_status_checks_that_are_not_told_hide_no_instance(world: World) ->
     world.cloud.denied.update({"ec2:DescribeInstanceStatus", "ec2:DescribeVolumes"})
     listing = await provider.list_owned()
     assert [view.healthy for view in listing.views] == [None]
-    assert listing.covers("aws/own/us-east-1/us-east-1a")
+    assert listing.covers(base.Scope("aws/own/us-east-1/us-east-1a"))
 
 
 async def test_what_is_left_of_instances_is_found_by_its_tags_and_removed(world: World) -> None:
@@ -167,7 +171,7 @@ async def test_the_disk_and_interface_of_a_living_instance_are_not_left_over(wor
 
 async def test_a_residue_of_a_kind_that_nobody_makes_is_refused(world: World) -> None:
     provider = await world.provider()
-    strange = base.Residue("bucket", "us-east-1/b", "aws/own/us-east-1/*", {}, 0.0)
+    strange = base.Residue("bucket", "us-east-1/b", base.Scope("aws/own/us-east-1/*"), {}, 0.0)
     with pytest.raises(base.ProvisionError, match="bucket"):
         await provider.delete_residue(strange)
 

@@ -106,9 +106,9 @@ ROWS = [
 PARAMS = [pytest.param(*one, id=f"{one[0]}-{at}") for at, one in enumerate(ROWS)]
 
 
-def expected_scope(scope: str, market: base.Market) -> str:
+def expected_scope(scope: str, market: base.Market) -> str | None:
     if not scope:
-        return ""
+        return None
     place = scope.format(market=market.value)
     return f"{HERE}/{place}"
 
@@ -177,7 +177,7 @@ async def test_an_unknown_code_goes_by_its_status_and_blocks_as_little_as_can_be
     error = await failed(one, base.Market.ON_DEMAND)
     assert (error.kind, error.code, error.maybe_created) == (kind, code, maybe)
     if kind is Kind.TRANSIENT:
-        assert error.scope == ""
+        assert error.scope is None
 
 
 @pytest.mark.parametrize(

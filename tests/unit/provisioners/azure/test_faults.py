@@ -399,9 +399,9 @@ async def test_machines_in_a_group_that_left_the_configuration_are_still_seen_al
 
 
 async def test_scopes_that_only_rows_know_are_covered_where_we_look(azure: lab.Lab) -> None:
-    gone = f"az/{azure.arm.subscription}/southcentralus/1"
-    other = "az/another-subscription/eastus/1"
-    listing = await azure.provisioner.list_owned(frozenset({gone, other, "aws/x/us-east-1/a"}))
+    gone = base.Scope.of("az", azure.arm.subscription, "southcentralus", "1")
+    other = base.Scope("az/another-subscription/eastus/1")
+    listing = await azure.provisioner.list_owned(frozenset({gone, other, base.Scope("aws/x/us-east-1/a")}))
     assert listing.covers(gone)
     assert not listing.covers(other)
 

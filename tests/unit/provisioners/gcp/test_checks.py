@@ -207,7 +207,7 @@ async def test_quotas_govern_the_offers_that_they_count() -> None:
         2.0,
     )
     assert (found["CPUS in us-central1"].unit, found["CPUS in us-central1"].used) == (base.Unit.VCPUS, 8.0)
-    assert (found["GPUS_ALL_REGIONS"].used, found["GPUS_ALL_REGIONS"].pattern.split("/")[4]) == (
+    assert (found["GPUS_ALL_REGIONS"].used, found["GPUS_ALL_REGIONS"].pattern.machine_type) == (
         2.0,
         "*+*|a2-*|a3-*|a4-*|g2-*|g4-*",
     )
@@ -222,7 +222,7 @@ async def test_a_launch_over_a_quota_is_refused_by_the_quota_that_is_told(world:
         await world.provisioner.create(request)
     (told,) = [one for one in await world.provisioner.quotas() if one.name == "NVIDIA_T4_GPUS in us-central1"]
     assert (caught.value.kind, told.used, told.limit) == (base.Kind.QUOTA, 1.0, 1.0)
-    assert caught.value.scope.split("/")[2:4] == told.pattern.split("/")[2:4]
+    assert (caught.value.scope.region, caught.value.scope.zone) == (told.pattern.region, told.pattern.zone)
 
 
 # -- credentials -------------------------------------------------------------------------------------------------------

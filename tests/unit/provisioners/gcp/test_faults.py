@@ -143,10 +143,10 @@ async def test_a_zone_that_is_not_reached_makes_only_itself_incomplete(world: Wo
     listing = await world.provisioner.list_owned()
     root = "google/acme-ml"
     assert [one.ref for one in listing.views] == [view.ref]
-    assert listing.covers(f"{root}/us-central1/us-central1-a")
-    assert not listing.covers(f"{root}/us-central1/us-central1-b")
-    assert listing.covers(f"{root}/europe-west4/europe-west4-a")
-    assert not listing.covers(f"{root}/europe-west4/europe-west4-c")
+    assert listing.covers(base.Scope(f"{root}/us-central1/us-central1-a"))
+    assert not listing.covers(base.Scope(f"{root}/us-central1/us-central1-b"))
+    assert listing.covers(base.Scope(f"{root}/europe-west4/europe-west4-a"))
+    assert not listing.covers(base.Scope(f"{root}/europe-west4/europe-west4-c"))
     assert f"{root}/europe-west4/*" not in listing.complete_scopes
     assert "europe-west4-c" in listing.failures[f"{root}/europe-west4/*"]
 
@@ -159,27 +159,27 @@ async def test_a_warning_in_a_zones_part_makes_it_incomplete(world: World, code:
     )
     listing = await world.provisioner.list_owned()
     assert listing.views == ()
-    assert not listing.covers("google/acme-ml/us-central1/us-central1-a")
+    assert not listing.covers(base.Scope("google/acme-ml/us-central1/us-central1-a"))
     assert code in listing.failures["google/acme-ml/us-central1/us-central1-a"]
-    assert listing.covers("google/acme-ml/us-central1/us-central1-b")
+    assert listing.covers(base.Scope("google/acme-ml/us-central1/us-central1-b"))
 
 
 async def test_a_zone_that_the_project_does_not_have_is_never_complete(world: World) -> None:
-    also = frozenset({"google/acme-ml/us-central1/us-central1-q", "google/acme-ml/moon1/*"})
+    also = frozenset({base.Scope("google/acme-ml/us-central1/us-central1-q"), base.Scope("google/acme-ml/moon1/*")})
     listing = await world.provisioner.list_owned(also)
     assert not any(listing.covers(one) for one in also)
     assert also <= listing.failures.keys()
 
 
 async def test_zones_with_rows_are_listed_although_they_are_not_configured(world: World) -> None:
-    also = "google/acme-ml/us-west1/us-west1-b"
+    also = base.Scope("google/acme-ml/us-west1/us-west1-b")
     assert not (await world.provisioner.list_owned()).covers(also)
     assert (await world.provisioner.list_owned(frozenset({also}))).covers(also)
 
 
 async def test_a_project_with_rows_that_is_gone_fails_alone(world: World) -> None:
     view = await world.created()
-    also = "google/old-project/us-west1/us-west1-b"
+    also = base.Scope("google/old-project/us-west1/us-west1-b")
     listing = await world.provisioner.list_owned(frozenset({also}))
     assert [one.ref for one in listing.views] == [view.ref]
     assert "old-project" in listing.failures[also]
