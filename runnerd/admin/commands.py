@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from runnerd import errors, model
-from runnerd.admin import prices
+from runnerd.admin import documents, prices
 from runnerd.kit import display
 from runnerd.lifecycle import sweep_policy
 from runnerd.lifecycle.termination import DRAINABLE
@@ -37,7 +37,7 @@ class Commands:
         self._history = history
         self._drain = drain
 
-    async def drain(self, pool: str, *, on: bool, who: str) -> dict[str, Any]:
+    async def drain(self, pool: str, *, on: bool, who: str) -> documents.Drained:
         """Buy nothing new for a pool and register nothing more in it, or take that back.  Survives restarts."""
         if on or not self._runtime.durable.ever_drained(pool):
             lookup.known_pool(self._runtime.config, pool)
@@ -64,7 +64,7 @@ class Commands:
             "message": message,
         }
 
-    async def reap(self, id: str, *, force: bool, who: str) -> dict[str, Any]:
+    async def reap(self, id: str, *, force: bool, who: str) -> documents.Reaped:
         """End an instance.  Without ``force`` through the gate, which lets a job that slipped in go on.
 
         Raises :class:`errors.Refused`: 404 unknown, 409 with why it cannot be ended so.
@@ -123,7 +123,7 @@ class Commands:
             return False
         return await self._drain(row.id, reason, detail)
 
-    async def hold(self, id: str, *, seconds: float, who: str) -> dict[str, Any]:
+    async def hold(self, id: str, *, seconds: float, who: str) -> documents.Held:
         """Keep an instance from being ended for idleness, age or ``max_job`` for a time; 0 releases it.
 
         Raises :class:`errors.Refused`.
@@ -178,7 +178,7 @@ class Commands:
             self._runtime.wake()
         return found
 
-    async def refresh_prices(self, *, provider: str = "") -> dict[str, Any]:
+    async def refresh_prices(self, *, provider: str = "") -> documents.Renewal:
         """Have the running provisioners ask their price lists anew, and the pools' offers after them.
 
         Raises :class:`errors.Refused` (404) for an unknown provider.

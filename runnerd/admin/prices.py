@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from provisioners import base
 from runnerd import config
+from runnerd.admin import documents
 from runnerd.runtime import lookup, providers, shared
 
 #: How long one provider's price list may take, in seconds.
 TIMEOUT_S = 1500.0
 
 
-async def refresh(runtime: shared.Runtime, *, provider: str = "") -> dict[str, Any]:
+async def refresh(runtime: shared.Runtime, *, provider: str = "") -> documents.Renewal:
     """Have the running provisioners ask their price lists anew, and the pools' offers after them.
 
     Raises :class:`errors.Refused` (404) for an unknown provider.
@@ -43,7 +42,9 @@ async def _renew(runtime: shared.Runtime, one: providers.Provider) -> list[base.
     return found
 
 
-async def renew(name: str, provisioner: base.Provisioner, *, start: Any) -> list[base.Finding]:
+async def renew(
+    name: str, provisioner: base.Provisioner, *, start: Callable[[], Awaitable[None]]
+) -> list[base.Finding]:
     """One provider's findings, whatever happens."""
     place = f"providers.{name}"
     try:
@@ -66,10 +67,12 @@ def no_list(name: str) -> base.Finding:
     return base.Finding(base.Level.OK, f"providers.{name}", words)
 
 
-def renewal(found: dict[str, Sequence[base.Finding]] | dict[str, list[base.Finding]], effect: str) -> dict[str, Any]:
+def renewal(found: Mapping[str, Sequence[base.Finding]], effect: str) -> documents.Renewal:
     """The findings as a document, and when they take effect."""
-    findings = [
-        {**dataclasses.asdict(each), "level": each.level.value} for answers in found.values() for each in answers
+    findings: list[documents.Finding] = [
+        {"level": each.level.value, "place": each.place, "message": each.message, "remedy": each.remedy}
+        for answers in found.values()
+        for each in answers
     ]
     return {
         "findings": findings,

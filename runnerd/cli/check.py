@@ -14,13 +14,13 @@ import random
 import tempfile
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from provisioners import base
 from provisioners.base import Finding, Level
 from runnerd import config, daemon, errors, model, store
+from runnerd.admin import documents
 from runnerd.bootstrap import agent_archive
 from runnerd.cli import options, render
 from runnerd.cli.exits import Exit
@@ -43,7 +43,7 @@ def command(config_file: str | None, as_json: bool) -> None:
     except errors.ConfigInvalid as error:
         if not file.exists():
             raise
-        found = [
+        found: list[documents.Finding] = [
             {"level": "error", "place": str(problem).partition(": ")[0], "message": str(problem).partition(": ")[2],
              "remedy": ""}
             for problem in error.problems
@@ -60,7 +60,7 @@ def command(config_file: str | None, as_json: bool) -> None:
     click.get_current_context().exit(Exit.PROBLEMS if bad else Exit.OK)
 
 
-async def check(settings: config.Config) -> list[dict[str, Any]]:
+async def check(settings: config.Config) -> list[documents.Finding]:
     """All findings, worst first within the order of the file."""
     now = clock.SystemClock()
     found = [*config.warnings_of(settings), *_state(settings), *_ended_budgets(settings, now)]
@@ -73,7 +73,9 @@ async def check(settings: config.Config) -> list[dict[str, Any]]:
         found += _unserved(settings, asked)
     if not any(one.level is Level.ERROR for one in found):
         found.append(Finding(Level.OK, "runnerd", "the daemon can start with this configuration"))
-    return [{**dataclasses.asdict(one), "level": one.level.value} for one in found]
+    return [
+        {"level": one.level.value, "place": one.place, "message": one.message, "remedy": one.remedy} for one in found
+    ]
 
 
 async def _forge(settings: config.Config, name: str, now: clock.Clock) -> list[Finding]:

@@ -61,16 +61,16 @@ class Client:
         self._path = path
         self._timeout = timeout
 
-    def get(self, path: str, **query: Any) -> dict[str, Any]:
+    def get(self, path: str, **query: Any) -> Any:
         """Look at something; arguments that are None or empty are left out."""
         given = {key: value for key, value in query.items() if value not in (None, "", False)}
         return self._ask("GET", f"{path}?{urllib.parse.urlencode(given)}" if given else path, None)
 
-    def post(self, path: str, **body: Any) -> dict[str, Any]:
+    def post(self, path: str, **body: Any) -> Any:
         """Order something."""
         return self._ask("POST", path, json.dumps(body).encode())
 
-    def follow(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
+    def follow(self, path: str, **query: Any) -> Iterator[Any]:
         """Answers of a listing that goes on, each asked after the one before; never ends by itself."""
         after = int(query.pop("after", 0))
         while True:
@@ -78,7 +78,7 @@ class Client:
             after = int(answer["next"])
             yield answer
 
-    def _ask(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
+    def _ask(self, method: str, path: str, body: bytes | None) -> Any:
         connection = _Connection(self._path, timeout=self._timeout)
         try:
             headers = {"Content-Type": "application/json"} if body is not None else {}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import click
 
 from runnerd.cli import client, options, render
 from runnerd.cli.exits import CommandFailed, Exit
+
+if TYPE_CHECKING:
+    from runnerd.admin import documents
 
 #: What costs are summed by; the same as :class:`runnerd.store.By`, which takes long to import.
 BY = ("pool", "provider", "repo", "day", "market", "region")
@@ -86,7 +90,7 @@ def refresh(provider: str | None, socket_file: str | None, config_file: str | No
     click.get_current_context().exit(Exit.PROBLEMS if found["errors"] else Exit.OK)
 
 
-def _alone(config_file: str | None, provider: str | None) -> dict[str, object]:
+def _alone(config_file: str | None, provider: str | None) -> documents.Renewal:
     # Imported here, because only a renewal without the daemon needs what the daemon is made of.
     from runnerd import config
     from runnerd.cli import pricing

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Any
 
 from provisioners import base
 from provisioners.base import Finding, Level
 from runnerd import config, daemon, errors
-from runnerd.admin import prices
+from runnerd.admin import documents, prices
 from runnerd.cli import run
 from runnerd.kit import clock
 from runnerd.runtime import providers
 
 
-async def refresh(settings: config.Config, only: str, *, system: clock.Clock | None = None) -> dict[str, Any]:
+async def refresh(settings: config.Config, only: str, *, system: clock.Clock | None = None) -> documents.Renewal:
     """Ask the configured providers' price lists, or that of one, and keep the answers in the state.
 
     Raises :class:`errors.Refused` for an unknown provider and :class:`errors.StoreUnwritable` when the state directory

@@ -6,11 +6,17 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from runnerd.kit import display
+
+if TYPE_CHECKING:
+    from runnerd.admin import documents as answers
+    from runnerd.views import documents
+
+Document = TypeVar("Document")
 
 #: Colours of words in tables, on a terminal only.
 _STYLES = {
@@ -26,7 +32,7 @@ def document(found: Any) -> None:
     click.echo(json.dumps(found, indent=indent, default=str))
 
 
-def show(found: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]], None]) -> None:
+def show(found: Document, as_json: bool, text: Callable[[Document], None]) -> None:
     """Print a document as it is, or as text."""
     if as_json:
         document(found)
@@ -34,7 +40,7 @@ def show(found: dict[str, Any], as_json: bool, text: Callable[[dict[str, Any]], 
         text(found)
 
 
-def say(found: dict[str, Any]) -> None:
+def say(found: answers.Message) -> None:
     """Print the one sentence of the answer to an order."""
     click.echo(found["message"])
 
@@ -84,7 +90,7 @@ def clock(at: float) -> str:
 # -- documents -----------------------------------------------------------------------------------------------------
 
 
-def status(found: dict[str, Any]) -> None:
+def status(found: documents.SocketStatus) -> None:
     now = found["now"]
     up = display.span(now - found["started_at"])
     click.echo(f"controller {found['controller']}: runnerd {found['version']}, process {found['pid']}, up {up}")
@@ -136,7 +142,7 @@ def _of(count: int, most: int | None) -> str:
     return f"{count}" if most is None else f"{count} of {most}"
 
 
-def jobs(found: dict[str, Any]) -> None:
+def jobs(found: documents.Jobs) -> None:
     rows = [
         [each["id"], each["conclusion"] or each["state"], each["pool"], each["repo"], each["name"],
          display.span(each["wait_seconds"]), display.span(each["run_seconds"]) if each["started_at"] else "",
@@ -147,7 +153,7 @@ def jobs(found: dict[str, Any]) -> None:
     _more(found)
 
 
-def instances(found: dict[str, Any]) -> None:
+def instances(found: documents.Instances) -> None:
     now = found["now"]
     rows = [
         [each["id"], each["state"], ago(each["since"], now), each["offer"] or each["provider"], each["image"],
@@ -160,7 +166,7 @@ def instances(found: dict[str, Any]) -> None:
     _more(found)
 
 
-def _note(each: dict[str, Any], now: float) -> str:
+def _note(each: documents.Instance, now: float) -> str:
     if each["hold_until"]:
         return f"held for {display.span(each['hold_until'] - now)}"
     note = ": ".join(part for part in (each["reason"], each["detail"]) if part)
@@ -171,17 +177,17 @@ def _note(each: dict[str, Any], now: float) -> str:
     return f"{note} (its provider says {told})" if told else note
 
 
-def _price(each: dict[str, Any]) -> str:
+def _price(each: documents.Instance | documents.RankedOffer) -> str:
     price = f"{display.dollars(each['price'])}/h" if each["price"] else ""
     return ", ".join(part for part in (price, each["price_source"]) if part)
 
 
-def _more(found: dict[str, Any]) -> None:
+def _more(found: documents.Jobs | documents.Instances) -> None:
     if found["more"]:
         click.echo("there are more; --limit shows them")
 
 
-def pools(found: dict[str, Any]) -> None:
+def pools(found: documents.Pools) -> None:
     rows = [
         [each["name"], each["waiting"] if each["known"] else f"{each['waiting']}?", each["running"],
          _of(each["live"], each["max_instances"]), each["warm"], f"{each['open_offers']} of {each['offers']}",
@@ -194,7 +200,7 @@ def pools(found: dict[str, Any]) -> None:
         click.echo(f"pool {name} left the configuration and still has instances")
 
 
-def offers(found: dict[str, Any]) -> None:
+def offers(found: documents.Offers) -> None:
     now = found["now"]
     click.echo(f"pool {found['pool']}: order {found['order']}, market {found['market']}")
     rows = [
@@ -210,7 +216,7 @@ def offers(found: dict[str, Any]) -> None:
         click.echo("the pool is drained: none of them is tried")
 
 
-def explain(found: dict[str, Any]) -> None:
+def explain(found: documents.Explanation) -> None:
     job = found["job"]
     click.echo(f"job {job['name']} of {job['repo']} ({job['id']}): {found['summary']}")
     if job["url"]:
@@ -238,19 +244,19 @@ def _section(head: str, lines: Sequence[str]) -> None:
         click.echo(f"  - {each}")
 
 
-def ambiguous(found: Sequence[dict[str, Any]]) -> None:
+def ambiguous(found: Sequence[documents.Job]) -> None:
     rows = [
         [each["id"], each["conclusion"] or each["state"], each["repo"], each["name"], each["run"]] for each in found
     ]
     table(["job", "state", "repo", "name", "run"], rows)
 
 
-def events(found: Sequence[dict[str, Any]]) -> None:
+def events(found: Sequence[documents.Event]) -> None:
     for each in found:
         click.echo(f"{clock(each['at'])}  {each['subject']:12} {each['id']}  {each['text']}")
 
 
-def logs(found: dict[str, Any]) -> None:
+def logs(found: documents.Logs) -> None:
     click.echo(f"instance {found['instance']} ({found['state']})")
     if found["job_url"]:
         click.echo(f"the job's own log is at {found['job_url']}")
@@ -267,7 +273,7 @@ def logs(found: dict[str, Any]) -> None:
         click.echo(f"no console output: {found['console_problem']}")
 
 
-def cost(found: dict[str, Any]) -> None:
+def cost(found: documents.Cost) -> None:
     until = clock(found["until"]) if found["until"] else f"now ({clock(found['now'])}), and what is promised beyond"
     click.echo(f"from {clock(found['since'])} to {until}, UTC")
     heads = [found["by"], "cost", "still promised", "instances", "hours", "GPU hours", "jobs"]
@@ -279,12 +285,12 @@ def cost(found: dict[str, Any]) -> None:
         click.echo(note)
 
 
-def _sums(each: dict[str, Any]) -> list[Any]:
+def _sums(each: documents.Sum) -> list[Any]:
     return [display.dollars(each["dollars"]), display.dollars(each["committed"]), each["instances"],
             f"{each['hours']:.2f}", f"{each['gpu_hours']:.2f}", each["jobs"]]  # fmt: skip
 
 
-def prices(found: dict[str, Any]) -> None:
+def prices(found: documents.Prices) -> None:
     rows = [
         [each["offer"], each["gpus"] or "", f"{display.dollars(each['price'])}/h", each["price_source"],
          ", ".join(each["pools"])]
@@ -295,7 +301,7 @@ def prices(found: dict[str, Any]) -> None:
         click.echo(problem)
 
 
-def renewal(found: dict[str, Any]) -> None:
+def renewal(found: answers.Renewal) -> None:
     findings(found["findings"])
     click.echo(found["effect"])
 
@@ -332,7 +338,7 @@ def _deadline(at: float, now: float) -> str:
     return f"in {display.span(at - now)}" if at > now else f"{display.span(now - at)} ago"
 
 
-def findings(found: Sequence[dict[str, Any]]) -> None:
+def findings(found: Sequence[answers.Finding]) -> None:
     rows = [[each["level"], each["place"], each["message"], each["remedy"]] for each in found]
     if sys.stdout.isatty():
         table(["", "place", "finding", "remedy"], rows)

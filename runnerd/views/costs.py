@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from datetime import UTC, datetime
-from typing import Any
 
 import sqlalchemy as sa
 
 from runnerd import errors, read_model, store
 from runnerd.reconcile import housekeeping
 from runnerd.store import spending
+from runnerd.views import documents
 
 #: What a group without a name is called.
 _NAMELESS = {
@@ -25,7 +25,7 @@ _NAMELESS = {
 
 async def cost(
     reading: read_model.ReadModel, *, by: str = "pool", since: float | None = None, until: float | None = None
-) -> dict[str, Any]:
+) -> documents.Cost:
     """What instances cost in a span of time, summed by one of their facts.
 
     Raises :class:`errors.Refused` (400) for what cannot be summed by.
@@ -36,7 +36,7 @@ async def cost(
     return _document(found, kind, start, end, now)
 
 
-def read(connection: sa.Connection, by: str, since: float | None, until: float | None) -> dict[str, Any]:
+def read(connection: sa.Connection, by: str, since: float | None, until: float | None) -> documents.Cost:
     """The same from an open state."""
     kind, now = _by(by), time.time()
     start, end = _span(since, until, now)
@@ -59,7 +59,7 @@ def _span(since: float | None, until: float | None, now: float) -> tuple[float, 
     return start, end
 
 
-def _document(found: store.Spending, by: store.By, since: float, until: float, now: float) -> dict[str, Any]:
+def _document(found: store.Spending, by: store.By, since: float, until: float, now: float) -> documents.Cost:
     notes = []
     # An instance stays for that long after it is gone.
     kept = now - housekeeping.KEEP_S
@@ -87,7 +87,7 @@ def _name(by: store.By, key: str) -> str:
     return key or _NAMELESS[by]
 
 
-def _sum(one: store.Sum) -> dict[str, Any]:
+def _sum(one: store.Sum) -> documents.Sum:
     return {
         "dollars": one.dollars,
         "committed": one.committed,

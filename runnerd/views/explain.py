@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
-from typing import Any
 
 from runnerd import errors, model, read_model
 from runnerd.kit import display
 from runnerd.model import Instance, Job, JobState
 from runnerd.runtime import budget, lookup
-from runnerd.views import facts, trail, words
+from runnerd.views import documents, facts, trail, words
 
 #: Instances whose attempts are told of a waiting job at most, and lines of its time line.
 MOST_INSTANCES, MOST_LINES = 20, 400
@@ -23,7 +22,7 @@ MOST_INSTANCES, MOST_LINES = 20, 400
 BEFORE = 5.0
 
 
-async def explain(reading: read_model.ReadModel, name: str) -> dict[str, Any]:
+async def explain(reading: read_model.ReadModel, name: str) -> documents.Explanation | documents.Ambiguous:
     """One job in plain words, or ``{"ambiguous": [...]}`` when the name means several.
 
     Raises :class:`errors.Refused` (404) when it means none.
@@ -47,7 +46,7 @@ async def explain(reading: read_model.ReadModel, name: str) -> dict[str, Any]:
 # -- a job that waits ----------------------------------------------------------------------------------------------
 
 
-async def _queued(reading: read_model.ReadModel, job: Job) -> dict[str, Any]:
+async def _queued(reading: read_model.ReadModel, job: Job) -> documents.Explanation:
     now = reading.state.clock.now()
     members = [row for row in reading.state.rows.instances.values() if row.pool == job.queue.pool and row.live]
     rising = [row for row in members if row.state in model.RISING and row.queue in (None, job.queue)]
@@ -195,7 +194,7 @@ def _offers(reading: read_model.ReadModel, job: Job) -> tuple[list[str], list[st
     return why, []
 
 
-async def _story_of_pool(reading: read_model.ReadModel, job: Job) -> tuple[list[dict[str, Any]], list[str]]:
+async def _story_of_pool(reading: read_model.ReadModel, job: Job) -> tuple[list[documents.Event], list[str]]:
     """What was tried for the pool since the job was queued."""
     history = reading.history
     since = job.queued_at - BEFORE
@@ -232,7 +231,7 @@ async def _story_of_pool(reading: read_model.ReadModel, job: Job) -> tuple[list[
 # -- a job that was taken ------------------------------------------------------------------------------------------
 
 
-async def _taken(reading: read_model.ReadModel, job: Job) -> dict[str, Any]:
+async def _taken(reading: read_model.ReadModel, job: Job) -> documents.Explanation:
     now = reading.state.clock.now()
     row = await lookup.find_instance(reading.state.rows.instances, reading.history, str(job.instance or ""))
     lines: list[model.Event] = list(await reading.history.events(subject="job", id=job.key, limit=100))
@@ -299,7 +298,7 @@ def _after(reading: read_model.ReadModel, job: Job, row: Instance | None) -> lis
     return [f"the instance {words.RISING[row.state]}"] if row.state in words.RISING else []
 
 
-def _cost(row: Instance, now: float) -> dict[str, Any]:
+def _cost(row: Instance, now: float) -> documents.JobCost:
     return {
         "dollars": round(budget.accrued(row, now), 6),
         "price": row.price,
@@ -312,7 +311,7 @@ def _cost(row: Instance, now: float) -> dict[str, Any]:
 # -- lines ---------------------------------------------------------------------------------------------------------
 
 
-def _lines(events: Sequence[model.Event], offers: dict[str, str]) -> list[dict[str, Any]]:
+def _lines(events: Sequence[model.Event], offers: dict[str, str]) -> list[documents.Event]:
     # Stable: the trail's own order decides between events of one moment.
     ordered = sorted(events, key=lambda one: one.at)[-MOST_LINES:]
     return [facts.event(one, text=words.event(one, offer=offers.get(one.id, ""))) for one in ordered]

@@ -6,14 +6,12 @@ nothing is masked here.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 from runnerd import model, read_model
 from runnerd.runtime import alarms, budget
+from runnerd.views import documents
 
 
-def job(row: model.Job, now: float) -> dict[str, Any]:
+def job(row: model.Job, now: float) -> documents.Job:
     """A job.  ``id`` is the shortest name that ``explain`` takes without doubt."""
     started = row.started_at or row.finished_at
     return {
@@ -41,7 +39,7 @@ def job(row: model.Job, now: float) -> dict[str, Any]:
     }
 
 
-def instance(row: model.Instance, reading: read_model.ReadModel) -> dict[str, Any]:
+def instance(row: model.Instance, reading: read_model.ReadModel) -> documents.Instance:
     """An instance, with what its agent and its provider last said."""
     now = reading.state.clock.now()
     witness = reading.state.evidence.get(row.id)
@@ -86,12 +84,28 @@ def instance(row: model.Instance, reading: read_model.ReadModel) -> dict[str, An
     }
 
 
-def alarm(one: alarms.Alarm) -> dict[str, Any]:
+def alarm(one: alarms.Alarm) -> documents.Alarm:
     """An open alarm."""
-    return dataclasses.asdict(one)
+    return {
+        "subject": one.subject,
+        "id": one.id,
+        "reason": one.reason,
+        "detail": one.detail,
+        "since": one.since,
+        "last": one.last,
+        "count": one.count,
+    }
 
 
-def event(one: model.Event, *, row: int = 0, text: str = "") -> dict[str, Any]:
+def event(one: model.Event, *, row: int = 0, text: str = "") -> documents.Event:
     """A line of the audit trail."""
-    found: dict[str, Any] = {**dataclasses.asdict(one), "text": text}
+    found: documents.Event = {
+        "at": one.at,
+        "subject": one.subject,
+        "id": one.id,
+        "what": one.what,
+        "reason": one.reason,
+        "detail": one.detail,
+        "text": text,
+    }
     return {"row": row, **found} if row else found

@@ -11,7 +11,7 @@ from runnerd import errors, model, read_model
 from runnerd.config import schedule
 from runnerd.offers import request
 from runnerd.runtime import lookup
-from runnerd.views import facts
+from runnerd.views import documents, facts
 
 #: A job that ended is listed without being asked for by name for so long, in seconds.
 LATELY = 3600.0
@@ -19,7 +19,7 @@ LATELY = 3600.0
 MOST = 5000
 
 
-def status(reading: read_model.ReadModel) -> dict[str, Any]:
+def status(reading: read_model.ReadModel) -> documents.Status:
     """The daemon at a glance: what works, what does not, what is spent."""
     state, loop = reading.state, reading.loop
     now = state.clock.now()
@@ -51,11 +51,11 @@ def status(reading: read_model.ReadModel) -> dict[str, Any]:
     }
 
 
-def _forge(reading: read_model.ReadModel, name: str) -> dict[str, Any]:
+def _forge(reading: read_model.ReadModel, name: str) -> documents.Forge:
     state = reading.state
     forge = state.forges[name]
     settings = state.config.forges.get(name)
-    found = []
+    found: list[documents.Queue] = []
     for spec in state.specs:
         if spec.queue.forge != name:
             continue
@@ -78,7 +78,7 @@ def _forge(reading: read_model.ReadModel, name: str) -> dict[str, Any]:
     return {"name": name, "type": settings.type if settings else "", "queues": found}
 
 
-def _provider(reading: read_model.ReadModel, name: str) -> dict[str, Any]:
+def _provider(reading: read_model.ReadModel, name: str) -> documents.Provider:
     provider = reading.state.providers[name]
     live = [row for row in reading.state.rows.instances.values() if row.provider == name and row.live]
     return {
@@ -98,13 +98,13 @@ def _provider(reading: read_model.ReadModel, name: str) -> dict[str, Any]:
     }
 
 
-def _budgets(reading: read_model.ReadModel) -> list[dict[str, Any]]:
+def _budgets(reading: read_model.ReadModel) -> list[documents.Budget]:
     settings = reading.state.config
     levels = [("all", "")]
     levels += [("pool", name) for name in settings.pools]
     levels += [("provider", name) for name in settings.providers]
     levels += [("team", name) for name in settings.teams]
-    found = []
+    found: list[documents.Budget] = []
     for level, name in levels:
         for window, used in reading.totals(level, name):
             found.append(
@@ -122,7 +122,7 @@ def _budgets(reading: read_model.ReadModel) -> list[dict[str, Any]]:
 
 async def jobs(
     reading: read_model.ReadModel, *, state: str = "", pool: str = "", every: bool = False, limit: int = 500
-) -> dict[str, Any]:
+) -> documents.Jobs:
     """Jobs, newest first: those that are not over and those that ended lately, or ``every`` one in the state."""
     wanted = _state(model.JobState, state)
     limit = max(1, min(limit, MOST))
@@ -143,7 +143,7 @@ async def jobs(
 
 async def instances(
     reading: read_model.ReadModel, *, state: str = "", pool: str = "", every: bool = False, limit: int = 500
-) -> dict[str, Any]:
+) -> documents.Instances:
     """Instances, newest first: those that live, or ``every`` one in the state."""
     wanted = _state(model.InstanceState, state)
     limit = max(1, min(limit, MOST))
@@ -171,11 +171,11 @@ def _state(kind: Any, text: str) -> Any:
         raise errors.Refused(f'"{text}" is not a state; states are {words}', status=400) from None
 
 
-def pools(reading: read_model.ReadModel) -> dict[str, Any]:
+def pools(reading: read_model.ReadModel) -> documents.Pools:
     """Every pool with its demand, its supply and what holds it back."""
     state = reading.state
     wall = state.clock.wall()
-    found = []
+    found: list[documents.Pool] = []
     for pool in state.config.pools.values():
         members = [row for row in state.rows.instances.values() if row.pool == pool.name and row.live]
         demands = [
@@ -207,7 +207,7 @@ def pools(reading: read_model.ReadModel) -> dict[str, Any]:
     return {"pools": found, "retired": sorted(ghosts)}
 
 
-def offer_list(reading: read_model.ReadModel, pool: str) -> dict[str, Any]:
+def offer_list(reading: read_model.ReadModel, pool: str) -> documents.Offers:
     """The offers of a pool in the order they are tried, each open or with why not and until when.
 
     Raises :class:`errors.Refused` (404) for an unknown pool.

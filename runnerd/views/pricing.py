@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from provisioners import base
 from runnerd import read_model
 from runnerd.runtime import lookup
+from runnerd.views import documents
 
 
-def prices(reading: read_model.ReadModel, *, pool: str = "", provider: str = "") -> dict[str, Any]:
+def prices(reading: read_model.ReadModel, *, pool: str = "", provider: str = "") -> documents.Prices:
     """The offers of all pools, or of one pool or provider, in the order of the providers, the cheapest first.
 
     Raises :class:`errors.Refused` (404) for an unknown pool or provider.
@@ -18,7 +17,7 @@ def prices(reading: read_model.ReadModel, *, pool: str = "", provider: str = "")
     pools = [lookup.known_pool(reading.state.config, pool)] if pool else list(state.config.pools.values())
     if provider and provider not in state.providers:
         raise lookup.unknown_provider(provider, state.providers)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, documents.PricedOffer] = {}
     problems = []
     for one in pools:
         for name in one.from_:
@@ -32,14 +31,14 @@ def prices(reading: read_model.ReadModel, *, pool: str = "", provider: str = "")
                     f"pool {one.name}, provider {name}: {met.problem or why or 'it has told no offers yet'}"
                 )
             for offer in known:
-                entry = found.setdefault(offer.key, {**_offer(offer), "pools": []})
+                entry = found.setdefault(offer.key, _offer(offer))
                 entry["pools"].append(one.name)
     place = {name: index for index, name in enumerate(state.providers)}
     ranked = sorted(found.values(), key=lambda one: (place[one["provider"]], one["price"], one["offer"]))
     return {"offers": ranked, "problems": problems, "now": state.clock.now()}
 
 
-def _offer(offer: base.Offer) -> dict[str, Any]:
+def _offer(offer: base.Offer) -> documents.PricedOffer:
     return {
         "offer": offer.key,
         "provider": offer.provider,
@@ -51,4 +50,5 @@ def _offer(offer: base.Offer) -> dict[str, Any]:
         "cpus": offer.cpus,
         "price": offer.price,
         "price_source": offer.price_source,
+        "pools": [],
     }

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from runnerd import errors, model, read_model
 from runnerd.kit import redaction
 from runnerd.lifecycle import consoles
 from runnerd.runtime import lookup
-from runnerd.views import facts, words
+from runnerd.views import documents, facts, words
 
 #: How long a follower's question is held open, and how often the trail is looked at meanwhile, in seconds.
 HOLD, LOOK = 25.0, 0.5
@@ -25,7 +23,7 @@ async def events(
     after: int = 0,
     limit: int = 200,
     hold: float = 0.0,
-) -> dict[str, Any]:
+) -> documents.Events:
     """Lines of the audit trail, oldest first, and ``next``: the row to continue after.
 
     With ``hold`` an empty answer is put off up to so many seconds until there is a line.
@@ -45,7 +43,7 @@ async def events(
     }
 
 
-async def logs(reading: read_model.ReadModel, name: str) -> dict[str, Any]:
+async def logs(reading: read_model.ReadModel, name: str) -> documents.Logs:
     """What is known of an instance's output: its console, its agent's last words, its steps.
 
     ``name`` is an instance or a job.  Raises :class:`errors.Refused` (404, or 409 when several jobs are meant).

@@ -1,20 +1,13 @@
-"""The commands' way in: HTTP over a Unix socket, for the daemon's own user and root alone.
-
-The kernel says who calls (SO_PEERCRED), so there is no password to lose; the file's mode keeps everybody else from
-even connecting.  A socket file that somebody still listens on is never replaced.
-"""
+"""The admin socket: the routes that commands call, over HTTP on a Unix socket."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-import socket
-import stat
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from aiohttp import web
 
@@ -22,14 +15,13 @@ from provisioners.support import numbers
 from runnerd import errors, read_model
 from runnerd.admin import commands
 from runnerd.kit import redaction
-from runnerd.views import costs, explain, lists, pricing, trail
+from runnerd.views import costs, documents, explain, lists, pricing, trail
+from runnerd.web import unixsocket, wire
 
 log = logging.getLogger(__name__)
 
 #: A request of a command is small; bytes.
 LARGEST = 64 * 1024
-#: ``struct ucred`` of Linux: process, user and group id; unix(7), SO_PEERCRED.
-_CREDENTIALS = struct.Struct("3i")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Reads the configuration again; returns what was done.
@@ -51,7 +43,7 @@ class Admin:
 
     async def start(self) -> None:
         """Listen.  Raises OSError when the socket cannot be made, with words for people."""
-        sock, self._inode = bind(self._path)
+        sock, self._inode = unixsocket.bind(self._path)
         self._runner = web.AppRunner(self.app(), access_log=None, shutdown_timeout=2.0)
         try:
             await self._runner.setup()
@@ -103,7 +95,7 @@ class Admin:
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Let the right users in, and answer every failure as JSON in plain words."""
         try:
-            _who(request)
+            unixsocket.caller(request)
             return await handler(request)
         except errors.Refused as error:
             return _problem(error.status, str(error))
@@ -123,7 +115,12 @@ class Admin:
     # -- looking -----------------------------------------------------------------------------------------------
 
     async def _status(self, request: web.Request) -> web.Response:
-        return _answer({**lists.status(self._reading), "pid": os.getpid(), "socket": str(self._path)})
+        found: documents.SocketStatus = {
+            **lists.status(self._reading),
+            "pid": os.getpid(),
+            "socket": str(self._path),
+        }
+        return _answer(found)
 
     async def _jobs(self, request: web.Request) -> web.Response:
         return _answer(await lists.jobs(self._reading, **_selection(request)))
@@ -171,16 +168,16 @@ class Admin:
 
     async def _drain(self, request: web.Request) -> web.Response:
         pool = request.match_info["pool"]
-        return _answer(await self._commands.drain(pool, on=True, who=_who(request)))
+        return _answer(await self._commands.drain(pool, on=True, who=unixsocket.caller(request)))
 
     async def _undrain(self, request: web.Request) -> web.Response:
         pool = request.match_info["pool"]
-        return _answer(await self._commands.drain(pool, on=False, who=_who(request)))
+        return _answer(await self._commands.drain(pool, on=False, who=unixsocket.caller(request)))
 
     async def _reap(self, request: web.Request) -> web.Response:
         body = await _body(request)
         id = request.match_info["instance"]
-        return _answer(await self._commands.reap(id, force=body.get("force") is True, who=_who(request)))
+        return _answer(await self._commands.reap(id, force=body.get("force") is True, who=unixsocket.caller(request)))
 
     async def _hold(self, request: web.Request) -> web.Response:
         body = await _body(request)
@@ -189,7 +186,7 @@ class Admin:
         if seconds is None:
             raise errors.Refused('"seconds" must be a number; 0 releases', status=400)
         id = request.match_info["instance"]
-        return _answer(await self._commands.hold(id, seconds=seconds, who=_who(request)))
+        return _answer(await self._commands.hold(id, seconds=seconds, who=unixsocket.caller(request)))
 
     async def _sweep(self, request: web.Request) -> web.Response:
         body = await _body(request)
@@ -213,43 +210,24 @@ async def _body(request: web.Request) -> dict[str, Any]:
     return found
 
 
-def _answer(document: dict[str, Any]) -> web.Response:
+def _answer(document: Mapping[str, object]) -> web.Response:
     # A provider's or forge's error text may quote what it was sent.
-    return web.json_response(_masked(document))
-
-
-def _masked(value: Any) -> Any:
-    if isinstance(value, str):
-        return redaction.redact(value)
-    if isinstance(value, dict):
-        return {key: _masked(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_masked(item) for item in value]
-    return value
+    return web.json_response(wire.redacted(document))
 
 
 def _problem(status: int, words: str) -> web.Response:
     return web.json_response({"error": redaction.redact(words)}, status=status)
 
 
-# -- who calls -----------------------------------------------------------------------------------------------------
+class _Selection(TypedDict):
+    state: str
+    pool: str
+    every: bool
+    limit: int
 
 
-def _who(request: web.Request) -> str:
-    return admitted(_peer(request))
-
-
-def _peer(request: web.Request) -> tuple[int, int]:
-    """Process and user id of the caller, as the kernel knows them from the moment of its connect."""
-    sock = request.transport.get_extra_info("socket") if request.transport else None
-    if sock is None or sock.family != socket.AF_UNIX:
-        raise errors.Refused("the caller is unknown", status=403)
-    pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return pid, uid
-
-
-def _selection(request: web.Request) -> dict[str, Any]:
-    """Which rows of a list are asked for."""
+def _selection(request: web.Request) -> _Selection:
+    """Return what selects the rows of a list."""
     query = request.query
     return {
         "state": query.get("state", ""),
@@ -271,62 +249,3 @@ def _whole(query: Mapping[str, str], name: str, default: int) -> int:
     if found is None:
         raise errors.Refused(f'"{name}" must be a whole number', status=400)
     return found
-
-
-def admitted(peer: tuple[int, int]) -> str:
-    """Words for the audit trail on who calls.  Raises :class:`errors.Refused` (403) for other users."""
-    pid, uid = peer
-    if uid not in (0, os.geteuid()):
-        raise errors.Refused(f"user id {uid} may not command this daemon; become root or user id {os.geteuid()}")
-    return f"by user id {uid}, process {pid}"
-
-
-# -- the socket ----------------------------------------------------------------------------------------------------
-
-
-def bind(path: Path) -> tuple[socket.socket, tuple[int, int]]:
-    """A listening socket at ``path`` with mode 0600, and which file it is.
-
-    Raises OSError when the directory is not safe, something else is there, or somebody listens already.
-    """
-    folder = path.parent
-    if not folder.is_dir():
-        folder.mkdir(mode=0o700)
-    status = folder.stat()
-    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
-        raise PermissionError(f"every user of this host may replace files in {folder}; choose another place")
-    _clear(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        sock.bind(str(path))
-        # Before listen() nobody can connect, so there is no moment at which the mode matters and is wrong.
-        path.chmod(0o600)
-        found = path.lstat()
-        sock.listen(64)
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        raise OSError(f"the socket {path} cannot be made: {error.strerror or error}") from error
-    return sock, (found.st_dev, found.st_ino)
-
-
-def _clear(path: Path) -> None:
-    """Remove a socket file that nobody listens on any more."""
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(status.st_mode):
-        raise FileExistsError(f"{path} is there and is not a socket; it is left alone")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(2.0)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise OSError(f"{path}: {error.strerror or error}") from error
-    raise FileExistsError(f"another process listens on {path}; stop it first, or set listen.socket to another path")

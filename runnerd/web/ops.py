@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from typing import Any
 
 import jinja2
 from aiohttp import web
@@ -161,7 +160,7 @@ class Ops:
     # -- people ------------------------------------------------------------------------------------------------
 
     async def _tell_status(self, request: web.Request) -> web.Response:
-        return wire.answer(_redacted(lists.status(self._ready())))
+        return wire.answer(wire.redacted(lists.status(self._ready())))
 
     async def _page(self, request: web.Request) -> web.Response:
         if self._reading is None:
@@ -212,13 +211,3 @@ def _ago(seconds: float) -> str:
 
 def _clock_time(at: float) -> str:
     return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _redacted(value: Any) -> Any:
-    if isinstance(value, str):
-        return redaction.redact(value)
-    if isinstance(value, dict):
-        return {key: _redacted(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_redacted(item) for item in value]
-    return value

@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import http_exceptions, web
 
 from runnerd import errors
+from runnerd.kit import redaction
 from runnerd.web import peers
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,17 @@ async def chunks(request: web.Request, *, most: int, seconds: float) -> Any:
         if size > most:
             raise errors.Refused(f"the body has more than {most} bytes", status=413)
         yield chunk
+
+
+def redacted(value: Any) -> Any:
+    """Return a JSON value with every secret in its strings masked."""
+    if isinstance(value, str):
+        return redaction.redact(value)
+    if isinstance(value, dict):
+        return {key: redacted(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(item) for item in value]
+    return value
 
 
 class Gate:

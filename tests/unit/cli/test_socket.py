@@ -23,7 +23,7 @@ from runnerd.cli import client, exits, money, pricing
 from runnerd.cli.exits import Exit
 from runnerd.cli.main import cli
 from runnerd.forges.base import JobEvent
-from runnerd.web import admin
+from runnerd.web import unixsocket
 from tests.support import small_daemon
 
 
@@ -444,7 +444,7 @@ async def test_a_bad_request_gets_words_and_a_status(
 
 async def test_another_user_is_turned_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with desk(tmp_path) as at:
-        monkeypatch.setattr(admin, "_peer", lambda request: (1, os.geteuid() + 4000))
+        monkeypatch.setattr(unixsocket, "_peer", lambda request: (1, os.geteuid() + 4000))
         assert "may not command" in await at.refused("status", exit=Exit.REFUSED)
 
 
@@ -461,23 +461,23 @@ async def test_a_dead_socket_is_replaced_and_a_living_one_is_not(tmp_path: Path)
     dead = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     dead.bind(str(path))
     dead.close()
-    living, _ = admin.bind(path)
+    living, _ = unixsocket.bind(path)
     with living, pytest.raises(FileExistsError, match="another process listens"):
-        admin.bind(path)
+        unixsocket.bind(path)
 
 
 def test_what_is_not_a_socket_and_an_unsafe_directory_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(FileExistsError, match="not a socket"):
-        admin.bind(tmp_path / "file")
+        unixsocket.bind(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
     open_to_all = tmp_path / "open"
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
     with pytest.raises(PermissionError, match="every user"):
-        admin.bind(open_to_all / "a.sock")
+        unixsocket.bind(open_to_all / "a.sock")
     with pytest.raises(OSError, match="cannot be made"):
-        admin.bind(tmp_path / ("x" * 120))
+        unixsocket.bind(tmp_path / ("x" * 120))
 
 
 async def test_a_socket_that_somebody_else_made_meanwhile_is_not_removed(tmp_path: Path) -> None:
@@ -486,7 +486,7 @@ async def test_a_socket_that_somebody_else_made_meanwhile_is_not_removed(tmp_pat
         listening = small.admin(path)
         await listening.start()
         path.unlink()
-        other, _ = admin.bind(path)
+        other, _ = unixsocket.bind(path)
         await listening.close()
         with other:
             assert path.exists()
