@@ -22,6 +22,20 @@ FRESH = 86400.0
 _VALUES = 200
 
 
+def older(kept: Any) -> cache.Answers:
+    """Return the answers of the file as it was until 0.1: a request that is sent again needs no question first."""
+    if kept["format"] != 1:
+        return {}
+    found: cache.Answers = {}
+    for region, zones in kept["zones"].items():
+        found |= {f"zone:{region}/{subnet}": (zone, 0.0) for subnet, zone in zones.items()}
+    for region, resolved in kept["images"].items():
+        found |= {f"image:{region}/{image}": (id, at) for image, (id, at) in resolved.items()}
+    for region, amis in kept["amis"].items():
+        found |= {f"ami:{region}/{id}": (asdict(images.Ami(**ami)), 0.0) for id, ami in amis.items()}
+    return found | {f"types:{region}": (types, at) for region, (types, at) in kept["offered"].items()}
+
+
 class Availability:
     """Asks once and keeps the answer."""
 

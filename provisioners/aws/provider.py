@@ -50,7 +50,7 @@ class Aws(base.Basics):
         self._connections = (clients_ or client.Clients()).connect(self._settings, context)
         self._calls = calls.Calls(context, self._connections)
         self._available = availability.Availability(
-            self._calls, cache.Cache(context.directory, availability.FILE, now=context.now)
+            self._calls, cache.Cache(context.directory, availability.FILE, now=context.now, older=availability.older)
         )
         self._market = offers.Market(
             context.name,

@@ -14,6 +14,8 @@ from provisioners.cloud_common import cache
 log = logging.getLogger(__name__)
 
 FILE = "azure-facts.json"
+#: Where the versions of images were until 0.1.
+_OLDER_FILE = "azure.json"
 #: Seconds for which the sizes of a region are taken as known.
 _SIZES_FRESH_S = 3600.0
 
@@ -29,6 +31,10 @@ class Size:
     spot: bool = True
 
 
+def _older(kept: Any) -> cache.Answers:
+    return {f"image:{place}": (version, at) for place, (version, at) in kept["images"].items()}
+
+
 class Availability:
     """Asks once and keeps the answer: sizes for an hour, in memory; versions of images for a day."""
 
@@ -37,7 +43,7 @@ class Availability:
         self._chosen = chosen
         self._context = context
         self._sizes = cache.Cache("", "", now=context.now)
-        self._versions = cache.Cache(context.directory, FILE, now=context.now)
+        self._versions = cache.Cache(context.directory, FILE, now=context.now, older=_older, older_file=_OLDER_FILE)
 
     async def sizes(self, region: str) -> Mapping[str, Size] | None:
         """Return the sizes by name; None when Azure does not say, and then nothing is ruled out."""

@@ -21,23 +21,50 @@ _T = TypeVar("_T")
 DAY_S, RETRY_S = 86400.0, 300.0
 _FORMAT = 2
 
+#: ``kind:name`` -> (answer, when it was given).
+Answers = dict[str, tuple[Any, float]]
+
 
 class Cache:
-    """Answers by kind and name, each with its time; kept in a file where there is a directory."""
+    """Answers by kind and name, each with its time; kept in a file where there is a directory.
 
-    def __init__(self, directory: str, file: str, *, now: Callable[[], float]) -> None:
+    ``older`` reads the document of version 0.1, which is in ``older_file`` or in the file itself.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        file: str,
+        *,
+        now: Callable[[], float],
+        older: Callable[[Any], Answers] | None = None,
+        older_file: str = "",
+    ) -> None:
         self._file = jsonfile.Notes(directory, file)
         self._now = now
-        #: ``kind:name`` -> (answer, when it was given).
-        self._answers: dict[str, tuple[Any, float]] = {}
+        self._older = older
+        self._answers: Answers = {}
         #: ``kind:name`` -> (why the last question failed, when).
         self._failed: dict[str, tuple[base.ProvisionError, float]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._file.load(self._take)
+        if older_file and not self._answers:
+            jsonfile.Notes(directory, older_file).load(self._take_older)
 
     def _take(self, kept: Any) -> None:
         if kept.get("format") == _FORMAT:
             self._answers = {key: (value, numbers.must(at)) for key, (value, at) in kept["answers"].items()}
+        else:
+            self._take_older(kept)
+
+    def _take_older(self, kept: Any) -> None:
+        if self._older is not None:
+            self._answers = {key: (value, numbers.must(at)) for key, (value, at) in self._older(kept).items()}
+            self._save()
+
+    def _save(self) -> None:
+        if self._answers:
+            self._file.save({"format": _FORMAT, "answers": self._answers})
 
     def fresh(self, kind: str, name: str, *, fresh_s: float = DAY_S) -> Any:
         """Return the answer; None where there is none younger than ``fresh_s``."""
@@ -51,7 +78,7 @@ class Cache:
             self._answers[f"{kind}:{name}"] = (value, now)
             self._failed.pop(f"{kind}:{name}", None)
         if answers:
-            self._file.save({"format": _FORMAT, "answers": self._answers})
+            self._save()
 
     async def get(
         self,

@@ -21,6 +21,11 @@ FILE = "gcp-facts.json"
 _PAGES = 20
 
 
+def older(kept: Any) -> cache.Answers:
+    """Return the answers of the file as it was until 0.1."""
+    return {key: (one["value"], one["at"]) for key, one in kept.items()}
+
+
 class Availability:
     """Images, zones and machine types."""
 

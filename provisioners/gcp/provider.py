@@ -49,7 +49,7 @@ class Gcp(base.Basics):
             book=self._book,
         )
         self._available = availability.Availability(
-            self._calls, cache.Cache(context.directory, availability.FILE, now=context.now)
+            self._calls, cache.Cache(context.directory, availability.FILE, now=context.now, older=availability.older)
         )
         self._operations = Operations(self._calls)
         self._unsettled = unsettled.Launches(context, self._calls, self._operations)

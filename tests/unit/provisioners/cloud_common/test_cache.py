@@ -111,3 +111,16 @@ async def test_a_file_of_another_form_is_asked_for_anew(cloud: Cloud, tmp_path: 
     (tmp_path / "facts.json").write_text(kept if isinstance(kept, str) else json.dumps(kept))
     assert await cloud.cache(str(tmp_path)).get("zones", "east", cloud.ask) == 1
     assert json.loads((tmp_path / "facts.json").read_text())["format"] == 2
+
+
+def test_a_file_of_an_older_version_is_read_once_and_written_anew(tmp_path: Path) -> None:
+    old, own = tmp_path / "old.json", tmp_path / "facts.json"
+    old.write_text('{"a": 5}')
+
+    def older(kept: Any) -> cache.Answers:
+        return {f"kind:{name}": (value, 100.0) for name, value in kept.items()}
+
+    for _ in range(2):
+        made = cache.Cache(str(tmp_path), own.name, now=lambda: 200.0, older=older, older_file=old.name)
+        assert made.fresh("kind", "a") == 5
+        old.write_text("{}")
