@@ -19,7 +19,6 @@ from provisioners import aws, azure, base, gcp, offload
 from provisioners.catalogue import renewed
 from provisioners.processes import room
 from runnerd import assets, config, daemon, errors, model, store
-from runnerd.admin import commands
 from runnerd.bootstrap import agent_archive as archive
 from runnerd.forges import base as forges
 from runnerd.forges.github.scalesets import listener
@@ -133,7 +132,7 @@ def make_daemon(settings: Any, clock: Any, make_provisioner: Callable[..., Any],
 
 async def drain_pool(made: Any, pool: str, *, on: bool) -> None:
     """As a person orders it."""
-    await commands.drain(made, pool, on=on, who="ana")
+    await made.commands.drain(pool, on=on, who="ana")
 
 
 async def write_reruns(store: Any, rows: Any, kept: list[tuple[Any, str, float, int, float]], dropped: Any) -> None:

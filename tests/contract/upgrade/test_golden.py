@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.upgrade import adapter, agents, capture
+from tests.contract.upgrade import adapter, agents, capture, make
 
 #: Every class of failure that blocks an offer.
 BLOCKED = {
@@ -143,3 +143,10 @@ def test_an_agent_takes_up_what_an_older_one_left(golden: Golden, tmp_path: Path
             found["files"][name] = json.loads(found["files"][name])
     assert not list(lost(expected, found))
     assert [one[0] for one in found["told"]] == [one[0] for one in expected["told"]]
+
+
+@pytest.mark.timeout(300)
+def test_the_next_golden_data_can_be_made_with_this_version(golden: Golden, tmp_path: Path) -> None:
+    make.write(tmp_path / "scratch", tmp_path / "made")
+    made = json.loads((tmp_path / "made" / "manifest.json").read_text())
+    assert made["instances"] == golden.manifest["instances"]
