@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import dataclasses
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -82,14 +83,16 @@ class GitLab:
         self._flavours = flavour.Flavours(
             self._rest, self._runners, self._directory, clock=clock, windows=windows, controller=controller
         )
-        self._heartbeats = heartbeat.Heartbeats(self._rest, self._runners, self._directory, controller=controller)
+        self._heartbeats = heartbeat.Heartbeats(
+            self._rest, self._runners, self._directory, clock=clock, rng=rng, controller=controller
+        )
         self._retries = retry.Retries(self._rest)
         self._deliveries = webhooks.Deliveries(
             token=settings.webhook_token.reveal if settings.webhook_token else None,
             signing=settings.signing_token.reveal if settings.signing_token else None,
             clock=clock,
         )
-        self._runners.on_history = self._told
+        self._runners.on_history = self._record_history
         self._watch: watching.Watch | None = None
         self._specs: dict[model.Queue, base.QueueSpec] = {}
         self._shared: dict[model.Queue, asyncio.Lock] = collections.defaultdict(asyncio.Lock)
@@ -146,7 +149,7 @@ class GitLab:
         return None if left else 0
 
     def health(self, queue: model.Queue) -> base.Health:
-        since, problem = self._watch.trouble(queue.scope) if self._watch is not None else (0.0, "")
+        since, problem = self._watch.problem(queue.scope) if self._watch is not None else (0.0, "")
         after, refusal = self._register_after.get(queue.scope, (0.0, ""))
         if not problem and after > self._clock.now():
             problem = refusal
@@ -226,11 +229,11 @@ class GitLab:
             pause = pace.backoff(UNANSWERED if passing else REFUSED, self._refusals[scope], self._rng)
         self._register_after[scope] = (self._clock.now() + pause, str(error))
 
-    async def _told(self, queue: model.Queue, views: Sequence[jobs.JobView]) -> None:
+    async def _record_history(self, queue: model.Queue, views: Sequence[jobs.JobView]) -> None:
         if self._watch is None:
             return
         try:
-            await self._watch.tell(queue, views)
+            await self._watch.record_history(queue, views)
         except errors.StoreError as error:
             # What a job was called does not hold up the removal of its runner.
             log.warning("%s: the jobs of a removed runner were not noted: %s", self._name, error)
@@ -263,13 +266,13 @@ class GitLab:
     async def job_states(self, jobs_: Sequence[model.Job]) -> Sequence[base.JobUpdate]:
         updates = []
         for job in jobs_:
-            alias = next((alias for alias in reversed(job.aliases) if alias.isdigit()), "")
+            alias = jobs.latest_id(job)
             if not alias:
                 continue
             try:
                 row = await self._rest.get(
                     "/projects/{id}/jobs/{job}",
-                    what=f"look at job {alias} of {job.repo}",
+                    what=f"read job {alias} of {job.repo}",
                     path={"id": job.repo, "job": alias},
                 )
                 view = jobs.read(row, 0)
@@ -278,10 +281,10 @@ class GitLab:
                 continue
             event = _event(view)
             if event is not None:
-                date = self._rest.server_date
-                now = date[0] if date is not None else self._clock.now()
-                told = jobs.update(event, view, job.queue, job.repo, server_now=now)
-                updates.append(watching.named(told, self._runner_name(view)) if told.runner_name else told)
+                update = jobs.update(event, view, job.queue, job.repo, server_now=self._rest.server_now())
+                if update.runner_name:
+                    update = dataclasses.replace(update, runner_name=self._runner_name(view))
+                updates.append(update)
         return updates
 
     async def retry(self, job: model.Job, *, whole_run: bool = False) -> base.RetryOutcome:

@@ -8,16 +8,24 @@ restart the record's token is reset.
 
 from __future__ import annotations
 
+import logging
+import random
+
 from runnerd import errors, model
 from runnerd.forges import base
-from runnerd.forges.gitlab import discovery, jobs, rest, runners
+from runnerd.forges.gitlab import discovery, jobs, pace, rest, runners
+from runnerd.kit import clock as clocks
 
-#: Seconds between two contacts.  The drop comes after 1 h without a contact in the last 2 h.
-EVERY = 1500.0
-#: Seconds until a failed contact is tried again.
-AGAIN = (10.0, 30.0, 60.0, 300.0)
+log = logging.getLogger(__name__)
+
+#: Seconds between two contacts.  GitLab drops a job after 1 h without a runner that was in contact in the last 2 h.
+EVERY_S = 1500.0
+#: Seconds until a failed contact is tried again, by failures in a row.
+AGAIN_S = (10.0, 30.0, 60.0, 300.0)
 #: The alarm's reason.
 REASON = "heartbeat"
+#: Failures in a row from which an outage raises the alarm.
+ALARM_AFTER = 3
 
 
 class Heartbeats:
@@ -29,11 +37,15 @@ class Heartbeats:
         records: runners.Runners,
         directory: discovery.Directory,
         *,
+        clock: clocks.Clock,
+        rng: random.Random,
         controller: str,
     ) -> None:
         self._rest = client
         self._records = records
         self._directory = directory
+        self._clock = clock
+        self._rng = rng
         self._controller = controller
         self._tokens: dict[model.Queue, tuple[str, str]] = {}
 
@@ -43,6 +55,30 @@ class Heartbeats:
 
     def description(self, queue: model.Queue) -> str:
         return f"{self.mark} {queue}"
+
+    async def keep(self, spec: base.QueueSpec, sink: base.Sink) -> None:
+        """Keep the queue's record in contact until cancelled; raise the alarm while it is not."""
+        failures = 0
+        while True:
+            problem, delay = "", EVERY_S * self._rng.uniform(0.9, 1.0)
+            try:
+                problem = await self.beat(spec)
+                failures = 0
+                if problem:
+                    delay = AGAIN_S[-1]
+            except errors.ForgeError as error:
+                failures += 1
+                delay = pace.backoff(AGAIN_S, failures, self._rng)
+                passing = isinstance(error, errors.ForgeUnavailable | errors.ForgeThrottled)
+                problem = "" if passing and failures < ALARM_AFTER else str(error)
+            except Exception as error:
+                log.exception("%s: the heartbeat of %s failed", self._rest.name, spec.queue)
+                problem, delay = f"{type(error).__name__}: {error}", AGAIN_S[-1]
+            if problem:
+                sink.alarm("queue", str(spec.queue), REASON, problem)
+            elif not failures:
+                sink.clear("queue", str(spec.queue), REASON)
+            await self._clock.sleep(delay)
 
     async def beat(self, spec: base.QueueSpec) -> str:
         """Keep the queue's record in contact.  Returns what is wrong with it in plain words, empty for nothing.

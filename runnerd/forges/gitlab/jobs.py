@@ -124,6 +124,11 @@ def update(event: base.JobEvent, view: JobView, queue: model.Queue, repo: str, *
     )
 
 
+def latest_id(job: model.Job) -> int:
+    """Return GitLab's id of the job's latest attempt; 0 when it is not known."""
+    return next((int(alias) for alias in reversed(job.aliases) if alias.isdigit()), 0)
+
+
 def moment(text: object) -> float:
     """ISO 8601 to unix seconds; 0 for anything else."""
     if not isinstance(text, str):

@@ -36,16 +36,21 @@ class Followed:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What one look at one job changes."""
+    """One change of one followed job."""
 
     id: int
     queue: model.Queue
+    #: None for a job that was not followed.
     old: Followed | None
+    #: None for a job that is followed no more.
     new: Followed | None
+    #: The fact for the sink; None where the change is none to others.
     event: base.JobEvent | None
+    #: The job as GitLab showed it; None for one that GitLab no longer has.
+    view: jobs.JobView | None = None
 
 
-class Ledger:
+class JobTable:
     """The followed jobs of one forge."""
 
     def __init__(self) -> None:
@@ -129,20 +134,20 @@ def step(old: Followed | None, view: jobs.JobView, queue: model.Queue | None, re
     now = Followed(view.id, view.project, repo, owner, run=str(view.pipeline), name=view.name)
     if view.status in jobs.WAITING:
         if old is None:
-            return Change(view.id, owner, None, now, base.JobEvent.QUEUED)
+            return Change(view.id, owner, None, now, base.JobEvent.QUEUED, view)
         if not old.running and (old.misses or not old.run):
-            return Change(view.id, owner, old, now, None)
+            return Change(view.id, owner, old, now, None, view)
         return None
     if view.status in jobs.RUNNING:
         now = replace(now, running=True)
         if old is None or not old.running:
-            return Change(view.id, owner, old, now, base.JobEvent.STARTED)
-        return Change(view.id, owner, old, now, None) if old.misses or not old.run else None
+            return Change(view.id, owner, old, now, base.JobEvent.STARTED, view)
+        return Change(view.id, owner, old, now, None, view) if old.misses or not old.run else None
     if old is None:
         return None
     event = base.JobEvent.COMPLETED if view.status in jobs.FINAL else None
     # Neither waiting nor running nor final (manual, resource group): no demand; should it wait again, it is new.
-    return Change(view.id, owner, old, None, event)
+    return Change(view.id, owner, old, None, event, view)
 
 
 def missed(old: Followed) -> Change:

@@ -133,6 +133,6 @@ class Schedule:
         slot.failures += 1
         slot.due = now + pace.backoff(DELAYS, slot.failures, self._rng)
 
-    def looked(self, slot: Slot) -> None:
+    def answered_hints(self, slot: Slot) -> None:
         """Only its hinted jobs were looked at; its turn in the round stands."""
         slot.held = False

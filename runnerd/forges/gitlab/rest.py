@@ -68,7 +68,15 @@ class Rest:
 
     @property
     def name(self) -> str:
+        """The forge's name in the configuration."""
         return self._name
+
+    def server_now(self) -> float:
+        """Return the time by GitLab's clock, as far as its answers told it; our steady time before that."""
+        if self.server_date is None:
+            return self._clock.now()
+        date, read_at = self.server_date
+        return date + self._clock.now() - read_at
 
     async def call(
         self,

@@ -23,12 +23,12 @@ class Retries:
 
         Safe to repeat after a lost answer: a newer attempt of the job counts as done.
         """
-        alias = next((alias for alias in reversed(job.aliases) if alias.isdigit()), "")
+        alias = jobs.latest_id(job)
         if not alias:
             return base.RetryOutcome.REFUSED
         path: dict[str, str | int] = {"id": job.repo, "job": alias, "pipeline": job.run}
         try:
-            row = await self._rest.get("/projects/{id}/jobs/{job}", what=f"look at job {alias}", path=path)
+            row = await self._rest.get("/projects/{id}/jobs/{job}", what=f"read job {alias}", path=path)
             view = jobs.read(row, 0)
         except errors.ForgeNotFound:
             return base.RetryOutcome.REFUSED

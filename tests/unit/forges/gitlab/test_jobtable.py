@@ -69,23 +69,23 @@ def test_a_found_job_has_its_strike_taken_back() -> None:
 
 
 def test_counts_follow_the_changes() -> None:
-    book = jobtable.Ledger()
-    book.put(WAITS)
-    assert (dict(book.waiting(QUEUE)), book.running(QUEUE)) == ({"acme/ml": 1}, 0)
-    book.put(RUNS)
-    assert (dict(book.waiting(QUEUE)), book.running(QUEUE)) == ({}, 1)
-    book.drop(5)
-    book.drop(5)
-    assert (dict(book.waiting(QUEUE)), book.running(QUEUE), book.of(1)) == ({}, 0, [])
+    table = jobtable.JobTable()
+    table.put(WAITS)
+    assert (dict(table.waiting(QUEUE)), table.running(QUEUE)) == ({"acme/ml": 1}, 0)
+    table.put(RUNS)
+    assert (dict(table.waiting(QUEUE)), table.running(QUEUE)) == ({}, 1)
+    table.drop(5)
+    table.drop(5)
+    assert (dict(table.waiting(QUEUE)), table.running(QUEUE), table.of(1)) == ({}, 0, [])
 
 
 def test_the_cursor_holds_the_running_jobs_as_they_will_be() -> None:
-    book = jobtable.Ledger()
-    book.put(RUNS)
-    assert book.cursor(QUEUE) == {"running": {"5": 1}}
+    table = jobtable.JobTable()
+    table.put(RUNS)
+    assert table.cursor(QUEUE) == {"running": {"5": 1}}
     ended = jobtable.Change(5, QUEUE, RUNS, None, E.COMPLETED)
-    assert book.cursor(QUEUE, [ended]) == {"running": {}}
-    assert jobtable.restore(book.cursor(QUEUE), QUEUE) == [jobtable.Followed(5, 1, "", QUEUE, running=True)]
+    assert table.cursor(QUEUE, [ended]) == {"running": {}}
+    assert jobtable.restore(table.cursor(QUEUE), QUEUE) == [jobtable.Followed(5, 1, "", QUEUE, running=True)]
 
 
 @pytest.mark.parametrize("cursor", [{}, {"running": []}, {"running": {"x": 1}}, {"running": {"5": "1"}}])
