@@ -1,7 +1,7 @@
-"""The blocks of the configuration that say where jobs come from.
+"""The blocks for the sources of jobs.
 
-Whatever a forge's client needs to know of the operator's wishes is here; what the forge itself knows
-(runner groups, visibility, protected refs) is asked there and not repeated.
+They hold the operator's choices; facts that the forge has itself (runner groups, visibility, protected refs) are
+requested from it and not repeated here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runnerd.config.fields import AppId, FilePath, Flag, ForgeUrl, Model, Named,
 
 
 class Mode(enum.StrEnum):
-    """How GitHub tells runnerd about jobs."""
+    """The interface through which GitHub reports jobs."""
 
     #: One runner scale set per queue; GitHub counts and pushes.
     SCALE_SET = "scale-set"
@@ -27,9 +27,9 @@ class Mode(enum.StrEnum):
 
 
 class Acquire(enum.StrEnum):
-    """Whether messages of a scale set must be answered by acquiring the job."""
+    """The condition for acquiring the jobs that a scale set offers."""
 
-    #: As the host asks: GitHub Enterprise Server does, github.com does not.
+    #: If the host requires it: GitHub Enterprise Server does, github.com does not.
     AUTO = "auto"
     #: Always.
     ALWAYS = "always"
@@ -38,7 +38,7 @@ class Acquire(enum.StrEnum):
 
 
 class RunnerRecords(enum.StrEnum):
-    """How many runner records GitLab gets."""
+    """The number of runner records at GitLab."""
 
     #: One per instance.
     INSTANCE = "instance"
@@ -55,37 +55,37 @@ class GitHubApp(Model):
     """The App's number, or its client id."""
 
     key: SecretRef
-    """Its private key (PEM)."""
+    """The App's private key (PEM)."""
 
     installation: Number | None = None
-    """The installation's number; looked up when absent."""
+    """The number of the installation; looked up when absent."""
 
 
 class Audit(Model):
     """The search for jobs that no message announced."""
 
     interval: Span = 600.0
-    """How often. 10 minutes: a stranded job is rare and a search costs requests."""
+    """Interval. 10 minutes, because stranded jobs are rare and a search costs requests."""
 
     share: Share = 0.1
-    """The part of the hourly request quota it may use. A tenth leaves the rest to work."""
+    """The share of the hourly request quota that it may use."""
 
 
 class Retry(Model):
-    """Re-running of jobs that a cloud interrupted."""
+    """Re-runs of jobs that a preemption interrupted."""
 
     preempted: Annotated[int, *fields.whole(0, 3)] = 0
-    """How often an interrupted job is re-run, 0 to 3. 0, because a re-run may publish twice."""
+    """The number of times that an interrupted job is re-run, 0 to 3. 0, because a re-run may publish twice."""
 
 
 class Forge(Named):
-    """What both kinds of forge have."""
+    """Keys that both kinds of forge have."""
 
     ca: FilePath | None = None
-    """A file of certificate authorities to trust beside the system's."""
+    """A file of certificate authorities to trust in addition to the system's."""
 
     retry: Retry = Retry()
-    """Re-running of interrupted jobs."""
+    """Re-runs of interrupted jobs."""
 
 
 class GitHubForge(Forge):
@@ -95,57 +95,56 @@ class GitHubForge(Forge):
     """`github`."""
 
     url: ForgeUrl
-    """`https://github.com/acme`, `…/acme/repo`, `…/enterprises/x`, or the same on one's own host."""
+    """`https://github.com/acme`, `…/acme/repo`, `…/enterprises/x`, or the same on your own host."""
 
     app: GitHubApp | None = None
-    """A GitHub App: preferred, its tokens live an hour. Not possible for an enterprise."""
+    """A GitHub App: recommended, because its tokens expire within an hour. Not possible for an enterprise."""
 
     token: SecretRef | None = None
     """A personal access token instead of an App."""
 
     webhook_secret: SecretRef | None = None
-    """The secret of the webhook; without it webhooks are refused and runnerd relies on asking."""
+    """The secret of the webhook; without it webhooks are refused and runnerd relies on polling."""
 
     runner_group: Annotated[str, Field(min_length=1)] = "Default"
-    """The runner group that its runners join. GitHub's own default group."""
+    """The runner group that runners join. GitHub's default group."""
 
     mode: Mode = Mode.SCALE_SET
-    """`scale-set` or `rest`. Scale sets, because GitHub then counts the jobs itself."""
+    """`scale-set` or `rest`. Scale sets, because GitHub then pushes jobs as they are queued."""
 
     repos: Texts = ()
-    """Repositories (`acme/ml`) to ask in `rest` mode and to audit first; those seen at work are added."""
+    """Repositories (`acme/ml`) to poll in `rest` mode and to audit first; repositories with jobs are added."""
 
     poll: Span = 30.0
-    """How often jobs are asked for in `rest` mode. 30 seconds stay within the quota for dozens of
-    repositories."""
+    """Interval of polls in `rest` mode. 30 seconds stay within the quota for dozens of repositories."""
 
     audit: Audit = Audit()
     """The search for stranded jobs."""
 
     public_repositories: Flag = False
-    """Whether the runner group may serve public repositories. Off: strangers could run code."""
+    """Permission for the runner group to serve public repositories. Off, because strangers could run code."""
 
     acquire: Acquire = Acquire.AUTO
-    """`auto`, `always` or `never`: whether scale set messages are answered by acquiring jobs."""
+    """Acquire the jobs that a scale set offers: `auto` (if the host requires it), `always` or `never`."""
 
     @property
     def host(self) -> str:
-        """The host and port, for example `github.com`."""
+        """Return the host and port, for example `github.com`."""
         return urllib.parse.urlsplit(self.url).netloc
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The path of the URL, taken apart."""
+        """Return the parts of the URL's path."""
         return tuple(part for part in urllib.parse.urlsplit(self.url).path.split("/") if part)
 
     @property
     def scope(self) -> str:
-        """What the URL names: `acme`, `acme/ml` or `enterprises/x`."""
+        """Return the owner that the URL names: `acme`, `acme/ml` or `enterprises/x`."""
         return "/".join(self.parts)
 
     @property
     def kind(self) -> Literal["organization", "repository", "enterprise"]:
-        """What sort of scope that is."""
+        """Return the kind of that owner."""
         if len(self.parts) == 1:
             return "organization"
         return "enterprise" if self.parts[0].lower() == "enterprises" else "repository"
@@ -172,19 +171,20 @@ class GitHubForge(Forge):
 
 
 class GitLabForge(Forge):
-    """Groups and projects on gitlab.com or one's own GitLab."""
+    """Groups and projects on gitlab.com or your own GitLab."""
 
     type: Literal["gitlab"]
     """`gitlab`."""
 
     url: ForgeUrl = "https://gitlab.com"
-    """The address of the GitLab, without the group."""
+    """The URL of the GitLab server, without a group."""
 
     token: SecretRef
-    """An access token with `api` and `create_runner`, of an owner or maintainer of all that is listed."""
+    """An access token with the scopes `api` and `create_runner`, of an owner or maintainer of everything that is
+    listed."""
 
     groups: Texts = ()
-    """Groups by full path; their subgroups belong to them."""
+    """Groups by full path, with their subgroups."""
 
     projects: Texts = ()
     """Single projects by full path."""
@@ -193,22 +193,23 @@ class GitLabForge(Forge):
     """The webhook's secret token (`X-Gitlab-Token`)."""
 
     signing_token: SecretRef | None = None
-    """The webhook's signing token (`whsec_…`), where the GitLab has signed webhooks."""
+    """The webhook's signing token (`whsec_…`), if the server signs webhooks."""
 
     poll: Span = 15.0
-    """How often a project with recent jobs is asked. 15 seconds, because GitLab has no push for all cases."""
+    """Interval of polls of a project with recent jobs. 15 seconds, because webhooks do not cover every case."""
 
     idle_poll: Span = 60.0
-    """How often a quiet project is asked."""
+    """Interval of polls of a quiet project."""
 
     requests_per_minute: Annotated[int, *fields.whole(1, 100_000)] = 300
-    """The ceiling of requests per minute. 300: half of the tightest limit documented for gitlab.com."""
+    """The highest number of requests per minute. 300, half of the lowest limit documented for gitlab.com."""
 
     registration: RunnerRecords = RunnerRecords.AUTO
-    """`instance`, `flavour` or `auto`."""
+    """Runner records: `instance` (one each), `flavour` (one for each pool) or `auto` (shared when `runner_cap` is
+    near)."""
 
     runner_cap: Annotated[int, *fields.whole(1, 100_000)] = 50
-    """How many runners the plan allows. 50: the limit of the free plan for active runners of a group."""
+    """The number of runners that the plan allows. 50, the free plan's limit for active runners of a group."""
 
     @pydantic.model_validator(mode="after")
     def _names_something(self) -> GitLabForge:

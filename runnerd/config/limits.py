@@ -9,7 +9,7 @@ from typing import Annotated
 from runnerd.config import fields
 from runnerd.config.fields import Dollars, Model
 
-#: Counts of things; the ceiling is far above any fleet and catches a slip of the keyboard.
+#: Counts of things; the maximum is far above any fleet and catches typing errors.
 Count = Annotated[int, *fields.whole(0, 100_000)]
 
 
@@ -25,34 +25,32 @@ class OnReached(enum.StrEnum):
 
 
 class Limits(Model):
-    """Ceilings. One block, valid for the whole, a provider, a pool and a team; all that apply hold at
-    once."""
+    """Ceilings. The same block at the top, at a provider, a pool and a team; all that apply hold at once."""
 
     instances: Count | None = None
-    """Instances that exist or are asked for at one time. Required at the top, so that no slip is
-    unbounded."""
+    """Instances that exist or are being created at one time. Required at the top, so that no mistake is unbounded."""
 
     gpus: Count | None = None
-    """GPUs in those instances; none counted when absent."""
+    """GPUs in those instances; unlimited when absent."""
 
     dollars_per_hour: Dollars | None = None
-    """US dollars per hour that all instances together may cost at launch prices."""
+    """US dollars per hour of all instances together, at launch prices."""
 
     dollars_per_day: Dollars | None = None
-    """US dollars per calendar day, UTC. Counted as accrued plus what live instances may still run."""
+    """US dollars per calendar day (UTC): costs so far plus the commitment of live instances."""
 
     dollars_per_month: Dollars | None = None
-    """US dollars per calendar month, UTC; counted like the day's."""
+    """US dollars per calendar month (UTC), counted like those of a day."""
 
     dollars_total: Dollars | None = None
-    """US dollars in all, until the day named by `until`."""
+    """US dollars in total, until the day in `until`."""
 
     until: datetime.date | None = None
-    """The last day (UTC) of `dollars_total`, as YYYY-MM-DD; without it the total never starts afresh."""
+    """The last day (UTC) of `dollars_total`, as YYYY-MM-DD; without it the total never resets."""
 
     on_reached: OnReached = OnReached.STOP
-    """What a reached limit in dollars does: `stop` (new instances), `spot-only` or `alert`. Instances with
-    jobs are never ended for money. `stop`, because a budget that does not act is a wish."""
+    """The effect of a limit in dollars that is reached: `stop` (no new instances), `spot-only` or `alert`.
+    Instances with jobs are never ended for money."""
 
     @property
     def empty(self) -> bool:

@@ -1,7 +1,7 @@
-"""What is wrong with a configuration, said in the terms of the file.
+"""Messages about a wrong configuration, in the terms of the file.
 
-Turns the validation errors of the models into problems with a place, words an operator knows and the
-nearest valid key. Knows the models only through their fields, so a new field needs nothing here.
+Turns the validation errors of the models into problems with a place, plain words and the nearest valid key. Knows the
+models only through their fields, so a new field needs nothing here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from runnerd import errors
 from runnerd.config import fields
 from runnerd.kit import yamlfile
 
-#: Keys that people bring from other tools, and what stands for them here.
+#: Keys of other tools, with their counterparts here.
 ELSEWHERE = {
     "max": "write limits: {instances: N}",
     "max_instances": "write limits: {instances: N}",
@@ -36,7 +36,7 @@ _NO_INSTANCE = "a pool that may have no instance serves no job; remove it or dra
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The valid word that was probably meant, None when none is near."""
+    """Return the valid word that was probably meant, None when none is near."""
     known = list(words)
     folded = {known_word.lower().replace("-", "_"): known_word for known_word in known}
     alike = folded.get(word.lower().replace("-", "_"))
@@ -49,7 +49,7 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
 def translate(
     error: pydantic.ValidationError, model: type[pydantic.BaseModel], document: yamlfile.Document
 ) -> list[errors.Problem]:
-    """Every error of a validation as a problem of the file, in the order of the file."""
+    """Return the errors of a validation as problems of the file, in the order of the file."""
     problems = []
     for detail in error.errors(include_url=False, include_input=True):
         place = _place(detail["loc"])
@@ -72,7 +72,7 @@ def _place(loc: tuple[int | str, ...]) -> yamlfile.Place:
 
 
 def _inherited(place: yamlfile.Place, data: Mapping[str, Any]) -> bool:
-    """True when a pool only inherited the error: it is told once, at `defaults`."""
+    """Return True when a pool only inherited the error: it is reported once, at `defaults`."""
     if len(place) < 3 or place[0] != "pools":
         return False
     own: Any = data["pools"].get(place[1]) or {}
@@ -138,7 +138,7 @@ def _problem(
 
 def _missing(place: yamlfile.Place) -> str:
     remedies: dict[tuple[str, ...], str] = {
-        ("limits",): "is missing; add limits: {instances: 8}, so that no slip is without bound",
+        ("limits",): "is missing; add limits: {instances: 8}, so that no mistake is unbounded",
         ("controller",): "is missing; add a name that never changes, such as controller: acme-ci",
         ("forges",): "is missing; say where jobs come from",
         ("providers",): "is missing; say where instances come from",
@@ -188,13 +188,13 @@ def _choices(annotation: Any) -> list[str]:
 
 
 def keys_at(model: type[pydantic.BaseModel], place: Sequence[str | int], data: Mapping[str, Any]) -> list[str]:
-    """The keys that a block of the file may have."""
+    """Return the keys that a block of the file may have."""
     owner = model_at(model, place, data)
     return list(_fields(owner)) if owner else []
 
 
 def model_at(model: type[pydantic.BaseModel], place: Sequence[str | int], data: Any) -> type[pydantic.BaseModel] | None:
-    """The model of a block of the file, None when the place is not a block."""
+    """Return the model of a block of the file, None when the place is not a block."""
     annotation: Any = model
     for part in place:
         found = _model_of(annotation, data)

@@ -1,4 +1,4 @@
-"""Which provisioners there are, and what each says of its own options.
+"""The provisioners that are installed, and their checks of their own options.
 
 Nothing here knows a cloud: a provider's options, and a pool's for it, pass as mappings to the class that understands
 them.
@@ -32,14 +32,13 @@ Provisioners = Mapping[str, type[base.Provisioner]]
 
 
 def provisioner_types() -> dict[str, str]:
-    """Every provider type that this installation knows, with the `module:Class` behind it. Imports none of
-    them."""
+    """Return every installed provider type with the `module:Class` behind it. Imports none of them."""
     found = {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
     return {**BUILT_IN, **found}
 
 
 def provisioner_class(kind: str) -> type[base.Provisioner]:
-    """The class behind a provider type.
+    """Return the class behind a provider type.
 
     Raises KeyError for an unknown type, ImportError or AttributeError when its package is missing or
     another one.
@@ -59,16 +58,16 @@ def _provider_entries(data: Mapping[str, Any]) -> list[tuple[str, Mapping[str, A
 def complaints(
     document: yamlfile.Document, data: Mapping[str, Any], provisioners: Provisioners
 ) -> Iterator[errors.Problem]:
-    """Unknown provider types, and what each provisioner says of its own options."""
+    """Yield unknown provider types, and the problems that each provisioner finds in its own options."""
     known = sorted({*provisioner_types(), *provisioners})
     for name, entry in _provider_entries(data):
         kind = entry.get("type")
         if not isinstance(kind, str) or not kind:
-            continue  # told by the model
+            continue  # the model reports it
         place: yamlfile.Place = ("providers", name, "type")
         if kind not in known:
             near = messages.nearest(kind, known)
-            hint = "" if near else f"; there are {', '.join(known)}, and more come as packages"
+            hint = "" if near else f"; there are {', '.join(known)}, and packages can add more"
             yield document.problem(place, f'there is no provider type "{kind}"{hint}', nearest=near)
             continue
         try:
@@ -77,20 +76,20 @@ def complaints(
             yield document.problem(place, f"the package behind the provider type {kind} cannot be used: {error}")
             continue
         for text in found.validate(entry.get("options") or {}):
-            yield _told(document, text, "providers", name)
+            yield _option_problem(document, text, "providers", name)
         for pool, options in _pool_options(data, name):
             for text in found.validate_pool(options):
-                yield _told(document, text, "pools", pool, "options", name)
+                yield _option_problem(document, text, "pools", pool, "options", name)
 
 
-def _told(document: yamlfile.Document, text: str, *place: str) -> errors.Problem:
-    """A provisioner's words about its options, at the line that they mean."""
+def _option_problem(document: yamlfile.Document, text: str, *place: str) -> errors.Problem:
+    """Return a provisioner's message about an option as a problem at the line of that option."""
     key, colon, message = text.partition(": ")
     return document.problem((*place, *(_option_place(key) if colon else ())), message if colon else text)
 
 
 def _pool_options(data: Mapping[str, Any], provider: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """What each pool sets for a provider."""
+    """Yield the options that each pool sets for a provider."""
     pools = data.get("pools")
     for pool, entry in pools.items() if isinstance(pools, Mapping) else ():
         options = entry.get("options") if isinstance(entry, Mapping) else None

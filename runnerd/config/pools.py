@@ -1,7 +1,6 @@
-"""The blocks of the configuration that say what is bought, how much of it, and for whom.
+"""The blocks for machines: pools, providers, teams, and the defaults that pools inherit.
 
-`defaults` is the only inheritance. A `Pool` is read after the merge, so each of its fields is the value
-that holds.
+`defaults` is the only inheritance. A `Pool` is read after the merge, so each of its fields is the value that applies.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ DEADLINE_MARGIN_S = 600.0
 class MarketChoice(enum.StrEnum):
     """The markets that a pool buys in."""
 
-    #: Only at the list price.
+    #: Only on demand.
     ON_DEMAND = "on-demand"
     #: Only spot; jobs wait when there is none.
     SPOT = "spot"
-    #: Spot first, the list price when no spot offer is left to try.
+    #: Spot first, on demand when no spot offer is left to try.
     SPOT_THEN_ON_DEMAND = "spot-then-on-demand"
 
     @property
@@ -71,7 +70,7 @@ class Bootstrap(enum.StrEnum):
 
     #: It fetches both from the daemon with a one-time token.
     FETCH = "fetch"
-    #: Both are in the user-data, for instances without a path to the daemon.
+    #: Both are in the user data, for instances without a route to the daemon.
     EMBEDDED = "embedded"
 
 
@@ -88,35 +87,35 @@ class RunnerCommand(Model):
     """The command that starts a forge's runner on an instance."""
 
     command: Command
-    """The program and its arguments, one entry each; no shell reads them."""
+    """The program and its arguments, one entry each; not read by a shell."""
 
 
 class Runner(Model):
-    """Start of runners. May stand in `defaults`, at a provider and at a pool; the nearest to the
-    pool wins."""
+    """Commands and environment of runners. Allowed in `defaults`, at a provider and at a pool; the pool's wins,
+    then the provider's."""
 
     github: RunnerCommand | None = None
-    """GitHub's runner; by default `/opt/actions-runner/bin/Runner.Listener run`, where our images have it."""
+    """GitHub's runner; `/opt/actions-runner/bin/Runner.Listener run` when absent."""
 
     gitlab: RunnerCommand | None = None
-    """GitLab's runner; by default `/usr/bin/gitlab-runner run-single`, where its packages put it."""
+    """GitLab's runner; `/usr/bin/gitlab-runner run-single` when absent."""
 
     env: Environment = Field(default_factory=dict)
-    """Variables that the runner, and so every job, sees. Merged key by key; never for secrets."""
+    """Environment variables of the runner and so of every job. Merged key by key; never for secrets."""
 
 
 class Allow(Model):
     """The jobs that may use a pool, beyond what the forge and its runner groups already decide."""
 
     repos: Texts = ()
-    """Repositories or projects as globs (`acme/nlp-*`), compared without regard to case; empty means every
-    one that the forge shows. `*` also crosses a slash."""
+    """Repositories or projects as globs (`acme/nlp-*`), not case-sensitive; `*` also matches a slash. Empty allows
+    every repository of the forge."""
 
     protected_only: Flag = False
     """Only jobs of protected branches and tags (GitLab's protected runners)."""
 
     public: Flag = False
-    """Public repositories too. Off, because strangers could run code on the instance."""
+    """Public repositories too. Off, because strangers could run code on an instance."""
 
     forks: Flag = False
     """Pull requests from forks too. Off for the same reason."""
@@ -132,101 +131,100 @@ def matches(name: str, globs: tuple[str, ...]) -> bool:
 
 
 class Defaults(Model):
-    """Settings that pools inherit. Every key may also stand at a pool; maps are merged key by key, lists are
-    replaced."""
+    """Settings that pools inherit. A pool may set every key itself; maps are merged key by key, lists are replaced."""
 
     market: MarketChoice = MarketChoice.ON_DEMAND
-    """`on-demand`, `spot` or `spot-then-on-demand`. On demand, because a job must know that it may be
-    interrupted."""
+    """`on-demand`, `spot` or `spot-then-on-demand`. On demand, because jobs should not be interrupted unless you
+    opt in."""
 
     order: Order = Order.LISTED
-    """`listed` (the order of `from`) or `cheapest`. Listed, so that the file says what happens."""
+    """`listed` (the order of `from`) or `cheapest`. Listed, so that the order can be read from the file."""
 
     max_price: Dollars | None = None
-    """The most that an instance may cost, in US dollars per hour; dearer offers are not bought. No cap when absent."""
+    """The highest price of an instance in US dollars per hour; unlimited when absent."""
 
     max_job: Span = 12 * 3600.0
-    """The longest a job may run; then its instance is ended. 12 hours: longer than most, short of a lost
-    weekend."""
+    """The longest time that a job may run before its instance is ended. 12 hours: longer than most jobs, shorter than a
+    lost weekend."""
 
     idle: Duration = 600.0
-    """How long an instance waits for its first job before it is given back. 10 minutes: a re-run finds it
-    warm."""
+    """The longest time that an instance waits for its job before it is ended. 10 minutes, so that a re-run finds it
+    ready."""
 
     max_idle_age: Span = 24 * 3600.0
-    """The age at which an idle instance is replaced, warm ones too. A day: images and drivers grow stale."""
+    """The age at which an idle instance is replaced, warm ones too. A day, because images and drivers become
+    outdated."""
 
     boot: Span = 600.0
-    """How long an instance may take until its agent reports. 10 minutes: GPU drivers load slowly."""
+    """The longest time until an instance's agent reports. 10 minutes, because GPU drivers load slowly."""
 
     disk: Size | None = None
-    """Size of the boot disk; the image's own when absent."""
+    """Size of the boot disk; the image's size when absent."""
 
     runner: Runner = Runner()
-    """How runners are started."""
+    """Commands and environment of runners."""
 
     user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "runner"
     """The Unix user that runs jobs on an instance; never root."""
 
     bootstrap: Bootstrap = Bootstrap.FETCH
-    """`fetch`: from the daemon, with a one-time token. `embedded` (in user-data) is not available yet."""
+    """`fetch`: from the daemon, with a one-time token. `embedded` (in the user data) is not available yet."""
 
     spill_after: Duration = 0.0
-    """How long a job waits for the first provider of `from` before the next is tried; 0 tries at once. For
-    one's own boxes in front of a cloud."""
+    """The time that a job waits for the first provider of `from` before it spills to the next; 0 spills at once. For
+    machines of your own in front of a cloud."""
 
     allow: Allow = Allow()
-    """Who may use the pool."""
+    """Jobs that may use the pool."""
 
 
 class Pool(Named, Defaults):
-    """One kind of machine and the labels that ask for it. Keys of `defaults` that it does not set are
-    inherited."""
+    """One kind of machine and the labels that ask for it. Keys of `defaults` that it does not set are inherited."""
 
     gpu: Gpu = None
-    """The GPU model, with a count for several: `t4`, `"a100-40 x 4"`; none when absent."""
+    """The GPU model, with a count for several: `t4`, `"a100-40 x 4"`; no GPU when absent."""
 
     cpu: Annotated[int, *fields.whole(1, 1024)] | None = None
-    """The least number of vCPUs."""
+    """The minimum number of vCPUs."""
 
     memory: Size | None = None
-    """The least main memory, for example `64GiB`."""
+    """The minimum memory, for example `64GiB`."""
 
     types: MachineTypes = None
     """Exact machine types instead of a shape: a list, or a map from provider to list."""
 
     arch: Literal["x86_64", "arm64"] = "x86_64"
-    """The processor: `x86_64` or `arm64`."""
+    """The processor architecture: `x86_64` or `arm64`."""
 
     from_: Texts = Field(default=(), alias="from")
-    """Providers in the order they are tried; all of them in the order of the file when absent."""
+    """Providers in the order in which they are tried; all, in the order of the file, when absent."""
 
     labels: Texts = ()
-    """The labels (GitHub) or tags (GitLab) of the runners: a job matches when all that it asks for are
-    here. The name of the pool when absent, the same word on both forges."""
+    """The labels (GitHub) or tags (GitLab) of the runners. A job matches when the pool has all of the job's. The
+    pool's name when absent."""
 
     warm: Warm = 0
-    """Instances kept ready without a job: a number, or a map from periods or cron expressions to numbers.
-    0, because a warm machine costs money."""
+    """Instances kept ready without a job: a number, or a map from periods or cron expressions to numbers. 0, because a
+    warm instance costs money."""
 
     limits: Limits = Limits()
     """Ceilings of this pool."""
 
     tags: Tags = Field(default_factory=dict)
-    """Tags on the pool's instances, beside those of the top, the provider and the team."""
+    """Tags for the pool's instances, in addition to those of the top, the provider and the team."""
 
     forges: Texts = ()
-    """Forges whose jobs it serves; all when absent."""
+    """Forges that it serves; all when absent."""
 
     overlap: Overlap = Overlap.REFUSED
-    """`allowed` when another pool may match the same jobs; both pools must say so. Refused, because the
-    forge then decides which machine a job gets."""
+    """`allowed` if another pool may match the same jobs; both pools must set it. Refused, because the forge then
+    decides which machine a job gets."""
 
     untagged: Flag = False
-    """Take GitLab jobs without tags too. Off, because most of them need no GPU."""
+    """Accept GitLab jobs without tags. Off, because most of them need no GPU."""
 
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Options for single providers (a map from provider to its own keys), passed on as they are."""
+    """Options for one provider each: a map from provider to that provider's own keys."""
 
     @property
     def gpu_model(self) -> str:
@@ -266,36 +264,36 @@ class Pool(Named, Defaults):
 
 
 class Provider(Named):
-    """A source of instances. Keys that are not listed here belong to the provisioner of that `type`."""
+    """A source of instances. All other keys belong to the provisioner of that `type`."""
 
     type: Annotated[str, Field(min_length=1)]
-    """Which provisioner: `aws`, `gcp` and `azure` (each an extra of the package), `fake` and `local` are built in;
-    others register themselves under the entry point group `runnerd.provisioners`."""
+    """The provisioner: `aws`, `gcp` and `azure` (each an extra of the package), `fake` and `local` are built in; others
+    register under the entry point group `runnerd.provisioners`."""
 
     limits: Limits = Limits()
     """Ceilings of this provider."""
 
     tags: Tags = Field(default_factory=dict)
-    """Tags on its instances."""
+    """Tags for its instances."""
 
     runner: Runner = Runner()
-    """How runners are started on its instances."""
+    """Commands and environment of runners on its instances."""
 
     agent_url: WebUrl | None = None
-    """Where its instances reach the daemon; the top's `agent_url` when absent."""
+    """The URL at which its instances reach the daemon; the top-level `agent_url` when absent."""
 
     options: dict[str, Any] = Field(default_factory=dict)
-    """Every other key, unread here; the provisioner's `validate` judges them."""
+    """Every other key, for the provisioner, whose `validate` checks them."""
 
 
 class Team(Named):
-    """Some repositories that share ceilings and tags."""
+    """Repositories that share ceilings and tags."""
 
     repos: Texts
-    """Repositories or projects as globs. A repository belongs to the first team of the file that names it."""
+    """Repositories or projects as globs. A repository belongs to the first team that matches it."""
 
     limits: Limits = Limits()
-    """Ceilings of the team over all pools."""
+    """Ceilings of the team across all pools."""
 
     tags: Tags = Field(default_factory=dict)
-    """Tags on instances bought for the team's jobs."""
+    """Tags for instances that are bought for the team's jobs."""

@@ -23,18 +23,18 @@ _INTRODUCTION = """\
 <!-- Written by `runnerd.config.reference()`; a test compares. Change the models, not this page. -->
 
 One YAML file, read by `runnerd run --config FILE`. Unknown keys, duplicate keys and values of the wrong
-type or unit are refused with file, line and the nearest valid key, all of them at once. `runnerd schema`
-prints a JSON Schema for editors, `runnerd config show POOL` what holds for a pool, `runnerd check` what
-deserves a second look.
+type or unit are rejected with file, line and the nearest valid key, all at once. `runnerd schema`
+prints a JSON Schema for editors, `runnerd config show POOL` the effective settings of a pool, `runnerd check` problems
+and warnings.
 
-- **Durations** carry their unit: `30s`, `10m`, `12h`, `1h30m`, `7d`; only `0` needs none.
-- **Sizes** carry theirs: `500MB` (decimal), `16GiB` (binary).
+- **Durations** have a unit: `30s`, `10m`, `12h`, `1h30m`, `7d`; only `0` needs none.
+- **Sizes** have a unit: `500MB` (decimal), `16GiB` (binary).
 - **Dollars** are US dollars: `200`, `0.50`.
-- **Secrets** are references, never values: `file:/path` (read each time, so a rotated file counts at once),
-  `env:NAME`, `credential:NAME` (systemd's `LoadCredential=`). A relative path starts at the configuration
+- **Secrets** are references, never values: `file:/path` (read at each use, so a rotated file takes effect at once),
+  `env:NAME`, `credential:NAME` (systemd's `LoadCredential=`). A relative path is relative to the configuration
   file.
-- **Words are words**: `yes`, `on` and `12:30` are texts; only `true` and `false` are flags. Anchors,
-  aliases and merge keys are not read.
+- **No surprises of YAML**: `yes`, `on` and `12:30` are texts; only `true` and `false` are booleans. Anchors,
+  aliases and merge keys are rejected.
 - **`defaults` is the only inheritance**: maps merge key by key, lists and single values are replaced.
 - **Names** of forges, providers, pools and teams have 1 to 40 of `a-z`, `0-9`, `_` and `-`.
 """
@@ -42,19 +42,19 @@ deserves a second look.
 _WARM = """\
 ## Warm periods
 
-`warm` is a number, or a map from times to numbers. Where several hold at once, the largest counts; at other times 0.
+`warm` is a number, or a map from times to numbers. Where several apply at once, the largest counts; at other times 0.
 
-| Key | The number holds |
+| Key | The number applies |
 |---|---|
-| `"Mon-Fri 08:00-19:00 Europe/Berlin"` | on these days, from and to these hours on a wall there |
+| `"Mon-Fri 08:00-19:00 Europe/Berlin"` | on these days between these hours, local time |
 | `"Mon,Wed 08:00-12:00 UTC"`, `"08:00-20:00"` | several days; every day (UTC when no zone is named) |
-| `"Fri 22:00-06:00 Europe/Berlin"` | overnight: it belongs to the day on which it starts |
+| `"Fri 22:00-06:00 Europe/Berlin"` | overnight; it belongs to the day on which it starts |
 | `"Sat-Sun 00:00-24:00 America/New_York"` | whole days |
 | `"0 8 * * mon-fri Europe/Berlin"` | cron (minute, hour, day, month, day of the week, zone): from then on, until any cron entry fires next |
 
-When a clock is set forward, a time that is skipped counts as the moment of the change; when it is set back, a period
-runs from the first showing of its start to the last showing of its end, and a cron entry within the repeated hour fires
-twice. As in cron, an entry that restricts both day fields fires when either fits.
+When clocks go forward, a skipped time counts as the moment of the change. When they go back, a period runs from the
+first occurrence of its start to the last occurrence of its end, and a cron entry within the repeated hour fires twice. As
+in cron, an entry that restricts both day fields fires when either matches.
 """  # noqa: E501  # rows of a table
 
 
@@ -176,8 +176,14 @@ def _word(annotation: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(_word(part) for part in args if part is not type(None)))
     if origin is dict:
-        return f"map of {_word(args[1])}s"
+        return f"map of {_plural(_word(args[1]))}"
     return f"list of {_word(args[0])}" if origin is tuple else "text"
+
+
+def _plural(word: str) -> str:
+    if word.startswith("map of"):
+        return "maps"
+    return "values" if word == "any" else f"{word}s"
 
 
 def _default(field: pydantic.fields.FieldInfo) -> str:

@@ -74,7 +74,7 @@ def _names(names: Names) -> Iterator[Complaint]:
 def _limits(blocks: Blocks) -> Iterator[Complaint]:
     top = blocks.limits
     if top is not None and top.instances is None:
-        yield Complaint(("limits", "instances"), "is missing; add instances: 8, so that no slip is without bound")
+        yield Complaint(("limits", "instances"), "is missing; add instances: 8, so that no mistake is unbounded")
     levels: list[tuple[yamlfile.Place, Limits, str]] = []
     if top is not None:
         levels.append((("limits",), top, "a daemon that may have no instance serves no job; drain the pools instead"))
@@ -98,7 +98,7 @@ def _limits(blocks: Blocks) -> Iterator[Complaint]:
         if limits.instances == 0:
             yield Complaint((*place, "instances"), reason)
         if limits.until is not None and limits.dollars_total is None:
-            yield Complaint((*place, "until"), "belongs to dollars_total, which is missing")
+            yield Complaint((*place, "until"), "needs dollars_total, which is missing")
 
 
 def _pool(pool: Pool, names: Names, forges: Mapping[str, AnyForge]) -> Iterator[Complaint]:
@@ -113,7 +113,7 @@ def _pool(pool: Pool, names: Names, forges: Mapping[str, AnyForge]) -> Iterator[
             if name not in known:
                 yield _unknown((*here, key, index), what, name, known)
             elif name in given[:index]:
-                yield Complaint((*here, key, index), f"{name} stands here twice")
+                yield Complaint((*here, key, index), f"{name} is listed twice")
     for key, entries in (("types", pool.types), ("options", pool.options)):
         if isinstance(entries, Mapping):
             for name in entries:
@@ -147,8 +147,8 @@ def _labels(pool: Pool, kinds: set[str]) -> Iterator[Complaint]:
             yield Complaint((*here, index), f"no job can match this label: {why}")
         folded = label.lower() if "github" in kinds else label
         if folded in seen:
-            same = " (GitHub does not tell upper from lower case)" if label not in pool.labels[:index] else ""
-            yield Complaint((*here, index), f'"{label}" stands here twice{same}')
+            same = " (GitHub ignores case)" if label not in pool.labels[:index] else ""
+            yield Complaint((*here, index), f'"{label}" is listed twice{same}')
         seen.add(folded)
 
 
@@ -156,9 +156,9 @@ def _impossible(label: str) -> str:
     if not label:
         return "it is empty"
     if "," in label:
-        return "a comma parts labels"
+        return "a comma separates labels"
     if any(character.isspace() or not character.isprintable() for character in label):
-        return "it has a blank or a control character"
+        return "it contains whitespace or a control character"
     if len(label) > fields.LONGEST_LABEL:
         return f"it is longer than {fields.LONGEST_LABEL} characters"
     return ""
@@ -176,7 +176,7 @@ def _same_jobs_twice(forges: Mapping[str, AnyForge]) -> Iterator[Complaint]:
             if same:
                 yield Complaint(
                     ("forges", one.name),
-                    f'watches what forge "{other.name}" watches; each job would be counted twice',
+                    f'watches the same jobs as forge "{other.name}"; each would be counted twice',
                 )
 
 

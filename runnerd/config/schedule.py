@@ -1,10 +1,10 @@
-"""How many warm instances a pool keeps, by the clock on some wall.
+"""The number of warm instances that a pool keeps, by local time.
 
 `warm` is a number, or a map whose keys are periods (`Mon-Fri 08:00-19:00 Europe/Berlin`) or cron
 expressions with an optional time zone (`0 8 * * mon-fri Europe/Berlin`). A period's count holds from its
 start to its end; a cron entry's count holds from the minute it fires until any cron entry fires next.
-Where several hold, the largest counts. Everything here is a pure function of the entries and a time in
-unix seconds; nobody's clock is read.
+Where several apply, the largest counts. Everything here is a pure function of the entries and a time in
+unix seconds; no clock is read.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from dataclasses import dataclass
 
 from apscheduler.triggers.cron import CronTrigger
 
-#: More warm instances than this is a slip of the keyboard.
+#: The most warm instances; more is a typing error.
 MOST = 10_000
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _HOURS = re.compile(r"(\d{1,2}):(\d{2})-(\d{1,2}):(\d{2})\Z", re.ASCII)
 _DAY_MINUTES = 24 * 60
-#: How far ahead boundaries are sought: a week and both ends of it, so that every period shows.
-_AHEAD = 9
-#: How far back the last firing of a cron entry is sought: past the rarest, a 29 February over a century's
+#: Days ahead in which boundaries are sought: a week and both ends of it, so that every period shows.
+_AHEAD_DAYS = 9
+#: Seconds back in which the last firing of a cron entry is sought: past the rarest, a 29 February over a century's
 #: end.
-_BACK = 9 * 366 * 86400.0
+_BACK_S = 9 * 366 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Period:
     zone: zoneinfo.ZoneInfo
 
     def span(self, day: datetime.date) -> tuple[float, float] | None:
-        """Start and end of the stretch that starts on that day, in unix seconds; None when there is none."""
+        """Return start and end of the stretch that starts on that day, in unix seconds; None when there is none."""
         if day.weekday() not in self.days:
             return None
         start = _instant(day, self.start, self.zone, last=False)
@@ -55,7 +55,7 @@ class Period:
         return (start, end) if start < end else None
 
     def around(self, now: float, *, ahead: int) -> list[tuple[float, float]]:
-        """Stretches from the day before yesterday until so many days ahead."""
+        """Return the stretches from the day before yesterday until so many days ahead."""
         today = datetime.datetime.fromtimestamp(now, self.zone).date()
         spans = (self.span(today + datetime.timedelta(days=offset)) for offset in range(-2, ahead + 1))
         return [span for span in spans if span is not None]
@@ -70,19 +70,19 @@ class Cron:
     zone: zoneinfo.ZoneInfo
 
     def after(self, now: float) -> float | None:
-        """The first firing later than `now`."""
+        """Return the first firing later than `now`."""
         # The next whole minute, so that a firing at `now` itself is not found again.
         moment = datetime.datetime.fromtimestamp((now // 60 + 1) * 60, datetime.UTC)
         found = [trigger.get_next_fire_time(None, moment) for trigger in self.triggers]
         return min((time.timestamp() for time in found if time is not None), default=None)
 
     def before(self, now: float) -> float | None:
-        """The last firing not later than `now`."""
+        """Return the last firing not later than `now`."""
         back = 3600.0
         while (first := self.after(now - back)) is None or first > now:
-            if back >= _BACK:
+            if back >= _BACK_S:
                 return None
-            back = min(back * 4, _BACK)
+            back = min(back * 4, _BACK_S)
         # `first` fires; halve the stretch behind it until no other firing is left in it.
         low, high = first, now
         while high - low >= 60:
@@ -99,7 +99,7 @@ class Cron:
 
 
 class Schedule:
-    """A `warm` map, read. Remembers its last answer and how long it holds: the planner asks far more often
+    """A parsed `warm` map. Keeps its last answer with the time until which it is valid: the planner asks far more often
     than the answer changes."""
 
     __slots__ = ("_answer", "_crons", "_periods")
@@ -111,7 +111,7 @@ class Schedule:
         self._answer = (0.0, 0.0, 0)
 
     def target(self, now: float) -> int:
-        """The count that holds at that time."""
+        """Return the count that applies at that time."""
         start, end, count = self._answer
         if start <= now < end:
             return count
@@ -135,18 +135,18 @@ class Schedule:
     def _next_edge(self, now: float) -> float | None:
         times = [time for cron, _ in self._crons if (time := cron.after(now)) is not None]
         for period, _ in self._periods:
-            spans = period.around(now, ahead=_AHEAD)
+            spans = period.around(now, ahead=_AHEAD_DAYS)
             times.extend(edge for span in spans for edge in span if edge > now)
         return min(times, default=None)
 
 
 def target(warm: int | Mapping[str, int], now: float) -> int:
-    """The number of warm instances to keep at that time (unix seconds)."""
+    """Return the number of warm instances to keep at that time (unix seconds)."""
     return warm if isinstance(warm, int) else _read(tuple(warm.items())).target(now)
 
 
 def check(value: object) -> None:
-    """Refuse what is not a `warm` value. Raises ValueError with what to write instead."""
+    """Check a `warm` value. Raises ValueError with what to write instead."""
     if isinstance(value, Mapping):
         for key, count in value.items():
             _check_count(count)
@@ -238,8 +238,8 @@ def _read_zone(text: str) -> zoneinfo.ZoneInfo:
 
 
 def _instant(day: datetime.date, minutes: int, zone: zoneinfo.ZoneInfo, *, last: bool) -> float:
-    """When a wall in that zone shows that time. Of an hour that comes twice, the first showing or the
-    last; for a time that the wall skips, the moment of the skip."""
+    """Return the unix time of a local time. Of an hour that comes twice, the first occurrence or the last; for a time
+    that is skipped, the moment of the change."""
     wall = datetime.datetime.combine(day, datetime.time(), zone) + datetime.timedelta(minutes=minutes)
     early, late = wall.replace(fold=0).timestamp(), wall.replace(fold=1).timestamp()
     if early <= late:

@@ -24,7 +24,7 @@ from runnerd.config.limits import Limits
 from runnerd.config.pools import Defaults, Pool, Provider, Team, matches
 from runnerd.kit import secrets, yamlfile
 
-#: How the runners are started where the file says nothing.
+#: The commands that start runners unless `runner` sets others.
 GITHUB_COMMAND = ("/opt/actions-runner/bin/Runner.Listener", "run")
 GITLAB_COMMAND = ("/usr/bin/gitlab-runner", "run-single")
 
@@ -50,15 +50,15 @@ class LogFormat(enum.StrEnum):
 
 
 class LogLevel(enum.StrEnum):
-    """The least severity that is logged."""
+    """The lowest severity that is logged."""
 
     #: Every step.
     DEBUG = "debug"
     #: Every transition.
     INFO = "info"
-    #: What degrades.
+    #: Degraded operation.
     WARNING = "warning"
-    #: What fails.
+    #: Failures.
     ERROR = "error"
 
 
@@ -66,29 +66,30 @@ class Listen(Model):
     """The addresses that the daemon listens on."""
 
     ops: Listening | None = "127.0.0.1:9477"
-    """Metrics, health and the page; null for none. Loopback, because it has no log-in."""
+    """Metrics, health and the status page; null turns it off. Loopback, because it has no authentication."""
 
     public: Listening | None = "127.0.0.1:8477"
-    """Webhooks, agents and report images; null for none. Loopback: a TLS proxy belongs in front."""
+    """Webhooks, agents and report images; null turns it off. Loopback, because a TLS proxy belongs in front."""
 
     socket: str = "/run/runnerd/runnerd.sock"
-    """The Unix socket of the commands."""
+    """The Unix socket that the commands use."""
 
 
 class Assets(Model):
     """Images of reports."""
 
     to: AssetsTo = AssetsTo.STORE
-    """`store`, `native` or `summary`. Never a public third party."""
+    """`store` (served at `public_url`), `native` (uploaded to GitLab) or `summary` (in the job's summary). Never a
+    third party."""
 
     max_bytes: Size = 10 * 2**20
-    """The largest image. 10MiB: what GitHub's image proxy still shows."""
+    """The largest image. 10MiB, the most that GitHub's image proxy shows."""
 
     total_bytes: Size = 10 * 2**30
-    """The size of the whole store; then new images are refused and an alarm is raised."""
+    """The size of the whole store. When it is full, new images are refused and an alarm is raised."""
 
     retention: Span = 90 * 86400.0
-    """How long an image is kept. 90 days: as long as GitHub keeps logs."""
+    """Retention of an image. 90 days, like GitHub's logs."""
 
     types: tuple[Literal["png", "jpeg", "gif", "webp", "svg", "pdf"], ...] = (
         "png",
@@ -97,21 +98,21 @@ class Assets(Model):
         "webp",
         "svg",
     )
-    """Which kinds are taken, judged by content. SVG is served so that no script in it can run."""
+    """Accepted formats, detected from the content. SVG is served with a policy that blocks scripts."""
 
 
 class Reconcile(Model):
-    """The rhythm of the control loop."""
+    """Intervals of the control loop."""
 
     interval: Span = 15.0
-    """How often everything is derived anew although no event came. 15 seconds bound what a lost event
-    costs."""
+    """The longest time between two passes of the control loop. Events wake it earlier; 15 seconds bound the
+    delay when one is lost."""
 
     list_interval: Span = 30.0
-    """How often each provider is asked for its instances."""
+    """Interval at which each provider's instances are listed."""
 
     drain: Duration = 30.0
-    """How long the daemon finishes work under way when told to stop."""
+    """Grace period for calls in progress when the daemon stops."""
 
 
 class Log(Model):
@@ -128,55 +129,55 @@ class Config(Model):
     """The configuration of one daemon."""
 
     controller: str
-    """The name in the tags of everything this daemon makes; at most 40 of a-z, 0-9 and -. Explicit and
-    constant, so that a lost database loses no machine."""
+    """The controller's name, in the tags of every instance that this daemon creates; at most 40 of a-z, 0-9 and -.
+    Never change it: after the database is lost, instances are found by this tag."""
 
     public_url: WebUrl | None = None
-    """The address under which the public listener is reached from outside."""
+    """The public URL of the public listener."""
 
     agent_url: WebUrl | None = None
-    """The address under which instances reach it; `public_url` when absent."""
+    """The URL at which instances reach the public listener; `public_url` when absent."""
 
     state: FilePath = Path("/var/lib/runnerd")
-    """The directory of everything durable."""
+    """The state directory: database, keys and report images."""
 
     database: Database = None
-    """A SQLAlchemy URL (PostgreSQL) without password, or a reference to a whole URL; SQLite in `state`
+    """A SQLAlchemy URL (PostgreSQL) without a password, or a reference to a complete URL; SQLite in `state`
     when absent."""
 
     secret: SecretRef | None = None
-    """The key that instance tokens are derived from; made in `state/secret.key` at the first start when
+    """The key that instance tokens are derived from; created in `state/secret.key` at the first start when
     absent."""
 
     listen: Listen = Listen()
-    """Where the daemon listens."""
+    """The addresses that the daemon listens on."""
 
     forges: dict[str, AnyForge] = Field(min_length=1)
-    """Where jobs come from, by a name of one's own."""
+    """The sources of jobs, by name."""
 
     providers: dict[str, Provider] = Field(min_length=1)
-    """Where instances come from, by a name of one's own."""
+    """The sources of instances, by name."""
 
     limits: Limits
-    """Ceilings of the whole; at least `instances`."""
+    """Ceilings for all pools and providers together; `instances` is required."""
 
     defaults: Defaults = Defaults()
-    """What every pool inherits."""
+    """Settings that every pool inherits."""
 
     pools: dict[str, Pool] = Field(min_length=1)
-    """The kinds of machines, by the name that jobs ask for."""
+    """The kinds of machines, by name; the name is the default label."""
 
     teams: dict[str, Team] = Field(default_factory=dict)
-    """Repositories that share ceilings and tags."""
+    """Groups of repositories that share ceilings and tags."""
 
     tags: Tags = Field(default_factory=dict)
-    """Tags on every instance."""
+    """Tags for every instance."""
 
     assets: Assets = Assets()
     """Images of reports."""
 
     reconcile: Reconcile = Reconcile()
-    """The rhythm of the control loop."""
+    """Intervals of the control loop."""
 
     log: Log = Log()
     """The daemon's log."""

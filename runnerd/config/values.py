@@ -144,7 +144,7 @@ def listen_address(value: object) -> str:
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError("expected an address and a port, such as 127.0.0.1:9477 or [::1]:9477")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise ValueError(f"an IPv6 address stands in brackets: [{host}]:{port}")
+        raise ValueError(f"put an IPv6 address in brackets: [{host}]:{port}")
     return text
 
 
@@ -162,9 +162,9 @@ def web_url(value: object) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f'"{value}" is not a web address; write https://…')
     if parts.query or parts.fragment:
-        raise ValueError("a URL here has no ? and no # part")
+        raise ValueError("a URL here has no query and no fragment")
     if any(character.isspace() for character in value.strip()):
-        raise ValueError("a URL has no blanks")
+        raise ValueError("a URL contains no spaces")
     host = parts.hostname.lower()
     shown = f"[{host}]" if ":" in host else host
     default = {"http": 80, "https": 443}[parts.scheme]

@@ -37,8 +37,8 @@ def _listener_findings(settings: Config) -> Iterator[base.Finding]:
     if listen.ops and not values.is_loopback(listen.ops.rpartition(":")[0]):
         yield _warning(
             "listen.ops",
-            "metrics and the page are open to everyone who reaches this address: they have no log-in",
-            "listen on 127.0.0.1, or put a proxy with a log-in in front",
+            "metrics and the status page have no authentication, and others can reach this address",
+            "listen on 127.0.0.1, or put an authenticating proxy in front",
         )
     if listen.public and not values.is_loopback(listen.public.rpartition(":")[0]):
         if not (settings.public_url or "").startswith("https://"):
@@ -54,13 +54,13 @@ def _listener_findings(settings: Config) -> Iterator[base.Finding]:
     if settings.assets.to == "store" and settings.public_url is None:
         yield _warning(
             "assets.to",
-            "images of reports cannot be shown: without public_url no forge can fetch them",
+            "images of reports cannot be shown: without public_url the forges cannot fetch them",
             "set public_url, or assets: {to: summary}",
         )
     if settings.assets.to == "native" and any(forge.type == "github" for forge in settings.forges.values()):
         yield _warning(
             "assets.to",
-            "GitHub takes no images of reports itself",
+            "GitHub does not host images of reports",
             "write assets: {to: store} and set public_url",
         )
 
@@ -71,32 +71,32 @@ def _forge_findings(settings: Config) -> Iterator[base.Finding]:
         if forge.retry.preempted:
             yield _warning(
                 f"{place}.retry.preempted",
-                "a re-run repeats whatever the job had done before it was interrupted, also publishing",
+                "a re-run repeats everything that the job did before it was interrupted, including publishing",
                 "make such jobs safe to repeat, or set 0",
             )
         if forge.type == "github":
             if forge.mode == "rest" and not forge.repos and forge.kind != "repository":
                 yield _warning(
                     f"{place}.repos",
-                    "REST has no queue of an organisation: only repositories that are listed or send webhooks show",
+                    "the REST API lists no jobs of an organisation: only those listed or with webhooks are seen",
                     "list the repositories",
                 )
             if forge.public_repositories:
                 yield _warning(
                     f"{place}.public_repositories",
-                    "whoever can open a pull request in a public repository may run code on an instance",
-                    "keep runners to private repositories",
+                    "anyone who can open a pull request in a public repository may run code on an instance",
+                    "restrict runners to private repositories",
                 )
             if forge.token is not None and forge.kind != "enterprise":
                 yield _warning(
                     f"{place}.token",
-                    "a personal token lives long and reaches all that its owner reaches",
+                    "a personal access token is long-lived and may do everything that its owner may",
                     "use a GitHub App: app: {id: …, key: file:…}",
                 )
             if settings.public_url and forge.webhook_secret is None:
                 yield _warning(
                     f"{place}.webhook_secret",
-                    "webhooks are refused, so some jobs are noticed only by asking",
+                    "webhooks are refused, so some jobs are noticed only by polling",
                     "set a webhook with a secret and name it here",
                 )
 
@@ -107,7 +107,7 @@ def _provider_findings(settings: Config) -> Iterator[base.Finding]:
         if provider.type == "local":
             yield _warning(
                 place,
-                "jobs run as processes on this host, unisolated from each other and from the daemon",
+                "jobs run as processes on this host, not isolated from each other or from the daemon",
                 "for demonstrations and trusted jobs only",
             )
         elif provider.type != "fake" and not (provider.agent_url or settings.agent_url or settings.public_url):
@@ -138,7 +138,7 @@ def _pool_findings(pool: Pool, settings: Config) -> Iterator[base.Finding]:
     if stray:
         yield _warning(
             f"{place}.labels",
-            f"a stray job that asks only for [{', '.join(stray)}] gets an instance of this pool",
+            f"any job that asks only for [{', '.join(stray)}] gets an instance of this pool",
             f"leave {' and '.join(stray)} out and ask for the pool's own label",
         )
     if pool.allow.public or pool.allow.forks:
@@ -151,7 +151,7 @@ def _pool_findings(pool: Pool, settings: Config) -> Iterator[base.Finding]:
     if pool.allow.protected_only and not any(forge.type == "gitlab" for forge in served):
         yield _warning(
             f"{place}.allow.protected_only",
-            "only GitLab knows protected refs for runners; on GitHub this admits no less",
+            "only GitLab has protected runners; on GitHub this has no effect",
             "restrict the runner group in GitHub",
         )
     most = max(pool.warm.values()) if isinstance(pool.warm, dict) else pool.warm
@@ -159,11 +159,11 @@ def _pool_findings(pool: Pool, settings: Config) -> Iterator[base.Finding]:
     if ceilings and most > min(ceilings):
         yield _warning(
             f"{place}.warm",
-            f"asks for {most} warm instances, and limits allow {min(ceilings)}",
+            f"asks for {most} warm instances, but limits allow {min(ceilings)}",
             "raise limits.instances or lower warm",
         )
     if _never_cold(pool.warm):
-        yield _warning(f"{place}.warm", "no cron entry ever sets the count to 0", "add one, or write a plain number")
+        yield _warning(f"{place}.warm", "no cron entry sets the count to 0", "add one, or write a plain number")
     if pool.idle > pool.max_idle_age:
         yield _warning(f"{place}.idle", "is longer than max_idle_age, which ends the instance first", "raise it")
 

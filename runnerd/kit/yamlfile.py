@@ -115,9 +115,7 @@ def parse(text: str, *, file: str = "<text>") -> Document:
         raise errors.ConfigInvalid([_syntax(file, error)]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise errors.ConfigInvalid(
-            [errors.Problem(file, line, 0, "", "a control character stands here; remove it")]
-        ) from None
+        raise errors.ConfigInvalid([errors.Problem(file, line, 0, "", "a control character; remove it")]) from None
     except RecursionError:
         raise errors.ConfigInvalid([errors.Problem(file, 0, 0, "", "is nested too deeply")]) from None
     if node is None:
@@ -175,14 +173,14 @@ class _Reader:
             key = str(key_node.value)
             inside = (*place, key)
             if key == "<<" and key_node.style is None:
-                self._note(key_node, inside, "merge keys (<<) are not read; write the values out or use defaults")
+                self._note(key_node, inside, "merge keys (<<) are not supported; write the values out or use defaults")
                 continue
             if not key:
                 self._note(key_node, place, "a key is empty")
                 continue
             if key in data:
                 first = self.keys[inside]
-                self._note(key_node, inside, f"stands here twice; the first is on line {first.line}")
+                self._note(key_node, inside, f"duplicate key; the first is on line {first.line}")
                 continue
             self.keys[inside] = _position(key_node)
             data[key] = self.value(value_node, inside)
@@ -201,9 +199,9 @@ def refuse_marks(text: str) -> None:
     for event in yaml.parse(text, Loader=yaml.BaseLoader):
         message = ""
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            message = "anchors and aliases (& and *) are not read; write the value out or use defaults"
+            message = "anchors and aliases (& and *) are not supported; write the value out or use defaults"
         elif tag := getattr(event, "tag", None):
-            message = f"the tag {_shown_tag(tag)} is not read; write the plain value"
+            message = f"the tag {_shown_tag(tag)} is not supported; write the plain value"
         if message:
             mark = event.start_mark
             line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
@@ -241,8 +239,8 @@ def _syntax(file: str, error: yaml.MarkedYAMLError) -> errors.Problem:
     line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
     message = error.problem or error.context or "is not YAML"
     hints = {
-        "found character '\\t' that cannot start any token": "a tab stands here; indent with blanks",
-        "mapping values are not allowed here": "a colon too many, or the line is indented wrongly",
+        "found character '\\t' that cannot start any token": "a tab character; indent with spaces",
+        "mapping values are not allowed here": "a colon too many, or wrong indentation",
         "but found another document": "a second document begins here (---); one file holds one",
     }
     return errors.Problem(file, line, column, "", hints.get(message, message))

@@ -50,7 +50,7 @@ pools:
         "runnerd.yaml:3: forges.acme.ca: expected a path",
         "runnerd.yaml:4: forges.gl.token: a secret in the file; write file:/path, env:NAME or credential:NAME",
         'runnerd.yaml:6: providers.aws.type: there is no provider type "clowdy"; did you mean "cloudy"?',
-        "runnerd.yaml:7: limits.instances: is missing; add instances: 8, so that no slip is without bound",
+        "runnerd.yaml:7: limits.instances: is missing; add instances: 8, so that no mistake is unbounded",
         'runnerd.yaml:8: defaults.idle: "10" has no unit; write 10s, 10m or 10h',
         'runnerd.yaml:10: pools.gpu-t4.from[0]: there is no provider "asw"; did you mean "aws"?',
         'runnerd.yaml:10: pools.gpu-t4.max_job: "12" has no unit; write 12s, 12m or 12h',

@@ -63,7 +63,7 @@ from tests.unit.config.sample import changed, problems
         ),
         pytest.param(
             {"limits": ...},
-            "limits: is missing; add limits: {instances: 8}, so that no slip is without bound",
+            "limits: is missing; add limits: {instances: 8}, so that no mistake is unbounded",
             id="no-limits",
         ),
         pytest.param(
@@ -130,7 +130,7 @@ from tests.unit.config.sample import changed, problems
         ),
         pytest.param({"pools__gpu_1t4__warm": {"Mon 8-9": 1}}, None, id="warm"),
         pytest.param(
-            {"pools__gpu_1t4__from": ["aws", "aws"]}, "pools.gpu-t4.from[1]: aws stands here twice", id="from-twice"
+            {"pools__gpu_1t4__from": ["aws", "aws"]}, "pools.gpu-t4.from[1]: aws is listed twice", id="from-twice"
         ),
         pytest.param(
             {"pools__gpu_1t4__from": []},
@@ -224,7 +224,7 @@ from tests.unit.config.sample import changed, problems
                     "token": "env:T",
                 }
             },
-            'forges.more: watches what forge "gl" watches; each job would be counted twice',
+            'forges.more: watches the same jobs as forge "gl"; each would be counted twice',
             id="same-forge",
         ),
         pytest.param({"providers__aws__type": ...}, "providers.aws.type: is missing", id="no-provider-type"),
@@ -244,7 +244,7 @@ from tests.unit.config.sample import changed, problems
             id="tags",
         ),
         pytest.param(
-            {"limits__until": "2027-01-31"}, "limits.until: belongs to dollars_total, which is missing", id="until"
+            {"limits__until": "2027-01-31"}, "limits.until: needs dollars_total, which is missing", id="until"
         ),
         pytest.param(
             {"limits__dollars_per_day": "200 EUR"},

@@ -10,9 +10,9 @@ from tests.unit.config.sample import changed, problems, read
 @pytest.mark.parametrize(
     ("label", "why"),
     [
-        ("a,b", "a comma parts labels"),
-        ("gpu t4", "it has a blank or a control character"),
-        ("gpu\u200b", "it has a blank or a control character"),
+        ("a,b", "a comma separates labels"),
+        ("gpu t4", "it contains whitespace or a control character"),
+        ("gpu\u200b", "it contains whitespace or a control character"),
         ("x" * 257, "it is longer than 256 characters"),
     ],
 )
@@ -30,7 +30,7 @@ def test_refuses_an_empty_set_of_labels_and_an_empty_label() -> None:
 
 def test_github_labels_differ_by_more_than_case() -> None:
     found = problems(changed(pools__gpu_1t4__labels=["gpu", "GPU"]))
-    assert found == ['pools.gpu-t4.labels[1]: "GPU" stands here twice (GitHub does not tell upper from lower case)']
+    assert found == ['pools.gpu-t4.labels[1]: "GPU" is listed twice (GitHub ignores case)']
     read(changed(pools__gpu_1t4__labels=["gpu", "GPU"], pools__gpu_1t4__forges=["gl"]))
 
 

@@ -20,17 +20,17 @@ def test_a_sound_configuration_has_no_warning() -> None:
 @pytest.mark.parametrize(
     ("paths", "place", "part"),
     [
-        ({"pools__gpu_1t4__labels": ["self-hosted", "gpu-t4"]}, "pools.gpu-t4.labels", "a stray job"),
+        ({"pools__gpu_1t4__labels": ["self-hosted", "gpu-t4"]}, "pools.gpu-t4.labels", "any job that asks only for"),
         ({"pools__gpu_1t4__allow": {"forks": True}}, "pools.gpu-t4.allow.forks", "strangers"),
-        ({"pools__gpu_1t4__warm": 9}, "pools.gpu-t4.warm", "asks for 9 warm instances, and limits allow 8"),
-        ({"pools__gpu_1t4__warm": {"0 8 * * *": 1}}, "pools.gpu-t4.warm", "no cron entry ever"),
+        ({"pools__gpu_1t4__warm": 9}, "pools.gpu-t4.warm", "asks for 9 warm instances, but limits allow 8"),
+        ({"pools__gpu_1t4__warm": {"0 8 * * *": 1}}, "pools.gpu-t4.warm", "no cron entry sets the count to 0"),
         ({"pools__gpu_1t4__idle": "2d"}, "pools.gpu-t4.idle", "max_idle_age"),
         (
             {"pools__gpu_1t4__forges": ["acme"], "pools__gpu_1t4__allow": {"protected_only": True}},
             "pools.gpu-t4.allow.protected_only",
             "only GitLab",
         ),
-        ({"listen": {"ops": "0.0.0.0:9477"}}, "listen.ops", "no log-in"),
+        ({"listen": {"ops": "0.0.0.0:9477"}}, "listen.ops", "no authentication"),
         (
             {"listen": {"public": "0.0.0.0:8477"}, "public_url": "http://runnerd.acme.example"},
             "listen.public",
@@ -39,9 +39,9 @@ def test_a_sound_configuration_has_no_warning() -> None:
         ({"public_url": "http://runnerd.acme.example"}, "public_url", "is not encrypted"),
         ({"public_url": ...}, "assets.to", "without public_url"),
         ({"public_url": ...}, "providers.aws", "cannot reach the daemon"),
-        ({"assets": {"to": "native"}}, "assets.to", "GitHub takes no images"),
+        ({"assets": {"to": "native"}}, "assets.to", "GitHub does not host images"),
         ({"forges__acme__retry": {"preempted": 1}}, "forges.acme.retry.preempted", "repeats"),
-        ({"forges__acme__mode": "rest"}, "forges.acme.repos", "REST has no queue"),
+        ({"forges__acme__mode": "rest"}, "forges.acme.repos", "the REST API lists no jobs"),
         ({"forges__acme__public_repositories": True}, "forges.acme.public_repositories", "pull request"),
         ({"forges__acme__webhook_secret": ...}, "forges.acme.webhook_secret", "webhooks are refused"),
         (
@@ -63,7 +63,7 @@ def test_warns_of_what_works_but_deserves_a_second_look(paths: dict[str, Any], p
 def test_local_instances_are_said_to_be_unisolated() -> None:
     data = changed(providers={"here": {"type": "local"}}, pools={"gpu": {}})
     settings = config.from_mapping(data, environ={}, provisioners=PROVISIONERS | {"local": Cloudy})
-    assert "unisolated" in warned(settings)["providers.here"]
+    assert "not isolated" in warned(settings)["providers.here"]
 
 
 def test_a_secret_file_that_others_may_read_is_a_warning(tmp_path: Path) -> None:

@@ -51,27 +51,27 @@ def test_keys_are_always_texts() -> None:
     [
         pytest.param(
             "a: 1\nb: 2\na: 3\n",
-            "runnerd.yaml:3: a: stands here twice; the first is on line 1",
+            "runnerd.yaml:3: a: duplicate key; the first is on line 1",
             id="duplicate",
         ),
         pytest.param(
             "pools:\n  x: {idle: 1m, idle: 2m}\n",
-            "runnerd.yaml:2: pools.x.idle: stands here twice; the first is on line 2",
+            "runnerd.yaml:2: pools.x.idle: duplicate key; the first is on line 2",
             id="duplicate-in-flow",
         ),
         pytest.param(
             "a: &x 1\nb: *x\n",
-            "runnerd.yaml:1: anchors and aliases (& and *) are not read; write the value out or use defaults",
+            "runnerd.yaml:1: anchors and aliases (& and *) are not supported; write the value out or use defaults",
             id="anchor",
         ),
         pytest.param(
             "a:\n  <<: {b: 1}\n",
-            'runnerd.yaml:2: a."<<": merge keys (<<) are not read; write the values out or use defaults',
+            'runnerd.yaml:2: a."<<": merge keys (<<) are not supported; write the values out or use defaults',
             id="merge-key",
         ),
         pytest.param(
             "a: !!python/object/apply:os.system [echo]\n",
-            "runnerd.yaml:1: the tag !!python/object/apply:os.system is not read; write the plain value",
+            "runnerd.yaml:1: the tag !!python/object/apply:os.system is not supported; write the plain value",
             id="object",
         ),
         pytest.param(
@@ -79,12 +79,12 @@ def test_keys_are_always_texts() -> None:
             "runnerd.yaml:2: a second document begins here (---); one file holds one",
             id="two",
         ),
-        pytest.param("a:\n\tb: 1\n", "runnerd.yaml:2: a tab stands here; indent with blanks", id="tab"),
-        pytest.param("a: b: c\n", "runnerd.yaml:1: a colon too many, or the line is indented wrongly", id="colon"),
+        pytest.param("a:\n\tb: 1\n", "runnerd.yaml:2: a tab character; indent with spaces", id="tab"),
+        pytest.param("a: b: c\n", "runnerd.yaml:1: a colon too many, or wrong indentation", id="colon"),
         pytest.param("- 1\n", "runnerd.yaml:1: expected keys and values at the top", id="list"),
         pytest.param("", "runnerd.yaml: is empty", id="empty"),
         pytest.param("# only a comment\n", "runnerd.yaml: is empty", id="comment"),
-        pytest.param("a: 1\nb: \x07\n", "runnerd.yaml:2: a control character stands here; remove it", id="control"),
+        pytest.param("a: 1\nb: \x07\n", "runnerd.yaml:2: a control character; remove it", id="control"),
         pytest.param("? [a]\n: 1\n", "runnerd.yaml:1: a key must be a word", id="key"),
     ],
 )
@@ -93,7 +93,7 @@ def test_refuses_with_the_place(text: str, message: str) -> None:
 
 
 def test_tells_all_duplicates_at_once() -> None:
-    assert refusal("a: 1\na: 2\nb: {c: 1, c: 2}\n").count("stands here twice") == 2
+    assert refusal("a: 1\na: 2\nb: {c: 1, c: 2}\n").count("duplicate key") == 2
 
 
 def test_a_flood_of_aliases_is_refused_before_it_unfolds() -> None:
