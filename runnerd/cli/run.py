@@ -21,11 +21,12 @@ import click
 
 import runnerd
 from provisioners.offload import Offload
-from runnerd import assets, config, daemon, errors, logs, metrics, model, store
+from runnerd import assets, config, daemon, errors, logs, model, store
 from runnerd.cli import options
 from runnerd.cli.exits import CommandFailed, Exit
 from runnerd.forges import registry
 from runnerd.kit import clock, sdnotify, tasks
+from runnerd.metrics import counters
 from runnerd.web import admin, listeners
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Service:
         self._clock = clock.SystemClock()
         self._offload = Offload(1, name="store")
         self._tasks = tasks.Group("process")
-        self._metrics = metrics.Metrics()
+        self._metrics = counters.Metrics()
         self._listeners: listeners.Listeners | None = None
         self._admin: admin.Admin | None = None
         self._daemon = self._make()

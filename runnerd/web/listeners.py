@@ -16,8 +16,9 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from runnerd import assets, config, errors, metrics, read_model
+from runnerd import assets, config, errors, read_model
 from runnerd.kit import clock
+from runnerd.metrics import counters
 from runnerd.web import ops, public, wire
 
 log = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class Listeners:
 
 async def start(
     served: read_model.Served,
-    metrics: metrics.Metrics,
+    metrics: counters.Metrics,
     *,
     assets: assets.Assets | None = None,
     settings: config.Config,

@@ -13,8 +13,9 @@ import jinja2
 from aiohttp import web
 from prometheus_client import exposition
 
-from runnerd import errors, metrics, read_model
+from runnerd import errors, read_model
 from runnerd.kit import clock, redaction
+from runnerd.metrics import counters
 from runnerd.views import lists
 from runnerd.web import wire
 
@@ -40,7 +41,7 @@ _PAGES = jinja2.Environment(
 class Ops:
     """The application of the ops listener."""
 
-    def __init__(self, served: read_model.Served, metrics: metrics.Metrics, *, clock: clock.Clock) -> None:
+    def __init__(self, served: read_model.Served, metrics: counters.Metrics, *, clock: clock.Clock) -> None:
         self._served = served
         self._metrics = metrics
         self._clock = clock

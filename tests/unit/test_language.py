@@ -45,7 +45,6 @@ EXEMPT = frozenset(
         "runnerd/kit",
         "runnerd/lifecycle",
         "runnerd/logs.py",
-        "runnerd/metrics.py",
         "runnerd/model.py",
         "runnerd/offers",
         "runnerd/planner",

@@ -10,8 +10,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from runnerd import assets, config, errors, metrics
+from runnerd import assets, config, errors
 from runnerd.agent import client, state
+from runnerd.metrics import counters
 from runnerd.web import listeners, wire
 from tests.support import fakes
 from tests.unit.web import web_daemon
@@ -27,7 +28,7 @@ async def both(
     running: web_daemon.Daemon, place: fakes.Place, images: assets.Assets
 ) -> AsyncIterator[listeners.Listeners]:
     """Both listeners, with little patience."""
-    made = metrics.Metrics()
+    made = counters.Metrics()
     made.attach(running.reading, running.hooks)
     opened = await listeners.start(
         running.served,
@@ -109,13 +110,13 @@ async def test_a_taken_port_is_told_in_words_and_nothing_stays_open(
         taken = f"127.0.0.1:{holder.getsockname()[1]}"
         with pytest.raises(errors.ListenFailed, match=rf"listen\.public: {taken} is taken by another process"):
             await listeners.start(
-                running.served, metrics.Metrics(), settings=settings(place, public=taken), clock=place.clock
+                running.served, counters.Metrics(), settings=settings(place, public=taken), clock=place.clock
             )
 
 
 async def test_a_listener_that_is_off_is_not_opened(running: web_daemon.Daemon, place: fakes.Place) -> None:
     opened = await listeners.start(
-        running.served, metrics.Metrics(), settings=settings(place, public=None), clock=place.clock
+        running.served, counters.Metrics(), settings=settings(place, public=None), clock=place.clock
     )
     assert set(opened.addresses) == {"ops"}
     await opened.close()

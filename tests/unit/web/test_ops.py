@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from runnerd import metrics, model
+from runnerd import model
 from runnerd.forges import base as forges
+from runnerd.metrics import counters
 from runnerd.web import ops
 from tests.support import fakes
 from tests.unit.web import web_daemon
@@ -17,7 +18,7 @@ from tests.unit.web import web_daemon
 @pytest.fixture
 async def told(running: web_daemon.Daemon, clock: fakes.ManualClock) -> AsyncIterator[Any]:
     """A client of the ops listener."""
-    made = metrics.Metrics()
+    made = counters.Metrics()
     made.attach(running.reading, running.hooks)
     running.place.forge.date = (clock.now(), clock.now())
     application = ops.Ops(running.served, made, clock=clock)

@@ -1,34 +1,24 @@
-"""What Prometheus is told: every metric with its help, its unit and a closed set of labels.
-
-No label ever names a job, an instance or a repository: those are unbounded, and the audit trail has them.  What can
-be derived from the state is derived at the scrape, in time that grows with what is live; counters and histograms hang
-on the listeners of the ledger and the intake, so nothing has to remember to count.
-"""
+"""Counters and histograms, fed by hooks of the ledger, of job updates and of the loop: no other code has to count."""
 
 from __future__ import annotations
 
-import collections
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeVar
 
 import prometheus_client
 from prometheus_client import Counter, Gauge, Histogram
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 import runnerd
 from provisioners import base
 from runnerd import model, read_model
 from runnerd.forges import base as forges
+from runnerd.metrics import gauges
 from runnerd.model import Attempt, AttemptState, Instance, InstanceId, InstanceState, Job, JobState, Reason
 from runnerd.runtime import budget
 
-PREFIX = "runnerd_"
-
-#: How a job may end; anything else that a forge says counts as ``other``.
+#: Conclusions of jobs; any other that a forge reports counts as ``other``.
 OUTCOMES = frozenset({"success", "failure", "cancelled", "timed_out", "skipped"})
 #: Kinds of failed attempts that ``provision_attempts_total`` names, beside ``created``, ``lost`` and ``other``.
 FAILURES = frozenset(kind.value for kind in base.Kind)
@@ -57,8 +47,6 @@ _PASS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 #: Series of ``forge_requests_total`` at most; clients name endpoints by template, and a slip must not flood.
 MOST_ENDPOINTS = 500
 
-_Key = TypeVar("_Key", bound=tuple[str, ...])
-
 
 @dataclass(slots=True)
 class _Marks:
@@ -83,17 +71,17 @@ class Metrics:
         self._marks: dict[InstanceId, _Marks] = {}
         self._endpoints: set[tuple[str, str, str]] = set()
         # First of all: a scrape brings the counters that run with time up to now before it reads them.
-        self.registry.register(_AtScrape(self))
+        self.registry.register(gauges.Gauges(self._catch_up))
 
-        def counter(name: str, words: str, labels: Iterable[str] = ()) -> Counter:
-            return Counter(PREFIX + name, words, tuple(labels), registry=self.registry)
+        def counter(name: str, help: str, labels: Iterable[str] = ()) -> Counter:
+            return Counter(gauges.PREFIX + name, help, tuple(labels), registry=self.registry)
 
-        def histogram(name: str, words: str, labels: Iterable[str], buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(PREFIX + name, words, tuple(labels), registry=self.registry, buckets=buckets)
+        def histogram(name: str, help: str, labels: Iterable[str], buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(gauges.PREFIX + name, help, tuple(labels), registry=self.registry, buckets=buckets)
 
         self.job_wait = histogram(
             "job_wait_seconds",
-            "Seconds that jobs waited until they ran, by where the time went; total is from queued to started.",
+            "Seconds that jobs waited, by phase; total is from queued to started.",
             ("pool", "phase"),
             _WAIT_BUCKETS,
         )
@@ -106,16 +94,16 @@ class Metrics:
         )
         self.attempts = counter(
             "provision_attempts_total",
-            "Create calls by their final outcome: created, lost (shown absent), or the class of the failure.",
+            "Create calls by final outcome: created, lost (unclear, then shown absent), or the class of the failure.",
             ("provider", "region", "market", "outcome"),
         )
         self.preemptions = counter(
-            "preemptions_total", "Instances that their provider proved to have taken back.", ("provider", "region")
+            "preemptions_total", "Preempted instances, as proven by their provider.", ("provider", "region")
         )
         self.retries = counter(
-            "retries_total", "Wishes to run a preempted job again, by the forge's answer.", ("forge", "outcome")
+            "retries_total", "Requests to run a preempted job again, by the forge's answer.", ("forge", "outcome")
         )
-        self.reaped = counter("reaped_total", "Instances that are confirmed gone, by why they ended.", ("reason",))
+        self.reaped = counter("reaped_total", "Instances that are confirmed gone, by reason.", ("reason",))
         self.cost = counter(
             "cost_dollars_total",
             "US dollars accrued while this process ran, at the price fixed at launch.",
@@ -124,14 +112,15 @@ class Metrics:
         self.idle = counter("idle_seconds_total", "Seconds that ready instances waited for a job.", ("pool",))
         self.requests = counter(
             "forge_requests_total",
-            "Requests to forges; status 0 means that no answer came.",
+            "Requests to forges; status 0 stands for no answer.",
             ("forge", "endpoint", "status"),
         )
-        self.passes = histogram(
-            "reconcile_seconds", "Seconds that one pass of the control loop took.", (), _PASS_BUCKETS
-        )
+        self.passes = histogram("reconcile_seconds", "Duration of one pass of the control loop.", (), _PASS_BUCKETS)
         build = Gauge(
-            PREFIX + "build_info", "What runs; the value is always 1.", ("version", "python"), registry=self.registry
+            gauges.PREFIX + "build_info",
+            "Versions of runnerd and Python; the value is always 1.",
+            ("version", "python"),
+            registry=self.registry,
         )
         build.labels(runnerd.__version__, platform.python_version()).set(1)
         prometheus_client.ProcessCollector(registry=self.registry)
@@ -152,7 +141,7 @@ class Metrics:
         hooks.on_pass.append(self.passes.observe)
 
     def on_request(self, forge: str, endpoint: str, status: int) -> None:
-        """A forge client made a request; ``endpoint`` is a template, ``status`` 0 when no answer came."""
+        """Count a request to a forge; ``endpoint`` is a template, ``status`` 0 when no answer came."""
         key = (forge, endpoint, str(status))
         if key not in self._endpoints and len(self._endpoints) >= MOST_ENDPOINTS:
             key = (forge, "other", str(status))
@@ -160,7 +149,7 @@ class Metrics:
         self.requests.labels(*key).inc()
 
     def hello(self, instance: str) -> None:
-        """An agent reported for the first time; its boot is over and the hardware gate begins."""
+        """Note the first report of an agent: its boot is over and the GPU preflight begins."""
         if self.reading is None or (id := InstanceId(instance)) not in self.reading.state.rows.instances:
             return
         now = self.reading.state.clock.now()
@@ -186,7 +175,7 @@ class Metrics:
             del self._marks[new.id]
 
     def _proven(self, old: Instance, new: Instance) -> None:
-        # Its end was counted under the reason that was known then; what was learnt since is the preemption alone.
+        # Its end was counted under the reason known then; only the preemption is new.
         if old.reason is not Reason.PREEMPTED:
             self._preempted(new)
 
@@ -197,7 +186,7 @@ class Metrics:
     def _marks_of(self, row: Instance, now: float) -> _Marks:
         marks = self._marks.get(row.id)
         if marks is None:
-            # What an adopted instance cost before it was found, an earlier process has told.
+            # An earlier process has counted what an adopted instance cost before it was found.
             before = budget.accrued(row, now) if row.adopted else 0.0
             marks = self._marks[row.id] = _Marks(charged=before, idle_since=now if row.state in IDLE else 0.0)
         return marks
@@ -247,7 +236,7 @@ class Metrics:
             self._waited(after)
 
     def _waited(self, job: Job) -> None:
-        """Cut a job's wait at the moments of the instance that took it; what lay before the job counts for nothing."""
+        """Divide a job's wait at the moments of its instance's life; what lay before the job does not count."""
         if not job.queued_at or not job.started_at:
             return
         pool = job.queue.pool
@@ -258,7 +247,7 @@ class Metrics:
             return
         marks = self._marks.get(row.id, _Marks())
         requested = marks.requested or row.created_at
-        # Without a hello in this process the gate cannot be told from the boot.
+        # Without a hello in this process the preflight cannot be separated from the boot.
         hello = marks.hello or row.ready_at
         cuts = (job.queued_at, requested, row.running_at, hello, row.ready_at, row.registered_at, job.started_at)
         at = job.queued_at
@@ -273,127 +262,15 @@ class Metrics:
 
     # -- at the scrape -----------------------------------------------------------------------------------------
 
-    def catch_up(self, reading: read_model.ReadModel) -> None:
-        """Bring the counters that run with time up to now."""
-        now = reading.state.clock.now()
-        for row in reading.state.rows.instances.values():
+    def _catch_up(self) -> read_model.ReadModel | None:
+        """Bring the counters that run with time up to now; return what the gauges are derived from."""
+        if self.reading is None:
+            return None
+        now = self.reading.state.clock.now()
+        for row in self.reading.state.rows.instances.values():
             if row.state in model.CLOSED:
                 continue
             marks = self._marks_of(row, now)
             self._charge(row, marks, now)
             self._count_idle(row, marks, now)
-
-
-class _AtScrape(Collector):
-    """What is derived from the state when somebody asks."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._reading: read_model.ReadModel
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
-
-    def collect(self) -> Iterator[Metric]:
-        reading = self._metrics.reading
-        if reading is None:
-            return
-        self._reading = reading
-        self._metrics.catch_up(reading)
-        yield from self._demand()
-        yield from self._supply()
-        yield from self._money()
-        yield from self._self()
-
-    def _demand(self) -> Iterator[Metric]:
-        place = self._reading.state
-        queued: collections.Counter[tuple[str, str]] = collections.Counter()
-        known: dict[tuple[str, str], bool] = {}
-        for spec in place.specs:
-            forge = place.forges.get(spec.queue.forge)
-            demand = forge.demand(spec.queue) if forge is not None else model.Demand()
-            key = (spec.queue.pool, spec.queue.forge)
-            queued[key] += demand.waiting
-            known[key] = known.get(key, True) and demand.known
-        yield _gauge("jobs_queued", "Jobs that wait, as the forge last told.", ("pool", "forge"), queued)
-        yield _gauge(
-            "demand_known",
-            "1 while the forge's word about a pool's demand is fresh enough to act on.",
-            ("forge", "pool"),
-            {(forge, pool): float(value) for (pool, forge), value in known.items()},
-        )
-
-    def _supply(self) -> Iterator[Metric]:
-        place = self._reading.state
-        live = [row for row in place.rows.instances.values() if row.live]
-        counts = collections.Counter((row.pool, row.provider, row.region, row.market, row.state.value) for row in live)
-        yield _gauge(
-            "instances", "Instances that are not gone.", ("pool", "provider", "region", "market", "state"), counts
-        )
-        orphans = collections.Counter((row.provider, "instance") for row in live if row.adopted)
-        for provider in place.providers.values():
-            if provider.listing is not None:
-                orphans.update((provider.name, residue.kind) for residue in provider.listing.residues)
-        yield _gauge(
-            "orphans", "Things at providers that carried our tags and had no row.", ("provider", "kind"), orphans
-        )
-        now = place.clock.now()
-        blocked: collections.Counter[tuple[str, str, str]] = collections.Counter()
-        for block in place.rows.blocks.values():
-            if block.until > now:
-                pattern = base.OfferPattern(block.pattern)
-                blocked[pattern.provider, pattern.region, block.reason] += 1
-        yield _gauge(
-            "offers_blocked", "Blocked offer patterns; * is any region.", ("provider", "region", "reason"), blocked
-        )
-        registered = collections.Counter(
-            (row.queue.forge, row.state.value) for row in place.rows.registrations.values()
-        )
-        yield _gauge("registrations", "Runners that a forge may still have.", ("forge", "state"), registered)
-
-    def _money(self) -> Iterator[Metric]:
-        """A window's name says which limit: day, month, total; without a pool it is the whole."""
-        committed: dict[tuple[str, str], float] = {}
-        left: dict[tuple[str, str], float] = {}
-        levels = [("all", ""), *(("pool", name) for name in self._reading.state.config.pools)]
-        for level, name in levels:
-            for window, used in self._reading.totals(level, name):
-                committed[name, window.name] = used
-                left[name, window.name] = window.dollars - used
-        labels = ("pool", "window")
-        yield _gauge(
-            "committed_dollars",
-            "US dollars spent or promised in a budget's window; an empty pool is the whole.",
-            labels,
-            committed,
-        )
-        yield _gauge("budget_remaining_dollars", "US dollars that a budget has left; see committed.", labels, left)
-
-    def _self(self) -> Iterator[Metric]:
-        reading = self._reading
-        failures = CounterMetricFamily(
-            PREFIX + "reconcile_failures", "Passes and actions of the control loop that failed."
-        )
-        failures.add_metric((), reading.loop.failures)
-        yield failures
-        yield _gauge(
-            "config_reload_success",
-            "1 unless the last reload was refused and the old configuration stays.",
-            (),
-            {(): float(reading.progress.reload_ok)},
-        )
-        alarms = collections.Counter((one.reason,) for one in reading.state.alarms.open.values())
-        yield _gauge("alarms_open", "Alarms that a person should look at, by reason.", ("reason",), alarms)
-        yield _gauge(
-            "last_reconcile_timestamp_seconds",
-            "When the control loop last finished a pass.",
-            (),
-            {(): reading.loop.last_pass_at},
-        )
-
-
-def _gauge(name: str, words: str, labels: tuple[str, ...], values: Mapping[_Key, float]) -> Metric:
-    family = GaugeMetricFamily(PREFIX + name, words, labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, value)
-    return family
+        return self.reading

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from provisioners import base
-from runnerd import metrics, model, read_model
+from runnerd import model, read_model
 from runnerd.forges import base as forges
+from runnerd.metrics import counters
 from runnerd.model import InstanceId, InstanceState, Job, JobKey, JobState, Reason
 from runnerd.reconcile import loop
 from tests.support import fakes, rooms
@@ -56,7 +57,7 @@ class Measured:
     place: fakes.Place
     controller: loop.Controller
     reading: read_model.ReadModel
-    metrics: metrics.Metrics
+    metrics: counters.Metrics
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(f"runnerd_{name}", labels)
@@ -70,7 +71,7 @@ class Measured:
 def measured(place: fakes.Place) -> Measured:
     made = loop.Controller(place.runtime, bundle=lambda: "", duty=fakes.duty)
     reading, hooks = rooms.shown(place, made)
-    counted = metrics.Metrics()
+    counted = counters.Metrics()
     counted.attach(reading, hooks)
     return Measured(place, made, reading, counted)
 
@@ -167,7 +168,7 @@ async def test_a_jobs_wait_is_cut_at_the_moments_of_its_instance(measured: Measu
     def seconds(phase: str) -> float | None:
         return measured.value("job_wait_seconds_sum", pool="gpu", phase=phase)
 
-    parts = {phase: seconds(phase) for phase in metrics.WAITS}
+    parts = {phase: seconds(phase) for phase in counters.WAITS}
     assert parts == {"dispatch": 3, "provision": 4, "boot": 30, "gate": 5, "register": 1, "pickup": 3}
     assert seconds("total") == sum(value or 0.0 for value in parts.values()) == 46
 
@@ -178,7 +179,7 @@ async def test_a_warm_instance_costs_a_job_only_the_pickup(measured: Measured) -
     started = job(instance=InstanceId("vm-1"), queued_at=queued, started_at=queued + 2)
     for listener in measured.controller.intake.on_job:
         listener(None, started)
-    for phase in metrics.WAITS:
+    for phase in counters.WAITS:
         assert measured.value("job_wait_seconds_sum", pool="gpu", phase=phase) == (2 if phase == "pickup" else 0)
 
 
@@ -258,7 +259,7 @@ async def test_cost_runs_with_time_never_back_and_ends_with_the_instance(measure
 def test_what_was_accrued_before_the_start_is_not_told_again(place: fakes.Place) -> None:
     place.put(fakes.bought("vm-1", "busy", market="spot"))
     made = loop.Controller(place.runtime, bundle=lambda: "", duty=fakes.duty)
-    counted = metrics.Metrics()
+    counted = counters.Metrics()
     counted.attach(*rooms.shown(place, made))
     place.clock.time += 3600
     value = counted.registry.get_sample_value(
@@ -301,7 +302,7 @@ async def test_a_preemption_that_is_proven_late_is_counted_once_and_its_end_is_n
     # Another process reads the same durable rows, and is told once more.
     place.rows.on_proof.clear()
     again = loop.Controller(place.runtime, bundle=lambda: "", duty=fakes.duty)
-    counted = metrics.Metrics()
+    counted = counters.Metrics()
     counted.attach(*rooms.shown(place, again))
     assert await place.rows.prove(InstanceId("vm-1"), base.EndKind.PREEMPTED) is None
     assert counted.registry.get_sample_value("runnerd_preemptions_total", {"provider": "sky", "region": "east"}) is None
@@ -348,7 +349,7 @@ def test_budgets_tell_what_is_committed_and_left(tmp_path: Path, clock: fakes.Ma
     place = fakes.place(tmp_path, clock, limits={"instances": 8, "dollars_per_day": 100})
     place.put(fakes.bought("vm-1", "busy", price=2.0, running_at=fakes.START, deadline=fakes.START + 3600))
     made = loop.Controller(place.runtime, bundle=lambda: "", duty=fakes.duty)
-    counted = metrics.Metrics()
+    counted = counters.Metrics()
     counted.attach(*rooms.shown(place, made))
     made.admission.count()
     labels = {"pool": "", "window": "day"}
@@ -360,9 +361,9 @@ def test_requests_to_forges_count_and_a_flood_of_endpoints_does_not_grow(measure
     measured.metrics.on_request("hub", "GET /a", 200)
     measured.metrics.on_request("hub", "GET /a", 200)
     assert measured.value("forge_requests_total", forge="hub", endpoint="GET /a", status="200") == 2
-    for number in range(2 * metrics.MOST_ENDPOINTS):
+    for number in range(2 * counters.MOST_ENDPOINTS):
         measured.metrics.on_request("hub", f"GET /{number}", 200)
-    assert len(measured.metrics._endpoints) <= metrics.MOST_ENDPOINTS + 1
+    assert len(measured.metrics._endpoints) <= counters.MOST_ENDPOINTS + 1
     assert (measured.value("forge_requests_total", forge="hub", endpoint="other", status="200") or 0) > 0
 
 
