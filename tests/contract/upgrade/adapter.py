@@ -68,6 +68,7 @@ def image_store(settings: Any, now: Callable[[], float]) -> Any:
 
 compose, seal, unseal = request.compose, request.seal, request.unseal
 blocking, block, image_pattern = ranking.blocking, ranking.block, base.OfferPattern.of_image
+scope, pattern = base.Scope, base.OfferPattern
 agent_archive = archive.build
 Market, Kind, Failure, Shape, ProvisionError = base.Market, base.Kind, base.Failure, base.Shape, base.ProvisionError
 
@@ -185,7 +186,7 @@ def github_cursor(cursor: Mapping[str, Any], *, pool: str, clock: Any) -> dict[s
         hosted=False,
         web="",
         owner="golden",
-        on_lapse=lambda *words: None,
+        on_timeout=lambda *words: None,
     )
     made.attach(spec, sink)
     demand = made.demand()

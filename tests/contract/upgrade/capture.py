@@ -270,7 +270,8 @@ async def listings(settings: Any) -> dict[str, Any]:
     state = await _state(settings)
     found: dict[str, Any] = {"tags": adapter.tags()}
     for name, chosen in sorted(settings.providers.items()):
-        also = frozenset(one.offer.rsplit("/", 2)[0] for one in state.instances if one.provider == name and one.offer)
+        rows = [one for one in state.instances if one.provider == name and one.offer]
+        also = frozenset(adapter.scope(one.offer.rsplit("/", 2)[0]) for one in rows)
         network = Recorder()
         made = adapter.provisioner(chosen, adapter.provider_context(settings, name, Clock()), network)
         with adapter.no_local_launches(), _alive(settings.state / "providers/host/instances/golden-busy-host"):

@@ -472,13 +472,17 @@ class Maker:
                 for one in offers[number * 7 :] + offers
                 if (scope := self._scope(one, number)) not in self.ledger.blocks
             )
-            await self._block(offer, reason, adapter.Failure(kind, f"refused: {reason}", scope=scope, code="Code"))
+            await self._block(
+                offer, reason, adapter.Failure(kind, f"refused: {reason}", scope=adapter.pattern(scope), code="Code")
+            )
         for name in ("amazon", "google"):
             offer = self._offers[name][0]
             suspect = "ami-0suspected" if name == "amazon" else offer.image
             failure = adapter.Failure(adapter.Kind.BOOT, "three in a row", scope=adapter.image_pattern(name, suspect))
             await self._block(offer, adapter.Kind.BOOT, failure)
-        long = adapter.Failure(adapter.Kind.QUOTA, "for a day", scope="az/*/westus2/*/*/*", block_for=86400.0)
+        long = adapter.Failure(
+            adapter.Kind.QUOTA, "for a day", scope=adapter.pattern("az/*/westus2/*/*/*"), block_for=86400.0
+        )
         await self._block(self._offers["az"][0], adapter.Kind.QUOTA, long)
 
     def _scope(self, offer: Any, number: int) -> str:
