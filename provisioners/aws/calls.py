@@ -1,4 +1,4 @@
-"""Calls to Amazon's APIs: in threads, each within the documented rate of its group, each failure in our words."""
+"""Calls to Amazon's APIs: on threads, each within the documented rate of its group."""
 
 from __future__ import annotations
 
@@ -8,48 +8,29 @@ from typing import Any, TypeVar
 
 from provisioners import base
 from provisioners.aws import client, errors, rates
-from provisioners.offload import Offload
-from provisioners.support import ratelimit
+from provisioners.cloud_common import calls
 
 _T = TypeVar("_T")
 
 #: Pages of a listing that are read at most: 1000 instances each.
 _PAGES = 200
-#: Seconds that a group is left alone after it was throttled, first and at most.
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 
 class Calls:
     """The one way out to the SDK for everything but launches."""
 
     def __init__(self, context: base.Context, connections: client.Connections) -> None:
-        self._context = context
         self._connections = connections
-        self._buckets: dict[tuple[str, rates.Group], ratelimit.Bucket] = {}
-        self._pauses: dict[tuple[str, rates.Group], float] = {}
-        self._door: Offload | None = None
+        self._limits = calls.RateLimits(context)
+        self._threads = calls.Threads(context, client.WIDTH)
 
     def open(self) -> None:
-        """Make the threads."""
-        if self._door is None:
-            self._door = self._context.offload(client.WIDTH)
+        """Create the threads."""
+        self._threads.open()
 
     def close(self) -> None:
-        """Let the threads go; calls under way end by themselves."""
-        if self._door is not None:
-            self._door.close(wait=False)
-            self._door = None
-
-    def bucket(self, region: str, group: rates.Group) -> ratelimit.Bucket:
-        """What paces a group of calls to a region."""
-        place = (region, group)
-        found = self._buckets.get(place)
-        if found is None:
-            burst, rate = group.value
-            found = self._buckets[place] = ratelimit.Bucket(
-                rate=rate, burst=burst, now=self._context.now, sleep=self._context.sleep
-            )
-        return found
+        """Release the threads; calls under way end by themselves."""
+        self._threads.close()
 
     async def call(
         self,
@@ -60,17 +41,16 @@ class Calls:
         group: rates.Group = rates.Group.READ,
         **parameters: Any,
     ) -> dict[str, Any]:
-        """One call, ``operation`` named as the API names it.  Raises :class:`base.ProvisionError`."""
-        await self.bucket(region, group).take()
+        """Send one call, ``operation`` named as the API names it.  Raises :class:`base.ProvisionError`."""
+        burst, rate = group.value
+        await self._limits.bucket((region, group), rate=rate, burst=burst).take()
         method = _snake(operation)
 
         def send() -> dict[str, Any]:
             answer: dict[str, Any] = getattr(self._connections.client(service, region), method)(**parameters)
             return answer
 
-        answer = await self._guarded(send, operation, region, service, group)
-        self._pauses.pop((region, group), None)
-        return answer
+        return await self._run(send, f"{service}:{operation} in {region}" if region else operation, region, group)
 
     async def pages(
         self,
@@ -83,7 +63,10 @@ class Calls:
         size: int = 1000,
         **parameters: Any,
     ) -> list[dict[str, Any]]:
-        """Everything that a paged call lists under ``key``.  Raises :class:`base.ProvisionError`, never half a list."""
+        """Return everything that a paged call lists under ``key``, never half a list.
+
+        Raises :class:`base.ProvisionError`.
+        """
         found: list[dict[str, Any]] = []
         token = ""
         for _ in range(_PAGES):
@@ -98,28 +81,26 @@ class Calls:
         )
 
     async def apart(self, work: Callable[[], _T], what: str) -> _T:
-        """Blocking work on the SDK that is no call of ours, such as getting credentials."""
-        return await self._guarded(work, what, "", "", rates.Group.STS)
+        """Do blocking work on the SDK that is no call of ours, such as getting credentials."""
+        return await self._run(work, what, "", rates.Group.STS)
 
-    async def _guarded(self, work: Callable[[], _T], what: str, region: str, service: str, group: rates.Group) -> _T:
-        if self._door is None:
-            self.open()
-        assert self._door is not None
-        try:
-            return await self._door(work)
-        except errors.SDK_ERRORS as error:
-            where = f"{service}:{what} in {region}" if region else what
-            told = errors.classify(error, what=where)
-            if told.code in errors.BAD_KEYS:
+    async def _run(self, work: Callable[[], _T], what: str, region: str, group: rates.Group) -> _T:
+        def classify(error: Exception) -> base.ProvisionError:
+            failed = errors.classify(error, what=what)
+            if failed.code in errors.BAD_KEYS:
                 self._connections.renew()
-            if told.kind is base.Kind.THROTTLED:
-                place = (region, group)
-                pause = self._pauses[place] = min(_LONGEST_PAUSE, 2 * self._pauses.get(place, _FIRST_PAUSE / 2))
-                self.bucket(region, group).pause(pause)
-                told.retry_after = pause
-            raise told from error
+            return failed
+
+        return await calls.run(
+            self._threads,
+            work,
+            limits=self._limits,
+            group=(region, group),
+            classify=classify,
+            expected=errors.SDK_ERRORS,
+        )
 
 
 def _snake(operation: str) -> str:
-    """``describe_instances`` for ``DescribeInstances``."""
+    """Return ``describe_instances`` for ``DescribeInstances``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation).lower()

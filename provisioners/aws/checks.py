@@ -15,6 +15,7 @@ from provisioners import base, catalogue, options
 from provisioners.aws import availability, calls, errors, families, images, permissions, quotas, rates, request, tags
 from provisioners.aws.settings import Region, Settings
 from provisioners.base import Finding, Level
+from provisioners.cloud_common import checks
 
 #: Stands in for the one-time token, which is not longer.
 _TOKEN = "x" * 64
@@ -34,7 +35,7 @@ class Examination:
     available: availability.Availability
     #: The parameters that a request is sent with; raises :class:`base.ProvisionError`.
     body: Callable[[base.CreateRequest], Any]
-    found: list[Finding] = field(default_factory=list)
+    findings: checks.Findings
     #: Region -> quotas as told, None where they are not.
     _ceilings: dict[str, dict[str, float] | None] = field(default_factory=dict)
 
@@ -46,22 +47,21 @@ class Examination:
             for sample in samples:
                 if sample.offer.region in names:
                     await self._sample(sample)
-        return self.found
-
-    def _say(self, level: Level, message: str, remedy: str = "", *, place: str = "") -> None:
-        self.found.append(Finding(level, place or f"providers.{self.context.name}", message, remedy))
+        return self.findings.found
 
     def _failed(self, what: str, error: base.ProvisionError, *, place: str = "", level: Level = Level.ERROR) -> None:
         """A call failed; the missing permission is named where Amazon names it."""
         action = errors.denied_action(error)
         if action:
-            self._say(level, f"{what}: the credentials lack {action}", _POLICY, place=place)
+            self.findings.add(level, f"{what}: the credentials lack {action}", _POLICY, place=place)
         elif error.kind is base.Kind.AUTH:
-            self._say(level, f"{what}: {error}", "check the credentials (docs/aws.md)", place=place)
+            self.findings.add(level, f"{what}: {error}", "check the credentials (docs/aws.md)", place=place)
         elif error.kind in (base.Kind.TRANSIENT, base.Kind.THROTTLED):
-            self._say(level, f"{what}: {error}", "try again; if it stays, check network and endpoint", place=place)
+            self.findings.add(
+                level, f"{what}: {error}", "try again; if it stays, check network and endpoint", place=place
+            )
         else:
-            self._say(level, f"{what}: {error}", "correct the provider's options", place=place)
+            self.findings.add(level, f"{what}: {error}", "correct the provider's options", place=place)
 
     async def _credentials(self) -> bool:
         try:
@@ -71,13 +71,12 @@ class Examination:
             return False
         account, expected = str(who["Account"]), self.settings.expected_account
         if expected and account != expected:
-            self._say(
-                Level.ERROR,
+            self.findings.error(
                 f"the credentials are of account {account}, configured is {expected}",
                 "correct account, or use credentials (or role_arn) of that account",
             )
             return False
-        self._say(Level.OK, f"credentials of {who['Arn']}")
+        self.findings.ok(f"credentials of {who['Arn']}")
         return True
 
     # -- regions ----------------------------------------------------------------------------------------------------
@@ -89,27 +88,25 @@ class Examination:
         except base.ProvisionError as error:
             self._failed(f"{region.name}", error)
             return False
-        before = len(self.found)
+        before = self.findings.errors
         there = {one["SubnetId"]: one for one in subnets}
         for subnet in region.subnets:
             if subnet not in there:
                 hint = options.nearest(subnet, there)
-                self._say(Level.ERROR, f"{region.name} has no subnet {subnet}{hint}", "correct regions.*.subnets")
+                self.findings.error(f"{region.name} has no subnet {subnet}{hint}", "correct regions.*.subnets")
             elif int(there[subnet].get("AvailableIpAddressCount", _FEW)) < _FEW:
                 left = there[subnet]["AvailableIpAddressCount"]
                 remedy = "add another subnet of that zone, or a larger one"
-                self._say(Level.WARNING, f"{subnet} in {region.name} has {left} free addresses left", remedy)
+                self.findings.warning(f"{subnet} in {region.name} has {left} free addresses left", remedy)
         networks = {there[one].get("VpcId", "") for one in region.subnets if one in there}
         await self._groups(region.name, region.launch.security_groups, networks)
         await self._permissions(region.name)
         if region.launch.image is not None:
             await self._image(region.name, region.launch.image)
         await self._quotas(region.name)
-        if not any(one.level is Level.ERROR for one in self.found[before:]):
+        if self.findings.errors == before:
             zones = {there[one]["AvailabilityZone"] for one in region.subnets}
-            self._say(
-                Level.OK, f"{region.name}: network, permissions and image are usable in {', '.join(sorted(zones))}"
-            )
+            self.findings.ok(f"{region.name}: network, permissions and image are usable in {', '.join(sorted(zones))}")
         return True
 
     async def _groups(self, region: str, groups: Sequence[str], networks: set[str]) -> None:
@@ -124,10 +121,9 @@ class Examination:
         for group in groups:
             if group not in there:
                 hint = options.nearest(group, there)
-                self._say(Level.ERROR, f"{region} has no security group {group}{hint}", "correct security_groups")
+                self.findings.error(f"{region} has no security group {group}{hint}", "correct security_groups")
             elif networks - {there[group].get("VpcId", "")}:
-                self._say(
-                    Level.ERROR,
+                self.findings.error(
                     f"the security group {group} belongs to {there[group].get('VpcId')}, subnets of {region} to "
                     f"{', '.join(sorted(networks))}",
                     "use groups and subnets of one VPC; set security_groups for each region",
@@ -158,7 +154,7 @@ class Examination:
                 return
             self._failed(f"the image {image} in {region}", error)
             return
-        self._say(Level.OK, f"the image {image} in {region} is {ami.id} ({ami.name or 'without a name'}, {ami.arch})")
+        self.findings.ok(f"the image {image} in {region} is {ami.id} ({ami.name or 'without a name'}, {ami.arch})")
 
     async def _quotas(self, region: str) -> None:
         try:
@@ -174,8 +170,7 @@ class Examination:
             if group.market in self.settings.markets and group.code in told and told[group.code] <= 0
         ]
         for group in none:
-            self._say(
-                Level.WARNING,
+            self.findings.warning(
                 f"the quota {group.name} is 0 in {region}: none of them can be launched",
                 quotas.remedy(region, group.code),
             )
@@ -184,13 +179,12 @@ class Examination:
 
     async def _sample(self, sample: base.CreateRequest) -> None:
         """What one pool would send."""
-        offer, place = sample.offer, f"pools.{sample.tags.get(base.TAG_POOL, sample.name)}"
-        before = len(self.found)
+        offer, place = sample.offer, checks.pool_of(sample)
+        before = self.findings.errors
         for problem in _problems(sample):
-            self._say(Level.ERROR, problem, "shorten or rename it in the configuration", place=place)
+            self.findings.error(problem, "shorten or rename it in the configuration", place=place)
         for tag in tags.unusual(sample.tags):
-            self._say(
-                Level.WARNING,
+            self.findings.warning(
                 f'the tag "{tag}" has characters that EC2 takes but billing and other services do not',
                 "use letters, digits, spaces and + - = . _ : / @",
                 place=place,
@@ -202,13 +196,12 @@ class Examination:
         sold = await self.available.types(offer.region, [offer.machine_type])
         if sold is not None and offer.zone not in sold.get(offer.machine_type, ()):
             zones = ", ".join(sorted(sold.get(offer.machine_type, ()))) or "no zone"
-            self._say(
-                Level.ERROR,
+            self.findings.error(
                 f"{offer.zone} has no {offer.machine_type}; in {offer.region} it is sold in {zones}",
                 "add a subnet of such a zone, or take another type",
                 place=place,
             )
-        if any(one.level is Level.ERROR for one in self.found[before:]):
+        if self.findings.errors > before:
             return
         try:
             body = await self.body(sample)
@@ -219,8 +212,7 @@ class Examination:
         if refused is not None:
             self._failed(f"a launch of {offer.machine_type} in {offer.zone} would be refused", refused, place=place)
         else:
-            self._say(
-                Level.OK,
+            self.findings.ok(
                 f"{offer.machine_type} in {offer.zone} could be launched (tried without launching)",
                 place=place,
             )
@@ -232,8 +224,7 @@ class Examination:
             self._failed(f"the image {sample.offer.image} in {sample.offer.region}", error, place=place)
             return
         if ami.arch and ami.arch != machine.arch:
-            self._say(
-                Level.ERROR,
+            self.findings.error(
                 f"the image {ami.id} is for {ami.arch}, {machine.name} is {machine.arch}",
                 "set an image of that architecture for the pool",
                 place=place,
@@ -245,8 +236,7 @@ class Examination:
         if not told or group.code not in told or told[group.code] >= machine.cpus:
             return
         limit = f"the quota {group.name} in {offer.region} is {told[group.code]:g}"
-        self._say(
-            Level.ERROR,
+        self.findings.error(
             f"{limit}, one {machine.name} has {machine.cpus} vCPUs",
             quotas.remedy(offer.region, group.code),
             place=place,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 
 from provisioners import base
 from provisioners.aws import families
 
 
 class ErrorScope(enum.Enum):
-    """How far a refusal speaks: :func:`pattern` makes the offer pattern."""
+    """How far a refusal speaks: :meth:`Target.pattern` makes the offer pattern."""
 
     #: This offer and nothing else.
     OFFER = enum.auto()
@@ -27,19 +28,30 @@ class ErrorScope(enum.Enum):
     ACCOUNT = enum.auto()
 
 
-def pattern(scope: ErrorScope, offer: base.Offer | None) -> base.OfferPattern | None:
-    """The offer pattern that a refusal speaks for; None for this offer alone, or when it was no launch."""
-    if offer is None or scope is ErrorScope.OFFER:
-        return None
-    any_, market = base.ANY, offer.market.value
-    family = families.group_of(offer.machine_type, offer.market).pattern
-    region, zone, machine_type, market = {
-        ErrorScope.TYPE_IN_ZONE: (offer.region, offer.zone, offer.machine_type, any_),
-        ErrorScope.TYPE_IN_REGION: (offer.region, any_, offer.machine_type, any_),
-        ErrorScope.ZONE: (offer.region, offer.zone, any_, any_),
-        ErrorScope.REGION: (offer.region, any_, any_, any_),
-        ErrorScope.FAMILY: (offer.region, any_, family, market),
-        ErrorScope.SPOT: (any_, any_, any_, base.Market.SPOT.value),
-        ErrorScope.ACCOUNT: (any_, any_, any_, any_),
-    }[scope]
-    return base.OfferPattern.of(offer.provider, offer.account, region, zone, machine_type, market)
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The offer that a call was about; none for a call that is not about one."""
+
+    offer: base.Offer | None = None
+
+    @property
+    def spot(self) -> bool:
+        """True for an offer in the spot market."""
+        return self.offer is not None and self.offer.market is base.Market.SPOT
+
+    def pattern(self, scope: ErrorScope) -> base.OfferPattern | None:
+        """Return the offers that an error of that scope speaks for; None for this offer alone, or for no launch."""
+        if self.offer is None or scope is ErrorScope.OFFER:
+            return None
+        offer, any_ = self.offer, base.ANY
+        family = families.group_of(offer.machine_type, offer.market).pattern
+        region, zone, machine_type, market = {
+            ErrorScope.TYPE_IN_ZONE: (offer.region, offer.zone, offer.machine_type, any_),
+            ErrorScope.TYPE_IN_REGION: (offer.region, any_, offer.machine_type, any_),
+            ErrorScope.ZONE: (offer.region, offer.zone, any_, any_),
+            ErrorScope.REGION: (offer.region, any_, any_, any_),
+            ErrorScope.FAMILY: (offer.region, any_, family, offer.market.value),
+            ErrorScope.SPOT: (any_, any_, any_, base.Market.SPOT.value),
+            ErrorScope.ACCOUNT: (any_, any_, any_, any_),
+        }[scope]
+        return base.OfferPattern.of(offer.provider, offer.account, region, zone, machine_type, market)

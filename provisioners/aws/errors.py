@@ -6,30 +6,15 @@ The codes are those of the EC2 API reference ("Error codes for the Amazon EC2 AP
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from botocore import exceptions, parsers
 
 from provisioners import base
-from provisioners.aws import error_scopes
-from provisioners.aws.error_scopes import ErrorScope
+from provisioners.aws.error_scopes import ErrorScope, Target
 from provisioners.base import Kind
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One code."""
-
-    kind: Kind
-    scope: ErrorScope = ErrorScope.OFFER
-    #: Seconds that the offers are left alone; 0 for what is usual for the kind.
-    block_for: float = 0.0
-    #: True when the call may have been carried out all the same.
-    unclear: bool = False
-    #: What to do about it, for people.
-    hint: str = ""
-
+from provisioners.cloud_common import errors
+from provisioners.cloud_common.errors import Row
 
 _MINUTE, _DAY = 60.0, 86400.0
 _EMPTY = Row(Kind.CAPACITY, ErrorScope.OFFER, 3 * _MINUTE)
@@ -41,16 +26,16 @@ _FAMILY_FULL = Row(
     hint="raise the vCPU quota in the Service Quotas console, under Amazon EC2",
 )
 _REGION_FULL = Row(Kind.QUOTA, ErrorScope.REGION, 10 * _MINUTE, hint="raise it in the Service Quotas console")
-_TOO_FAST = Row(Kind.THROTTLED)
-_STUMBLED = Row(Kind.TRANSIENT, unclear=True)
+_TOO_FAST = Row(Kind.THROTTLED, ErrorScope.OFFER)
+_STUMBLED = Row(Kind.TRANSIENT, ErrorScope.OFFER, maybe_created=True)
 _REFUSED = Row(Kind.AUTH, ErrorScope.ACCOUNT, 30 * _MINUTE)
 _WRONG = Row(Kind.CONFIG, ErrorScope.TYPE_IN_REGION)
 _NO_SUBNET = Row(Kind.CONFIG, ErrorScope.ZONE, hint="check the provider's subnets")
 _NO_GROUP = Row(Kind.CONFIG, ErrorScope.REGION, hint="check security_groups: they belong to the subnets' network")
 _NO_IMAGE = Row(Kind.CONFIG, ErrorScope.TYPE_IN_REGION, hint="images belong to one region; check image")
-_ABSENT = Row(Kind.NOT_FOUND)
+_ABSENT = Row(Kind.NOT_FOUND, ErrorScope.OFFER)
 
-ROWS: dict[str, Row] = {
+ROWS: dict[str, Row[ErrorScope] | tuple[Row[ErrorScope], ...]] = {
     # Nothing free.
     "InsufficientInstanceCapacity": _EMPTY,
     "UnfulfillableCapacity": _EMPTY,
@@ -92,7 +77,9 @@ ROWS: dict[str, Row] = {
     "RequestTimeoutException": _STUMBLED,
     # The same token again.
     "IdempotentParameterMismatch": _STUMBLED,
-    "IdempotentInstanceTerminated": Row(Kind.TRANSIENT, hint="the instance of this attempt has ended already"),
+    "IdempotentInstanceTerminated": Row(
+        Kind.TRANSIENT, ErrorScope.OFFER, hint="the instance of this attempt has ended already"
+    ),
     # Who we are.
     "AuthFailure": _REFUSED,
     "UnauthorizedOperation": _REFUSED,
@@ -139,6 +126,15 @@ ROWS: dict[str, Row] = {
     "InvalidClientToken": _WRONG,
     "ValidationError": _WRONG,
     "ParameterNotFound": _NO_IMAGE,
+    "InvalidParameterValue": (
+        Row(
+            Kind.CONFIG,
+            ErrorScope.ACCOUNT,
+            hint="check instance_profile, and that the role may pass it",
+            message="IAM Instance Profile",
+        ),
+        _WRONG,
+    ),
     # Nothing under that handle.
     "InvalidInstanceID.NotFound": _ABSENT,
     "InvalidInstanceID.Malformed": _ABSENT,
@@ -153,20 +149,21 @@ ROWS: dict[str, Row] = {
     "InvalidAddressID.NotFound": _ABSENT,
 }
 #: What is not in the table, by how it begins.
-PREFIXES: tuple[tuple[str, Row], ...] = (
-    ("InvalidAMIID.", _NO_IMAGE),
-    ("InvalidAMI", _NO_IMAGE),
-    ("AuthFailure", _REFUSED),
-    ("Invalid", _WRONG),
-    ("Missing", _WRONG),
-    ("Malformed", _WRONG),
-    ("Unknown", _WRONG),
-    ("Unsupported", _WRONG),
-)
+PREFIXES: dict[str, Row[ErrorScope]] = {
+    "InvalidAMIID.": _NO_IMAGE,
+    "InvalidAMI": _NO_IMAGE,
+    "AuthFailure": _REFUSED,
+    "Invalid": _WRONG,
+    "Missing": _WRONG,
+    "Malformed": _WRONG,
+    "Unknown": _WRONG,
+    "Unsupported": _WRONG,
+}
+TABLE = errors.Table(ROWS, prefixes=PREFIXES)
 #: Codes under which a launch that was accepted failed after all (``StateReason`` in the EC2 API reference).
-LAUNCH_FAILURES: dict[str, Row] = {
+LAUNCH_FAILURES: dict[str, Row[ErrorScope]] = {
     "Server.InsufficientInstanceCapacity": _EMPTY,
-    "Server.InternalError": Row(Kind.TRANSIENT),
+    "Server.InternalError": Row(Kind.TRANSIENT, ErrorScope.OFFER),
     "Client.VolumeLimitExceeded": _REGION_FULL,
     "Client.InternalError": Row(
         Kind.CONFIG, ErrorScope.TYPE_IN_REGION, hint="often the key of the disk: may the service use kms_key?"
@@ -186,7 +183,7 @@ BAD_KEYS = frozenset(
     }
 )
 #: Nobody knows the code: refused, and said of no other offer.
-_UNKNOWN = Row(Kind.CONFIG)
+_UNKNOWN = Row(Kind.CONFIG, ErrorScope.OFFER)
 _DENIED = re.compile(r"not authorized to perform:? (?:the )?([a-z0-9-]+:[A-Za-z*]+)")
 _NEVER_CONNECTED = (
     exceptions.EndpointConnectionError,
@@ -223,50 +220,29 @@ def denied_action(error: BaseException) -> str:
     return found[1] if found else ""
 
 
-def row_of(code: str, message: str = "", status: int = 400) -> Row:
-    """What a code says, the longest that is known of it."""
-    if code == "InvalidParameterValue" and "IAM Instance Profile" in message:
-        return Row(Kind.CONFIG, ErrorScope.ACCOUNT, hint="check instance_profile, and that the role may pass it")
-    found = ROWS.get(code)
-    if found is not None:
-        return found
-    for prefix, row in PREFIXES:
-        if code.startswith(prefix):
-            return row
-    return _STUMBLED if status >= 500 else _UNKNOWN
-
-
 def classify(error: Exception, offer: base.Offer | None = None, *, what: str = "") -> base.ProvisionError:
-    """What a failed SDK call may be concluded from; ``offer`` when it was a launch."""
-    told = f"{what}: " if what else ""
+    """Return the failure that an exception of the SDK stands for; ``offer`` when the call was a launch."""
+    where = f"{what}: " if what else ""
     if isinstance(error, exceptions.ClientError):
         body: dict[str, Any] = error.response.get("Error", {})
         code, message = str(body.get("Code", "")), str(body.get("Message", ""))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400))
-        row = row_of(code, message, status)
-        return told_by(row, f"{told}{code}: {plain(message)}", code=code, offer=offer)
-    row = _row_of_exception(error)
-    return told_by(row, f"{told}{type(error).__name__}: {error}", code=type(error).__name__, offer=offer)
-
-
-def told_by(row: Row, message: str, *, code: str, offer: base.Offer | None) -> base.ProvisionError:
-    """The error that a row stands for."""
-    return base.ProvisionError(
-        row.kind,
-        f"{message} ({row.hint})" if row.hint else message,
-        scope=error_scopes.pattern(row.scope, offer),
-        code=code,
-        maybe_created=row.unclear and offer is not None,
-        block_for=row.block_for,
-    )
+        row = TABLE.find(code, message) or (_STUMBLED if status >= 500 else _UNKNOWN)
+        text = plain(message)
+    else:
+        row, code, text = _row_of_exception(error), type(error).__name__, str(error)
+    failed = errors.failure(row, f"{where}{code}: {text}", code=code, target=Target(offer))
+    # Only a launch leaves it open whether an instance came of it.
+    failed.maybe_created = failed.maybe_created and offer is not None
+    return failed
 
 
 def launch_failure(code: str, message: str, offer: base.Offer) -> base.Failure | None:
-    """Why an accepted launch failed; None when that reason is no failure of a launch."""
+    """Return why an accepted launch failed; None when that reason is no failure of a launch."""
     row = LAUNCH_FAILURES.get(code)
     if row is None:
         return None
-    return told_by(row, f"{code}: {plain(message)}", code=code, offer=offer).failure
+    return errors.failure(row, f"{code}: {plain(message)}", code=code, target=Target(offer)).failure
 
 
 def plain(message: str) -> str:
@@ -274,15 +250,15 @@ def plain(message: str) -> str:
     return re.sub(r"\s*Encoded authorization failure message: \S+", "", message).strip()
 
 
-def _row_of_exception(error: Exception) -> Row:
+def _row_of_exception(error: Exception) -> Row[ErrorScope]:
     """What is said by an exception that never had an answer to it."""
     if isinstance(error, _NEVER_CONNECTED):
-        return Row(Kind.TRANSIENT)
+        return Row(Kind.TRANSIENT, ErrorScope.OFFER)
     if isinstance(error, _NO_CREDENTIALS):
         return Row(_REFUSED.kind, _REFUSED.scope, hint="see credentials in docs/aws.md")
     if isinstance(error, exceptions.SSLError) and "certificate verify failed" in str(error).lower():
         # The handshake failed: nothing was sent.
         return Row(Kind.CONFIG, ErrorScope.ACCOUNT, hint="check endpoint and ca")
     if isinstance(error, _UNUSABLE):
-        return Row(Kind.CONFIG)
+        return Row(Kind.CONFIG, ErrorScope.OFFER)
     return _STUMBLED

@@ -22,7 +22,7 @@ from provisioners.aws import (
     request,
     settings,
 )
-from provisioners.offload import Offload
+from provisioners.cloud_common import calls as threads
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Launcher:
         connections: client.Connections,
         calls: calls.Calls,
         available: availability.Availability,
-        market: offers.Market,
+        offers: offers.Offers,
     ) -> None:
         self._context = context
         self._settings = chosen
@@ -59,20 +59,17 @@ class Launcher:
         self._connections = connections
         self._calls = calls
         self._available = available
-        self._market = market
+        self._offers = offers
         self._exhausted = ExhaustedSubnets()
-        self._executor: Offload | None = None
+        self._threads = threads.Threads(context, client.WIDTH)
 
     def open(self) -> None:
         """Create the threads."""
-        if self._executor is None:
-            self._executor = self._context.offload(client.WIDTH)
+        self._threads.open()
 
     def close(self) -> None:
         """Release the threads; launches under way end by themselves."""
-        if self._executor is not None:
-            self._executor.close(wait=False)
-            self._executor = None
+        self._threads.close()
 
     async def create(self, request_: base.CreateRequest) -> base.InstanceView:
         """Send the launch once.  Raises what :meth:`base.Provisioner.create` raises."""
@@ -117,27 +114,25 @@ class Launcher:
 
     async def _subnets(self, offer: base.Offer, pool: settings.PoolOptions, key: str) -> list[str]:
         region = self._settings.regions.get(offer.region)
-        zones = await self._market.zones(region, pool) if region is not None else {}
+        zones = await self._offers.zones(region, pool) if region is not None else {}
         there = [subnet for subnet, zone in zones.items() if zone == offer.zone]
         if not there:
             raise base.ProvisionError(
                 base.Kind.CONFIG,
                 f"no configured subnet is in {offer.zone}",
-                scope=error_scopes.pattern(error_scopes.ErrorScope.ZONE, offer),
+                scope=error_scopes.Target(offer).pattern(error_scopes.ErrorScope.ZONE),
                 code="InvalidSubnetID.NotFound",
             )
         return request.turned(there, key)
 
     async def _send(self, region: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send the one RunInstances call; raise what the SDK raises."""
-        self.open()
-        assert self._executor is not None
 
         def send() -> dict[str, Any]:
             answer: dict[str, Any] = self._connections.client("ec2", region).run_instances(**body)
             return answer
 
-        return await self._executor(send)
+        return await self._threads(send)
 
     async def _existing(self, request_: base.CreateRequest, failed: base.ProvisionError) -> base.InstanceView:
         """Return the instance of the same attempt, whose token was used before an option changed; else raise."""

@@ -31,28 +31,27 @@ from provisioners.aws import (
     spot_prices,
     termination,
 )
-from provisioners.cloud_common import cache
+from provisioners.cloud_common import cache, provider
+from provisioners.cloud_common import checks as findings
 
 log = logging.getLogger(__name__)
 
 
-class Aws(base.Basics):
+class Aws(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
     """One account of Amazon, in the regions that the options name."""
+
+    cloud = "aws"
 
     def __init__(
         self, context: base.Context, options: Mapping[str, Any], clients_: client.Clients | None = None
     ) -> None:
-        self._context = context
-        self._book = catalogue.load("aws")
-        self._settings, problems = settings.read(options, self._book)
-        if problems:
-            raise ValueError("; ".join(problems))
+        super().__init__(context, options)
         self._connections = (clients_ or client.Clients()).connect(self._settings, context)
         self._calls = calls.Calls(context, self._connections)
         self._available = availability.Availability(
             self._calls, cache.Cache(context.directory, availability.FILE, now=context.now, older=availability.older)
         )
-        self._market = offers.Market(
+        self._offers = offers.Offers(
             context.name,
             self._settings,
             self._book,
@@ -73,12 +72,15 @@ class Aws(base.Basics):
             connections=self._connections,
             calls=self._calls,
             available=self._available,
-            market=self._market,
+            offers=self._offers,
         )
 
     @classmethod
-    def validate(cls, options: Mapping[str, Any]) -> list[str]:
-        return settings.read(options, catalogue.load("aws"))[1]
+    def read_settings(cls, options: Mapping[str, Any], book: catalogue.Book) -> tuple[settings.Settings, list[str]]:
+        return settings.read(options, book)
+
+    def read_pool(self, options: Mapping[str, Any]) -> tuple[settings.PoolOptions, list[str]]:
+        return settings.read_pool(options, self._book)
 
     @classmethod
     def validate_pool(cls, options: Mapping[str, Any]) -> list[str]:
@@ -110,9 +112,7 @@ class Aws(base.Basics):
         )
 
     async def start(self) -> None:
-        problem = self._book.load_renewed(self._context.directory)
-        if problem:
-            log.warning("%s: %s", self._context.name, problem)
+        await super().start()
         self._calls.open()
         self._launcher.open()
 
@@ -121,14 +121,6 @@ class Aws(base.Basics):
         self._calls.close()
         self._launcher.close()
         self._connections.close()
-
-    # -- offers -----------------------------------------------------------------------------------------------------
-
-    async def offers(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> list[base.Offer]:
-        return await self._market.offers(shape, options)
-
-    def why_none(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> str:
-        return self._market.why_none(shape, options)
 
     # -- the calls --------------------------------------------------------------------------------------------------
 
@@ -204,6 +196,7 @@ class Aws(base.Basics):
             calls=self._calls,
             available=self._available,
             body=self._launcher.body,
+            findings=findings.Findings(self._context.name),
         )
         return await examination.run(samples)
 

@@ -6,7 +6,6 @@ is minutes old.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from provisioners import base, catalogue
 from provisioners.aws import calls, families, instances, rates
 from provisioners.aws.settings import Settings
+from provisioners.cloud_common import regions
 from provisioners.support import numbers
 
 log = logging.getLogger(__name__)
@@ -34,23 +34,15 @@ async def read(
 
     Raises :class:`base.ProvisionError` when none tells.
     """
-    found = await asyncio.gather(
-        *(_region(calls_, book, settings, region, provider=provider, now=now) for region in settings.regions),
-        return_exceptions=True,
+    answers, failures = await regions.ask_each(
+        settings.regions,
+        lambda region: _region(calls_, book, settings, region, provider=provider, now=now),
     )
-    told: list[base.Quota] = []
-    failed: list[BaseException] = []
-    for region, answer in zip(settings.regions, found, strict=True):
-        if isinstance(answer, list):
-            told += answer
-        elif isinstance(answer, base.ProvisionError):
-            log.info("%s: quotas of %s are not told: %s", provider, region, answer)
-            failed.append(answer)
-        else:
-            raise answer
-    if failed and not told:
-        raise failed[0]
-    return told
+    for region, error in failures.items():
+        log.info("%s: the quotas of %s could not be read: %s", provider, region, error)
+    if failures and not answers:
+        raise next(iter(failures.values()))
+    return [quota for quotas in answers.values() for quota in quotas]
 
 
 async def ceilings(calls_: calls.Calls, region: str) -> dict[str, float]:

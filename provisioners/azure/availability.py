@@ -90,7 +90,7 @@ class Availability:
         return newest
 
     def _failed(self, error: BaseException) -> base.ProvisionError:
-        return errors.of(error, error_scopes.Target(self._context.name, self._chosen.subscription))
+        return errors.classify(error, error_scopes.Target(self._context.name, self._chosen.subscription))
 
 
 def read(sku: Mapping[str, Any], region: str) -> Size:

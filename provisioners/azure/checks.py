@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 from provisioners import base, catalogue, options
 from provisioners.azure import (
@@ -18,6 +18,7 @@ from provisioners.azure import (
     settings,
 )
 from provisioners.azure import calls as azure_calls
+from provisioners.cloud_common import checks
 
 _ROLE_REMEDY = "assign the role of docs/azure.md to the credential, in the resource group"
 
@@ -31,15 +32,16 @@ async def run(
     samples: Sequence[base.CreateRequest],
 ) -> list[base.Finding]:
     """All findings; without a credential that works there is only one."""
-    looker = _Check(context, chosen, calls, book, available)
-    found = await looker.credential()
-    if any(one.level is base.Level.ERROR for one in found):
-        return found
-    public = any(settings.read_pool(sample.options)[0].public_address for sample in samples)
-    for part in (looker.group(public=public), looker.places(samples), looker.quotas(samples), looker.samples(samples)):
-        found += [one async for one in part]
-    found.append(looker.self_end())
-    return found
+    check = _Check(context, chosen, calls, book, available)
+    await check.credential()
+    if not check.findings.errors:
+        public = any(settings.read_pool(sample.options)[0].public_address for sample in samples)
+        await check.group(public=public)
+        await check.places(samples)
+        await check.quotas(samples)
+        await check.samples(samples)
+        check.self_end()
+    return check.findings.found
 
 
 class _Check:
@@ -56,49 +58,44 @@ class _Check:
         self._book = book
         self._available = available
         self._context = context
-        self._place = f"providers.{context.name}"
+        self.findings = checks.Findings(context.name)
 
-    def _error(self, message: str, remedy: str, place: str = "") -> base.Finding:
-        return base.Finding(base.Level.ERROR, place or self._place, message, remedy)
-
-    def _warning(self, message: str, remedy: str, place: str = "") -> base.Finding:
-        return base.Finding(base.Level.WARNING, place or self._place, message, remedy)
-
-    def _ok(self, message: str, place: str = "") -> base.Finding:
-        return base.Finding(base.Level.OK, place or self._place, message)
-
-    def _failed(self, error: Exception, what: str, remedy: str, place: str = "") -> base.Finding:
-        told = errors.of(error, error_scopes.Target(self._context.name, self._chosen.subscription))
-        return self._error(f"{what}: {told}", remedy, place)
+    def _failed(self, error: Exception, what: str, remedy: str, place: str = "") -> None:
+        told = errors.classify(error, error_scopes.Target(self._context.name, self._chosen.subscription))
+        self.findings.error(f"{what}: {told}", remedy, place=place)
 
     # -- who we are --------------------------------------------------------------------------------------------------
 
-    async def credential(self) -> list[base.Finding]:
-        """Signs in, and looks at the subscription."""
+    async def credential(self) -> None:
+        """Sign in, and read the subscription."""
         subscription = self._chosen.subscription
         try:
             await self._calls.token()
         except Exception as error:
-            return [self._failed(error, "cannot sign in", _sign_in_remedy(str(error), self._chosen))]
+            self._failed(error, "cannot sign in", _sign_in_remedy(str(error), self._chosen))
+            return
         try:
             found = await self._calls.resource(
                 subscription, f"/subscriptions/{subscription}", azure_calls.RESOURCES_API
             )
         except errors.HEARD as error:
-            remedy = "is it the right tenant, and has the credential a role in this subscription or group?"
             if "AuthorizationFailed" in str(error):
-                # A role on the group alone does not allow a look at the subscription; the group is looked at next.
-                return [self._ok("signed in")]
-            return [self._failed(error, f"subscription {subscription}", remedy)]
+                # A role on the group alone does not allow reading the subscription; the group is read next.
+                self.findings.ok("signed in")
+            else:
+                remedy = "is it the right tenant, and has the credential a role in this subscription or group?"
+                self._failed(error, f"subscription {subscription}", remedy)
+            return
         state = str((found or {}).get("state", ""))
         if found is None or state not in ("Enabled", "PastDue", "Warned"):
-            words = f"is {state.lower()}" if state else "is not there for this credential"
-            return [self._error(f"subscription {subscription} {words}", "enable it, or name another one")]
-        if state != "Enabled":
-            return [self._warning(f"subscription {subscription} is {state}", "pay what is due before it is disabled")]
-        return [self._ok(f"signed in to subscription {subscription}")]
+            reason = f"is {state.lower()}" if state else "is not there for this credential"
+            self.findings.error(f"subscription {subscription} {reason}", "enable it, or name another one")
+        elif state != "Enabled":
+            self.findings.warning(f"subscription {subscription} is {state}", "pay what is due before it is disabled")
+        else:
+            self.findings.ok(f"signed in to subscription {subscription}")
 
-    async def group(self, *, public: bool) -> AsyncIterator[base.Finding]:
+    async def group(self, *, public: bool) -> None:
         """The resource group, and what may be done in it."""
         subscription, group = self._chosen.subscription, self._chosen.resource_group
         try:
@@ -107,23 +104,23 @@ class _Check:
             )
             granted = await self._calls.permissions(subscription, group) if found is not None else []
         except errors.HEARD as error:
-            yield self._failed(error, f"resource group {group}", _ROLE_REMEDY)
+            self._failed(error, f"resource group {group}", _ROLE_REMEDY)
             return
         if found is None:
-            yield self._error(
+            self.findings.error(
                 f"there is no resource group {group}",
                 f"az group create --name {group} --location {next(iter(self._chosen.regions))}",
             )
             return
         lacking = permissions.missing(granted, permissions.needed(self._chosen, public=public))
         for action in lacking:
-            yield self._error(f"the credential lacks {action} in resource group {group}", _ROLE_REMEDY)
+            self.findings.error(f"the credential lacks {action} in resource group {group}", _ROLE_REMEDY)
         if not lacking:
-            yield self._ok(f"resource group {group}: everything needed is allowed")
+            self.findings.ok(f"resource group {group}: everything needed is allowed")
 
     # -- where we buy ------------------------------------------------------------------------------------------------
 
-    async def places(self, samples: Sequence[base.CreateRequest]) -> AsyncIterator[base.Finding]:
+    async def places(self, samples: Sequence[base.CreateRequest]) -> None:
         """Subnets, security groups, and the identity."""
         wanted: dict[str, str] = {}
         for region in self._chosen.regions.values():
@@ -134,42 +131,40 @@ class _Check:
             for region_name, subnet in settings.read_pool(sample.options)[0].subnets.items():
                 wanted[subnet] = region_name
         for resource, region_name in wanted.items():
-            async for finding in self._present(resource, azure_calls.NETWORK_API, region_name):
-                yield finding
+            await self._present(resource, azure_calls.NETWORK_API, region_name)
         if self._chosen.identity and self._chosen.identity != settings.SYSTEM:
-            async for finding in self._present(self._chosen.identity, azure_calls.IDENTITY_API, ""):
-                yield finding
+            await self._present(self._chosen.identity, azure_calls.IDENTITY_API, "")
 
-    async def _present(self, resource: str, version: str, region: str) -> AsyncIterator[base.Finding]:
-        place = f"{self._place}.regions.{region}" if region else f"{self._place}.identity"
+    async def _present(self, resource: str, version: str, region: str) -> None:
+        place = f"{self.findings.place}.regions.{region}" if region else f"{self.findings.place}.identity"
         subscription = names.subscription_of(resource) or self._chosen.subscription
         try:
             found = await self._calls.resource(subscription, resource, version)
         except errors.HEARD as error:
-            told = errors.of(error, error_scopes.Target(self._context.name, subscription))
+            told = errors.classify(error, error_scopes.Target(self._context.name, subscription))
             if told.kind is base.Kind.AUTH:
-                yield self._warning(
+                self.findings.warning(
                     f"{names.tail(resource)} cannot be looked at: {told}",
                     "allow the credential to read it, and to join it (subnets/join/action) where it is a network",
-                    place,
+                    place=place,
                 )
                 return
-            yield self._failed(error, names.tail(resource), "see the message", place)
+            self._failed(error, names.tail(resource), "see the message", place)
             return
         if found is None:
-            yield self._error(f"there is no {resource}", "correct the id", place)
+            self.findings.error(f"there is no {resource}", "correct the id", place=place)
             return
         where = str(found.get("location", "")).replace(" ", "").lower()
         if region and where and where != region:
-            yield self._error(f"{names.tail(resource)} is in {where}", f"name one in {region}", place)
+            self.findings.error(f"{names.tail(resource)} is in {where}", f"name one in {region}", place=place)
 
-    async def quotas(self, samples: Sequence[base.CreateRequest]) -> AsyncIterator[base.Finding]:
+    async def quotas(self, samples: Sequence[base.CreateRequest]) -> None:
         """Quotas of zero where something would be bought."""
         for region in self._chosen.regions:
             try:
                 usages = await self._calls.usages(self._chosen.subscription, region)
             except errors.HEARD as error:
-                yield self._warning(
+                self.findings.warning(
                     f"the quotas of {region} are not told: {error}",
                     "allow Microsoft.Compute/locations/usages/read in the subscription",
                 )
@@ -187,19 +182,19 @@ class _Check:
                     offer = sample.offer
                     short = quota.limit < _needs(quota, offer)
                     if short and offer.region == region and quota.pattern.matches(offer.key):
-                        yield self._error(
+                        self.findings.error(
                             f"{quota.name}: the limit is {quota.limit:g}, {offer.machine_type} needs "
                             f"{_needs(quota, offer):g}",
                             f"raise it at {quota.remedy}",
-                            _pool(sample),
+                            place=checks.pool_of(sample),
                         )
 
     # -- what pools send ---------------------------------------------------------------------------------------------
 
-    async def samples(self, samples: Sequence[base.CreateRequest]) -> AsyncIterator[base.Finding]:
+    async def samples(self, samples: Sequence[base.CreateRequest]) -> None:
         """Size, image, tags and script of each pool's request."""
         for sample in samples:
-            place = _pool(sample)
+            place = checks.pool_of(sample)
             pool, problems = settings.read_pool(sample.options)
             region = self._chosen.regions.get(sample.offer.region)
             problems += [
@@ -208,60 +203,56 @@ class _Check:
                 if name not in self._chosen.regions
             ]
             for problem in problems:
-                yield self._error(problem, "correct the pool's options for this provider", place)
+                self.findings.error(problem, "correct the pool's options for this provider", place=place)
             if problems or region is None:
                 continue
             image = pool.image or sample.offer.image or self._default_image(sample)
             try:
                 request.build(sample, chosen=self._chosen, pool=pool, region=region, image=image)
             except base.ProvisionError as error:
-                yield self._error(str(error), "correct the pool or its tags", place)
+                self.findings.error(str(error), "correct the pool or its tags", place=place)
                 continue
-            bad = False
-            for finding in [
-                *[one async for one in self._size(sample, place)],
-                *[one async for one in self._image(sample, image, pool.plan or self._chosen.plan, place)],
-            ]:
-                bad = True
-                yield finding
-            if not bad:
-                yield self._ok(f"{sample.offer.machine_type} in {sample.offer.region} with {image}", place)
+            before = self.findings.problems
+            await self._size(sample, place)
+            await self._image(sample, image, pool.plan or self._chosen.plan, place)
+            if self.findings.problems == before:
+                self.findings.ok(f"{sample.offer.machine_type} in {sample.offer.region} with {image}", place=place)
 
     def _default_image(self, sample: base.CreateRequest) -> str:
         machine = self._book.machines.get(sample.offer.machine_type)
         return self._chosen.image or images.default(sample.offer.gpus, machine.arch if machine else "x86_64")
 
-    async def _size(self, sample: base.CreateRequest, place: str) -> AsyncIterator[base.Finding]:
+    async def _size(self, sample: base.CreateRequest, place: str) -> None:
         offer = sample.offer
         sold = await self._available.sizes(offer.region)
         if sold is None:
-            yield self._warning(
+            self.findings.warning(
                 f"the sizes of {offer.region} are not told",
                 "allow Microsoft.Compute/skus/read in the subscription",
-                place,
+                place=place,
             )
             return
         entry = sold.get(offer.machine_type)
         if entry is None:
             near = options.nearest(offer.machine_type, sold)
-            yield self._error(f"{offer.region} has no {offer.machine_type}{near}", "name another size or region", place)
+            self.findings.error(
+                f"{offer.region} has no {offer.machine_type}{near}", "name another size or region", place=place
+            )
         elif entry.restricted:
-            yield self._error(
+            self.findings.error(
                 f"{offer.machine_type} in {offer.region}: {entry.restricted}",
                 f"ask for access at {quotas.REMEDY}, or name another size or region",
-                place,
+                place=place,
             )
         elif offer.zone != settings.NO_ZONE and offer.zone not in entry.zones:
             there = ", ".join(sorted(entry.zones)) or "none"
-            yield self._error(
+            self.findings.error(
                 f"{offer.machine_type} is not sold in zone {offer.zone} of {offer.region}; zones: {there}",
                 "correct the region's zones",
-                place,
+                place=place,
             )
 
-    async def _image(
-        self, sample: base.CreateRequest, image: str, plan: settings.Plan | None, place: str
-    ) -> AsyncIterator[base.Finding]:
+    async def _image(self, sample: base.CreateRequest, image: str, plan: settings.Plan | None, place: str) -> None:
         region, subscription = sample.offer.region, self._chosen.subscription
         urn = images.urn(image)
         try:
@@ -270,35 +261,32 @@ class _Check:
                     owner = names.subscription_of(image)
                     version = azure_calls.GALLERY_API if "/galleries/" in image else azure_calls.COMPUTE_API
                     if await self._calls.resource(owner, image, version) is None:
-                        yield self._error(f"there is no image {image}", "correct the image", place)
+                        self.findings.error(f"there is no image {image}", "correct the image", place=place)
                 return
             if images.floating(image):
                 newest = images.newest(await self._calls.image_versions(subscription, region, urn))
                 urn = images.Urn(urn.publisher, urn.offer, urn.sku, newest) if newest else None
             found = await self._calls.image(subscription, region, urn) if urn is not None else None
         except errors.HEARD as error:
-            told = errors.of(error, error_scopes.Target(self._context.name, subscription))
+            told = errors.classify(error, error_scopes.Target(self._context.name, subscription))
             if told.kind not in (base.Kind.NOT_FOUND, base.Kind.CONFIG):
-                yield self._warning(f"image {image} cannot be looked at: {told}", "see the message", place)
+                self.findings.warning(f"image {image} cannot be looked at: {told}", "see the message", place=place)
                 return
             found = None
         if found is None:
-            yield self._error(f"{region} has no image {image}", "correct the image", place)
+            self.findings.error(f"{region} has no image {image}", "correct the image", place=place)
             return
-        async for finding in self._terms(found.get("properties", {}).get("plan"), image, plan, place):
-            yield finding
+        await self._terms(found.get("properties", {}).get("plan"), image, plan, place)
 
-    async def _terms(
-        self, sold_with: object, image: str, plan: settings.Plan | None, place: str
-    ) -> AsyncIterator[base.Finding]:
+    async def _terms(self, sold_with: object, image: str, plan: settings.Plan | None, place: str) -> None:
         if not isinstance(sold_with, dict):
             return
         if plan is None:
-            yield self._error(
+            self.findings.error(
                 f"image {image} is sold with a plan",
                 f"set plan: {{publisher: {sold_with.get('publisher')}, product: {sold_with.get('product')}, "
                 f"name: {sold_with.get('name')}}}",
-                place,
+                place=place,
             )
             return
         path = (
@@ -309,29 +297,28 @@ class _Check:
         try:
             terms = await self._calls.resource(self._chosen.subscription, path, azure_calls.ORDERING_API)
         except errors.HEARD as error:
-            yield self._warning(f"whether the terms of {image} are accepted is not told: {error}", accept, place)
+            self.findings.warning(
+                f"whether the terms of {image} are accepted is not told: {error}", accept, place=place
+            )
             return
         if not (terms or {}).get("properties", {}).get("accepted"):
-            yield self._error(f"the terms of {image} are not accepted", accept, place)
+            self.findings.error(f"the terms of {image} are not accepted", accept, place=place)
 
-    def self_end(self) -> base.Finding:
-        """What ends a machine when no daemon does."""
+    def self_end(self) -> None:
+        """Say what ends a machine when no daemon does."""
         if self._chosen.identity == settings.SYSTEM:
-            return self._ok("a machine deletes itself by an identity of its own, which may delete nothing else")
-        if self._chosen.identity:
-            return self._ok(f"a machine deletes itself by {names.tail(self._chosen.identity)}")
-        return self._warning(
-            f"if the daemon never comes back: {self_end.RESIDUE_WITHOUT}",
-            'set identity (docs/azure.md), or run "runnerd sweep --once" on a timer on another host',
-        )
+            self.findings.ok("a machine deletes itself by an identity of its own, which may delete nothing else")
+        elif self._chosen.identity:
+            self.findings.ok(f"a machine deletes itself by {names.tail(self._chosen.identity)}")
+        else:
+            self.findings.warning(
+                f"if the daemon never comes back: {self_end.RESIDUE_WITHOUT}",
+                'set identity (docs/azure.md), or run "runnerd sweep --once" on a timer on another host',
+            )
 
 
 def _needs(quota: base.Quota, offer: base.Offer) -> float:
     return 1.0 if quota.unit is base.Unit.INSTANCES else float(max(offer.cpus, 1))
-
-
-def _pool(sample: base.CreateRequest) -> str:
-    return f"pools.{sample.tags.get(base.TAG_POOL, 'unknown')}"
 
 
 def _sign_in_remedy(message: str, chosen: settings.Settings) -> str:

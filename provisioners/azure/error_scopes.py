@@ -45,8 +45,13 @@ class Target:
     larger: tuple[str, ...] = ()
     family: tuple[str, ...] = ()
 
+    @property
+    def spot(self) -> bool:
+        """True for an offer in the spot market."""
+        return self.market == base.Market.SPOT.value
+
     def pattern(self, scope: ErrorScope) -> base.OfferPattern | None:
-        """The offers that a failure of that scope speaks for; None: this offer alone."""
+        """Return the offers that a failure of that scope speaks for; None for this offer alone."""
         if scope is ErrorScope.OFFER:
             return None
         larger = "|".join(self.larger) or self.machine_type

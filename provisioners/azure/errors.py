@@ -10,7 +10,7 @@ for Azure keeps.  Rows marked "unverified" are from memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,8 @@ from azure.core import exceptions
 from provisioners import base
 from provisioners.azure.error_scopes import ErrorScope, Target
 from provisioners.base import Kind
+from provisioners.cloud_common import errors
+from provisioners.cloud_common.errors import Row
 from provisioners.support import numbers
 
 MINUTE, HOUR = 60.0, 3600.0
@@ -31,110 +33,85 @@ LONGEST_PAUSE = 120.0
 USUAL_PAUSE = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One code, with a term that its message has, and what it means."""
-
-    code: str
-    kind: Kind
-    scope: ErrorScope
-    #: Lower case; empty: whatever the message says.
-    term: str = ""
-    block_for: float = 0.0
-    #: Where the spot market's time differs.
-    spot_block_for: float | None = None
-    #: True where the provider may have carried the call out all the same.
-    maybe: bool = False
-
-
-#: The first row that fits is taken.
-TABLE: tuple[Row, ...] = (
+#: Where a code has several rows, the first whose message fits is taken.
+_ROWS: Mapping[str, Row[ErrorScope] | tuple[Row[ErrorScope], ...]] = {
     # Capacity.
-    Row("SkuNotAvailable", Kind.CAPACITY, ErrorScope.SIZE_AND_MARKET, block_for=23 * HOUR, spot_block_for=HOUR),
-    Row("ZonalAllocationFailed", Kind.CAPACITY, ErrorScope.LARGER_IN_ZONE, block_for=HOUR),
-    Row("AllocationFailed", Kind.CAPACITY, ErrorScope.SIZE, block_for=HOUR),
-    Row("OverconstrainedZonalAllocationRequest", Kind.CAPACITY, ErrorScope.OFFER, block_for=HOUR),
-    Row("OverconstrainedAllocationRequest", Kind.CAPACITY, ErrorScope.SIZE_AND_MARKET, block_for=HOUR),
+    "SkuNotAvailable": Row(Kind.CAPACITY, ErrorScope.SIZE_AND_MARKET, block_for=23 * HOUR, spot_block_for=HOUR),
+    "ZonalAllocationFailed": Row(Kind.CAPACITY, ErrorScope.LARGER_IN_ZONE, block_for=HOUR),
+    "AllocationFailed": Row(Kind.CAPACITY, ErrorScope.SIZE, block_for=HOUR),
+    "OverconstrainedZonalAllocationRequest": Row(Kind.CAPACITY, ErrorScope.OFFER, block_for=HOUR),
+    "OverconstrainedAllocationRequest": Row(Kind.CAPACITY, ErrorScope.SIZE_AND_MARKET, block_for=HOUR),
     # Throttling, before the quota rows of the same code.
-    Row("OperationNotAllowed", Kind.THROTTLED, ErrorScope.REGION, term="too many requests"),
-    Row("TooManyRequests", Kind.THROTTLED, ErrorScope.REGION),
-    Row("SubscriptionRequestsThrottled", Kind.THROTTLED, ErrorScope.ACCOUNT),
-    Row("ResourceRequestsThrottled", Kind.THROTTLED, ErrorScope.REGION),
-    Row("RetryableErrorDueToAnotherOperation", Kind.THROTTLED, ErrorScope.REGION),
+    "OperationNotAllowed": (
+        Row(Kind.THROTTLED, ErrorScope.REGION, message="too many requests"),
+        Row(Kind.QUOTA, ErrorScope.SPOT, message="lowprioritycores", block_for=HOUR),
+        Row(Kind.QUOTA, ErrorScope.REGION, message="total regional cores"),
+        Row(Kind.QUOTA, ErrorScope.FAMILY_AND_MARKET, message="family cores quota.*current limit: 0,", block_for=HOUR),
+        Row(Kind.QUOTA, ErrorScope.FAMILY_AND_MARKET, message="family cores quota", block_for=10 * MINUTE),
+        Row(Kind.QUOTA, ErrorScope.REGION, message="submit a request for quota increase"),
+        Row(Kind.QUOTA, ErrorScope.REGION, message="exceeding approved"),
+    ),
+    "TooManyRequests": Row(Kind.THROTTLED, ErrorScope.REGION),
+    "SubscriptionRequestsThrottled": Row(Kind.THROTTLED, ErrorScope.ACCOUNT),
+    "ResourceRequestsThrottled": Row(Kind.THROTTLED, ErrorScope.REGION),
+    "RetryableErrorDueToAnotherOperation": Row(Kind.THROTTLED, ErrorScope.REGION),
     # Quota.
-    Row("OperationNotAllowed", Kind.QUOTA, ErrorScope.SPOT, term="lowprioritycores", block_for=HOUR),
-    Row("OperationNotAllowed", Kind.QUOTA, ErrorScope.REGION, term="total regional cores"),
-    Row(
-        "OperationNotAllowed",
-        Kind.QUOTA,
-        ErrorScope.FAMILY_AND_MARKET,
-        term="family cores quota.*current limit: 0,",
-        block_for=HOUR,
-    ),
-    Row(
-        "OperationNotAllowed",
-        Kind.QUOTA,
-        ErrorScope.FAMILY_AND_MARKET,
-        term="family cores quota",
-        block_for=10 * MINUTE,
-    ),
-    Row("OperationNotAllowed", Kind.QUOTA, ErrorScope.REGION, term="submit a request for quota increase"),
-    Row("OperationNotAllowed", Kind.QUOTA, ErrorScope.REGION, term="exceeding approved"),
-    Row("QuotaExceeded", Kind.QUOTA, ErrorScope.REGION),
-    Row("InsufficientSubnetSize", Kind.QUOTA, ErrorScope.REGION),
-    Row("SubnetIsFull", Kind.QUOTA, ErrorScope.REGION),
-    Row("PublicIPCountLimitReached", Kind.QUOTA, ErrorScope.REGION),
+    "QuotaExceeded": Row(Kind.QUOTA, ErrorScope.REGION),
+    "InsufficientSubnetSize": Row(Kind.QUOTA, ErrorScope.REGION),
+    "SubnetIsFull": Row(Kind.QUOTA, ErrorScope.REGION),
+    "PublicIPCountLimitReached": Row(Kind.QUOTA, ErrorScope.REGION),
     # The credential and the subscription.
-    Row("ReadOnlyDisabledSubscription", Kind.AUTH, ErrorScope.ACCOUNT),
-    Row("AuthorizationFailed", Kind.AUTH, ErrorScope.ACCOUNT),
-    Row("LinkedAuthorizationFailed", Kind.AUTH, ErrorScope.REGION),
-    Row("ClientAuthenticationError", Kind.AUTH, ErrorScope.ACCOUNT),
-    Row("AuthenticationFailed", Kind.AUTH, ErrorScope.ACCOUNT),
-    Row("InvalidAuthenticationToken", Kind.AUTH, ErrorScope.ACCOUNT),
-    Row("InvalidAuthenticationTokenTenant", Kind.AUTH, ErrorScope.ACCOUNT),
-    Row("ExpiredAuthenticationToken", Kind.AUTH, ErrorScope.ACCOUNT),
-    Row("SubscriptionNotFound", Kind.AUTH, ErrorScope.ACCOUNT),
-    Row("InvalidSubscriptionId", Kind.AUTH, ErrorScope.ACCOUNT),
+    "ReadOnlyDisabledSubscription": Row(Kind.AUTH, ErrorScope.ACCOUNT),
+    "AuthorizationFailed": Row(Kind.AUTH, ErrorScope.ACCOUNT),
+    "LinkedAuthorizationFailed": Row(Kind.AUTH, ErrorScope.REGION),
+    "ClientAuthenticationError": Row(Kind.AUTH, ErrorScope.ACCOUNT),
+    "AuthenticationFailed": Row(Kind.AUTH, ErrorScope.ACCOUNT),
+    "InvalidAuthenticationToken": Row(Kind.AUTH, ErrorScope.ACCOUNT),
+    "InvalidAuthenticationTokenTenant": Row(Kind.AUTH, ErrorScope.ACCOUNT),
+    "ExpiredAuthenticationToken": Row(Kind.AUTH, ErrorScope.ACCOUNT),
+    "SubscriptionNotFound": Row(Kind.AUTH, ErrorScope.ACCOUNT),
+    "InvalidSubscriptionId": Row(Kind.AUTH, ErrorScope.ACCOUNT),
     # The request as configured.
-    Row("ImageNotFound", Kind.CONFIG, ErrorScope.SIZE),
-    Row("PlatformImageNotFound", Kind.CONFIG, ErrorScope.SIZE),
-    Row("GalleryImageNotFound", Kind.CONFIG, ErrorScope.SIZE),
-    Row("InvalidParameter", Kind.CONFIG, ErrorScope.SIZE),
-    Row("InvalidTemplate", Kind.CONFIG, ErrorScope.SIZE),
-    Row("InvalidRequestContent", Kind.CONFIG, ErrorScope.SIZE),
-    Row("InvalidRequestFormat", Kind.CONFIG, ErrorScope.SIZE),
-    Row("InvalidResourceReference", Kind.CONFIG, ErrorScope.REGION),
-    Row("BadRequest", Kind.CONFIG, ErrorScope.SIZE),
-    Row("LocationNotAvailableForResourceType", Kind.CONFIG, ErrorScope.REGION),
-    Row("MarketplacePurchaseEligibilityFailed", Kind.CONFIG, ErrorScope.SIZE),
-    Row("ResourcePurchaseValidationFailed", Kind.CONFIG, ErrorScope.SIZE),
-    Row("VMMarketplaceInvalidInput", Kind.CONFIG, ErrorScope.SIZE),
-    Row("RequestDisallowedByPolicy", Kind.CONFIG, ErrorScope.SIZE),
-    Row("ResourceGroupNotFound", Kind.CONFIG, ErrorScope.ACCOUNT),
-    Row("MissingSubscriptionRegistration", Kind.CONFIG, ErrorScope.ACCOUNT),
-    Row("PropertyChangeNotAllowed", Kind.CONFIG, ErrorScope.OFFER),
+    "ImageNotFound": Row(Kind.CONFIG, ErrorScope.SIZE),
+    "PlatformImageNotFound": Row(Kind.CONFIG, ErrorScope.SIZE),
+    "GalleryImageNotFound": Row(Kind.CONFIG, ErrorScope.SIZE),
+    "InvalidParameter": Row(Kind.CONFIG, ErrorScope.SIZE),
+    "InvalidTemplate": Row(Kind.CONFIG, ErrorScope.SIZE),
+    "InvalidRequestContent": Row(Kind.CONFIG, ErrorScope.SIZE),
+    "InvalidRequestFormat": Row(Kind.CONFIG, ErrorScope.SIZE),
+    "InvalidResourceReference": Row(Kind.CONFIG, ErrorScope.REGION),
+    "BadRequest": Row(Kind.CONFIG, ErrorScope.SIZE),
+    "LocationNotAvailableForResourceType": Row(Kind.CONFIG, ErrorScope.REGION),
+    "MarketplacePurchaseEligibilityFailed": Row(Kind.CONFIG, ErrorScope.SIZE),
+    "ResourcePurchaseValidationFailed": Row(Kind.CONFIG, ErrorScope.SIZE),
+    "VMMarketplaceInvalidInput": Row(Kind.CONFIG, ErrorScope.SIZE),
+    "RequestDisallowedByPolicy": Row(Kind.CONFIG, ErrorScope.SIZE),
+    "ResourceGroupNotFound": Row(Kind.CONFIG, ErrorScope.ACCOUNT),
+    "MissingSubscriptionRegistration": Row(Kind.CONFIG, ErrorScope.ACCOUNT),
+    "PropertyChangeNotAllowed": Row(Kind.CONFIG, ErrorScope.OFFER),
     # A stumble.
-    Row("NicReservedForAnotherVm", Kind.TRANSIENT, ErrorScope.OFFER, block_for=3 * MINUTE),
-    Row("AnotherOperationInProgress", Kind.TRANSIENT, ErrorScope.OFFER),
-    Row("OperationPreempted", Kind.TRANSIENT, ErrorScope.OFFER),
-    Row("Conflict", Kind.TRANSIENT, ErrorScope.OFFER),
-    Row("InternalServerError", Kind.TRANSIENT, ErrorScope.OFFER, maybe=True),
-    Row("InternalExecutionError", Kind.TRANSIENT, ErrorScope.OFFER, maybe=True),
-    Row("InternalOperationError", Kind.TRANSIENT, ErrorScope.OFFER, maybe=True),
-    Row("NetworkingInternalOperationError", Kind.TRANSIENT, ErrorScope.OFFER, maybe=True),
-    Row("ServerTimeout", Kind.TRANSIENT, ErrorScope.OFFER, maybe=True),
-    Row("GatewayTimeout", Kind.TRANSIENT, ErrorScope.OFFER, maybe=True),
-    Row("ServiceUnavailable", Kind.TRANSIENT, ErrorScope.OFFER, maybe=True),
+    "NicReservedForAnotherVm": Row(Kind.TRANSIENT, ErrorScope.OFFER, block_for=3 * MINUTE),
+    "AnotherOperationInProgress": Row(Kind.TRANSIENT, ErrorScope.OFFER),
+    "OperationPreempted": Row(Kind.TRANSIENT, ErrorScope.OFFER),
+    "Conflict": Row(Kind.TRANSIENT, ErrorScope.OFFER),
+    "InternalServerError": Row(Kind.TRANSIENT, ErrorScope.OFFER, maybe_created=True),
+    "InternalExecutionError": Row(Kind.TRANSIENT, ErrorScope.OFFER, maybe_created=True),
+    "InternalOperationError": Row(Kind.TRANSIENT, ErrorScope.OFFER, maybe_created=True),
+    "NetworkingInternalOperationError": Row(Kind.TRANSIENT, ErrorScope.OFFER, maybe_created=True),
+    "ServerTimeout": Row(Kind.TRANSIENT, ErrorScope.OFFER, maybe_created=True),
+    "GatewayTimeout": Row(Kind.TRANSIENT, ErrorScope.OFFER, maybe_created=True),
+    "ServiceUnavailable": Row(Kind.TRANSIENT, ErrorScope.OFFER, maybe_created=True),
     # The machine was there and its system did not come up.
-    Row("OSProvisioningTimedOut", Kind.BOOT, ErrorScope.OFFER),
-    Row("OSProvisioningClientError", Kind.BOOT, ErrorScope.OFFER),
-    Row("OSProvisioningInternalError", Kind.BOOT, ErrorScope.OFFER),
-    Row("VMExtensionProvisioningError", Kind.BOOT, ErrorScope.OFFER),
-    Row("VMExtensionProvisioningTimeout", Kind.BOOT, ErrorScope.OFFER),
+    "OSProvisioningTimedOut": Row(Kind.BOOT, ErrorScope.OFFER),
+    "OSProvisioningClientError": Row(Kind.BOOT, ErrorScope.OFFER),
+    "OSProvisioningInternalError": Row(Kind.BOOT, ErrorScope.OFFER),
+    "VMExtensionProvisioningError": Row(Kind.BOOT, ErrorScope.OFFER),
+    "VMExtensionProvisioningTimeout": Row(Kind.BOOT, ErrorScope.OFFER),
     # What is looked for and not there.
-    Row("ResourceNotFound", Kind.NOT_FOUND, ErrorScope.OFFER),
-    Row("NotFound", Kind.NOT_FOUND, ErrorScope.OFFER),
-)
+    "ResourceNotFound": Row(Kind.NOT_FOUND, ErrorScope.OFFER),
+    "NotFound": Row(Kind.NOT_FOUND, ErrorScope.OFFER),
+}
+TABLE = errors.Table(_ROWS, normal=str.lower)
 
 #: Answers to a create-only PUT from which only a look can tell whether the machine is there.
 EXISTS = frozenset({"PreconditionFailed", "PropertyChangeNotAllowed", "Conflict", "AnotherOperationInProgress"})
@@ -164,46 +141,25 @@ def _pairs(node: Any) -> Iterator[tuple[str, str]]:
         yield from _pairs(one)
 
 
-def row(pairs: Sequence[tuple[str, str]]) -> Row | None:
-    """The row for an error and the errors inside it, the outermost first."""
-    for code, message in pairs:
-        low = message.lower()
-        for one in TABLE:
-            if one.code.lower() == code.lower() and _has(low, one.term):
-                return one
-    return None
+def launch_failure(code: str, message: str, target: Target) -> base.Failure:
+    """Return the failure of a launch that was accepted and failed later."""
+    row = TABLE.find(code, message)
+    if row is None:
+        return base.Failure(Kind.TRANSIENT, _message(code, message), code=code)
+    return errors.failure(row, _message(code, message), code=code, target=target).failure
 
 
-def _has(message: str, term: str) -> bool:
-    """True when the parts of a term (between ``.*``) are in the message in that order."""
-    at = 0
-    for part in term.split(".*"):
-        found = message.find(part, at)
-        if found < 0:
-            return False
-        at = found + len(part)
-    return True
-
-
-def of_code(code: str, message: str, where: Target) -> base.Failure:
-    """What a launch that failed after it was accepted means."""
-    found = row([(code, message)])
-    if found is None:
-        return base.Failure(Kind.TRANSIENT, _words(code, message), code=code)
-    return base.Failure(found.kind, _words(code, message), where.pattern(found.scope), code, _block_for(found, where))
-
-
-def of(error: BaseException, where: Target) -> base.ProvisionError:
-    """The same failure in the terms of the contract; pure."""
+def classify(error: BaseException, target: Target) -> base.ProvisionError:
+    """Return the failure that an exception of the SDK or of its transport stands for; pure."""
     if isinstance(error, base.ProvisionError):
         return error
     if isinstance(error, exceptions.HttpResponseError) and error.response is not None:
-        return _of_answer(error, where)
+        return _of_answer(error, target)
     if isinstance(error, exceptions.ClientAuthenticationError):
         # The sign-in failed before anything was asked of the management API.
         message = " ".join(str(error.message).split())
         return base.ProvisionError(
-            Kind.AUTH, message, scope=where.pattern(ErrorScope.ACCOUNT), code="ClientAuthenticationError"
+            Kind.AUTH, message, scope=target.pattern(ErrorScope.ACCOUNT), code="ClientAuthenticationError"
         )
     name = type(error).__name__
     if isinstance(error, exceptions.ServiceRequestError) and _never_sent(error):
@@ -222,40 +178,33 @@ def _never_sent(error: exceptions.ServiceRequestError) -> bool:
     )
 
 
-def _of_answer(error: exceptions.HttpResponseError, where: Target) -> base.ProvisionError:
+def _of_answer(error: exceptions.HttpResponseError, target: Target) -> base.ProvisionError:
     heard = told(error)
     status = int(error.status_code or 0)
-    words = _words(heard.code, heard.message)
-    found = row(heard.all)
-    if found is None:
-        return _of_status(status, heard.code, words, where, error)
-    return base.ProvisionError(
-        found.kind,
-        words,
-        scope=where.pattern(found.scope),
-        code=heard.code,
-        maybe_created=found.maybe,
-        retry_after=retry_after(error) if found.kind is Kind.THROTTLED else 0.0,
-        block_for=_block_for(found, where),
-    )
+    words = _message(heard.code, heard.message)
+    row = TABLE.first(heard.all)
+    if row is None:
+        return _of_status(status, heard.code, words, target, error)
+    pause = retry_after(error) if row.kind is Kind.THROTTLED else 0.0
+    return errors.failure(row, words, code=heard.code, target=target, retry_after=pause)
 
 
 def _of_status(
-    status: int, code: str, words: str, where: Target, error: exceptions.HttpResponseError
+    status: int, code: str, words: str, target: Target, error: exceptions.HttpResponseError
 ) -> base.ProvisionError:
     """A code that nobody knows speaks for this offer alone."""
     code = code or f"HTTP {status}"
     if status == 429:
         pause = retry_after(error)
-        scope = where.pattern(ErrorScope.REGION)
+        scope = target.pattern(ErrorScope.REGION)
         return base.ProvisionError(Kind.THROTTLED, words, scope=scope, code=code, retry_after=pause)
     if status in (401, 403) or isinstance(error, exceptions.ClientAuthenticationError):
         # A refused sign-in comes with 400 as well, and says nothing about any offer.
-        return base.ProvisionError(Kind.AUTH, words, scope=where.pattern(ErrorScope.ACCOUNT), code=code)
+        return base.ProvisionError(Kind.AUTH, words, scope=target.pattern(ErrorScope.ACCOUNT), code=code)
     if status == 404:
         return base.ProvisionError(Kind.NOT_FOUND, words, code=code)
     if status in (400, 405, 413, 415, 422):
-        return base.ProvisionError(Kind.CONFIG, words, scope=where.pattern(ErrorScope.SIZE), code=code)
+        return base.ProvisionError(Kind.CONFIG, words, scope=target.pattern(ErrorScope.SIZE), code=code)
     refused = 400 <= status < 500 and status != 408
     return base.ProvisionError(Kind.TRANSIENT, words, code=code, maybe_created=not refused)
 
@@ -272,12 +221,6 @@ def pause_of(headers: Any) -> float | None:
     return None if seconds is None else min(max(seconds, 0.0), LONGEST_PAUSE)
 
 
-def _block_for(found: Row, where: Target) -> float:
-    if found.spot_block_for is not None and where.market == base.Market.SPOT.value:
-        return found.spot_block_for
-    return found.block_for
-
-
-def _words(code: str, message: str) -> str:
+def _message(code: str, message: str) -> str:
     text = " ".join(message.split())[:500]
     return f"{code}: {text}" if code and not text.startswith(code) else text or code

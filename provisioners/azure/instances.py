@@ -86,7 +86,7 @@ def _status(
         if power == "running" and code.lower() not in _BOOT:
             # It was launched; what failed is a later change, such as an extension that a policy added.
             return base.InstanceStatus.RUNNING, None
-        return base.InstanceStatus.FAILED, errors.of_code(code or "ProvisioningFailed", message, where)
+        return base.InstanceStatus.FAILED, errors.launch_failure(code or "ProvisioningFailed", message, where)
     if state == "creating" or power == "starting":
         return base.InstanceStatus.PENDING, None
     return base.InstanceStatus.RUNNING, None

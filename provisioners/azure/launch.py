@@ -45,7 +45,7 @@ class Launch:
         try:
             accepted = await self._calls.create(self._subscription, self._group, self._vm, body)
         except Exception as error:
-            failed = errors.of(error, self._where)
+            failed = errors.classify(error, self._where)
             if not isinstance(error, HttpResponseError) or not _may_exist(error):
                 raise failed from error
             accepted = azure_calls.Accepted(await self._existing(failed), "")
@@ -94,7 +94,7 @@ class Launch:
                     operation = ""
                 found = await self._calls.machine(self._subscription, self._group, self._vm)
             except azure_calls.OperationFailed as error:
-                await self._clear_away(errors.of(error, self._where).failure)
+                await self._clear_away(errors.classify(error, self._where).failure)
             except HttpResponseError as error:
                 # Operations are forgotten after a time; the machine itself tells as well.
                 operation = "" if error.status_code in (400, 404, 410) else operation

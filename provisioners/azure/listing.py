@@ -50,7 +50,7 @@ class Lister:
                 found += await self._views(subscription, group, listed)
             except errors.HEARD as error:
                 broken.add(subscription)
-                failed = errors.of(error, error_scopes.Target(self._context.name, subscription))
+                failed = errors.classify(error, error_scopes.Target(self._context.name, subscription))
                 failures |= {scope: f"{group}: {failed}" for scope in wanted if scope.account == subscription}
                 log.warning("%s: listing %s failed: %s", self._context.name, group, failed)
                 continue
@@ -58,7 +58,7 @@ class Lister:
                 residues = await self._residues(subscription, group, listed)
             except errors.HEARD as error:
                 # Machines are told of all the same; this name is no scope of any machine.
-                failed = errors.of(error, error_scopes.Target(self._context.name, subscription))
+                failed = errors.classify(error, error_scopes.Target(self._context.name, subscription))
                 failures[f"{self._context.name}/{subscription}/{group}/parts"] = str(failed)
                 log.warning("%s: the parts in %s cannot be listed: %s", self._context.name, group, failed)
                 continue

@@ -1,47 +1,87 @@
-"""What can be bought: the catalogue in the configured regions, less what Azure says the subscription cannot have."""
+"""What Azure sells: the sizes that a region has for the subscription, less what it may not have."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from provisioners import base, catalogue
 from provisioners.azure import availability, images, settings
+from provisioners.cloud_common import offers
 
 
-async def find(
-    shape: base.Shape,
-    pool: settings.PoolSettings,
-    *,
-    provider: str,
-    chosen: settings.Settings,
-    book: catalogue.Book,
-    available: availability.Availability,
-) -> list[base.Offer]:
-    """Return the offers, in the operator's order of regions, then by price."""
-    found: list[base.Offer] = []
-    fitting = book.fitting(shape)
-    for region in chosen.regions.values() if fitting else ():
-        sizes = await available.sizes(region.name)
-        for machine in fitting:
-            size = sizes.get(machine.name) if sizes is not None else None
-            if sizes is not None and (size is None or size.restricted):
-                continue
-            image = pool.image or chosen.image or images.default(machine.gpu_count, machine.arch)
-            concrete = await available.image(region.name, image)
-            for market in shape.markets:
-                price = book.price(machine.name, region=region.name, market=market, overrides=chosen.prices)
-                if price is None or (market is base.Market.SPOT and size is not None and not size.spot):
-                    continue
-                for zone in region.offered_zones:
-                    if size is not None and zone != settings.NO_ZONE and zone not in size.zones:
-                        continue
-                    found.append(
-                        machine.offer(
-                            price,
-                            provider=provider,
-                            account=chosen.subscription,
-                            region=region.name,
-                            zone=zone,
-                            market=market,
-                            image=concrete,
-                        )
-                    )
-    return found
+class Offers(offers.Offers[settings.PoolOptions]):
+    """The offers of one subscription."""
+
+    def __init__(
+        self,
+        provider: str,
+        chosen: settings.Settings,
+        book: catalogue.Book,
+        available: availability.Availability,
+    ) -> None:
+        super().__init__(
+            provider,
+            chosen.subscription,
+            regions=chosen.regions,
+            markets=tuple(base.Market),
+            book=book,
+            overrides=chosen.prices,
+        )
+        self._settings = chosen
+        self._available = available
+
+    async def stock(
+        self,
+        region: str,
+        machines: Sequence[catalogue.Machine],
+        markets: Sequence[base.Market],
+        pool: settings.PoolOptions,
+    ) -> offers.Stock:
+        return Stock(
+            self._settings.regions[region],
+            await self._available.sizes(region),
+            image=pool.image or self._settings.image,
+            available=self._available,
+        )
+
+    def why_unsold(
+        self, machines: Sequence[catalogue.Machine], regions: Sequence[str], pool: settings.PoolOptions
+    ) -> str:
+        return ""
+
+    def rank(self, offer: base.Offer, shape: base.Shape, *, region: int, zone: int) -> tuple[float, ...]:
+        return (region,)
+
+
+class Stock(offers.Stock):
+    """A region of Azure."""
+
+    def __init__(
+        self,
+        region: settings.Region,
+        sizes: Mapping[str, availability.Size] | None,
+        *,
+        image: str,
+        available: availability.Availability,
+    ) -> None:
+        self._region = region
+        #: None where Azure does not say: then nothing is ruled out.
+        self._sizes = sizes
+        self._image = image
+        self._available = available
+
+    @property
+    def zones(self) -> Sequence[str]:
+        return self._region.offered_zones
+
+    def sells(self, machine: catalogue.Machine, zone: str, market: base.Market) -> bool:
+        if self._sizes is None:
+            return True
+        size = self._sizes.get(machine.name)
+        if size is None or size.restricted or (market is base.Market.SPOT and not size.spot):
+            return False
+        return zone == settings.NO_ZONE or zone in size.zones
+
+    async def image(self, machine: catalogue.Machine) -> str:
+        image = self._image or images.default(machine.gpu_count, machine.arch)
+        return await self._available.image(self._region.name, image)

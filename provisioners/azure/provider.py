@@ -36,6 +36,7 @@ from provisioners.azure import (
 )
 from provisioners.azure.client import Clients
 from provisioners.catalogue import machines
+from provisioners.cloud_common import provider, regions
 
 log = logging.getLogger(__name__)
 
@@ -51,28 +52,25 @@ _LOG_REACH = 7 * 86400.0
 _SCRIPT = request.CUSTOM_DATA_LIMIT - 535
 
 
-class Azure(base.Basics):
+class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
     """Virtual machines in one subscription and resource group."""
 
-    def __init__(
-        self,
-        context: base.Context,
-        options: Mapping[str, Any],
-        clients: Clients | None = None,
-    ) -> None:
-        self._context = context
-        self._book = catalogue.load("azure")
-        self._settings, problems = settings.read(options, self._book)
-        if problems:
-            raise ValueError("; ".join(problems))
+    cloud = "azure"
+
+    def __init__(self, context: base.Context, options: Mapping[str, Any], clients: Clients | None = None) -> None:
+        super().__init__(context, options)
         self._calls = calls.Calls(clients or Clients(self._settings, context), self._settings)
         self._resource_groups = state.ResourceGroups(context)
         self._available = availability.Availability(self._calls, self._settings, context)
+        self._offers = offers.Offers(context.name, self._settings, self._book, self._available)
         self._lister = listing.Lister(context, self._settings, self._calls, self._book, self._resource_groups)
 
     @classmethod
-    def validate(cls, options: Mapping[str, Any]) -> list[str]:
-        return settings.read(options, catalogue.load("azure"))[1]
+    def read_settings(cls, options: Mapping[str, Any], book: catalogue.Book) -> tuple[settings.Settings, list[str]]:
+        return settings.read(options, book)
+
+    def read_pool(self, options: Mapping[str, Any]) -> tuple[settings.PoolOptions, list[str]]:
+        return settings.read_pool(options)
 
     @classmethod
     def validate_pool(cls, options: Mapping[str, Any]) -> list[str]:
@@ -102,49 +100,32 @@ class Azure(base.Basics):
 
     async def start(self) -> None:
         self._resource_groups.load()
-        problem = self._book.load_renewed(self._context.directory)
-        if problem:
-            log.warning("%s: %s", self._context.name, problem)
+        await super().start()
 
     async def close(self) -> None:
         await self._calls.close()
 
     # -- what can be bought ------------------------------------------------------------------------------------------
 
-    async def offers(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> list[base.Offer]:
-        return await offers.find(
-            shape,
-            settings.read_pool(options)[0],
-            provider=self._context.name,
-            chosen=self._settings,
-            book=self._book,
-            available=self._available,
-        )
-
-    def why_none(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> str:
-        return self._book.why_none(shape, regions=[*self._settings.regions], overrides=self._settings.prices)
-
     async def quotas(self) -> list[base.Quota]:
-        found: list[base.Quota] = []
-        failed: base.ProvisionError | None = None
-        for region in self._settings.regions:
-            try:
-                usages = await self._told(self._calls.usages(self._settings.subscription, region))
-            except base.ProvisionError as error:
-                log.warning("%s: the quotas of %s are not told: %s", self._context.name, region, error)
-                failed = error
-                continue
-            found += quotas.read(
-                usages,
-                provider=self._context.name,
-                subscription=self._settings.subscription,
-                region=region,
-                book=self._book,
-                now=self._context.now(),
-            )
-        if failed is not None and not found:
-            raise failed
-        return found
+        answers, failures = await regions.ask_each(self._settings.regions, self._quotas)
+        for region, error in failures.items():
+            log.warning("%s: the quotas of %s could not be read: %s", self._context.name, region, error)
+        if failures and not answers:
+            raise next(iter(failures.values()))
+        return [quota for quotas in answers.values() for quota in quotas]
+
+    async def _quotas(self, region: str) -> list[base.Quota]:
+        usages = await self._told(self._calls.usages(self._settings.subscription, region))
+        found = quotas.read(
+            usages,
+            provider=self._context.name,
+            subscription=self._settings.subscription,
+            region=region,
+            book=self._book,
+            now=self._context.now(),
+        )
+        return [*found]
 
     async def refresh_prices(self) -> list[base.Finding]:
         return await pricing.refresh(
@@ -172,7 +153,7 @@ class Azure(base.Basics):
         self._resource_groups.remember(self._settings.subscription, self._settings.resource_group)
         return await launch.Launch(self._context, self._settings, self._calls, self._book, wanted).run(body)
 
-    async def _image_of(self, wanted: base.CreateRequest, pool: settings.PoolSettings) -> str:
+    async def _image_of(self, wanted: base.CreateRequest, pool: settings.PoolOptions) -> str:
         if wanted.offer.image:
             return wanted.offer.image
         if pool.image:
@@ -251,7 +232,7 @@ class Azure(base.Basics):
         try:
             content = await self._calls.console(parts.subscription, parts.group, parts.vm)
         except errors.HEARD as error:
-            failed = errors.of(error, error_scopes.Target(self._context.name, parts.subscription))
+            failed = errors.classify(error, error_scopes.Target(self._context.name, parts.subscription))
             # Not there, or nothing kept of it yet (a conflict).
             if failed.kind is base.Kind.NOT_FOUND or getattr(error, "status_code", 0) == 409:
                 return None
@@ -266,7 +247,9 @@ class Azure(base.Basics):
         try:
             return await call
         except errors.HEARD as error:
-            raise errors.of(error, error_scopes.Target(self._context.name, self._settings.subscription)) from error
+            raise errors.classify(
+                error, error_scopes.Target(self._context.name, self._settings.subscription)
+            ) from error
 
 
 def _iso(at: float) -> str:

@@ -26,7 +26,7 @@ def build(
     request: base.CreateRequest,
     *,
     chosen: settings.Settings,
-    pool: settings.PoolSettings,
+    pool: settings.PoolOptions,
     region: settings.Region,
     image: str,
 ) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def build(
 def _storage(
     request: base.CreateRequest,
     chosen: settings.Settings,
-    pool: settings.PoolSettings,
+    pool: settings.PoolOptions,
     vm: str,
     image: str,
 ) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _storage(
 def _interface(
     request: base.CreateRequest,
     chosen: settings.Settings,
-    pool: settings.PoolSettings,
+    pool: settings.PoolOptions,
     region: settings.Region,
     vm: str,
 ) -> dict[str, Any]:

@@ -125,7 +125,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class PoolSettings:
+class PoolOptions:
     """A pool's options for this provider; what is empty or None is the provider's."""
 
     image: str = ""
@@ -135,6 +135,8 @@ class PoolSettings:
     public_address: bool | None = None
     #: Region -> subnet.
     subnets: Mapping[str, str] = field(default_factory=dict)
+    #: Empty for every configured region.
+    regions: tuple[str, ...] = ()
 
 
 def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list[str]]:
@@ -180,7 +182,7 @@ def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list
     return found, reader.problems
 
 
-def read_pool(given: Mapping[str, Any]) -> tuple[PoolSettings, list[str]]:
+def read_pool(given: Mapping[str, Any]) -> tuple[PoolOptions, list[str]]:
     """A pool's options, and what is wrong with them."""
     reader = options.Reader(given)
     subnets: dict[str, str] = {}
@@ -189,7 +191,7 @@ def read_pool(given: Mapping[str, Any]) -> tuple[PoolSettings, list[str]]:
         subnets[str(region)] = _id(inner, str(region), _SUBNET, "a subnet")
     public = reader.flag("public_address", False) if reader.has("public_address") else None
     reader.raw("public_address")
-    found = PoolSettings(
+    found = PoolOptions(
         image=_image(reader),
         plan=_plan(reader),
         disk_type=reader.text("disk_type", choices=DISK_TYPES),

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 from google.cloud import compute_v1
 
-from provisioners import base
+from provisioners import base, catalogue
 from provisioners.cloud_common import cache
 from provisioners.gcp import images, names, rates
 from provisioners.gcp.calls import Calls
 from provisioners.gcp.client import TIMEOUT
-
-_T = TypeVar("_T")
 
 FILE = "gcp-facts.json"
 #: Pages of a list at most: a zone has fewer machine types than one page holds.
@@ -24,6 +23,20 @@ _PAGES = 20
 def older(kept: Any) -> cache.Answers:
     """Return the answers of the file as it was until 0.1."""
     return {key: (one["value"], one["at"]) for key, one in kept.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneTypes:
+    """What a zone has; None where that is not known."""
+
+    machine_types: frozenset[str] | None
+    accelerators: frozenset[str] | None
+
+    def has(self, machine: catalogue.Machine) -> bool:
+        """Return True unless the zone is known not to have a machine."""
+        if self.machine_types is not None and machine.type_name not in self.machine_types:
+            return False
+        return not machine.accelerator or self.accelerators is None or machine.accelerator in self.accelerators
 
 
 class Availability:
@@ -51,13 +64,16 @@ class Availability:
         """The zones of a region."""
         return tuple(await self._cache.get("zones", region, lambda: self._zones(region)))
 
-    async def machine_types(self, zone: str) -> frozenset[str]:
-        """The machine types of a zone."""
-        return frozenset(await self._cache.get("types", zone, lambda: self._types(zone)))
-
-    async def accelerators(self, zone: str) -> frozenset[str]:
-        """The accelerator types of a zone."""
-        return frozenset(await self._cache.get("accelerators", zone, lambda: self._accelerators(zone)))
+    async def types(self, zone: str) -> ZoneTypes:
+        """Return what a zone has; raise only where the credentials or the request are refused."""
+        try:
+            types = await self._cache.get("types", zone, lambda: self._types(zone))
+            accelerators = await self._cache.get("accelerators", zone, lambda: self._accelerators(zone))
+        except base.ProvisionError as error:
+            if error.kind in (base.Kind.AUTH, base.Kind.CONFIG):
+                raise
+            return ZoneTypes(None, None)
+        return ZoneTypes(frozenset(types), frozenset(accelerators))
 
     def known_types(self, zone: str) -> frozenset[str] | None:
         """The machine types of a zone as far as they were asked for already."""

@@ -1,4 +1,4 @@
-"""How Compute Engine is called: off the loop, at the documented rates, every failure told in the contract's words."""
+"""Calls to Google's APIs: on threads, each within the documented rate of its group."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TypeVar
 
 from google.cloud import compute_v1
 
-from provisioners import base, catalogue, offload
+from provisioners import base, catalogue
+from provisioners.cloud_common import calls
 from provisioners.gcp import errors, names, rates
 from provisioners.gcp.client import TIMEOUT, Clients
 from provisioners.gcp.error_scopes import Target
-from provisioners.support import ratelimit
 
 _T = TypeVar("_T")
 
@@ -27,15 +27,11 @@ class Calls:
         self.clients = clients
         self.book = book
         self.project = project
-        self._door: offload.Offload | None = None
-        self._buckets: dict[rates.Group, ratelimit.Bucket] = {
-            group: ratelimit.Bucket(rate=rates.RATE, burst=rates.BURST, now=context.now, sleep=context.sleep)
-            for group in rates.Group
-            if group is not rates.Group.CREATE
-        }
+        self._threads = calls.Threads(context, WIDTH)
+        self._limits = calls.RateLimits(context)
 
     def target(self, offer: base.Offer | None = None, *, project: str = "") -> Target:
-        """Where a call goes, for what its failure says."""
+        """Return what a call is about, for its failure."""
         account = project or (offer.account if offer is not None else self.project)
         return Target(self.context.name, account, self.book, offer)
 
@@ -47,23 +43,17 @@ class Calls:
 
     async def __call__(self, group: rates.Group, work: Callable[[], _T], target: Target | None = None) -> _T:
         """Carry out a blocking call.  Raises :class:`base.ProvisionError`, and nothing else of the SDK."""
-        bucket = self._buckets.get(group)
-        if bucket is not None:
-            await bucket.take()
-        if self._door is None:
-            self._door = self.context.offload(WIDTH)
-        try:
-            return await self._door(work)
-        except Exception as error:
-            told = errors.from_exception(
-                error, target or self.target(), now=self.context.now(), creating=group is rates.Group.CREATE
-            )
-            if told.kind is base.Kind.THROTTLED and bucket is not None:
-                bucket.pause(told.retry_after)
-            raise told from error
+        creating = group is rates.Group.CREATE
+        if not creating:
+            await self._limits.bucket(group, rate=rates.RATE, burst=rates.BURST).take()
+
+        def classify(error: Exception) -> base.ProvisionError:
+            return errors.classify(error, target or self.target(), now=self.context.now(), creating=creating)
+
+        return await calls.run(self._threads, work, limits=self._limits, group=group, classify=classify)
 
     async def found(self, group: rates.Group, work: Callable[[], _T], target: Target | None = None) -> _T | None:
-        """Like a call, but None where there is nothing of that name."""
+        """Carry out a call; return None where there is nothing of that name."""
 
         def tried() -> _T | None:
             try:
@@ -89,8 +79,6 @@ class Calls:
         )
 
     def close(self) -> None:
-        """Let the threads and the connections go."""
-        door, self._door = self._door, None
-        if door is not None:
-            door.close(wait=False)
+        """Release the threads and close the connections."""
+        self._threads.close()
         self.clients.close()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from google.cloud import compute_v1
 
 from provisioners import base, options
-from provisioners.base import Finding, Level
-from provisioners.gcp import images, names, offers, permissions, quotas, rates, request, settings, tags
+from provisioners.base import Finding
+from provisioners.cloud_common import checks
+from provisioners.gcp import images, names, permissions, quotas, rates, request, settings, tags
 from provisioners.gcp.availability import Availability
 from provisioners.gcp.calls import Calls
 from provisioners.gcp.client import TIMEOUT
@@ -25,13 +26,7 @@ class _Round:
     calls: Calls
     available: Availability
     chosen: settings.Settings
-    place: str
-    findings: list[Finding] = field(default_factory=list)
-
-    def note(self, level: Level, message: str, remedy: str = "", *, place: str = "") -> None:
-        found = Finding(level, place or self.place, message, remedy)
-        if found not in self.findings:
-            self.findings.append(found)
+    findings: checks.Findings
 
 
 async def run(
@@ -41,12 +36,12 @@ async def run(
     samples: Sequence[base.CreateRequest],
     *,
     quotas: Callable[[], Awaitable[list[base.Quota]]],
-    place: str,
+    findings: checks.Findings,
 ) -> list[Finding]:
     """Every finding, worst causes first: without credentials or project nothing else is tried."""
-    round_ = _Round(calls, available, chosen, place)
+    round_ = _Round(calls, available, chosen, findings)
     if not await _project(round_):
-        return round_.findings
+        return round_.findings.found
     launches = _launches(round_, samples)
     await _permissions(round_, [launch for _, launch in launches])
     zones = await _zones(round_)
@@ -58,7 +53,7 @@ async def run(
     for sample in samples:
         await _sample(round_, sample, zones)
     await _quotas(round_, samples, quotas)
-    return round_.findings
+    return round_.findings.found
 
 
 async def _project(round_: _Round) -> bool:
@@ -69,16 +64,15 @@ async def _project(round_: _Round) -> bool:
             rates.Group.READ, lambda: clients.projects.get(project=project, retry=None, timeout=TIMEOUT)
         )
     except base.ProvisionError as error:
-        round_.note(Level.ERROR, str(error), _credential_remedy(error, project))
+        round_.findings.error(str(error), _credential_remedy(error, project))
         return False
     if found is None:
-        round_.note(
-            Level.ERROR,
+        round_.findings.error(
             f"there is no project {project}, or the credentials belong to another one and may not see it",
             "write the project's id (not its name) under `project`, or use credentials that may see it",
         )
         return False
-    round_.note(Level.OK, f"project {found.name or project} answers")
+    round_.findings.ok(f"project {found.name or project} answers")
     return True
 
 
@@ -107,8 +101,7 @@ async def _permissions(round_: _Round, launches: Sequence[settings.Launch]) -> N
             wanted.add(permissions.IDENTITY)
     if launches and all(launch.resource_tags for launch in launches):
         wanted -= permissions.BY_TAG
-        round_.note(
-            Level.OK,
+        round_.findings.ok(
             f"{', '.join(sorted(permissions.BY_TAG))}: not tried, as resource_tags may grant them by instance only",
         )
     url = f"{chosen.resource_manager}/v1/projects/{chosen.project}:testIamPermissions"
@@ -116,17 +109,16 @@ async def _permissions(round_: _Round, launches: Sequence[settings.Launch]) -> N
     try:
         told = await round_.calls(rates.Group.OTHER, lambda: round_.calls.clients.post(url, {"permissions": asked}))
     except base.ProvisionError as error:
-        round_.note(
-            Level.WARNING,
+        round_.findings.warning(
             f"the permissions could not be tested: {error}",
             "enable the Cloud Resource Manager API (cloudresourcemanager.googleapis.com) in the project",
         )
         return
     missing = sorted(wanted - set(told.get("permissions", [])))
     if missing:
-        round_.note(Level.ERROR, f"missing permissions in {chosen.project}: {', '.join(missing)}", _ROLE)
+        round_.findings.error(f"missing permissions in {chosen.project}: {', '.join(missing)}", _ROLE)
     else:
-        round_.note(Level.OK, f"{len(asked)} permissions are granted")
+        round_.findings.ok(f"{len(asked)} permissions are granted")
 
 
 def _is_own(reference: str, project: str) -> bool:
@@ -146,17 +138,17 @@ async def _zones(round_: _Round) -> dict[str, tuple[str, ...]]:
                 ),
             )
         except base.ProvisionError as error:
-            round_.note(Level.ERROR, f"region {name}: {error}", _ROLE)
+            round_.findings.error(f"region {name}: {error}", _ROLE)
             continue
         if told is None:
             hint = options.nearest(name, round_.calls.book.regions)
-            round_.note(Level.ERROR, f"the project has no region {name}{hint}", f"correct `regions.{name}`")
+            round_.findings.error(f"the project has no region {name}{hint}", f"correct `regions.{name}`")
             continue
         found[name] = tuple(sorted(names.last(one) for one in told.zones))
         for zone in region.zones:
             if zone not in found[name]:
                 hint = options.nearest(zone, found[name])
-                round_.note(Level.ERROR, f"{name} has no zone {zone}{hint}", f"correct `regions.{name}.zones`")
+                round_.findings.error(f"{name} has no zone {zone}{hint}", f"correct `regions.{name}.zones`")
     return found
 
 
@@ -178,12 +170,11 @@ async def _network(round_: _Round, launch: settings.Launch, where: str) -> None:
         try:
             found = await round_.calls.found(rates.Group.READ, ask)
         except base.ProvisionError as error:
-            round_.note(Level.WARNING, f"{reference} could not be looked at: {error}", _ROLE, place=where)
+            round_.findings.warning(f"{reference} could not be looked at: {error}", _ROLE, place=where)
             continue
         if found is None:
             key = "subnetwork" if subnetwork else "network"
-            round_.note(
-                Level.ERROR,
+            round_.findings.error(
                 f"there is no {key} {name} in {owner}{f' in {region}' if subnetwork else ''}",
                 f"correct `{key}`, or make it",
                 place=where,
@@ -193,8 +184,7 @@ async def _network(round_: _Round, launch: settings.Launch, where: str) -> None:
             and not found.auto_create_subnetworks
             and not any(f"/regions/{region}/" in one for one in found.subnetworks)
         ):
-            round_.note(
-                Level.ERROR,
+            round_.findings.error(
                 f"network {name} has no subnetwork in {region}",
                 f"name one under `regions.{region}.subnetwork`, or make it",
                 place=where,
@@ -209,18 +199,17 @@ async def _image(round_: _Round, text: str, where: str) -> None:
     try:
         if reference.family:
             link = await round_.available.image(reference)
-            round_.note(Level.OK, f"image {link}", place=where)
+            round_.findings.ok(f"image {link}", place=where)
             return
         found = await round_.calls.found(
             rates.Group.READ,
             lambda: clients.images.get(project=reference.project, image=reference.name, retry=None, timeout=TIMEOUT),
         )
     except base.ProvisionError as error:
-        round_.note(Level.ERROR, str(error), "correct `image`, or let the account use it", place=where)
+        round_.findings.error(str(error), "correct `image`, or let the account use it", place=where)
         return
     if found is None:
-        round_.note(
-            Level.ERROR,
+        round_.findings.error(
             f"there is no image {reference.name} in project {reference.project}",
             "correct `image`, or name a family: family:PROJECT/FAMILY",
             place=where,
@@ -237,18 +226,16 @@ async def _service_account(round_: _Round, launch: settings.Launch, where: str) 
             rates.Group.OTHER, lambda: round_.calls.clients.post(url, {"permissions": [_ACT_AS]})
         )
     except base.ProvisionError as error:
-        round_.note(
-            Level.WARNING,
+        round_.findings.warning(
             f"whether runnerd may use {account} could not be tested: {error}",
             "enable the IAM API (iam.googleapis.com) in the project",
             place=where,
         )
         return
     if told is None:
-        round_.note(Level.ERROR, f"there is no service account {account}", "correct `service_account`", place=where)
+        round_.findings.error(f"there is no service account {account}", "correct `service_account`", place=where)
     elif _ACT_AS not in told.get("permissions", []):
-        round_.note(
-            Level.ERROR,
+        round_.findings.error(
             f"runnerd may not give {account} to an instance: {_ACT_AS} is missing",
             f"grant roles/iam.serviceAccountUser on {account} to the account that runnerd uses",
             place=where,
@@ -257,42 +244,37 @@ async def _service_account(round_: _Round, launch: settings.Launch, where: str) 
 
 def _launches(round_: _Round, samples: Sequence[base.CreateRequest]) -> list[tuple[str, settings.Launch]]:
     """The provider's own way to launch and each pool's, with where it is written."""
-    found = [(round_.place, round_.chosen.launch)]
+    found = [(round_.findings.place, round_.chosen.launch)]
     for sample in samples:
-        launch, problems = settings.read_pool(sample.options, round_.chosen.launch, round_.calls.book)
+        pool, problems = settings.read_pool(sample.options, round_.chosen.launch, round_.calls.book)
         for problem in problems:
-            round_.note(Level.ERROR, problem, "correct the pool's options for this provider", place=_pool(sample))
-        if launch != round_.chosen.launch:
-            found.append((_pool(sample), launch))
+            round_.findings.error(problem, "correct the pool's options for this provider", place=checks.pool_of(sample))
+        if pool.launch != round_.chosen.launch:
+            found.append((checks.pool_of(sample), pool.launch))
     return found
 
 
-def _pool(sample: base.CreateRequest) -> str:
-    return f"pools.{sample.tags.get(base.TAG_POOL, sample.name)}"
-
-
 async def _sample(round_: _Round, sample: base.CreateRequest, zones: dict[str, tuple[str, ...]]) -> None:
-    where, offer = _pool(sample), sample.offer
+    where, offer = checks.pool_of(sample), sample.offer
     problem = request.user_data_problem(sample)
     if problem:
-        round_.note(Level.ERROR, problem, "shorten what the pool's instances boot with", place=where)
+        round_.findings.error(problem, "shorten what the pool's instances boot with", place=where)
     _labels(round_, sample, where)
     if offer.image:
         await _image(round_, offer.image, where)
     if offer.zone not in zones.get(offer.region, ()):
         return
-    types, accelerators = await offers.has(offer.zone, round_.available)
+    zone = await round_.available.types(offer.zone)
+    types, accelerators = zone.machine_types, zone.accelerators
     machine_type, accelerator, _ = request.split(offer.machine_type)
     if types is not None and machine_type not in types:
-        round_.note(
-            Level.ERROR,
+        round_.findings.error(
             f"{offer.zone} has no machine type {machine_type}{options.nearest(machine_type, types)}",
             "name a type that it has, other zones, or `zones: all`",
             place=where,
         )
     if accelerator and accelerators is not None and accelerator not in accelerators:
-        round_.note(
-            Level.ERROR,
+        round_.findings.error(
             f"{offer.zone} has no accelerator {accelerator}{options.nearest(accelerator, accelerators)}",
             "name another GPU, other zones, or `zones: all`",
             place=where,
@@ -304,15 +286,13 @@ def _labels(round_: _Round, sample: base.CreateRequest, where: str) -> None:
     lost = sorted(name for name in sample.tags if tags.key(name) not in made)
     same = sorted(name for name in sample.tags if name != tags.key(name) and tags.key(name) in sample.tags)
     if lost:
-        round_.note(
-            Level.WARNING,
+        round_.findings.warning(
             f"a resource has at most {tags.MOST} labels; not among them: {', '.join(lost)}",
             "give fewer tags",
             place=where,
         )
     if same:
-        round_.note(
-            Level.WARNING,
+        round_.findings.warning(
             f"as labels these tags are the same as others: {', '.join(same)}",
             "give tags names of a-z, 0-9, dash and underscore, a letter first",
             place=where,
@@ -320,7 +300,7 @@ def _labels(round_: _Round, sample: base.CreateRequest, where: str) -> None:
     changed = [name for name in tags.altered(sample.tags) if name not in lost and not name.startswith("runnerd-")]
     if changed:
         told = ", ".join(f"{name}={made[tags.key(name)]}" for name in sorted(changed) if tags.key(name) in made)
-        round_.note(Level.OK, f"in bills and lists these tags show as {told}", place=where)
+        round_.findings.ok(f"in bills and lists these tags show as {told}", place=where)
 
 
 async def _quotas(
@@ -331,7 +311,7 @@ async def _quotas(
     try:
         found = await ask()
     except base.ProvisionError as error:
-        round_.note(Level.WARNING, f"the quotas could not be read: {error}", _ROLE)
+        round_.findings.warning(f"the quotas could not be read: {error}", _ROLE)
         return
-    for quota, where in quotas.zero(found, {one.offer.key: _pool(one) for one in samples}):
-        round_.note(Level.ERROR, f"the quota {quota.name} is 0: nothing can be bought", quota.remedy, place=where)
+    for quota, where in quotas.zero(found, {one.offer.key: checks.pool_of(one) for one in samples}):
+        round_.findings.error(f"the quota {quota.name} is 0: nothing can be bought", quota.remedy, place=where)

@@ -49,7 +49,7 @@ def reason(operations: Iterable[compute_v1.Operation], ref: names.Ref, target: T
         if str(one.target_id) != ref.id:
             continue
         if one.operation_type == "insert" and one.error.errors:
-            failure = errors.from_operation(one, target)[0].failure
+            failure = errors.from_operation(one, target).failure
             return base.EndReason(EndKind.FAILED, f"its launch failed: {failure.message}", failure)
         if one.operation_type in SYSTEM:
             kind, words = SYSTEM[one.operation_type]
@@ -70,7 +70,7 @@ def failure(operations: Iterable[compute_v1.Operation], ref: names.Ref, target: 
     """Why its launch failed after it was accepted; None where it did not."""
     for one in operations:
         if str(one.target_id) == ref.id and one.operation_type == "insert" and one.error.errors:
-            return errors.from_operation(one, target)[0].failure
+            return errors.from_operation(one, target).failure
     return None
 
 

@@ -46,6 +46,11 @@ class Target:
     book: catalogue.Book
     offer: base.Offer | None = None
 
+    @property
+    def spot(self) -> bool:
+        """True for an offer in the spot market."""
+        return self.offer is not None and self.offer.market is base.Market.SPOT
+
     def __str__(self) -> str:
         if self.offer is None:
             return f"{self.provider} ({self.project})"

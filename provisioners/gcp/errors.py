@@ -13,7 +13,6 @@ import re
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import requests
@@ -24,6 +23,8 @@ from google.cloud import compute_v1
 
 from provisioners import base
 from provisioners.base import Kind
+from provisioners.cloud_common import errors
+from provisioners.cloud_common.errors import Row
 from provisioners.gcp.error_scopes import ErrorScope, Target
 from provisioners.support import numbers
 
@@ -39,90 +40,84 @@ _ZERO = 3600.0
 _MINUTE_SLACK = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What a code means."""
-
-    kind: Kind
-    scope: ErrorScope
-    block_for: float = 0.0
-    #: False where an instance may be left although its launch failed: it is looked for.
-    settled: bool = True
-
-
 _CAPACITY = Row(Kind.CAPACITY, ErrorScope.OFFER, _STOCKOUT)
 _AUTH = Row(Kind.AUTH, ErrorScope.PROJECT)
 _THROTTLED = Row(Kind.THROTTLED, ErrorScope.NOTHING)
 _CONFIG = Row(Kind.CONFIG, ErrorScope.TYPE_IN_REGION)
-_BACKEND = Row(Kind.TRANSIENT, ErrorScope.NOTHING, settled=False)
+_BACKEND = Row(Kind.TRANSIENT, ErrorScope.NOTHING, maybe_created=True)
+
+#: Rows that only the message tells apart; the first that fits counts.
+_BY_MESSAGE = (
+    Row(Kind.CONFIG, ErrorScope.ZONE, message=r"Location \S+ is not found or access is unauthorized"),
+    Row(Kind.CONFIG, ErrorScope.PROJECT, message=r"constraints/[a-z./]+"),
+    Row(
+        Kind.CONFIG, ErrorScope.TYPE_IN_ZONE, _DAY, message=r"/(machineTypes|acceleratorTypes)/|machine type with name"
+    ),
+    Row(Kind.CONFIG, ErrorScope.REGION, message=r"/(networks|subnetworks)/"),
+    Row(Kind.CONFIG, ErrorScope.TYPE, message=r"/images/"),
+)
+_REFUSED = (*_BY_MESSAGE, _CONFIG)
+
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+def normal(code: str) -> str:
+    """A code as the table has it."""
+    return _CAMEL.sub("_", code).upper()
+
 
 #: By code in capitals with underscores: ``quotaExceeded`` of an HTTP answer is ``QUOTA_EXCEEDED`` of an operation.
-TABLE: Mapping[str, Row] = MappingProxyType(
-    {
-        "ZONE_RESOURCE_POOL_EXHAUSTED": _CAPACITY,
-        "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS": _CAPACITY,
-        "RESOURCE_POOL_EXHAUSTED": _CAPACITY,
-        "INSUFFICIENT_CAPACITY": _CAPACITY,
-        "STOCKOUT": _CAPACITY,
-        # A spot instance that is preempted while it is made.
-        "UNSUPPORTED_OPERATION": Row(Kind.CAPACITY, ErrorScope.OFFER, _STOCKOUT, settled=False),
-        "QUOTA_EXCEEDED": Row(Kind.QUOTA, ErrorScope.METRIC),
-        "LIMIT_EXCEEDED": Row(Kind.QUOTA, ErrorScope.METRIC),
-        "IP_SPACE_EXHAUSTED": Row(Kind.CAPACITY, ErrorScope.REGION, _ADDRESSES),
-        "IP_SPACE_EXHAUSTED_WITH_DETAILS": Row(Kind.CAPACITY, ErrorScope.REGION, _ADDRESSES),
-        "RESOURCE_NOT_READY": Row(Kind.TRANSIENT, ErrorScope.ZONE, settled=False),
-        "RESOURCE_OPERATION_RATE_EXCEEDED": Row(Kind.TRANSIENT, ErrorScope.ZONE),
-        "VM_MIN_COUNT_NOT_REACHED": Row(Kind.TRANSIENT, ErrorScope.ZONE, settled=False),
-        # Of an operation: something that the launch needs went away under it; elsewhere it may work.
-        "RESOURCE_NOT_FOUND": Row(Kind.CAPACITY, ErrorScope.ZONE, settled=False),
-        "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE": Row(Kind.TRANSIENT, ErrorScope.OFFER),
-        "RESOURCE_ALREADY_EXISTS": Row(Kind.CONFIG, ErrorScope.OFFER, settled=False),
-        "ALREADY_EXISTS": Row(Kind.CONFIG, ErrorScope.OFFER, settled=False),
-        "RATE_LIMIT_EXCEEDED": _THROTTLED,
-        "USER_RATE_LIMIT_EXCEEDED": _THROTTLED,
-        "CONCURRENT_OPERATIONS_QUOTA_EXCEEDED": _THROTTLED,
-        "TOO_MANY_REQUESTS": _THROTTLED,
-        "PERMISSIONS_ERROR": _AUTH,
-        "IAM_PERMISSION_DENIED": _AUTH,
-        "FORBIDDEN": _AUTH,
-        "UNAUTHORIZED": _AUTH,
-        "AUTH_ERROR": _AUTH,
-        "REQUIRED_PERMISSION_DENIED": _AUTH,
-        "ACCESS_NOT_CONFIGURED": _AUTH,
-        "SERVICE_DISABLED": _AUTH,
-        "BILLING_DISABLED": _AUTH,
-        "SERVICE_ACCOUNT_ACCESS_DENIED": _AUTH,
-        "CONDITION_NOT_MET": _CONFIG,
-        "INVALID": _CONFIG,
-        "INVALID_FIELD_VALUE": _CONFIG,
-        "INVALID_USAGE": _CONFIG,
-        "INVALID_PARAMETER": _CONFIG,
-        "INVALID_ARGUMENT": _CONFIG,
-        "BAD_REQUEST": _CONFIG,
-        "PARSE_ERROR": _CONFIG,
-        "REQUIRED": _CONFIG,
-        "NOT_FOUND": _CONFIG,
-        "BACKEND_ERROR": _BACKEND,
-        "INTERNAL_ERROR": _BACKEND,
-        "SERVICE_UNAVAILABLE": _BACKEND,
-        "TIMEOUT": _BACKEND,
-    }
-)
+_ROWS: Mapping[str, Row[ErrorScope] | tuple[Row[ErrorScope], ...]] = {
+    "ZONE_RESOURCE_POOL_EXHAUSTED": _CAPACITY,
+    "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS": _CAPACITY,
+    "RESOURCE_POOL_EXHAUSTED": _CAPACITY,
+    "INSUFFICIENT_CAPACITY": _CAPACITY,
+    "STOCKOUT": _CAPACITY,
+    # A spot instance that is preempted while it is made.
+    "UNSUPPORTED_OPERATION": Row(Kind.CAPACITY, ErrorScope.OFFER, _STOCKOUT, maybe_created=True),
+    "QUOTA_EXCEEDED": Row(Kind.QUOTA, ErrorScope.METRIC),
+    "LIMIT_EXCEEDED": Row(Kind.QUOTA, ErrorScope.METRIC),
+    "IP_SPACE_EXHAUSTED": Row(Kind.CAPACITY, ErrorScope.REGION, _ADDRESSES),
+    "IP_SPACE_EXHAUSTED_WITH_DETAILS": Row(Kind.CAPACITY, ErrorScope.REGION, _ADDRESSES),
+    "RESOURCE_NOT_READY": Row(Kind.TRANSIENT, ErrorScope.ZONE, maybe_created=True),
+    "RESOURCE_OPERATION_RATE_EXCEEDED": Row(Kind.TRANSIENT, ErrorScope.ZONE),
+    "VM_MIN_COUNT_NOT_REACHED": Row(Kind.TRANSIENT, ErrorScope.ZONE, maybe_created=True),
+    # Of an operation: something that the launch needs went away under it; elsewhere it may work.
+    "RESOURCE_NOT_FOUND": (*_BY_MESSAGE, Row(Kind.CAPACITY, ErrorScope.ZONE, maybe_created=True)),
+    "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE": Row(Kind.TRANSIENT, ErrorScope.OFFER),
+    "RESOURCE_ALREADY_EXISTS": Row(Kind.CONFIG, ErrorScope.OFFER, maybe_created=True),
+    "ALREADY_EXISTS": Row(Kind.CONFIG, ErrorScope.OFFER, maybe_created=True),
+    "RATE_LIMIT_EXCEEDED": _THROTTLED,
+    "USER_RATE_LIMIT_EXCEEDED": _THROTTLED,
+    "CONCURRENT_OPERATIONS_QUOTA_EXCEEDED": _THROTTLED,
+    "TOO_MANY_REQUESTS": _THROTTLED,
+    "PERMISSIONS_ERROR": _AUTH,
+    "IAM_PERMISSION_DENIED": _AUTH,
+    "FORBIDDEN": _AUTH,
+    "UNAUTHORIZED": _AUTH,
+    "AUTH_ERROR": _AUTH,
+    "REQUIRED_PERMISSION_DENIED": _AUTH,
+    "ACCESS_NOT_CONFIGURED": _AUTH,
+    "SERVICE_DISABLED": _AUTH,
+    "BILLING_DISABLED": _AUTH,
+    "SERVICE_ACCOUNT_ACCESS_DENIED": _AUTH,
+    "CONDITION_NOT_MET": _REFUSED,
+    "INVALID": _REFUSED,
+    "INVALID_FIELD_VALUE": _REFUSED,
+    "INVALID_USAGE": _CONFIG,
+    "INVALID_PARAMETER": _CONFIG,
+    "INVALID_ARGUMENT": _CONFIG,
+    "BAD_REQUEST": _REFUSED,
+    "PARSE_ERROR": _CONFIG,
+    "REQUIRED": _CONFIG,
+    "NOT_FOUND": _REFUSED,
+    "BACKEND_ERROR": _BACKEND,
+    "INTERNAL_ERROR": _BACKEND,
+    "SERVICE_UNAVAILABLE": _BACKEND,
+    "TIMEOUT": _BACKEND,
+}
 
-#: What narrows or widens a row, by the words that only the message has; the first that is found counts.
-_WORDS: tuple[tuple[re.Pattern[str], Row], ...] = (
-    (re.compile(r"Location \S+ is not found or access is unauthorized"), Row(Kind.CONFIG, ErrorScope.ZONE)),
-    (re.compile(r"constraints/[a-zA-Z./]+"), Row(Kind.CONFIG, ErrorScope.PROJECT)),
-    (
-        re.compile(r"/(machineTypes|acceleratorTypes)/|[Mm]achine type with name"),
-        Row(Kind.CONFIG, ErrorScope.TYPE_IN_ZONE, _DAY),
-    ),
-    (re.compile(r"/(networks|subnetworks)/"), Row(Kind.CONFIG, ErrorScope.REGION)),
-    (re.compile(r"/images/"), Row(Kind.CONFIG, ErrorScope.TYPE)),
-)
-_WORDED = frozenset(
-    {"CONDITION_NOT_MET", "INVALID", "INVALID_FIELD_VALUE", "BAD_REQUEST", "NOT_FOUND", "RESOURCE_NOT_FOUND"}
-)
+TABLE = errors.Table(_ROWS, normal=normal)
 
 #: What goes wrong before a request can be sent: no address, no answer to the handshake, a certificate not trusted.
 _UNCONNECTED = (
@@ -133,7 +128,6 @@ _UNCONNECTED = (
 
 #: The SDK puts the request before what the API says.
 _SENT = re.compile(r"^[A-Z]+ https?://\S+: ")
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _QUOTA = re.compile(
     r"Quota '(?P<metric>[A-Z0-9_]+)' exceeded\.\s+Limit: (?P<limit>[0-9.]+)(?: in region (?P<region>[a-z0-9-]+))?"
 )
@@ -155,10 +149,8 @@ class Told:
     retry_after: float = 0.0
 
 
-def from_operation(
-    operation: compute_v1.Operation, target: Target, *, now: float = 0.0
-) -> tuple[base.ProvisionError, bool]:
-    """The failure that a finished operation carries, and whether it is certain that nothing is left of it."""
+def from_operation(operation: compute_v1.Operation, target: Target, *, now: float = 0.0) -> base.ProvisionError:
+    """Return the failure that a finished operation carries; ``maybe_created`` where something may be left of it."""
     first = operation.error.errors[0] if operation.error.errors else None
     if first is None:
         told = Told(("",), operation.http_error_message or "the operation failed", status=0)
@@ -176,11 +168,11 @@ def from_operation(
                 )
         told = _with_words(found)
     row = _row(told)
-    return _error(told, row, target, maybe_created=False, now=now), row.settled
+    return _error(told, row, target, maybe_created=row.maybe_created, now=now)
 
 
-def from_exception(error: BaseException, target: Target, *, now: float, creating: bool = False) -> base.ProvisionError:
-    """What a raised error of the SDK, of its credentials or of the connection means.
+def classify(error: BaseException, target: Target, *, now: float, creating: bool = False) -> base.ProvisionError:
+    """Return the failure that an exception of the SDK, of its credentials or of the connection stands for.
 
     ``creating``: the call was to make an instance, so an answer that is lost leaves it unclear whether it did.
     """
@@ -229,37 +221,23 @@ def next_minute(now: float) -> float:
     return 60.0 - now % 60.0 + _MINUTE_SLACK
 
 
-def _error(told: Told, row: Row, target: Target, *, maybe_created: bool, now: float) -> base.ProvisionError:
-    scope, block_for = target.pattern(row.scope), row.block_for
-    if row.scope is ErrorScope.METRIC:
-        scope = target.quota_pattern(told.metric, family=told.family, region=told.region)
-        if told.limit == 0:
-            block_for = _ZERO
+def _error(told: Told, row: Row[ErrorScope], target: Target, *, maybe_created: bool, now: float) -> base.ProvisionError:
     retry_after = 0.0
     if row.kind is Kind.THROTTLED:
         retry_after = told.retry_after or next_minute(now)
     code = next((one for one in told.codes if one), str(told.status or "unknown"))
-    return base.ProvisionError(
-        row.kind,
-        f"{target}: {told.message}",
-        scope=scope,
-        code=code,
-        maybe_created=maybe_created,
-        retry_after=retry_after,
-        block_for=block_for,
-    )
+    failed = errors.failure(row, f"{target}: {told.message}", code=code, target=target, retry_after=retry_after)
+    failed.maybe_created = maybe_created
+    if row.scope is ErrorScope.METRIC:
+        failed.scope = target.quota_pattern(told.metric, family=told.family, region=told.region)
+        if told.limit == 0:
+            failed.block_for = _ZERO
+    return failed
 
 
-def _row(told: Told) -> Row:
-    for code in told.codes:
-        key = normal(code)
-        row = TABLE.get(key)
-        if row is None:
-            continue
-        if key in _WORDED:
-            for words, narrower in _WORDS:
-                if words.search(told.message):
-                    return narrower
+def _row(told: Told) -> Row[ErrorScope]:
+    row = TABLE.first((code, told.message) for code in told.codes)
+    if row is not None:
         return row
     if told.status == 429:
         return _THROTTLED
@@ -267,19 +245,14 @@ def _row(told: Told) -> Row:
         return _AUTH
     if 400 <= told.status < 500:
         return _CONFIG
-    # An unknown code speaks for the smallest target, and the message is there for people.
-    return Row(Kind.TRANSIENT, ErrorScope.NOTHING if told.status else ErrorScope.OFFER, settled=False)
+    # An unknown code speaks for the smallest scope, and the message is there for people.
+    return Row(Kind.TRANSIENT, ErrorScope.NOTHING if told.status else ErrorScope.OFFER, maybe_created=True)
 
 
 def _definite(told: Told) -> bool:
-    """True where a 5xx names a reason for which nothing was made."""
-    rows = [TABLE[normal(code)] for code in told.codes if normal(code) in TABLE]
-    return bool(rows) and rows[0].settled
-
-
-def normal(code: str) -> str:
-    """A code as the table has it."""
-    return _CAMEL.sub("_", code).upper()
+    """Return True where a 5xx names a reason for which nothing was made."""
+    rows = next((TABLE.rows[normal(code)] for code in told.codes if normal(code) in TABLE.rows), ())
+    return bool(rows) and not any(row.maybe_created for row in rows)
 
 
 def _from_http(error: exceptions.GoogleAPICallError) -> Told:
@@ -302,7 +275,7 @@ def _from_http(error: exceptions.GoogleAPICallError) -> Told:
     if error.reason:
         codes.append(str(error.reason))
     codes += [str(one["reason"]) for one in error.errors if isinstance(one, Mapping) and one.get("reason")]
-    known = [one for one in codes if normal(one) in TABLE]
+    known = [one for one in codes if TABLE.find(one)]
     retry = error.response.headers.get("Retry-After", "") if error.response is not None else ""
     return _with_words(
         Told(

@@ -34,10 +34,10 @@ class Launcher:
     async def create(self, request_: base.CreateRequest) -> base.InstanceView:
         """Send the insert once and follow it.  Raises what :meth:`base.Provisioner.create` raises."""
         target = self._calls.target(request_.offer)
-        launch, problems = settings.read_pool(request_.options, self._settings.launch, self._book)
+        pool, problems = settings.read_pool(request_.options, self._settings.launch, self._book)
         if problems:
             raise base.ProvisionError(base.Kind.CONFIG, "; ".join(problems), code="InvalidOptions")
-        call = request.build(request_, self._settings, launch, now=self._context.now())
+        call = request.build(request_, self._settings, pool.launch, now=self._context.now())
 
         def insert() -> compute_v1.Operation | str:
             try:
@@ -71,15 +71,15 @@ class Launcher:
 
     async def _refused(self, operation: compute_v1.Operation, ref: names.Ref, target: Target) -> base.InstanceView:
         """Raise the error of an operation; return an instance that exists nevertheless, so that it is deleted."""
-        error, settled = errors.from_operation(operation, target, now=self._context.now())
-        if not settled:
+        error = errors.from_operation(operation, target, now=self._context.now())
+        if error.maybe_created:
             try:
                 found = await self._calls.instance(ref, target)
             except base.ProvisionError:
-                error.maybe_created = True
-                found = None
+                raise error from None
             if found is not None:
                 return self._view(found, ref.project, failure=error.failure)
+            error.maybe_created = False
         raise error
 
     async def _existing(

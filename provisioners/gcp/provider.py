@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.cloud import compute_v1
 
 from provisioners import base, catalogue
-from provisioners.cloud_common import cache
+from provisioners.cloud_common import cache, provider
+from provisioners.cloud_common import checks as findings
 from provisioners.gcp import (
     availability,
     checks,
@@ -30,18 +30,14 @@ from provisioners.gcp.calls import Calls
 from provisioners.gcp.client import TIMEOUT, Clients
 from provisioners.gcp.operations import Operations
 
-log = logging.getLogger(__name__)
 
-
-class Gcp(base.Basics):
+class Gcp(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
     """Compute Engine instances of one project."""
 
+    cloud = "gcp"
+
     def __init__(self, context: base.Context, options: Mapping[str, Any], clients: Clients | None = None) -> None:
-        self._context = context
-        self._book = catalogue.load("gcp")
-        self._settings, problems = settings.read(options, self._book)
-        if problems:
-            raise ValueError("; ".join(problems))
+        super().__init__(context, options)
         self._calls = Calls(
             context,
             clients or Clients(self._settings, secret=context.secret),
@@ -51,6 +47,7 @@ class Gcp(base.Basics):
         self._available = availability.Availability(
             self._calls, cache.Cache(context.directory, availability.FILE, now=context.now, older=availability.older)
         )
+        self._offers = offers.Offers(context.name, self._settings, self._book, self._available)
         self._operations = Operations(self._calls)
         self._unsettled = unsettled.Launches(context, self._calls, self._operations)
         self._lister = listing.Lister(context, self._book, self._calls, self._operations, self._unsettled)
@@ -64,8 +61,11 @@ class Gcp(base.Basics):
         )
 
     @classmethod
-    def validate(cls, options: Mapping[str, Any]) -> list[str]:
-        return settings.read(options, catalogue.load("gcp"))[1]
+    def read_settings(cls, options: Mapping[str, Any], book: catalogue.Book) -> tuple[settings.Settings, list[str]]:
+        return settings.read(options, book)
+
+    def read_pool(self, options: Mapping[str, Any]) -> tuple[settings.PoolOptions, list[str]]:
+        return settings.read_pool(options, self._settings.launch, self._book)
 
     @classmethod
     def validate_pool(cls, options: Mapping[str, Any]) -> list[str]:
@@ -96,27 +96,8 @@ class Gcp(base.Basics):
             for zone in (region.zones or (base.ANY,))
         )
 
-    async def start(self) -> None:
-        """Nothing is opened: credentials and connections are found when first needed, and fail by themselves."""
-        problem = self._book.load_renewed(self._context.directory)
-        if problem:
-            log.warning("%s: %s", self._context.name, problem)
-
     async def close(self) -> None:
         self._calls.close()
-
-    async def offers(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> list[base.Offer]:
-        return await offers.find(
-            shape,
-            settings.read_pool(options, self._settings.launch, self._book)[0],
-            provider=self._context.name,
-            chosen=self._settings,
-            book=self._book,
-            available=self._available,
-        )
-
-    def why_none(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> str:
-        return offers.why_none(shape, chosen=self._settings, book=self._book, available=self._available)
 
     async def quotas(self) -> list[base.Quota]:
         clients, project, place = self._calls.clients, self._settings.project, self._calls.target()
@@ -181,7 +162,7 @@ class Gcp(base.Basics):
                 lambda: self._calls.clients.instances.delete_unary(request=call, retry=None, timeout=TIMEOUT),
             )
             if operation is not None and operation.error.errors:
-                raise errors.from_operation(operation, self._calls.target(project=parsed.project))[0]
+                raise errors.from_operation(operation, self._calls.target(project=parsed.project))
         self._unsettled.forget(ref)
 
     async def end_reason(self, ref: str) -> base.EndReason:
@@ -245,5 +226,5 @@ class Gcp(base.Basics):
             self._settings,
             samples,
             quotas=self.quotas,
-            place=f"providers.{self._context.name}",
+            findings=findings.Findings(self._context.name),
         )

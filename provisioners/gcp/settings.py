@@ -93,6 +93,16 @@ class Settings:
     ca: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """A pool's options for this provider."""
+
+    #: How the pool's instances are launched.
+    launch: Launch
+    #: Empty for every configured region.
+    regions: tuple[str, ...] = ()
+
+
 def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list[str]]:
     """The settings and every problem in them."""
     reader = options.Reader(given)
@@ -126,10 +136,10 @@ def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list
     return chosen, reader.problems
 
 
-def read_pool(given: Mapping[str, Any], launch: Launch, book: catalogue.Book) -> tuple[Launch, list[str]]:
-    """What a pool launches with, over what its provider has, and every problem in it."""
+def read_pool(given: Mapping[str, Any], launch: Launch, book: catalogue.Book) -> tuple[PoolOptions, list[str]]:
+    """Return a pool's options over what its provider launches with, and every problem in them."""
     reader = options.Reader(given)
-    found = _launch(reader, launch, book)
+    found = PoolOptions(launch=_launch(reader, launch, book))
     reader.done()
     return found, reader.problems
 

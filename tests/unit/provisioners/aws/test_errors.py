@@ -125,7 +125,9 @@ async def test_a_refused_launch_says_what_is_concluded(
 
 def test_every_row_of_the_code_is_in_this_table_or_of_another_call() -> None:
     of_launches = {
-        code for code, row in errors.ROWS.items() if row.kind is not Kind.NOT_FOUND and not code.startswith("Invalid")
+        code
+        for code, (row, *_) in errors.TABLE.rows.items()
+        if row.kind is not Kind.NOT_FOUND and not code.startswith("Invalid")
     }
     assert of_launches - {row[0] for row in TABLE} == {
         "TooManyRequestsException",

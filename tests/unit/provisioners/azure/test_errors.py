@@ -210,7 +210,7 @@ async def test_the_codes_inside_an_error_count_where_the_outer_one_says_nothing(
         b'[{"code": "Conflicting", "message": "", "details": [{"code": "QuotaExceeded", "message": "too much"}]}]}}'
     )
     answer = Response(HttpRequest("PUT", "https://x/y"), wire.Answer(409, {}, body))
-    error = errors.of(
+    error = errors.classify(
         HttpResponseError(response=answer, error_format=ARMErrorFormat), error_scopes.Target("az", "s", "eastus")
     )
     assert (error.kind, error.scope, error.code) == (Kind.QUOTA, "az/s/eastus/*/*/*", "ResourceDeploymentFailure")

@@ -240,7 +240,7 @@ def test_the_disk_is_the_best_that_the_size_takes(size: str, disk: str) -> None:
     body = request.build(
         wanted,
         chosen=settings.Settings(),
-        pool=settings.PoolSettings(),
+        pool=settings.PoolOptions(),
         region=settings.Region("eastus", "/subnet"),
         image="a:b:c:1",
     )

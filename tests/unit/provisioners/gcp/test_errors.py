@@ -312,7 +312,7 @@ async def test_a_type_that_a_zone_does_not_have_is_left_alone_there_for_a_day(wo
     assert (caught.value.kind, caught.value.scope, caught.value.block_for) == (Kind.CONFIG, TYPE_IN_ZONE, 86400.0)
 
 
-@pytest.mark.parametrize("code", sorted(errors.TABLE))
+@pytest.mark.parametrize("code", sorted(errors.TABLE.rows))
 def test_every_code_of_the_table_is_written_as_codes_are_compared(code: str) -> None:
     assert errors.normal(code) == code
 
@@ -377,9 +377,9 @@ def test_what_went_wrong_on_the_way_tells_whether_anything_was_made(
     error: Exception, kind: Kind, unclear: bool
 ) -> None:
     target = Target("google", "acme-ml", catalogue.load("gcp"))
-    found = errors.from_exception(error, target, now=0.0, creating=True)
+    found = errors.classify(error, target, now=0.0, creating=True)
     assert (found.kind, found.maybe_created) == (kind, unclear)
-    assert errors.from_exception(error, target, now=0.0).maybe_created is False
+    assert errors.classify(error, target, now=0.0).maybe_created is False
 
 
 async def test_a_closed_port_is_no_open_question() -> None:
