@@ -198,7 +198,7 @@ def fold(old: Job | None, update: forges.JobUpdate, now: float) -> Job:
                 finished_at=0.0,
             )
         return job
-    if update.event is forges.JobEvent.LAPSED:
+    if update.event is forges.JobEvent.ASSIGNMENT_TIMEOUT:
         if old.state is JobState.COMPLETED or (known and old.lapses and not update.alias):
             return job
         return dataclasses.replace(job, lapses=old.lapses + 1)

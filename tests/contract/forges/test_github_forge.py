@@ -330,7 +330,7 @@ async def test_a_lapsed_assignment_stays_demand_until_the_run_is_cancelled(tmp_p
         for _ in range(700):
             await asyncio.sleep(1)
             assert lab.waiting(T4.queue) == 1
-        assert base.JobEvent.LAPSED in lab.sink.events()
+        assert base.JobEvent.ASSIGNMENT_TIMEOUT in lab.sink.events()
         [recorded] = lab.sink.jobs.values()
         assert (recorded.state, len(recorded.aliases) > 1) == (model.JobState.QUEUED, True)
         lab.app.github.cancel_job(job)

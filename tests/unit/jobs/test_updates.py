@@ -10,7 +10,7 @@ from runnerd.jobs import updates as job_updates
 from runnerd.model import JobState, Reason
 from tests.support.fakes import FULL, NONCE, QUEUE, START, ManualClock, Place, bought, registration
 
-Q, S, C, L = JobEvent.QUEUED, JobEvent.STARTED, JobEvent.COMPLETED, JobEvent.LAPSED
+Q, S, C, L = JobEvent.QUEUED, JobEvent.STARTED, JobEvent.COMPLETED, JobEvent.ASSIGNMENT_TIMEOUT
 
 
 def told(event: JobEvent, alias: str = "1", **fields: Any) -> JobUpdate:

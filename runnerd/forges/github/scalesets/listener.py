@@ -357,7 +357,7 @@ class Listener:
                 continue
             self._offers.settled(job.request)
             self.tally.note(update)
-            if update.event is base.JobEvent.LAPSED:
+            if update.event is base.JobEvent.ASSIGNMENT_TIMEOUT:
                 self._on_timeout(self, update)
         if message.statistics is not None:
             self.tally.read(message.statistics)

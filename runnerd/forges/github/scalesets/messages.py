@@ -176,7 +176,7 @@ def read_job(queue: model.Queue, entry: Any, problems: list[str], *, web: str) -
         if conclusion == "cancelled" and not runner:
             # GitHub takes an assignment back that no runner picked up and assigns the job anew; a person's cancel
             # looks the same, so only the run can tell (runpool's measurements).
-            event = base.JobEvent.LAPSED
+            event = base.JobEvent.ASSIGNMENT_TIMEOUT
     update = base.JobUpdate(
         event=event,
         queue=queue,

@@ -82,7 +82,7 @@ class Tally:
             self._assign(update.alias or str(key), key, update.repo)
             return
         self._resolve(update.alias or str(key))
-        if update.event is base.JobEvent.LAPSED:
+        if update.event is base.JobEvent.ASSIGNMENT_TIMEOUT:
             # When the new assignment came first, the job is counted there.
             if key not in self._keys:
                 self._lapsed[key] = (update.repo, self._clock.now() + GRACE)

@@ -80,7 +80,7 @@ class Sink:
                 conclusion=update.conclusion,
                 runner_name=update.runner_name or job.runner_name,
             )
-        elif update.event is base.JobEvent.LAPSED:
+        elif update.event is base.JobEvent.ASSIGNMENT_TIMEOUT:
             job = dataclasses.replace(job, lapses=job.lapses + 1)
         self.jobs[update.key] = job
 

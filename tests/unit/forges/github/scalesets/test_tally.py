@@ -47,11 +47,11 @@ def tally(clock: Clock) -> Tally:
     return Tally(clock)
 
 
-QUEUED, STARTED, COMPLETED, LAPSED = (
+QUEUED, STARTED, COMPLETED, TIMEOUT = (
     base.JobEvent.QUEUED,
     base.JobEvent.STARTED,
     base.JobEvent.COMPLETED,
-    base.JobEvent.LAPSED,
+    base.JobEvent.ASSIGNMENT_TIMEOUT,
 )
 
 
@@ -115,7 +115,7 @@ def test_a_doubted_zero_without_a_second_reading_ends_by_itself(tally: Tally, cl
 def test_a_lapsed_job_counts_until_it_is_assigned_anew(tally: Tally) -> None:
     tally.note(update(QUEUED, "a"))
     tally.read(counts(1))
-    tally.note(update(LAPSED, "a"))
+    tally.note(update(TIMEOUT, "a"))
     tally.read(counts(0))
     assert tally.demand().waiting == 1
     assert tally.demand().repos == {"acme/ml": 1}
@@ -127,7 +127,7 @@ def test_a_lapsed_job_counts_until_it_is_assigned_anew(tally: Tally) -> None:
 def test_a_lapsed_job_that_the_counts_still_hold_counts_once(tally: Tally) -> None:
     tally.note(update(QUEUED, "a"))
     tally.read(counts(1))
-    tally.note(update(LAPSED, "a"))
+    tally.note(update(TIMEOUT, "a"))
     tally.read(counts(1))
     assert tally.demand().waiting == 1
 
@@ -135,7 +135,7 @@ def test_a_lapsed_job_that_the_counts_still_hold_counts_once(tally: Tally) -> No
 def test_a_lapse_told_after_the_new_assignment_changes_nothing(tally: Tally) -> None:
     tally.note(update(QUEUED, "a"))
     tally.note(update(QUEUED, "b"))
-    tally.note(update(LAPSED, "a"))
+    tally.note(update(TIMEOUT, "a"))
     tally.read(counts(1))
     assert tally.demand().waiting == 1
     assert not tally.lapsed()
@@ -143,10 +143,10 @@ def test_a_lapse_told_after_the_new_assignment_changes_nothing(tally: Tally) -> 
 
 def test_a_lapse_is_over_when_its_run_says_so_or_its_grace_ends(tally: Tally, clock: Clock) -> None:
     for name in ("x", "y"):
-        tally.note(update(LAPSED, name, name))
+        tally.note(update(TIMEOUT, name, name))
     tally.read(counts(0))
     assert tally.demand().waiting == 2
-    tally.settle(update(LAPSED, "x", "x").key)
+    tally.settle(update(TIMEOUT, "x", "x").key)
     assert tally.demand().waiting == 1
     clock.time += GRACE + 1
     assert tally.demand().waiting == 0
