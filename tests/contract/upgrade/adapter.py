@@ -196,7 +196,7 @@ def github_cursor(cursor: Mapping[str, Any], *, pool: str, clock: Any) -> dict[s
 def gitlab_cursor(cursor: Mapping[str, Any], *, pool: str) -> dict[str, Any]:
     """What the table of followed jobs would write again after it was given this cursor."""
     queue = model.Queue("lab", "acme", pool)
-    table = jobtable.Ledger()
+    table = jobtable.JobTable()
     for job in jobtable.restore(cursor, queue):
         table.put(job)
     return {"cursor": table.cursor(queue), "running": table.running(queue)}
