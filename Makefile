@@ -50,7 +50,7 @@ unit: $(VENV)/.installed-dev
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy runnerd provisioners
+	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/towncrier build --draft --version next >/dev/null
 	$(BIN)/python -m pytest -q tests/unit/store/test_schema.py tests/unit/config/test_examples.py tests/unit/test_language.py

@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 
 from runnerd.simulator import certificates
 from tests.clouds import wire
-from tests.e2e import estates
+from tests.e2e.estates import KINDS, Estate, Instance
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ class Clouds:
     #: Which clouds there are.
     names: tuple[str, ...] = ("aws", "gcp", "azure")
     throttled: bool = True
-    estates: dict[str, estates.Estate] = field(default_factory=dict)
+    estates: dict[str, Estate] = field(default_factory=dict)
     #: Every create call so far.
     creates: list[Create] = field(default_factory=list)
     failures: dict[tuple[str, str], Failure] = field(default_factory=dict)
@@ -136,7 +136,7 @@ class Clouds:
         rng = random.Random(self.seed)
         async with contextlib.AsyncExitStack() as stack:
             for name in self.names:
-                made = estates.KINDS[name](time.time, random.Random(rng.getrandbits(64)), throttled=self.throttled)
+                made = KINDS[name](time.time, random.Random(rng.getrandbits(64)), throttled=self.throttled)
                 self.estates[name] = made
                 made.url = await stack.enter_async_context(
                     wire.serve(self._handler(made), tls=tls if made.encrypted else None)
@@ -153,7 +153,7 @@ class Clouds:
 
     # -- requests ----------------------------------------------------------------------------------------------
 
-    def _handler(self, estate: estates.Estate) -> wire.Handler:
+    def _handler(self, estate: Estate) -> wire.Handler:
         def handle(request: wire.Request) -> wire.Answer:
             try:
                 return self._handle(estate, request)
@@ -165,13 +165,14 @@ class Clouds:
 
         return handle
 
-    def _handle(self, estate: estates.Estate, request: wire.Request) -> wire.Answer:
+    def _handle(self, estate: Estate, request: wire.Request) -> wire.Answer:
         asked = estate.creates(request)
         if asked is None:
             answer = estate.handle(request)
             self._note_failure(estate, request, answer)
             return answer
-        create = Create(estate.name, *asked, began=time.time())
+        instance, region = asked
+        create = Create(estate.name, instance, region, began=time.time())
         self.creates.append(create)
         self.on_create(create, False)
         try:
@@ -183,7 +184,7 @@ class Clouds:
         self._note_failure(estate, request, answer)
         return answer
 
-    def _note_failure(self, estate: estates.Estate, request: wire.Request, answer: wire.Answer) -> None:
+    def _note_failure(self, estate: Estate, request: wire.Request, answer: wire.Answer) -> None:
         if answer.status == 429 or b"RequestLimitExceeded" in answer.body:
             # It says nothing of the place: the same is tried again when the pause is over.
             return
@@ -231,7 +232,7 @@ class Clouds:
             if ref in seen and seen[ref].on:
                 seen[ref].power_off()
 
-    def _instances(self) -> Iterator[estates.Instance]:
+    def _instances(self) -> Iterator[Instance]:
         for estate in self.estates.values():
             yield from estate.instances()
 

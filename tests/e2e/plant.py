@@ -66,7 +66,7 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
-def until(look: Callable[[], T], words: str, *, seconds: float, pause: float = 0.1) -> T:
+def until(look: Callable[[], T | None], words: str, *, seconds: float, pause: float = 0.1) -> T:
     """Look again until the look is true; what it saw.  Raises :class:`TookTooLong`."""
     deadline = time.monotonic() + seconds
     while True:
@@ -158,7 +158,7 @@ class Child:
     def cpu_seconds(self) -> float:
         """User and system time used so far."""
         times = psutil.Process(self.pid).cpu_times()
-        return times.user + times.system
+        return float(times.user + times.system)
 
     def rss(self) -> int:
         """Bytes of memory that are resident."""
@@ -261,10 +261,12 @@ class Plant:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", MARK: str(self.directory)}
 
-    def start(self, name: str, command: Sequence[str], *, out: Path | None = None, **environment: str) -> Child:
+    def start(
+        self, name: str, command: Sequence[str], *, out: Path | None = None, variables: Mapping[str, str] | None = None
+    ) -> Child:
         """Start a process that ends with the plant."""
         child = Child(
-            name, command, directory=self.directory, environment={**self.environment(), **environment}, out=out
+            name, command, directory=self.directory, environment={**self.environment(), **(variables or {})}, out=out
         )
         self.children.append(child)
         return child
@@ -288,7 +290,7 @@ class Plant:
 
     def start_daemon(self, *, wait: bool = True, seconds: float = 40.0) -> Child:
         """A daemon on the configuration; with ``wait``, until it is ready."""
-        self.daemon = self.start("daemon", command("run", "--config", str(self.config)), **self.variables)
+        self.daemon = self.start("daemon", command("run", "--config", str(self.config)), variables=self.variables)
         if wait:
             self.await_daemon(seconds)
         return self.daemon

@@ -95,12 +95,18 @@ class Site:
             **more,
         )
 
-    def run(self, *arguments: str, seconds: float = 90.0, directory: Path | None = None, **environment: str) -> Ran:
+    def run(
+        self,
+        *arguments: str,
+        seconds: float = 90.0,
+        directory: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Ran:
         """Run a command of runnerd beside the daemon, to its end."""
         done = subprocess.run(
             plants.command(*arguments),
             cwd=directory or self.plant.directory,
-            env={**self.plant.environment(), **self.plant.variables, **environment},
+            env={**self.plant.environment(), **self.plant.variables, **(environment or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

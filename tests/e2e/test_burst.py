@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.clouds import azure
 from tests.e2e import clouds, players
 from tests.e2e import plant as plants
 from tests.e2e import site as sites
@@ -76,7 +77,7 @@ def _options(site: sites.Site, name: str, regions: dict[str, str]) -> dict[str, 
         return site.aws.options(regions)
     if name == "gcp":
         return site.gcp.options(regions, credentials=site.plant.secret("gcp.json", site.gcp.key_file()))
-    return site.azure.options(regions, secret=site.plant.secret("azure.secret", sites.arm.SECRET))
+    return site.azure.options(regions, secret=site.plant.secret("azure.secret", azure.SECRET))
 
 
 @pytest.mark.parametrize("name", ["gcp", *(pytest.param(name, marks=pytest.mark.long) for name in ("aws", "azure"))])

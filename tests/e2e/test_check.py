@@ -25,7 +25,7 @@ def _pool(**more: Any) -> dict[str, Any]:
 
 def _check(site: sites.Site, **environment: str) -> list[tuple[str, str, str]]:
     """Level, place and message of each finding; the status of the command says whether there is an error."""
-    ran = site.run("check", "--config", str(site.plant.config), "--json", **environment)
+    ran = site.run("check", "--config", str(site.plant.config), "--json", environment=environment)
     found = [(one["level"], one["place"], f"{one['message']} ({one['remedy']})") for one in ran.json["findings"]]
     assert ran.status == (1 if any(level == "error" for level, _, _ in found) else 0), (ran.status, ran.err)
     return found

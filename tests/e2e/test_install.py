@@ -118,7 +118,7 @@ def _done(
         **identity,
     )
     assert ran.returncode == status, f"{command} ended with {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
-    return ran.stdout
+    return str(ran.stdout)
 
 
 def _without_python() -> dict[str, str]:
@@ -416,7 +416,7 @@ def test_the_agent_archive_runs_alone_with_the_standard_library(installed: Insta
     identity = place.account.identity
 
     def run(*arguments: str, status: int = 0) -> str:
-        words = [bare, "-I", "-S", archive, *arguments]
+        words: list[str | Path] = [bare, "-I", "-S", archive, *arguments]
         return _done(*words, cwd=place.home, environment={}, status=status, **identity)
 
     assert run("--version").startswith("runnerd agent, protocol ")

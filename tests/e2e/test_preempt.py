@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -42,8 +43,8 @@ def test_a_preemption_is_proven_in_each_cloud_and_its_place_rests(site: sites.Si
         jobs.add(seconds=60, labels=[f"gpu-{name}"], forge="github")
     running = plants.until(lambda: _all(_running(site)), "one instance of each cloud is busy", seconds=60)
     for cloud, name in running.items():
-        plants.until(lambda name=name: "took job" in _console(site, name), f"{name} tells of its job", seconds=10)
-        assert site.clouds.do(lambda name=name: _preempt(site, name)) == cloud
+        plants.until(functools.partial(_talks, site, name), f"{name} tells of its job", seconds=10)
+        assert site.clouds.do(functools.partial(_preempt, site, name)) == cloud
 
     ended = plants.until(lambda: _all(_ended(site, running)), "each end is known", seconds=PATIENCE, pause=0.5)
     for cloud, (reason, end, detail) in ended.items():
@@ -69,6 +70,10 @@ def _all(found: dict[str, Any]) -> dict[str, Any] | None:
 def _ended(site: sites.Site, running: dict[str, str]) -> dict[str, tuple[str, str, str]]:
     rows = site.plant.rows("SELECT provider, reason, [end], end_detail, id FROM instances WHERE state = 'gone'")
     return {row[0]: row[1:4] for row in rows if row[4] in running.values()}
+
+
+def _talks(site: sites.Site, name: str) -> bool:
+    return "took job" in _console(site, name)
 
 
 def _console(site: sites.Site, name: str) -> str:

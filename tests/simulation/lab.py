@@ -18,7 +18,8 @@ from typing import Any
 
 from provisioners import base
 from provisioners.offload import Offload
-from runnerd import config, daemon, errors, model, store
+from runnerd import config, errors, model, store
+from runnerd import daemon as daemons
 from runnerd.forges import base as forges
 from runnerd.forges.base import Forge
 from runnerd.forges.github.client import GitHub
@@ -26,7 +27,8 @@ from runnerd.forges.gitlab.client import GitLab
 from runnerd.lifecycle import agent_sessions
 from runnerd.simulator import app as simulator
 from runnerd.simulator import control, world
-from tests.simulation import life, machines, promises, skies, virtual
+from tests.simulation import life, machines, promises, virtual
+from tests.simulation.skies import Box, FakeSky, Sky
 
 _CONFIG = """\
 controller: sim
@@ -75,13 +77,13 @@ class Lab:
     app: simulator.App
     directory: Path
     #: By name of the provider; one that is not here when its daemon starts is the cloud that ships with runnerd.
-    skies: dict[str, skies.Sky] = field(default_factory=dict)
-    daemon: daemon.Daemon | None = None
+    skies: dict[str, Sky] = field(default_factory=dict)
+    daemon: daemons.Daemon | None = None
     life: life.Life | None = None
     machines: machines.Machines = field(init=False)
     promises: promises.Promises = field(init=False)
     #: Wraps what is built for a daemon, so that a test can break a rule on purpose.
-    mutate: Callable[[daemon.Daemon], None] = lambda daemon: None
+    mutate: Callable[[daemons.Daemon], None] = lambda daemon: None
     #: Seams at which a daemon was killed.
     deaths: list[str] = field(default_factory=list)
     #: Instances that a person ordered to end.
@@ -150,7 +152,7 @@ class Lab:
 
         def make_provisioner(settings: config.Provider, context: base.Context) -> base.Provisioner:
             if settings.name not in self.skies:
-                self.skies[settings.name] = skies.FakeSky()
+                self.skies[settings.name] = FakeSky()
             inner = self.skies[settings.name].provisioner(context, settings.options, one)
             return life.Provisioner(  # type: ignore[return-value]
                 inner,
@@ -167,7 +169,7 @@ class Lab:
                 return GitHub(name, settings, **common)
             return GitLab(name, settings, controller="sim", **common)
 
-        made = daemon.Daemon(
+        made = daemons.Daemon(
             self.settings(),
             clock=clock,
             rng=rng,
@@ -309,11 +311,11 @@ class Lab:
         """The simulated clouds themselves, by name of the provider."""
         return {name: sky.cloud for name, sky in self.skies.items()}
 
-    def boxes(self) -> list[skies.Box]:
+    def boxes(self) -> list[Box]:
         """Every machine that there is or was."""
         return [box for sky in self.skies.values() for box in sky.boxes()]
 
-    def live(self) -> list[skies.Box]:
+    def live(self) -> list[Box]:
         """Machines that exist and cost money."""
         now = self.clock.now()
         return [box for box in self.boxes() if box.live(now)]

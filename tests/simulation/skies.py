@@ -87,7 +87,7 @@ class FakeBox:
         self.ref = machine.ref
         self.key = machine.key
         self.name = machine.name
-        self.tags = machine.tags
+        self.tags: Mapping[str, str] = machine.tags
         self.created_at = machine.created_at
         self.visible_at = machine.visible_at
         self.offer = machine.offer

@@ -250,7 +250,7 @@ def test_a_state_that_cannot_be_written_for_ten_minutes(forge: str, forges: str,
         assert opened.write is full
         assert "state-unwritable" in reasons(world), world.describe()
         assert len(world.creates) == (0 if when == "before the job" else 1)
-        del opened.write  # type: ignore[attr-defined]
+        del opened.write
         await all_is_well(world)
         assert len(world.creates) == 1
 

@@ -35,7 +35,7 @@ def _believe_the_forge_alone(made: daemon.Daemon) -> None:
         if not busy:
             await reaper._end(id)  # type: ignore[arg-type]
 
-    made.controller.reaper.release = release  # type: ignore[method-assign,assignment]
+    made.controller.reaper.release = release  # type: ignore[method-assign]
 
 
 def _ignore_busy(made: daemon.Daemon) -> None:
@@ -44,7 +44,7 @@ def _ignore_busy(made: daemon.Daemon) -> None:
     async def release(id: str, *, forced: bool) -> None:
         await made.controller.reaper._end(id)  # type: ignore[arg-type]
 
-    made.controller.reaper.release = release  # type: ignore[method-assign,assignment]
+    made.controller.reaper.release = release  # type: ignore[method-assign]
 
 
 def _with_traits(made: daemon.Daemon, **changes: object) -> None:
@@ -66,7 +66,7 @@ def _replay_without_looking(made: daemon.Daemon) -> None:
             offer = launch_request.unseal(attempt.sealed, "").offer
             await launcher._replay(row.id, attempt, made.runtime.providers[row.provider], offer)
 
-    launcher.resolve = resolve  # type: ignore[method-assign,assignment]
+    launcher.resolve = resolve  # type: ignore[method-assign]
 
 
 def _expect_at_once(made: daemon.Daemon) -> None:
@@ -93,7 +93,7 @@ def _take_partial_as_complete(made: daemon.Daemon) -> None:
 
 def _spend_freely(made: daemon.Daemon) -> None:
     """Dollars are not counted before they are spent."""
-    made.controller.admission.refusal = lambda *_, **__: ""  # type: ignore[method-assign,assignment]
+    made.controller.admission.refusal = lambda *_, **__: ""  # type: ignore[method-assign]
 
 
 def _give_up_deleting(made: daemon.Daemon) -> None:
@@ -107,7 +107,7 @@ def _give_up_deleting(made: daemon.Daemon) -> None:
         if row is not None and row.state is InstanceState.ENDING:
             await reaper.close(row.id, row.reason)
 
-    reaper.delete = delete  # type: ignore[method-assign,assignment]
+    reaper.delete = delete  # type: ignore[method-assign]
 
 
 def _over(made: daemon.Daemon, name: str, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
@@ -177,7 +177,7 @@ def _forget_blocks(made: daemon.Daemon) -> None:
     """What was refused is kept in memory alone: a crash forgets it."""
 
     async def write_block(block: model.Block) -> None:
-        made.runtime.rows.blocks[block.pattern] = block
+        made.runtime.rows._blocks[block.pattern] = block
 
     made.runtime.rows.write_block = write_block  # type: ignore[method-assign]
 
@@ -220,7 +220,7 @@ def _leave_residues(made: daemon.Daemon) -> None:
     async def sweep(*_: Any) -> None:
         return None
 
-    made.controller.observer._sweep_residues = sweep  # type: ignore[method-assign]
+    made.controller.observer._sweep_residues = sweep  # type: ignore[method-assign, assignment]
 
 
 @pytest.mark.timeout(300)

@@ -6,7 +6,7 @@ The real provisioner and its SDK over the simulated cloud; a single trouble, and
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -76,7 +76,7 @@ class Cell:
     def failures(self) -> list[base.ProvisionError]:
         return [error for _, error in self.world.promises.failures]
 
-    def blocks(self) -> dict[str, model.Block]:
+    def blocks(self) -> Mapping[str, model.Block]:
         assert self.world.daemon is not None
         return self.world.daemon.runtime.rows.blocks
 

@@ -180,6 +180,10 @@ class ScriptedProvisioner(base.Basics):
     def offer(self, zone: str = "a", market: base.Market = base.Market.ON_DEMAND) -> base.Offer:
         return base.Offer(self.name, "acct", "east", zone, "small", market, self.price, 1)
 
+    @classmethod
+    def validate(cls, options: Mapping[str, Any]) -> list[str]:
+        return []
+
     def scopes(self) -> frozenset[base.Scope]:
         return frozenset(self.offer(zone).scope for zone in self.zones)
 
@@ -431,13 +435,13 @@ class Place:
         """Rows that are there already."""
         for row in rows:
             if isinstance(row, model.Instance):
-                self.rows.instances[row.id] = row
+                self.rows._instances[row.id] = row
                 if row.attempt is not None and row.attempt not in self.rows.attempts:
-                    self.rows.attempts[row.attempt] = tried(row)
+                    self.rows._attempts[row.attempt] = tried(row)
             elif isinstance(row, model.Attempt):
-                self.rows.attempts[row.key] = row
+                self.rows._attempts[row.key] = row
             elif isinstance(row, model.Job):
-                self.rows.jobs[row.key] = row
+                self.rows._jobs[row.key] = row
             else:
                 self.rows._keep(row)
                 self.book.known[row.id] = row
@@ -478,12 +482,7 @@ def place(folder: Path, clock: ManualClock, **changes: Any) -> Place:
     clouds = {}
     for name, entry in read.providers.items():
         cloud = clouds[name] = ScriptedProvisioner(name, clock)
-        found = providers.Provider(
-            name,
-            entry,
-            cloud,
-            clock,  # type: ignore[arg-type]
-        )
+        found = providers.Provider(name, entry, cloud, clock)
         for pool in read.pools.values():
             markets = pool.shape(name).markets
             told = [cloud.offer(zone, market) for zone in cloud.zones for market in markets]

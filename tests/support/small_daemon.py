@@ -107,7 +107,7 @@ class Small:
         return found
 
     @property
-    def rows(self) -> dict[model.InstanceId, model.Instance]:
+    def rows(self) -> Mapping[model.InstanceId, model.Instance]:
         return self.daemon.runtime.rows.instances
 
     def admin(self, path: Path) -> admin.Admin:
@@ -183,7 +183,7 @@ async def running(folder: Path, **more: Any) -> AsyncIterator[Small]:
         rng=random.Random(7),
         offload=offload,
         make_provisioner=daemon.provisioner,
-        make_forge=lambda name, _: Forge(name),  # type: ignore[arg-type,return-value]
+        make_forge=lambda name, _: Forge(name),
     )
     await made.start()
     small = Small(made, clock)

@@ -42,8 +42,10 @@ def composed(name: str, quotes: dict[str, list[float | None]]) -> shipped.Pair |
     accelerator, _, count = attached.rpartition("x")
     if general not in quotes or accelerator not in quotes:
         return None
-    both = list(zip(quotes[general], quotes[accelerator], strict=True))
-    on_demand, spot = (None if None in pair else pair[0] + int(count) * pair[1] for pair in both)
+    on_demand, spot = (
+        None if machine is None or attachment is None else machine + int(count) * attachment
+        for machine, attachment in zip(quotes[general], quotes[accelerator], strict=True)
+    )
     return on_demand, spot
 
 

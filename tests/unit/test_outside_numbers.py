@@ -41,7 +41,7 @@ MEANINGLESS = [*NO_NUMBERS, "-1"]
 #: More than a float can hold.
 HUGE = 10**400
 #: What a document's value may be without being a number.
-ODD_VALUES = [math.nan, math.inf, -math.inf, True, False, None, [], {}, HUGE, "nan"]
+ODD_VALUES: list[Any] = [math.nan, math.inf, -math.inf, True, False, None, [], {}, HUGE, "nan"]
 #: JSON that Python reads and no other reader does.
 NO_JSON = ['{"a": NaN}', '{"a": Infinity}', '{"a": -Infinity}', '{"a": 1e400}', '{"a": [-1e999]}']
 odd = functools.partial(pytest.mark.parametrize, ids=lambda value: f"{value!r:.20}")
@@ -108,7 +108,13 @@ def stray(place: Place, price: str, deadline: str, offer: str) -> None:
         base.TAG_DEADLINE: deadline,
     }
     place.sky.machines["i-key-vm-1"] = base.InstanceView(
-        "i-key-vm-1", "vm-1", "sky/acct/east/a", base.InstanceStatus.RUNNING, tags, START - 3600, offer=offer
+        "i-key-vm-1",
+        "vm-1",
+        base.Scope("sky/acct/east/a"),
+        base.InstanceStatus.RUNNING,
+        tags,
+        START - 3600,
+        offer=base.OfferKey.read(offer),
     )
 
 
@@ -149,7 +155,12 @@ async def test_a_price_that_no_offer_tells_yet_is_filled_in_once_one_does(
 @pytest.mark.parametrize("text", MEANINGLESS)
 async def test_a_sweep_takes_no_odd_tag_for_a_deadline(text: str) -> None:
     view = base.InstanceView(
-        "i-1", "vm-1", "s", base.InstanceStatus.RUNNING, {base.TAG_DEADLINE: text, base.TAG_PRICE: text}, START
+        "i-1",
+        "vm-1",
+        base.Scope("sky/acct/east/a"),
+        base.InstanceStatus.RUNNING,
+        {base.TAG_DEADLINE: text, base.TAG_PRICE: text},
+        START,
     )
     found = sweep_policy._instance(view, None)
     assert (found["deadline"], found["price"]) == (0.0, 0.0)
@@ -172,7 +183,7 @@ async def test_an_offer_whose_price_is_no_number_is_not_bought(place: Place, pri
     async def offered(*_: Any) -> list[base.Offer]:
         return [bad, good]
 
-    place.sky.offers = offered  # type: ignore[method-assign]
+    place.sky.offers = offered  # type: ignore[method-assign, assignment]
     await provider.refresh(pool, START)
     assert provider.known_offers(pool) == [good]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moto.core.request import Request
-from moto.ec2 import ec2_backends
+from moto.ec2.models import ec2_backends
 from moto.ec2.models.amis import Ami
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import InstanceState, StateReason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import fnmatch
 import json
 import re
@@ -147,7 +148,7 @@ class Service:
 
     # -- machines ----------------------------------------------------------------------------------------------------
 
-    def create(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def create(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         cloud, group, name = self._cloud, caller.part["group"], caller.part["vm"]
         self._group(group)
         there = cloud.machine(group, name)
@@ -175,15 +176,15 @@ class Service:
             raise state.Refused(409, "PropertyChangeNotAllowed", message)
         return self._told(200, answers.machine(self._cloud, there), "VirtualMachine")
 
-    def get(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def get(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         expand = caller.query.get("$expand", "")
         body = answers.machine(self._cloud, self._machine(caller), seen=expand.lower() == "instanceview")
         return self._told(200, body, "VirtualMachine")
 
-    def view(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def view(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         return self._told(200, answers.view(self._machine(caller)), "VirtualMachineInstanceView")
 
-    def list(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def list(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         self._group(caller.part["group"])
         if "$expand" in caller.query:
             raise state.Refused(400, "InvalidParameter", "$expand needs a $filter for scale sets here.")
@@ -194,7 +195,7 @@ class Service:
         ]
         return self._page(caller, shown, "VirtualMachine")
 
-    def delete(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def delete(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         self._group(caller.part["group"])
         one = self._cloud.machine(caller.part["group"], caller.part["vm"])
         if one is None:
@@ -208,13 +209,13 @@ class Service:
         url = self._operation_url(caller, one.region, one.deletion)
         return wire.Answer(202, {"Azure-AsyncOperation": url, "Location": url + "&monitor=true", "Retry-After": "10"})
 
-    def operation(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def operation(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         found = self._cloud.operations.get(caller.part["operation"])
         if found is None:
             raise state.Refused(404, "OperationNotFound", "There is no such operation.")
         return answers.json_answer(200, answers.operation(caller.part["operation"], *found))
 
-    def console(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def console(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         one = self._machine(caller)
         if not one.body["properties"].get("diagnosticsProfile", {}).get("bootDiagnostics", {}).get("enabled"):
             raise state.Refused(409, "BootDiagnosticsNotEnabled", "Boot diagnostics are not enabled.")
@@ -248,13 +249,13 @@ class Service:
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
-    def disks(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def disks(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         return self._page(caller, self._parts(caller, "disks"), "Disk")
 
-    def network(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def network(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         return self._page(caller, self._parts(caller, _network_kind(caller.part["kind"])), "")
 
-    def _parts(self, caller: Caller, kind: str) -> list[dict[str, Any]]:
+    def _parts(self, caller: Caller, kind: str) -> builtins.list[dict[str, Any]]:
         self._group(caller.part["group"])
         return [
             answers.part(self._cloud, part)
@@ -262,7 +263,7 @@ class Service:
             if part.kind == kind and part.group.lower() == caller.part["group"].lower()
         ]
 
-    def delete_part(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def delete_part(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         kind = "disks" if "/disks/" in caller.request.path.lower() else _network_kind(caller.part["kind"])
         key = (caller.part["group"].lower(), kind, caller.part["name"].lower())
         for its_key, part in self._cloud.parts.items():
@@ -278,7 +279,7 @@ class Service:
 
     # -- what there is to buy ------------------------------------------------------------------------------------------
 
-    def skus(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def skus(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         found = re.fullmatch(r"location eq '([^']+)'", caller.query.get("$filter", ""))
         regions = [found[1].lower()] if found else [*self._cloud.regions]
         listed = [
@@ -289,13 +290,13 @@ class Service:
         ]
         return self._page(caller, listed, "ResourceSku")
 
-    def usages(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def usages(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         region = caller.part["region"].lower()
         if region not in self._cloud.regions:
             raise state.Refused(400, "NoRegisteredProviderFound", f"No registered provider for '{region}'.")
         return self._page(caller, answers.usages(self._cloud, region), "Usage")
 
-    def versions(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def versions(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         image = judge.image(self._cloud, caller.part)
         region = caller.part["region"]
         listed = [{"name": version, "location": region, "id": caller.request.path} for version in image.versions]
@@ -303,7 +304,7 @@ class Service:
             self._validated(one, "VirtualMachineImageResource")
         return answers.json_answer(200, listed)
 
-    def version(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def version(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         image = judge.image(self._cloud, caller.part)
         if caller.part["version"] not in image.versions:
             raise state.Refused(404, "ImageVersionNotFound", f"There is no version {caller.part['version']}.")
@@ -312,12 +313,12 @@ class Service:
 
     # -- everything else ---------------------------------------------------------------------------------------------
 
-    def permissions(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def permissions(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         self._group(caller.part["group"])
         granted = {"actions": list(caller.who.actions), "notActions": list(caller.who.not_actions)}
         return self._page(caller, [granted], "")
 
-    def events(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def events(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         wanted = re.search(r"resourceUri eq '([^']+)'", caller.query.get("$filter", ""))
         if wanted is None or "eventTimestamp ge" not in caller.query["$filter"]:
             raise state.Refused(400, "BadRequest", "The $filter needs eventTimestamp.")
@@ -329,20 +330,20 @@ class Service:
         ]
         return self._page(caller, seen, "")
 
-    def subscription(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def subscription(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         body = {"subscriptionId": self._cloud.subscription, "state": self._cloud.subscription_state}
         return answers.json_answer(200, body)
 
-    def group(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def group(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         self._group(caller.part["group"])
         where = self._cloud.groups[caller.part["group"].lower()]
         return answers.json_answer(200, {"id": caller.request.path, "location": where})
 
-    def terms(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def terms(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         plan = (caller.part["publisher"], caller.part["offer"], caller.part["plan"])
         return answers.json_answer(200, {"properties": {"accepted": plan in self._cloud.accepted}})
 
-    def assign(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def assign(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         properties = (caller.body or {}).get("properties") or {}
         if not properties.get("roleDefinitionId") or not properties.get("principalId"):
             raise state.Refused(400, "BadRequest", "roleDefinitionId and principalId are required.")
@@ -352,17 +353,17 @@ class Service:
         self._cloud.roles[key] = {"id": caller.request.path, "properties": dict(properties)}
         return answers.json_answer(201, self._cloud.roles[key])
 
-    def unassign(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def unassign(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         found = self._cloud.roles.pop(caller.request.path.lower(), None)
         return answers.json_answer(200, found) if found else wire.Answer(204)
 
-    def assignments(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def assignments(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         self._group(caller.part["group"])
         prefix = caller.request.path.lower().partition("/providers/")[0]
         listed = [role for key, role in self._cloud.roles.items() if key.startswith(prefix)]
         return self._page(caller, listed, "")
 
-    def resource(self, caller: Caller, struck: list[Fault]) -> wire.Answer:
+    def resource(self, caller: Caller, struck: builtins.list[Fault]) -> wire.Answer:
         where = self._cloud.resources.get(caller.request.path.lower())
         if where is None:
             raise answers.missing(caller.request.path, caller.part["group"])
@@ -381,7 +382,7 @@ class Service:
         if problems:
             raise AssertionError(f"the simulation answers what Azure cannot: {problems}")
 
-    def _page(self, caller: Caller, items: list[dict[str, Any]], model: str) -> wire.Answer:
+    def _page(self, caller: Caller, items: builtins.list[dict[str, Any]], model: str) -> wire.Answer:
         for one in items:
             self._validated(one, model)
         start = int(caller.query.get("$skiptoken", "0"))

@@ -30,7 +30,12 @@ class Adapter(BaseAdapter):
         if isinstance(body, str):
             body = body.encode()
         assert isinstance(body, bytes)
-        asked = wire.Request(str(request.method), str(request.url), dict(request.headers), body)
+        asked = wire.Request(
+            str(request.method),
+            str(request.url),
+            {str(name): str(value) for name, value in request.headers.items()},
+            body,
+        )
         self.sent.append(asked)
         try:
             told = self._handler(asked)
@@ -76,5 +81,5 @@ def mount(
     chosen, problems = settings.read(given, catalogue.load("gcp"))
     assert not problems, problems
     if credentials is None and not chosen.credentials:
-        credentials = AnonymousCredentials()  # type: ignore[no-untyped-call]
+        credentials = AnonymousCredentials()
     return client.Clients(chosen, credentials=credentials, adapter=Adapter(handle), **more)

@@ -188,7 +188,7 @@ class Lab:
         """Reload: the same client, other queues."""
         assert self._watching is not None
         self._watching.cancel()
-        self.run(asyncio.wait_for(asyncio.gather(self._watching, return_exceptions=True), 60))  # type: ignore[arg-type]
+        self.run(asyncio.wait_for(asyncio.gather(self._watching, return_exceptions=True), 60))
         self.watch(*specs)
 
     def crash(self) -> None:
@@ -1180,10 +1180,11 @@ def test_through_any_weather_the_end_is_known_and_no_working_runner_is_removed(
             machine.finish(build)
         machine.die()
     lab.wait(400)
-    waiting = sum(1 for id_ in queued if lab.sim.jobs.get(id_).state == "pending")
+    builds = {id_: lab.sim.jobs.get(id_) for id_ in queued}
+    waiting = sum(build is not None and build.state == "pending" for build in builds.values())
     demand = lab.forge.demand(GPU)
     assert (demand.known, demand.waiting, demand.running) == (True, waiting, 0)
-    ended = {str(id_) for id_ in queued if lab.sim.jobs.get(id_).state in ("success", "failed")}
+    ended = {str(id_) for id_, build in builds.items() if build is not None and build.state in ("success", "failed")}
     told = {update.alias for update in lab.sink.updates if update.event is base.JobEvent.COMPLETED}
     seen = {update.alias for update in lab.sink.updates}
     assert told <= ended and seen & ended <= told

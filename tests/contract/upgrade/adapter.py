@@ -160,7 +160,7 @@ def settings_in_force(made: Any) -> dict[str, Any]:
 
 
 def instances_of(made: Any) -> Mapping[str, Any]:
-    return made.runtime.rows.instances  # type: ignore[no-any-return]
+    return made.runtime.rows.instances
 
 
 # -- forges ------------------------------------------------------------------------------------------------------------

@@ -173,7 +173,7 @@ async def rows(settings: Any) -> dict[str, Any]:
                 ),
             },
         }
-        return json.loads(json.dumps(plain(found)))  # type: ignore[no-any-return]
+        return json.loads(json.dumps(plain(found)))
     finally:
         await store.close()
 

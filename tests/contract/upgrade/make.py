@@ -485,7 +485,7 @@ class Maker:
         )
         await self._block(self._offers["az"][0], adapter.Kind.QUOTA, long)
 
-    def _scope(self, offer: Any, number: int) -> str:
+    def _scope(self, offer: Any, number: int) -> Any:
         root = f"{offer.provider}/{offer.account}"
         return (
             str(offer.key),

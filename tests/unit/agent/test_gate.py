@@ -24,6 +24,10 @@ class Time:
         self.at += seconds
 
 
+def _unexpected(seconds: float) -> None:
+    raise AssertionError(f"it sleeps {seconds} s")
+
+
 @pytest.fixture
 def tools(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     directory = tmp_path / "tools"
@@ -64,7 +68,7 @@ def test_the_right_gpus_pass(tools: pathlib.Path) -> None:
 
 
 def test_a_driver_that_comes_up_late_is_waited_for() -> None:
-    answers = [nvidia.Silent("not yet"), nvidia.Silent("not yet"), ["Tesla T4"]]
+    answers: list[nvidia.Silent | list[str]] = [nvidia.Silent("not yet"), nvidia.Silent("not yet"), ["Tesla T4"]]
     time = Time()
 
     def look() -> list[str]:
@@ -94,7 +98,7 @@ def test_a_missing_gpu_fails_the_gate_sooner_than_a_missing_driver() -> None:
 
 def test_the_wrong_model_fails_at_once() -> None:
     with pytest.raises(gate.Failed, match='"NVIDIA L4", wanted is t4'):
-        gate.prove(1, "t4", patience=120, look=lambda: ["NVIDIA L4"], sleep=pytest.fail)
+        gate.prove(1, "t4", patience=120, look=lambda: ["NVIDIA L4"], sleep=_unexpected)
 
 
 def test_without_a_wanted_gpu_nothing_is_asked() -> None:

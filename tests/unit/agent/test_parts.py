@@ -297,7 +297,7 @@ def test_the_runner_is_on_record_before_it_is_started(tmp_path: pathlib.Path, mo
     orders = client.Orders("run", name="acme-ci-1", kind="gitlab", command=("/bin/true",), environment={"T": "hidden"})
     place = environment.prepare(tmp_path, tmp_path, None)
     at = home.Home(tmp_path)
-    monkeypatch.setattr(runner.subprocess, "Popen", killed)
+    monkeypatch.setattr(subprocess, "Popen", killed)
     with pytest.raises(Killed):
         runner.Runner.start(orders, place, at, instance="i", base={"PATH": "/bin"})
     record = at.runner()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -227,7 +228,7 @@ def test_a_token_of_ec2_is_renewed_before_it_expires(ec2: clouds_loopback.Ec2, m
     watcher = watch(ec2, timeout=5)
     watcher.step()
     began = time.monotonic
-    monkeypatch.setattr(preemption.time, "monotonic", lambda: began() + 21600 / 2 + 1)
+    monkeypatch.setattr(time, "monotonic", lambda: began() + 21600 / 2 + 1)
     watcher.step()
     assert [method for method, _, _ in ec2.asked].count("PUT") == 2
 
@@ -620,7 +621,7 @@ def test_a_stubborn_job_is_killed_while_there_is_time_to_report_it(
     daemon: agent_loopback.Daemon, tmp_path: pathlib.Path
 ) -> None:
     notice = tmp_path / "notice"
-    pace = agent_loopback.dataclasses.replace(agent_loopback.FAST, grace=30.0, parting=3.0)
+    pace = dataclasses.replace(agent_loopback.FAST, grace=30.0, parting=3.0)
     daemon.run([script(tmp_path / "runner", STUBBORN)])
     agent = Agent(tmp_path / "home", daemon.url, pace=pace, sources=[notices.File(notice)]).start()
     daemon.wait("heartbeat", lambda body: body["worker"])
@@ -636,7 +637,7 @@ def test_a_notice_that_comes_after_the_daemons_order_still_shortens_the_grace(
     daemon: agent_loopback.Daemon, tmp_path: pathlib.Path
 ) -> None:
     notice = tmp_path / "notice"
-    pace = agent_loopback.dataclasses.replace(agent_loopback.FAST, grace=30.0, parting=0.5)
+    pace = dataclasses.replace(agent_loopback.FAST, grace=30.0, parting=0.5)
     daemon.run([script(tmp_path / "runner", STUBBORN)])
     agent = Agent(tmp_path / "home", daemon.url, pace=pace, sources=[notices.File(notice)]).start()
     daemon.wait("heartbeat", lambda body: body["worker"])

@@ -170,7 +170,7 @@ async def test_sweep_lists_what_has_no_row_and_the_daemon_takes_it_in(tmp_path: 
         found = await at.json("sweep", "--dry-run")
         assert [one["row"] for each in found["providers"] for one in each["instances"]] == ["booting"]
         assert found["unaccounted"] == 0
-        del at.small.rows[row.id]
+        del at.small.daemon.runtime.rows._instances[row.id]
         found = await at.json("sweep", "--dry-run", exit=Exit.PROBLEMS)
         assert found["unaccounted"] == 1 and row.id not in at.small.rows
         await at.json("sweep", exit=Exit.PROBLEMS)

@@ -202,7 +202,7 @@ class Sky:
     def runs(self, name: str, *, deadline: float) -> None:
         tags = {base.TAG_INSTANCE: name, base.TAG_DEADLINE: str(NOW + deadline * H)}
         self.cloud.machines[f"i-{name}"] = base.InstanceView(
-            f"i-{name}", name, "sky/acct/east/a", base.InstanceStatus.RUNNING, tags, NOW - 30 * H
+            f"i-{name}", name, base.Scope("sky/acct/east/a"), base.InstanceStatus.RUNNING, tags, NOW - 30 * H
         )
 
     def did(self) -> list[tuple[str, str]]:

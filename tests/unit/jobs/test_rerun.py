@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -43,10 +43,10 @@ def asked(place: Place, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-async def queue(place: Place, asked: list[str]) -> Iterator[rerun.Retrier]:
+async def queue(place: Place, asked: list[str]) -> AsyncIterator[rerun.Retrier]:
     made = rerun.Retrier(place.runtime)
     task = asyncio.ensure_future(made.run())
-    yield made  # type: ignore[misc]
+    yield made
     task.cancel()
 
 

@@ -56,6 +56,6 @@ async def test_blocking_work_leaves_the_loop_unless_the_width_is_zero() -> None:
     try:
         assert await door(threading.get_ident) != threading.get_ident()
         with pytest.raises(ZeroDivisionError):
-            await door(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+            await door(lambda: 1 / 0)
     finally:
         door.close()

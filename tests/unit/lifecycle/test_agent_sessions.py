@@ -406,6 +406,6 @@ async def test_forgetting_lets_a_waiting_agent_go(talk: agent_sessions.Agents, p
     place.put(registration("r1", state="registered"))
     asked = asyncio.ensure_future(talk.register(SESSION, runner_started=False))
     await settle()
-    del place.rows.instances[VM]
+    del place.rows._instances[VM]
     talk.forget(VM)
     assert (await asked)["action"] == "end"

@@ -194,7 +194,7 @@ async def test_who_waits_for_the_bucket_looks_again_at_the_offer(buyer: provisio
     place.runtime.providers["sky"].bucket("east").pause(8)
     work = asyncio.ensure_future(buyer.request(VM))
     await settle()
-    place.rows.blocks["sky"] = model.Block("sky", "auth", START + 600, START)
+    place.rows._blocks["sky"] = model.Block("sky", "auth", START + 600, START)
     await place.clock.finish(work)
     assert tries(place) == [] and tries(place, "sea") == ["a"]
 
@@ -433,8 +433,9 @@ def test_a_sealed_request_comes_back_as_it_was(place: Place) -> None:
         f"#!/bin/sh\n{base.TOKEN_PLACEHOLDER}",
         {"b": "2", "a": "1"},
         START,
-        10,
-        {"image": {"id": 7}},
+        lifetime=7200.0,
+        disk=10,
+        options={"image": {"id": 7}},
     )
     sealed = launch_request.seal(request)
     assert launch_request.seal(launch_request.unseal(sealed, base.TOKEN_PLACEHOLDER)) == sealed

@@ -45,7 +45,12 @@ def draining(place: Place, reason: Reason = Reason.IDLE, *, agent: str = "denies
     if agent != "silent":
         witness.agent_at, witness.worker = place.clock.now(), agent == "works"
     place.sky.machines[row.ref] = base.InstanceView(
-        row.ref, row.id, "sky/acct/east/a", base.InstanceStatus.RUNNING, {base.TAG_ATTEMPT: "key-vm-1"}, START
+        row.ref,
+        row.id,
+        base.Scope("sky/acct/east/a"),
+        base.InstanceStatus.RUNNING,
+        {base.TAG_ATTEMPT: "key-vm-1"},
+        START,
     )
 
 
@@ -372,11 +377,11 @@ def answers(place: Place, *, console: Any = "[ 1.0] booted\n", why: Any = None) 
 
     async def console_log(ref: str) -> str | None:
         calls.append("console")
-        return await answer(console)  # type: ignore[no-any-return]
+        return await answer(console)
 
     async def end_reason(ref: str) -> base.EndReason:
         calls.append("why")
-        return await answer(why or base.EndReason(place.sky.ends))  # type: ignore[no-any-return]
+        return await answer(why or base.EndReason(place.sky.ends))
 
     delete = place.sky.delete
 

@@ -324,8 +324,8 @@ def test_what_is_derived_at_the_scrape(measured: Measured, place: fakes.Place) -
         fakes.registration(),
     )
     place.forge.demands["gpu"] = model.Demand(waiting=7, known=True, as_of=fakes.START)
-    place.rows.blocks["sky/*/east/*/*/spot"] = model.Block("sky/*/east/*/*/spot", "capacity", fakes.START + 60, 0.0)
-    place.rows.blocks["sky/*/west/*/*/spot"] = model.Block("sky/*/west/*/*/spot", "capacity", fakes.START - 60, 0.0)
+    place.rows._blocks["sky/*/east/*/*/spot"] = model.Block("sky/*/east/*/*/spot", "capacity", fakes.START + 60, 0.0)
+    place.rows._blocks["sky/*/west/*/*/spot"] = model.Block("sky/*/west/*/*/spot", "capacity", fakes.START - 60, 0.0)
     residue = base.Residue("disk", "d-1", base.Scope("sky/acct/east/a"), {}, 0.0)
     place.runtime.providers["sky"].listing = base.Listing((), frozenset(), (residue,))
     place.runtime.alarms.ring("provider", "sky", "listing-failed", "no")

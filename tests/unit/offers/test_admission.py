@@ -82,7 +82,7 @@ def test_what_lives_and_what_was_spent_today_is_counted(tmp_path: Path, clock: M
     desk = books(place)
     ((_, committed),) = desk.totals("all", "")
     assert committed == pytest.approx(7.0)
-    assert desk.left("all", "", offer(), LIFE) == (pytest.approx(3.0), pytest.approx(2.0))
+    assert desk.left("all", "", offer(), LIFE) == pytest.approx((3.0, 2.0))
     assert desk.admit(offer(), pool="gpu", repo="", lifetime=LIFE) == ""
     assert "$9.00 of $10.00" in desk.admit(offer(), pool="gpu", repo="", lifetime=LIFE)
 

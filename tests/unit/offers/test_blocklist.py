@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ def keeper(place: Place) -> blocklist.Blame:
     return blocklist.Blame(place.runtime)
 
 
-def machine(number: int, **fields: object) -> model.Instance:
+def machine(number: int, **fields: Any) -> model.Instance:
     offer = f"sky/acct/east/a/type-{number}/spot"
     return dataclasses.replace(bought(f"vm-{number}"), offer=offer, image="image-1", market="spot", **fields)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from provisioners.base import Market, Offer, OfferPattern, Quota, Unit
+from runnerd import model
 from runnerd.offers import quotas
 from tests.support.fakes import instance
 
@@ -14,7 +15,7 @@ def quota(unit: Unit, limit: float, used: float = 0.0, pattern: str = "sky/acct/
     return Quota("L-1", OfferPattern(pattern), unit, limit, used, NOW, remedy="https://quotas.example")
 
 
-def counted(*told: Quota, rows: tuple = ()) -> quotas.Quotas:
+def counted(*told: Quota, rows: tuple[model.Instance, ...] = ()) -> quotas.Quotas:
     made = quotas.Quotas()
     made.count({"sky": told}, rows)
     return made

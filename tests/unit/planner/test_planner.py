@@ -128,7 +128,8 @@ def test_a_closed_offer_list_is_named_and_buys_nothing() -> None:
 @pytest.mark.parametrize("state", ["drained", "retired"])
 def test_a_drained_or_retired_pool_buys_nothing_registers_nothing_and_drops_what_is_planned(state: str) -> None:
     rows = [instance("vm-1", "planned"), instance("vm-2", "ready")]
-    made = plan(pool(view(5), warm=2, **{state: True}), rows, evidence=asking(rows[1]))
+    held: dict[str, Any] = {state: True}
+    made = plan(pool(view(5), warm=2, **held), rows, evidence=asking(rows[1]))
     assert launches(made) == 0
     assert of(made, planner.Drop) == [planner.Drop(InstanceId("vm-1"), Reason.NOT_WANTED)]
     assert of(made, planner.Register) == []

@@ -157,7 +157,12 @@ async def test_a_request_whose_answer_could_not_be_written_is_resolved(make: Mak
     place, desk = make()
     place.put(bought("vm-1", "requesting", ref=""))
     place.sky.machines["i-key-vm-1"] = base.InstanceView(
-        "i-key-vm-1", "vm-1", "sky/acct/east/a", base.InstanceStatus.RUNNING, {base.TAG_ATTEMPT: "key-vm-1"}, START
+        "i-key-vm-1",
+        "vm-1",
+        base.Scope("sky/acct/east/a"),
+        base.InstanceStatus.RUNNING,
+        {base.TAG_ATTEMPT: "key-vm-1"},
+        START,
     )
     wants(place, 1)
     await passes(desk, clock, 5)

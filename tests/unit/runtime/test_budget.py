@@ -87,8 +87,8 @@ def test_what_was_spent_is_split_at_midnight_and_found_by_the_windows_it_falls_i
     (today,) = budget.windows(wall=START, per_day=1)
     (yesterday,) = budget.windows(wall=START - DAY, per_day=1)
     (always,) = budget.windows(wall=START, total=1)
-    assert list(tally.inside(today)) == [(ACCOUNT, pytest.approx(4.0))]
-    assert list(tally.inside(yesterday)) == [(ACCOUNT, pytest.approx(6.0))]
+    assert dict(tally.inside(today)) == pytest.approx({ACCOUNT: 4.0})
+    assert dict(tally.inside(yesterday)) == pytest.approx({ACCOUNT: 6.0})
     assert sum(dollars for _, dollars in tally.inside(always)) == pytest.approx(10.0)
 
 

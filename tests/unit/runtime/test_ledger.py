@@ -34,7 +34,7 @@ async def test_a_burst_is_one_commit_with_an_event_for_each(rows: ledger.Ledger,
 
 
 async def test_a_step_is_committed_with_its_event_before_it_is_seen(rows: ledger.Ledger, book: Book) -> None:
-    rows.instances[model.InstanceId("vm-1")] = instance("vm-1", "planned")
+    rows._instances[model.InstanceId("vm-1")] = instance("vm-1", "planned")
     book.gate = asyncio.Event()
     step = asyncio.ensure_future(rows.step(model.InstanceId("vm-1"), S.REQUESTING))
     await settle()
@@ -46,21 +46,21 @@ async def test_a_step_is_committed_with_its_event_before_it_is_seen(rows: ledger
 
 
 async def test_an_illegal_step_is_refused_and_writes_nothing(rows: ledger.Ledger, book: Book) -> None:
-    rows.instances[model.InstanceId("vm-1")] = instance("vm-1", "planned")
+    rows._instances[model.InstanceId("vm-1")] = instance("vm-1", "planned")
     with pytest.raises(errors.IllegalTransition):
         await rows.step(model.InstanceId("vm-1"), S.BUSY)
     assert not book.commits
 
 
 async def test_a_step_from_another_state_than_expected_does_nothing(rows: ledger.Ledger, book: Book) -> None:
-    rows.instances[model.InstanceId("vm-1")] = instance("vm-1", "draining")
+    rows._instances[model.InstanceId("vm-1")] = instance("vm-1", "draining")
     assert await rows.step(model.InstanceId("vm-1"), S.REGISTERING, expect={S.READY}) is None
     assert await rows.step(model.InstanceId("nobody"), S.GONE) is None
     assert not book.commits
 
 
 async def test_of_two_tasks_that_want_the_same_step_one_is_told_that_it_was_late(rows: ledger.Ledger) -> None:
-    rows.instances[model.InstanceId("vm-1")] = instance("vm-1", "ready")
+    rows._instances[model.InstanceId("vm-1")] = instance("vm-1", "ready")
     answers = await asyncio.gather(
         rows.step(model.InstanceId("vm-1"), S.REGISTERING, expect={S.READY}),
         rows.step(model.InstanceId("vm-1"), S.DRAINING, expect={S.READY}),
@@ -97,9 +97,9 @@ async def test_a_refused_write_leaves_memory_as_it_was(rows: ledger.Ledger, book
 
 
 async def test_attempt_and_registration_are_in_the_same_commit_as_the_step(rows: ledger.Ledger, book: Book) -> None:
-    rows.instances[model.InstanceId("vm-1")] = instance("vm-1", "planned")
+    rows._instances[model.InstanceId("vm-1")] = instance("vm-1", "planned")
     await rows.step(model.InstanceId("vm-1"), S.REQUESTING, attempt_row=attempt())
-    rows.instances[model.InstanceId("vm-1")] = instance("vm-1", "ready")
+    rows._instances[model.InstanceId("vm-1")] = instance("vm-1", "ready")
     await rows.step(model.InstanceId("vm-1"), S.REGISTERING, registration_row=registration(state="registering"))
     kinds = [{type(change).__name__ for change in commit} for commit in book.commits]
     assert kinds == [{"Instance", "Attempt", "Event"}, {"Instance", "Registration", "Event"}]
@@ -133,7 +133,7 @@ async def test_time_in_a_state_starts_with_the_step_and_amending_does_not_touch_
     rows: ledger.Ledger, clock: ManualClock, book: Book
 ) -> None:
     row = instance("vm-1", "booting", age=100.0)
-    rows.instances[row.id] = row
+    rows._instances[row.id] = row
     await clock.advance(5)
     amended = await rows.amend(row.id, repo="acme/ml")
     assert amended is not None and amended.since == row.since
@@ -146,7 +146,7 @@ async def test_time_in_a_state_starts_with_the_step_and_amending_does_not_touch_
 
 async def test_a_step_keeps_reason_and_detail_unless_told_otherwise(rows: ledger.Ledger) -> None:
     row = instance("vm-1", "draining", reason=Reason.IDLE, detail="waited in vain")
-    rows.instances[row.id] = row
+    rows._instances[row.id] = row
     kept = await rows.step(row.id, S.ENDING)
     assert kept is not None and (kept.reason, kept.detail) == (Reason.IDLE, "waited in vain")
 
@@ -154,7 +154,7 @@ async def test_a_step_keeps_reason_and_detail_unless_told_otherwise(rows: ledger
 async def test_listeners_see_the_row_before_and_after(rows: ledger.Ledger) -> None:
     seen: list[tuple[str, str]] = []
     rows.on_step.append(lambda old, new: seen.append((old.state.value, new.state.value)))
-    rows.instances[model.InstanceId("vm-1")] = instance("vm-1", "planned")
+    rows._instances[model.InstanceId("vm-1")] = instance("vm-1", "planned")
     await rows.step(model.InstanceId("vm-1"), S.REQUESTING)
     assert seen == [("planned", "requesting")]
 
@@ -195,7 +195,7 @@ async def test_what_was_closed_before_a_restart_is_not_counted_again(rows: ledge
 
 
 async def test_what_never_ran_costs_nothing(rows: ledger.Ledger) -> None:
-    rows.instances[model.InstanceId("vm-1")] = instance("vm-1", "planned")
+    rows._instances[model.InstanceId("vm-1")] = instance("vm-1", "planned")
     await rows.step(model.InstanceId("vm-1"), S.FAILED, reason=Reason.NO_OFFER)
     assert rows.tally.dollars == {} and rows.instances == {}
 
@@ -266,7 +266,7 @@ async def test_a_late_proof_is_durable_before_it_is_announced_and_is_taken_once(
 
 @pytest.mark.parametrize("kind", [base.EndKind.PREEMPTED, base.EndKind.UNKNOWN])
 async def test_a_proof_without_a_gone_row_is_none(rows: ledger.Ledger, book: Book, kind: base.EndKind) -> None:
-    rows.instances[model.InstanceId("vm-1")] = bought("vm-1", "ending")
+    rows._instances[model.InstanceId("vm-1")] = bought("vm-1", "ending")
     assert await rows.prove(model.InstanceId("vm-1"), kind) is None
     assert await rows.prove(model.InstanceId("never-seen"), kind) is None
     assert not book.commits

@@ -38,7 +38,7 @@ def offences(tree: ast.AST) -> Iterator[str]:
                 continue
             owner = ast.unparse(target_node.value.value).split(".")[-1].lstrip("_")
             if owner in ("rows", "ledger") and target_node.value.attr.lstrip("_") in TABLES:
-                yield f"line {node.lineno}: {ast.unparse(target_node)}"
+                yield f"line {target_node.lineno}: {ast.unparse(target_node)}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())

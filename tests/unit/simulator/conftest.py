@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from runnerd.simulator import app, github, http, world
+from runnerd.simulator.github import entities
 
 START = 1_780_000_000.0
 BASE = "https://github.sim.invalid"
@@ -89,7 +90,7 @@ class Sim:
         sent = {"User-Agent": "tests", "Authorization": auth or f"Bearer {self.token}", **(headers or {})}
         return await self.app.handle(http.request(method, target, headers=sent, json_body=body))
 
-    async def queue(self, labels: list[str] | None = None, **more: Any) -> list[github.entities.GithubJob]:
+    async def queue(self, labels: list[str] | None = None, **more: Any) -> list[entities.GithubJob]:
         """Queue jobs of acme/ml."""
         body = {"forge": "github", "repo": "acme/ml", "labels": labels or ["gpu-t4"], **more}
         answer = await self.call("POST", "/_sim/jobs", body)

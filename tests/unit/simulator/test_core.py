@@ -32,7 +32,9 @@ def router(*templates: str) -> http.Router:
 )
 def test_a_literal_segment_wins_and_parameters_are_decoded_after_splitting(path, template, params):
     made = router("/a/{x}", "/a/fixed", "/a/{x}/deep", "/files/{rest:path}")
-    route, request = made.match(http.request("GET", path))
+    matched = made.match(http.request("GET", path))
+    assert matched is not None
+    route, request = matched
     assert (route.template, dict(request.params)) == (template, params)
 
 

@@ -10,7 +10,7 @@ import json
 import jwt
 import pytest
 
-from runnerd.simulator import github
+from runnerd.simulator import github, http
 
 SHA = "8d8d36e94cbb508aba7b35971e473ad63c30ef8f"
 JIT = "/orgs/acme/actions/runners/generate-jitconfig"
@@ -28,7 +28,7 @@ async def installation_token(sim) -> str:
     id = (await sim.call("GET", "/orgs/acme/installation", auth=auth)).json()["id"]
     minted = await sim.call("POST", f"/app/installations/{id}/access_tokens", auth=auth)
     assert minted.status == 201
-    return minted.json()["token"]
+    return str(minted.json()["token"])
 
 
 async def finished(sim, conclusion: str = "succeeded", **more):
@@ -297,7 +297,7 @@ async def test_a_report_is_posted_to_the_pull_request_of_a_commit_and_updated(si
     [listed] = (await sim.call("GET", base)).json()
     await sim.call("PATCH", f"/repos/acme/nst/issues/comments/{listed['id']}", {"body": "# new"})
     assert [item["body"] for item in (await sim.call("GET", base)).json()] == ["# new"]
-    page = await sim.app.handle(github.http.request("GET", "/acme/nst/pull/5"))
+    page = await sim.app.handle(http.request("GET", "/acme/nst/pull/5"))
     assert "<h1>new</h1>" in page.text
     assert (await sim.call("POST", "/repos/acme/nst/issues/9/comments", {"body": "x"})).status == 201
     assert (await sim.call("POST", "/repos/acme/nst/issues/10/comments", {"body": "x"})).status == 404

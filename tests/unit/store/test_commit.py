@@ -70,6 +70,8 @@ async def test_a_bad_change_fails_its_own_caller_alone(state):
 
 
 async def test_each_caller_gets_an_exception_of_its_own(state):
+    one: BaseException
+    two: BaseException
     one, two = await asyncio.gather(state.write(bad("x")), state.write(bad("y")), return_exceptions=True)
     assert one is not two and one.__cause__ is not None
 

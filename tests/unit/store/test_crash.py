@@ -45,6 +45,7 @@ def killed_after(lines: int, url: str) -> list[str]:
     )
     try:
         said = []
+        assert child.stdout is not None
         for line in child.stdout:
             said.append(line)
             if len(said) == lines:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,10 +15,10 @@ from runnerd.store import engine
 from . import facts
 
 
-def admin(url: str) -> psycopg.Connection:
+def admin(url: str) -> psycopg.Connection[Any]:
     """A connection beside the store's."""
     parsed = engine.parse(url)
-    return psycopg.connect(host=parsed.query["host"], user="postgres", dbname=parsed.database, autocommit=True)
+    return psycopg.connect(host=str(parsed.query["host"]), user="postgres", dbname=parsed.database, autocommit=True)
 
 
 def terminate(url: str) -> int:

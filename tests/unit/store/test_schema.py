@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -146,7 +148,7 @@ class TestOlder:
         def full(source: Path, target: Path) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(backup.os, "replace", full)
+        monkeypatch.setattr(os, "replace", full)
         with pytest.raises(errors.StoreUnwritable, match=r"not begun.*No space left"):
             await opened(file_url)
         assert store.current(file_url) == HEAD
@@ -231,7 +233,7 @@ class TestSecond:
                     ("attempts", {**ATTEMPT_ROW, "instance": "rd-7"}),
                     ("registrations", {**REGISTRATION_ROW, "instance": "rd-7"}),
                 ):
-                    columns = [sa.column(name) for name in row]
+                    columns: list[sa.ColumnClause[Any]] = [sa.column(name) for name in row]
                     connection.execute(sa.insert(sa.table(table, *columns)).values(row))
         return durable_url
 
@@ -266,7 +268,7 @@ class TestSecond:
             connection.connection.driver_connection.execute("PRAGMA foreign_keys=OFF")
             with connection.begin():
                 row = {**ATTEMPT_ROW, "instance": "nobody"}
-                columns = [sa.column(name) for name in row]
+                columns: list[sa.ColumnClause[Any]] = [sa.column(name) for name in row]
                 connection.execute(sa.insert(sa.table("attempts", *columns)).values(row))
         with pytest.raises(errors.StoreError, match="attempts that points nowhere"):
             store.migrate(file_url)

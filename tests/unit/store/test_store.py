@@ -292,7 +292,7 @@ class TestQuestions:
     async def test_a_follower_misses_no_event_and_sees_none_twice(self, state):
         await state.write(model.Event(1.0, "daemon", "d", "before"))
         [(last, _)] = await state.trail()
-        seen = []
+        seen: list[str] = []
 
         async def follow() -> bool:
             nonlocal last

@@ -10,6 +10,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,9 +22,11 @@ from . import facts
 BIG = model.Event(1.0, "daemon", "d", "big", detail="x" * 300_000)
 
 
-def sql(state: store.Store, statement: str) -> object:
+def sql(state: store.Store, statement: str) -> Any:
     """A statement on the store's own writing connection, outside a transaction."""
-    cursor = state._database._writer.connection.cursor()
+    writer = state._database._writer
+    assert writer is not None
+    cursor = writer.connection.cursor()
     return (cursor.execute(statement).fetchone() or [None])[0]
 
 

@@ -8,15 +8,16 @@ import logging
 from typing import Any
 
 import pytest
+from aiohttp import web
 
-from runnerd import errors, read_model
+from runnerd import errors, model, read_model
 from runnerd.bootstrap import agent_archive
 from runnerd.web import agents, peers, wire
 from tests.support import fakes
 from tests.unit.web import web_daemon
 
-BOOT = fakes.TOKENS.boot(fakes.model.AttemptKey("key-vm-1"))
-SESSION = fakes.TOKENS.session(fakes.model.AttemptKey("key-vm-1"), fakes.NONCE)
+BOOT = fakes.TOKENS.boot(model.AttemptKey("key-vm-1"))
+SESSION = fakes.TOKENS.session(model.AttemptKey("key-vm-1"), fakes.NONCE)
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -165,7 +166,7 @@ async def test_registration_is_held_open_and_answered_when_the_listener_closes(w
     )
     for _ in range(200):
         await asyncio.sleep(0.005)
-        if place.runtime.witness(fakes.model.InstanceId("vm-1")).asking:
+        if place.runtime.witness(model.InstanceId("vm-1")).asking:
             break
     assert not asked.done()
     world.public.release()
@@ -182,7 +183,7 @@ async def test_registration_that_nobody_wants_is_answered_within_the_hold(
     )
     for _ in range(200):
         await asyncio.sleep(0.005)
-        if place.runtime.witness(fakes.model.InstanceId("vm-1")).asking:
+        if place.runtime.witness(model.InstanceId("vm-1")).asking:
             break
     await clock.advance(26.0)
     assert await (await asked).json() == {"action": "wait", "after": 0.0}
@@ -249,7 +250,7 @@ async def test_before_the_start_agents_are_asked_to_come_again(clock: fakes.Manu
     unborn = read_model.Served(read_model.Progress(), agent_archive.Bundle(b"", "a" * 64))
     application = agents.Agents(unborn, peers.Peers(clock.now), on_hello=print)
     gate = wire.Gate("public")
-    app = web_daemon.web.Application(middlewares=[gate.middleware])
+    app = web.Application(middlewares=[gate.middleware])
     app.add_routes(application.routes())
     async with web_daemon.served(app) as client:
         answer = await client.post("/agent/v1/hello", json={}, headers=bearer(BOOT))

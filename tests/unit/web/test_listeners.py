@@ -9,9 +9,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
-from runnerd import assets, config, errors
+from runnerd import assets, config, errors, model
 from runnerd.agent import client, state
+from runnerd.forges import base as forges
 from runnerd.metrics import counters
 from runnerd.web import listeners, wire
 from tests.support import fakes
@@ -93,7 +95,7 @@ async def test_a_packed_body_is_taken_as_it_is(both: listeners.Listeners, place:
 
     async def webhook(headers: Any, body: bytes) -> Any:
         taken.append(body)
-        return fakes.forges.WebhookAnswer(200, "noted")
+        return forges.WebhookAnswer(200, "noted")
 
     place.forge.webhook = webhook  # type: ignore[method-assign]
     head = b"POST /webhooks/hub HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\n\x1f\x8bzip"
@@ -124,13 +126,13 @@ async def test_a_listener_that_is_off_is_not_opened(running: web_daemon.Daemon, 
 
 async def test_closing_answers_who_waits(both: listeners.Listeners, place: fakes.Place) -> None:
     place.put(fakes.bought("vm-1", "ready", agent_nonce=fakes.NONCE))
-    session = fakes.TOKENS.session(fakes.model.AttemptKey("key-vm-1"), fakes.NONCE)
+    session = fakes.TOKENS.session(model.AttemptKey("key-vm-1"), fakes.NONCE)
     url = "http://{}:{}/agent/v1/register".format(*both.addresses["public"])
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {session}"}) as client:
         asked = asyncio.ensure_future(client.post(url, json={"runner_started": False}))
         for _ in range(200):
             await asyncio.sleep(0.005)
-            if place.runtime.witness(fakes.model.InstanceId("vm-1")).asking:
+            if place.runtime.witness(model.InstanceId("vm-1")).asking:
                 break
         await asyncio.wait_for(both.close(), 4)
         assert (await (await asked).json())["action"] == "wait"
@@ -144,7 +146,7 @@ async def test_more_requests_than_a_listener_bears_are_turned_away() -> None:
         await go.wait()
         return wire.answer({})
 
-    app = web_daemon.web.Application(middlewares=[gate.middleware])
+    app = web.Application(middlewares=[gate.middleware])
     app.router.add_get("/", slow)
     async with web_daemon.served(app) as client:
         first = asyncio.ensure_future(client.get("/"))
@@ -159,7 +161,7 @@ async def test_the_shipped_agent_speaks_with_the_listener(both: listeners.Listen
     place.put(fakes.bought("vm-1", "booting"))
     host, port = both.addresses["public"]
     line = client.Client(f"http://{host}:{port}", timeout=5)
-    boot = fakes.TOKENS.boot(fakes.model.AttemptKey("key-vm-1"))
+    boot = fakes.TOKENS.boot(model.AttemptKey("key-vm-1"))
     welcome = client.Welcome.read(await asyncio.to_thread(line.hello, boot, fakes.NONCE))
     assert (welcome.instance, welcome.gpus, welcome.gpu) == ("vm-1", 1, "t4")
     line.session = welcome.session

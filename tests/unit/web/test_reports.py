@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import pytest
@@ -134,6 +135,6 @@ async def test_a_disk_that_is_full_asks_to_come_again(
     def full(*given: Any) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(assets.os, "write", full)
+    monkeypatch.setattr(os, "write", full)
     answer = await world.post(upload(images), data=web_daemon.PNG)
     assert (answer.status, answer.headers["Retry-After"]) == (503, "5")

@@ -55,7 +55,7 @@ def test_a_failing_project_is_asked_less_and_less_up_to_a_minute() -> None:
         gaps.append(slot.due - now)
         now = slot.due
     assert gaps[0] <= 2.0 and 48.0 <= gaps[-1] <= 60.0 and max(gaps) <= 60.0
-    assert slot.asked and not slot.polled_at
+    assert slot is not None and slot.asked and not slot.polled_at
 
 
 def test_a_hint_goes_before_the_round_but_not_for_ever() -> None:

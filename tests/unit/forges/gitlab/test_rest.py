@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 
@@ -159,8 +160,8 @@ async def test_little_left_of_the_servers_limit_stops_polls_but_not_runners(
     client: rest.Rest, server: Server, clock: Clock
 ) -> None:
     date = "Mon, 21 Sep 2026 14:13:20 GMT"
-    left = {"date": date, "ratelimit_limit": "600", "ratelimit_remaining": "30"}
-    server.handler = lambda request: ok({}, ratelimit_reset=str(int(START) + 30), **left)
+    left: dict[str, Any] = {"date": date, "ratelimit_limit": "600", "ratelimit_remaining": "30"}
+    server.handler = lambda request: ok({}, **left, ratelimit_reset=str(int(START) + 30))
     await client.get("/x", what="poll", urgency=pace.Urgency.BACKGROUND)
     await client.call("POST", "/user/runners", what="create", body={})
     await client.get("/x", what="poll", urgency=pace.Urgency.BACKGROUND)

@@ -197,10 +197,10 @@ async def test_quotas_tell_what_is_used_by_everybody(world: World) -> None:
     await provider.create(foreign)
     world.settle()
     told = {one.pattern: one for one in await provider.quotas()}
-    mine = told["aws/own/us-east-1/*/g[0-9]*|gr[0-9]*|vt[0-9]*/on-demand"]
+    mine = told[base.OfferPattern("aws/own/us-east-1/*/g[0-9]*|gr[0-9]*|vt[0-9]*/on-demand")]
     assert (mine.limit, mine.used, mine.unit) == (48.0, 8.0, base.Unit.VCPUS)
     assert "L-DB2E81BA" in mine.remedy
-    assert told["aws/own/us-east-1/*/g[0-9]*|gr[0-9]*|vt[0-9]*/spot"].used == 0
+    assert told[base.OfferPattern("aws/own/us-east-1/*/g[0-9]*|gr[0-9]*|vt[0-9]*/spot")].used == 0
     assert len(told) == 2 * 7
 
 

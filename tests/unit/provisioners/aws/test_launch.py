@@ -290,7 +290,11 @@ async def test_a_cancelled_launch_is_carried_out_once_and_found_by_a_replay(worl
 
 async def test_the_token_names_zone_type_and_market(world: World) -> None:
     wanted = await request(await world.provider())
-    others = [{"zone": "us-east-1b"}, {"machine_type": "g4dn.2xlarge"}, {"market": base.Market.ON_DEMAND}]
+    others: list[dict[str, Any]] = [
+        {"zone": "us-east-1b"},
+        {"machine_type": "g4dn.2xlarge"},
+        {"market": base.Market.ON_DEMAND},
+    ]
     tokens = {requests.token(replace(wanted, offer=replace(wanted.offer, **change))) for change in ({}, *others)}
     assert len(tokens) == 4
     # What can change between two sends of one attempt does not change it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ async def test_half_a_list_is_no_list(world: World) -> None:
         await provider.create(await request(provider, f"key-{number}"))
         world.clock.seconds += 5
     world.settle()
-    page = {"Filters": [{"Name": "tag-key", "Values": [base.TAG_CONTROLLER]}], "size": 5}
+    page: dict[str, Any] = {"Filters": [{"Name": "tag-key", "Values": [base.TAG_CONTROLLER]}], "size": 5}
     found = await provider._calls.pages("DescribeInstances", "us-east-1", "Reservations", **page)
     assert len(found) == 7
     world.fail(operation="DescribeInstances", code="Unavailable", after=1)

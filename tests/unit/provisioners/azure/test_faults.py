@@ -83,9 +83,9 @@ async def test_a_launch_that_takes_long_is_pending_and_its_failure_is_seen_later
         assert seen is not None and seen.status is InstanceStatus.FAILED
         assert seen.failure is not None
         assert (seen.failure.kind, seen.failure.code) == (base.Kind.CAPACITY, "ZonalAllocationFailed")
-        assert "Standard_NC64as_T4_v3" in seen.failure.scope
+        assert "Standard_NC64as_T4_v3" in (seen.failure.scope or "")
     reason = await azure.provisioner.end_reason(view.ref)
-    assert (reason.kind, reason.failure) == (base.EndKind.FAILED, seen.failure)
+    assert seen is not None and (reason.kind, reason.failure) == (base.EndKind.FAILED, seen.failure)
 
 
 async def test_a_failed_machine_that_cannot_be_deleted_is_an_unclear_outcome_and_is_listed_as_failed(

@@ -71,9 +71,9 @@ async def test_quotas_govern_families_markets_and_regions_and_tell_where_they_ar
     assert (family.limit, family.used, family.unit) == (8, 4, base.Unit.VCPUS)
     assert family.pattern.endswith("/on-demand")
     assert "Standard_NC64as_T4_v3" in family.pattern
-    spot = quotas[f"{here}/*/*/spot"]
+    spot = quotas[base.OfferPattern(f"{here}/*/*/spot")]
     assert (spot.limit, spot.used) == (3, 0)
-    assert quotas[f"{here}/*/*/*"].unit is base.Unit.INSTANCES
+    assert quotas[base.OfferPattern(f"{here}/*/*/*")].unit is base.Unit.INSTANCES
     assert all(quota.remedy.startswith("https://") for quota in quotas.values())
 
 

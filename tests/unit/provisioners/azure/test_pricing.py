@@ -154,9 +154,9 @@ def test_pages_are_followed() -> None:
         page = await Service.get(service, url)
         half = len(page["Items"]) // 2
         if "$skip" in url:
-            return page | {"Items": page["Items"][half:]}
+            return {**page, "Items": page["Items"][half:]}
         link = url.replace(".com/", ".com:443/") + f"&$skip={half}"
-        return page | {"Items": page["Items"][:half], "NextPageLink": link}
+        return {**page, "Items": page["Items"][:half], "NextPageLink": link}
 
     book = catalogue.load("azure")
     findings = asyncio.run(

@@ -56,7 +56,7 @@ def test_quotes_of_a_region_replace_its_prices_and_its_day_alone(tool: ModuleTyp
 
 
 def test_a_machine_of_two_parts_is_composed(tool: ModuleType, tmp_path: Path) -> None:
-    parts = {"n1-standard-4": (0.2, 0.05), "nvidia-tesla-t4": (0.3, 0.1)}
+    parts: dict[str, shipped.Pair] = {"n1-standard-4": (0.2, 0.05), "nvidia-tesla-t4": (0.3, 0.1)}
     tool.main("gcp", quotes(tmp_path / "new", "gcp", "us-central1", parts))
     new = shipped.parse((tmp_path / "gcp.csv").read_text())
     assert new.prices("n1-standard-4+nvidia-tesla-t4x2")["us-central1"] == pytest.approx((0.8, 0.25))

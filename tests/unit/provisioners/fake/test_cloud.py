@@ -155,6 +155,7 @@ async def test_an_accepted_instance_may_break_while_it_boots() -> None:
 async def test_only_spot_instances_are_taken_back() -> None:
     world = World(faults=[{"preempt_after": [60, 90]}])
     spot, bought = await world.create(market=Market.SPOT), await world.create()
+    assert spot.offer is not None and bought.offer is not None
     assert (spot.offer.market, bought.offer.market) == ("spot", "on-demand")
     world.seconds += 59
     assert await world.status(spot.ref) is InstanceStatus.RUNNING

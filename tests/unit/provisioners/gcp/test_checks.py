@@ -222,6 +222,7 @@ async def test_a_launch_over_a_quota_is_refused_by_the_quota_that_is_told(world:
         await world.provisioner.create(request)
     (told,) = [one for one in await world.provisioner.quotas() if one.name == "NVIDIA_T4_GPUS in us-central1"]
     assert (caught.value.kind, told.used, told.limit) == (base.Kind.QUOTA, 1.0, 1.0)
+    assert caught.value.scope is not None
     assert (caught.value.scope.region, caught.value.scope.zone) == (told.pattern.region, told.pattern.zone)
 
 

@@ -386,7 +386,7 @@ async def test_a_closed_port_is_no_open_question() -> None:
     world = World(endpoint="http://127.0.0.1:1")
     offer = await World().offer()
     chosen = settings.read(world.options, catalogue.load("gcp"))[0]
-    real = gcp.Clients(chosen, credentials=AnonymousCredentials())  # type: ignore[no-untyped-call]
+    real = gcp.Clients(chosen, credentials=AnonymousCredentials())
     provisioner = gcp.Gcp(world.context, world.options, real)
     with pytest.raises(base.ProvisionError, match="no connection") as caught:
         await provisioner.create(await world.request(offer))

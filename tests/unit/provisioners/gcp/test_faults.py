@@ -87,7 +87,7 @@ async def test_a_launch_that_fails_after_the_wait_is_told_by_the_listing_and_by_
     (failed,) = (await world.provisioner.list_owned()).views
     assert (failed.ref, failed.status) == (view.ref, InstanceStatus.FAILED)
     assert failed.failure is not None
-    assert (failed.failure.kind, failed.failure.scope) == (Kind.CAPACITY, request.offer.key)
+    assert (failed.failure.kind, failed.failure.scope) == (Kind.CAPACITY, base.OfferPattern(request.offer.key))
     assert await world.provisioner.describe(view.ref) is None
     reason = await world.restarted().end_reason(view.ref)
     assert reason.kind is EndKind.FAILED
