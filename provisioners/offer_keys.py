@@ -54,7 +54,7 @@ class _Path(str):
 
     @property
     def account(self) -> str:
-        """What the provider calls the account: an account, a subscription, a project."""
+        """The account: an AWS account, an Azure subscription, a GCP project."""
         return self._segment(1)
 
     @property

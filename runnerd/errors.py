@@ -4,21 +4,21 @@
 
     RunnerdError
     ├── ConfigInvalid            the configuration cannot be used; lists every problem with its place
-    ├── SecretMissing            a secret's reference leads nowhere
-    ├── ListenFailed             an address to listen on cannot be had
+    ├── SecretMissing            a secret is not where its reference says
+    ├── ListenFailed             an address of `listen` cannot be used
     ├── StoreError
     │   ├── StoreBusy            another daemon holds this state
     │   ├── StoreUnwritable      the state directory or database refuses writes
-    │   └── IllegalTransition    a life-cycle edge that the table does not have
+    │   └── IllegalTransition    a transition that the life-cycle table does not have
     ├── TransportError           an HTTP exchange without a usable answer
     ├── ForgeError               a forge answered no
     │   ├── ForgeUnavailable     it cannot serve now (5xx, outage, HTML instead of JSON)
-    │   ├── ForgeThrottled       it asks to wait
-    │   ├── ForgeAuthFailed      it does not accept who we are
-    │   ├── ForgeForbidden       it knows us and refuses
-    │   ├── ForgeNotFound        what we named is not there
-    │   └── ForgeConflict        it holds something that contradicts the request
-    └── Refused                  a caller (agent, webhook, admin) asked for something it may not have
+    │   ├── ForgeThrottled       a rate limit is reached
+    │   ├── ForgeAuthFailed      it rejects the credential
+    │   ├── ForgeForbidden       the credential lacks a permission
+    │   ├── ForgeNotFound        the object does not exist
+    │   └── ForgeConflict        it has something that contradicts the request
+    └── Refused                  a caller (agent, webhook, admin) may not do that
 
 The class docstring is the message when none is given; causes are chained with ``raise ... from``.
 ``ProvisionError`` lives in :mod:`provisioners.base`, because provisioners import nothing from runnerd.
@@ -68,11 +68,11 @@ class ConfigInvalid(RunnerdError):
 
 
 class SecretMissing(RunnerdError):
-    """A secret's reference leads nowhere."""
+    """A secret is not where its reference says."""
 
 
 class ListenFailed(RunnerdError):
-    """An address of `listen` cannot be listened on."""
+    """An address of `listen` cannot be used."""
 
 
 class StoreError(RunnerdError):
@@ -84,11 +84,11 @@ class StoreBusy(StoreError):
 
 
 class StoreUnwritable(StoreError):
-    """The state cannot be written; free space or mend the permissions, runnerd holds still meanwhile."""
+    """The state cannot be written; free space or correct the permissions; runnerd changes nothing meanwhile."""
 
 
 class IllegalTransition(StoreError):
-    """The life-cycle table has no such edge."""
+    """The life-cycle table has no such transition."""
 
 
 class TransportError(RunnerdError):
@@ -109,7 +109,7 @@ class ForgeError(RunnerdError):
         super().__init__(message)
         #: HTTP status, 0 when there was none.
         self.status = status
-        #: True when the thing asked for may exist all the same; resolve by name before asking again.
+        #: True when the requested object may exist all the same; resolve by name before another request.
         self.maybe_created = maybe_created
 
 
@@ -118,11 +118,11 @@ class ForgeUnavailable(ForgeError):
 
 
 class ForgeThrottled(ForgeError):
-    """The forge asks to wait."""
+    """A rate limit of the forge is reached."""
 
     def __init__(self, message: str = "", *, status: int = 429, retry_after: float = 60.0) -> None:
         super().__init__(message, status=status)
-        #: Seconds to stay away.
+        #: Seconds until the next request.
         self.retry_after = retry_after
 
 
@@ -147,5 +147,5 @@ class Refused(RunnerdError):
 
     def __init__(self, message: str = "", *, status: int = 403) -> None:
         super().__init__(message)
-        #: The HTTP status that says it.
+        #: The HTTP status of the answer.
         self.status = status

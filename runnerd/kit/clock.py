@@ -12,19 +12,19 @@ import asyncio
 import time
 from typing import Protocol
 
-#: How far wall and steady time may part, in seconds, before destructive deadlines are held.
+#: Seconds by which wall and steady time may differ before destructive deadlines are suspended.
 TOLERANCE = 60.0
 
 
 class Clock(Protocol):
-    """What the rest of runnerd knows about time."""
+    """The interface to time for the rest of runnerd."""
 
     def now(self) -> float:
-        """Steady unix seconds: never jumps while the process lives."""
+        """Return steady unix seconds, which never jump while the process lives."""
         ...
 
     def wall(self) -> float:
-        """Civil unix seconds as the host tells them; may jump."""
+        """Return the host's civil unix seconds, which may jump."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -48,17 +48,17 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
     def reanchor(self) -> None:
-        """Take the wall clock's word from now on; only after a second clock has confirmed it."""
+        """Adopt the wall clock's time from now on; only after a second clock has confirmed it."""
         self._offset = time.time() - time.monotonic()
 
 
 def drift(clock: Clock) -> float:
-    """Seconds by which the wall clock has parted from steady time since the start."""
+    """Return the seconds by which the wall clock has drifted from steady time since the start."""
     return clock.wall() - clock.now()
 
 
 async def sleep_or_wake(clock: Clock, seconds: float, wake: asyncio.Event) -> bool:
-    """Wait until ``wake`` is set or the time is over; say whether it was the event.  Clears the event."""
+    """Wait until ``wake`` is set or the time is over; return True for the event, and clear it."""
     if not wake.is_set():
         waiter = asyncio.ensure_future(wake.wait())
         sleeper = asyncio.ensure_future(clock.sleep(max(0.0, seconds)))

@@ -1,4 +1,4 @@
-"""The one way HTTP leaves the daemon: a request goes in, a response or :class:`errors.TransportError` comes out.
+"""HTTP requests of the daemon: a request goes in, a response or :class:`errors.TransportError` comes out.
 
 A transport is a single method, so the simulation can answer in process and tests can lose an answer on purpose.
 Retries, limits and meaning belong to the clients above; nothing here repeats a request.
@@ -21,8 +21,8 @@ import yarl
 from provisioners.support import numbers
 from runnerd import errors
 
-#: Bytes of an answer that are read at most; a forge never sends that much on purpose.
-MAX_BODY = 32 * 1024 * 1024
+#: The most bytes of an answer that are read; a forge never sends that much on purpose.
+MAX_BODY_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Response:
         """Decode the body, with or without a byte order mark (the Actions service sends one, see actions/scaleset).
 
         Raises :class:`errors.ForgeUnavailable` when the body is not JSON, for example a proxy's HTML page, or holds a
-        number that is none.
+        number that is not finite.
         """
         text = self.body.removeprefix(codecs.BOM_UTF8)
         try:
@@ -61,7 +61,7 @@ class Response:
             ) from error
 
     def date(self) -> float | None:
-        """The server's own clock in unix seconds, from the Date header."""
+        """Return the server's time in unix seconds, from the Date header."""
         value = self.headers.get("date")
         if not value:
             return None
@@ -90,19 +90,19 @@ class AiohttpTransport:
         self._proxies: dict[tuple[str, str], tuple[yarl.URL | None, dict[str, str]]] = {}
 
     def _proxy(self, url: yarl.URL) -> tuple[yarl.URL | None, dict[str, str]]:
-        """What the environment says of a host (``HTTPS_PROXY``, ``NO_PROXY``), read once.
+        """Return the proxy for a host from the environment (``HTTPS_PROXY``, ``NO_PROXY``), read once.
 
         The session's ``trust_env`` would read it, and ~/.netrc, for every request; and it refuses to send one of ours
         to a host of which that file has an entry.
         """
         key = (url.scheme, url.host or "")
         if key not in self._proxies:
-            named = None if urllib.request.proxy_bypass(key[1]) else urllib.request.getproxies().get(key[0])
-            proxy = yarl.URL(named) if named else None
+            address = None if urllib.request.proxy_bypass(key[1]) else urllib.request.getproxies().get(key[0])
+            proxy = yarl.URL(address) if address else None
             headers = {}
             if proxy is not None and proxy.user is not None:
-                words = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
-                headers["Proxy-Authorization"] = f"Basic {words}"
+                encoded = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
+                headers["Proxy-Authorization"] = f"Basic {encoded}"
                 proxy = proxy.with_user(None)
             self._proxies[key] = (proxy, headers)
         return self._proxies[key]
@@ -136,9 +136,9 @@ class AiohttpTransport:
                 timeout=timeout,
                 allow_redirects=False,
             ) as answer:
-                body = await answer.content.read(MAX_BODY) if answer.content_length != 0 else b""
-                while len(body) < MAX_BODY and not answer.content.at_eof():
-                    body += await answer.content.read(MAX_BODY - len(body))
+                body = await answer.content.read(MAX_BODY_BYTES) if answer.content_length != 0 else b""
+                while len(body) < MAX_BODY_BYTES and not answer.content.at_eof():
+                    body += await answer.content.read(MAX_BODY_BYTES - len(body))
                 headers = {name.lower(): value for name, value in answer.headers.items()}
                 return Response(answer.status, headers, body)
         except aiohttp.ClientConnectorError as error:

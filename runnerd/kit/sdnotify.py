@@ -1,4 +1,4 @@
-"""Tells systemd how the daemon does: ready, reloading, stopping, alive.
+"""Notifications to systemd: ready, reloading, stopping, alive.
 
 The protocol is datagrams of ``KEY=value`` lines to the socket in ``$NOTIFY_SOCKET`` (sd_notify(3)).  Without that
 variable nothing is sent, and a message that cannot be delivered is never a reason to fail.
@@ -15,13 +15,13 @@ from provisioners.support import numbers
 
 
 class Notify:
-    """The way to the service manager, taken from the environment once."""
+    """The connection to the service manager, taken from the environment once."""
 
     def __init__(self, environ: MutableMapping[str, str] | None = None) -> None:
-        found = os.environ if environ is None else environ
+        variables = os.environ if environ is None else environ
         # Children (runners, hooks) must not speak for the service.
-        self._address = found.pop("NOTIFY_SOCKET", "")
-        microseconds, pid = found.pop("WATCHDOG_USEC", ""), found.pop("WATCHDOG_PID", "")
+        self._address = variables.pop("NOTIFY_SOCKET", "")
+        microseconds, pid = variables.pop("WATCHDOG_USEC", ""), variables.pop("WATCHDOG_PID", "")
         meant = not pid or pid == str(os.getpid())
         #: Seconds between signs of life that systemd asks for; 0 for none.
         self.watchdog = (numbers.whole(microseconds) or 0) / 1e6 if meant else 0.0
@@ -42,17 +42,17 @@ class Notify:
         return True
 
     def ready(self, status: str) -> None:
-        """The daemon works."""
+        """Report that the daemon works."""
         self.send(READY=1, STATUS=status)
 
     def reloading(self) -> None:
-        """The configuration is being read again; ``ready`` ends that.  The time lets systemd tell reloads apart."""
+        """Report that the configuration is being read again, until ``ready``.  The time distinguishes reloads."""
         self.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
 
     def stopping(self, status: str) -> None:
-        """The daemon ends."""
+        """Report that the daemon ends."""
         self.send(STOPPING=1, STATUS=status)
 
     def alive(self) -> None:
-        """A sign of life for the watchdog."""
+        """Send a sign of life to the watchdog."""
         self.send(WATCHDOG=1)

@@ -22,9 +22,9 @@ from runnerd import errors
 #: A key path: map keys and list indexes from the top.
 Place = tuple[str | int, ...]
 
-#: A configuration larger than this is not one; bytes.
-LARGEST = 2 * 2**20
-#: Nesting deeper than any configuration needs.
+#: The largest file, in bytes.
+LARGEST_BYTES = 2 * 2**20
+#: The deepest nesting; no configuration needs more.
 DEEPEST = 40
 
 _INT = re.compile(r"[-+]?(?:0|[1-9]\d{0,17})\Z", re.ASCII)
@@ -51,13 +51,13 @@ class Document:
     #: The file as the operator named it.
     file: str
     data: dict[str, Any]
-    #: Where the key (or list entry) of a path begins.
+    #: The position of the key (or list entry) of a path.
     keys: dict[Place, Position] = field(default_factory=dict)
-    #: Where the value of a path begins.
+    #: The position of the value of a path.
     values: dict[Place, Position] = field(default_factory=dict)
 
     def position(self, place: Sequence[str | int]) -> Position:
-        """Where a path stands: its key, or that of the nearest block above that the file has."""
+        """Return the position of a path: of its key, or of the nearest block above that the file has."""
         path = tuple(place)
         while path and path not in self.keys:
             path = path[:-1]
@@ -65,13 +65,13 @@ class Document:
         return self.keys.get(path, Position(1, 1) if self.keys else Position(0, 0))
 
     def problem(self, place: Sequence[str | int], message: str, *, nearest: str | None = None) -> errors.Problem:
-        """A problem at a path of this file."""
+        """Return a problem at a path of this file."""
         at = self.position(place)
         return errors.Problem(self.file, at.line, at.column, dotted(place), message, nearest)
 
 
 def dotted(place: Sequence[str | int]) -> str:
-    """A path as people read it: `pools.gpu-t4.labels[0]`; keys with dots or blanks are quoted."""
+    """Return a path as people read it: `pools.gpu-t4.labels[0]`; keys with dots or blanks are quoted."""
     text = ""
     for part in place:
         if isinstance(part, int):
@@ -87,12 +87,12 @@ def read(path: Path) -> Document:
     name = str(path)
     try:
         with path.open("rb") as file:
-            raw = file.read(LARGEST + 1)
+            raw = file.read(LARGEST_BYTES + 1)
     except OSError as error:
         problem = errors.Problem(name, 0, 0, "", f"cannot be read: {error.strerror or error}")
         raise errors.ConfigInvalid([problem]) from error
-    if len(raw) > LARGEST:
-        raise errors.ConfigInvalid([errors.Problem(name, 0, 0, "", f"is larger than {LARGEST} bytes")])
+    if len(raw) > LARGEST_BYTES:
+        raise errors.ConfigInvalid([errors.Problem(name, 0, 0, "", f"is larger than {LARGEST_BYTES} bytes")])
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -130,7 +130,7 @@ def parse(text: str, *, file: str = "<text>") -> Document:
 
 
 class MarkError(Exception):
-    """The text uses a mark of YAML that is not read here."""
+    """The text uses a feature of YAML that is not supported."""
 
     def __init__(self, message: str, line: int, column: int) -> None:
         super().__init__(message)
@@ -148,7 +148,7 @@ class _Reader:
         self.problems: list[errors.Problem] = []
 
     def value(self, node: yaml.Node, place: Place) -> Any:
-        """The data of a node. Problems are noted, and the walk goes on."""
+        """Return the data of a node. Problems are noted, and the walk goes on."""
         self.values[place] = _position(node)
         if len(place) > DEEPEST:
             self._note(node, place, "is nested too deeply")

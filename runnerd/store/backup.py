@@ -17,15 +17,15 @@ from runnerd.store import engine
 
 log = logging.getLogger(__name__)
 
-#: How many copies stay.
-KEEP = 3
+#: The number of copies that are kept.
+KEPT_COPIES = 3
 
 
 def copies(database: Path) -> list[Path]:
-    """The copies made here, oldest first."""
+    """Return the copies made here, oldest first."""
     pattern = re.compile(re.escape(database.name) + r"\.before-[0-9a-z_]+-(\d{8}T\d{6}Z)")
-    found = [(match[1], path) for path in database.parent.iterdir() if (match := pattern.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    stamped = [(match[1], path) for path in database.parent.iterdir() if (match := pattern.fullmatch(path.name))]
+    return [path for _, path in sorted(stamped)]
 
 
 def copy(database: Path, *, revision: str, now: float) -> Path:
@@ -61,13 +61,13 @@ def copy(database: Path, *, revision: str, now: float) -> Path:
         raise type(failure)(f"no backup before the migration, which was not begun: {failure}") from error
     log.info("database backed up to %s before its migration", target)
     try:
-        for old in copies(database)[:-KEEP]:
+        for old in copies(database)[:-KEPT_COPIES]:
             old.unlink()
     except OSError as error:
-        log.warning("old backups of %s stay: %s", database, error)
+        log.warning("old backups of %s were not deleted: %s", database, error)
     return target
 
 
 def hint(where: str) -> str:
-    """What to tell the operator of a PostgreSQL database."""
+    """Return a message for the operator of a PostgreSQL database."""
     return f"{where} is migrated without a copy; `pg_dump --format=custom` beforehand makes one"

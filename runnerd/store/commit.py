@@ -1,4 +1,4 @@
-"""Writing: what is written, and how one transaction is made of many callers' changes.
+"""Encoding of changes, and the transaction that writes those of many callers.
 
 Runs in the offload's thread.  Statements are built once by SQLAlchemy for the database at hand and then given to the
 driver with plain tuples, because a burst of a thousand instances must not cost the daemon a tenth of a second.
@@ -29,7 +29,7 @@ Change = (
     | rows.Unblock
 )
 
-#: In the order of writing: what others point to comes first.
+#: In the order of writing: referenced tables come first.
 CODECS: tuple[rows.Codec[Any], ...] = (
     rows.INSTANCE,
     rows.ATTEMPT,
@@ -48,7 +48,7 @@ Encoded = tuple[int, str | None, tuple[Any, ...] | None]
 
 
 def encode(changes: Iterable[Change]) -> list[Encoded]:
-    """The changes as rows.  Raises :class:`errors.StoreError` for one that cannot be stored; none is written then."""
+    """Return the changes as rows.  Raises :class:`errors.StoreError` for one that cannot be stored."""
     encoded: list[Encoded] = []
     for change in changes:
         kind = type(change)
@@ -61,7 +61,7 @@ def encode(changes: Iterable[Change]) -> list[Encoded]:
             row = codec.encode(change)
             encoded.append((place, row[0], row))
         else:
-            raise errors.StoreError(f"a {kind.__name__} is nothing that the store keeps")
+            raise errors.StoreError(f"a {kind.__name__} is not a kind of row")
     return encoded
 
 

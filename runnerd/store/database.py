@@ -1,8 +1,8 @@
 """The open database: one connection that writes, one that reads, and the lock that goes with them.
 
 Everything here blocks and is called through the offload.  A transaction that fails leaves the object usable: the
-next one may succeed, after the disk was mended or the server is back.  What cannot be mended is another daemon that
-came between: from then on every write is refused.
+next one may succeed, once the disk or the server works again.  Only another daemon that took over meanwhile is final:
+from then on every write is refused.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Database:
 
     def __init__(self, url: str, *, now: Callable[[], float]) -> None:
         self._url = engine.parse(url)
-        #: The database's name for people.
+        #: The database's URL without a password, for messages.
         self.where = engine.shown(self._url)
         self._path = engine.file_of(self._url)
         self._now = now
         self._server = self._url.get_backend_name() != "sqlite"
         # PostgreSQL cuts a session's name at 63 bytes, and the whole token must fit.
         self._host, self._pid = socket.gethostname()[:24], os.getpid()
-        #: Tells this opening of the database from every other one.
+        #: Identifies this opening of the database.
         self._token = f"{self._pid}.{next(_serial)}.{now():.6f}@{self._host}"
         self._engine = engine.make(self._url, name=f"runnerd {self._token}")
         self._statements = commit.Statements(self._engine.dialect)
@@ -101,7 +101,7 @@ class Database:
         return self._engine.connect().execution_options(reads=True)
 
     def close(self) -> None:
-        """Give everything back.  Harmless when done twice or half opened."""
+        """Release everything.  Harmless when done twice or half opened."""
         with self._writing:
             self._close()
 
@@ -124,7 +124,7 @@ class Database:
         if self._token in held.name:
             # Our own lost session: the server has not noticed yet that its client is gone.
             lock.end_session(connection, held)
-            raise errors.StoreUnwritable(f"{self.where} still holds the session that was lost; it was told to end it")
+            raise errors.StoreUnwritable(f"{self.where} still holds the session that was lost; its end was requested")
         raise errors.StoreBusy(
             f"{self.where} is in use by {held}; stop that one first, or give this one a database of its own"
         )
@@ -153,7 +153,7 @@ class Database:
     # -- transactions -------------------------------------------------------------------------------------------
 
     def transaction(self, work: Callable[[sa.Connection], T]) -> T:
-        """``work`` in one durable transaction.
+        """Run ``work`` in one durable transaction.
 
         Raises :class:`errors.StoreUnwritable` when it cannot be written now (after a lost connection it may have been
         committed all the same), :class:`errors.StoreBusy` when another daemon has the database, and
@@ -205,7 +205,7 @@ class Database:
             _close(writer)
 
     def write(self, batches: Sequence[Sequence[commit.Encoded]]) -> list[errors.StoreError | None]:
-        """Write all batches in one transaction; answer for each why it was not written, or None.
+        """Write all batches in one transaction; return for each the error for which it was not written, or None.
 
         When the database refuses something, each batch is tried alone, in order, so that a bad one fails alone.
         """
@@ -228,12 +228,12 @@ class Database:
         return None
 
     def probe(self) -> None:
-        """A tiny durable write.  Raises like :meth:`transaction`."""
+        """Make a tiny durable write.  Raises like :meth:`transaction`."""
         now = self._now()
         self.transaction(lambda connection: connection.execute(sa.update(tables.holder).values(probed_at=now)))
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """``work`` on what is committed.  A lost connection is replaced once."""
+        """Run ``work`` on committed data.  A lost connection is replaced once."""
         with self._reading:
             for last in (False, True):
                 if self._closed:

@@ -1,6 +1,6 @@
-"""How a database is reached, and what its errors mean.
+"""Connections to SQLite and PostgreSQL, and the meaning of their errors.
 
-SQLite and PostgreSQL differ here and in :mod:`runnerd.store.lock` only.  Every driver error leaves this package as an
+The two differ here and in :mod:`runnerd.store.lock` only.  Every driver error leaves this package as an
 :class:`errors.StoreError` in plain words; nothing here retries.
 """
 
@@ -19,8 +19,8 @@ from runnerd import errors
 
 T = TypeVar("T")
 
-#: How long a statement waits for another program that holds the file, in seconds.
-BUSY_TIMEOUT = 5.0
+#: Seconds that a statement waits for another program that has the file locked.
+BUSY_TIMEOUT_S = 5.0
 #: File systems on which SQLite's write-ahead log does not work (https://sqlite.org/wal.html, "Overview", point 2).
 NETWORK_FILESYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs", "9p", "lustre"}
@@ -29,12 +29,12 @@ NETWORK_FILESYSTEMS = frozenset(
 _UNWRITABLE = {
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_READONLY: "the database is read-only",
-    sqlite3.SQLITE_IOERR: "the disk failed",
+    sqlite3.SQLITE_IOERR: "I/O error",
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened",
     sqlite3.SQLITE_PERM: "access is denied",
     sqlite3.SQLITE_BUSY: "another program holds the database",
     sqlite3.SQLITE_LOCKED: "another program holds the database",
-    sqlite3.SQLITE_NOMEM: "memory is short",
+    sqlite3.SQLITE_NOMEM: "out of memory",
 }
 #: SQLSTATEs and classes: connection, read-only, rolled back, resources (53100 is a full disk), lock, operator, system.
 #: https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -43,7 +43,7 @@ _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def parse(url: str) -> sa.URL:
-    """The URL of a database that runnerd can use, or :class:`errors.StoreError` saying what is wrong with it."""
+    """Parse the URL of a database.  Raises :class:`errors.StoreError` for one that runnerd cannot use."""
     try:
         parsed = sa.make_url(url)
     except exc.ArgumentError as error:
@@ -65,12 +65,12 @@ def parse(url: str) -> sa.URL:
 
 
 def shown(url: sa.URL) -> str:
-    """The URL for people, without its password."""
+    """Return the URL without its password."""
     return url.render_as_string(hide_password=True)
 
 
 def file_of(url: sa.URL) -> Path | None:
-    """The SQLite file, or None for a server or a database in memory."""
+    """Return the SQLite file; None for a server or a database in memory."""
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         return None
     if url.database.startswith("file:"):
@@ -79,7 +79,7 @@ def file_of(url: sa.URL) -> Path | None:
 
 
 def is_memory(url: sa.URL) -> bool:
-    """Whether the state is gone with the process."""
+    """Return True for a database in memory, which is gone with the process."""
     return url.get_backend_name() == "sqlite" and file_of(url) is None
 
 
@@ -87,7 +87,7 @@ def prepare(path: Path) -> None:
     """Check the directory of a SQLite file and create the file, readable by its owner only."""
     directory = path.parent
     if not directory.exists():
-        raise errors.StoreUnwritable(f"the state directory {directory} does not exist; create it or mend the URL")
+        raise errors.StoreUnwritable(f"the state directory {directory} does not exist; create it or correct the URL")
     if not directory.is_dir():
         raise errors.StoreUnwritable(f"{directory} is not a directory")
     if path.is_dir():
@@ -109,7 +109,7 @@ def prepare(path: Path) -> None:
 
 
 def _filesystem(directory: Path) -> str:
-    """The kind of file system, as Linux names it; empty where that cannot be told."""
+    """Return the type of file system, as Linux names it; empty when it is unknown."""
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -127,13 +127,13 @@ def _filesystem(directory: Path) -> str:
 
 
 def make(url: sa.URL, *, name: str = "runnerd") -> sa.Engine:
-    """An engine whose connections are set up for durable writes.  Opens nothing yet."""
+    """Create an engine whose connections are set up for durable writes.  Opens none yet."""
     if url.get_backend_name() != "sqlite":
         server = sa.create_engine(
             url,
             poolclass=pool.NullPool,
             paramstyle="format",
-            # Seen by whoever is told that the state is in use; a dead network must not hold the daemon for long.
+            # The name appears in `StoreBusy` of another daemon; a dead network must not block this one for long.
             connect_args={
                 "application_name": name,
                 "connect_timeout": 10,
@@ -151,7 +151,7 @@ def make(url: sa.URL, *, name: str = "runnerd") -> sa.Engine:
         url,
         poolclass=pool.StaticPool if memory else pool.NullPool,
         # The threads of the offload take turns under the store's own lock.
-        connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT},
+        connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_S},
     )
 
     @event.listens_for(engine, "connect")
@@ -191,7 +191,7 @@ def _set_up_server(connection: Any, _record: Any) -> None:
 
 
 def translate(error: BaseException, where: str) -> errors.StoreError:
-    """The error of a driver in runnerd's words; ``where`` names the database for people."""
+    """Return a driver's error as a :class:`errors.StoreError`; ``where`` names the database."""
     if isinstance(error, errors.StoreError):
         return error
     cause = error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error
@@ -200,17 +200,17 @@ def translate(error: BaseException, where: str) -> errors.StoreError:
         if code in _DAMAGED:
             return errors.StoreError(
                 f"{where} is damaged or is not a database ({cause}); runnerd leaves it untouched. Restore a backup, or "
-                "move the file away and start: runnerd then finds its machines by their tags"
+                "move the file away and start: runnerd then finds its instances by their tags"
             )
         if code in _UNWRITABLE:
             return errors.StoreUnwritable(f"{where} cannot be written: {_UNWRITABLE[code]} ({cause})")
         return errors.StoreError(f"{where} refused: {cause}")
     if isinstance(error, exc.DBAPIError):
         state = getattr(cause, "sqlstate", None) or ""
-        words = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+        message = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
         if is_lost(error) or state.startswith(_UNWRITABLE_STATES):
-            return errors.StoreUnwritable(f"{where} cannot be written: {words}")
-        return errors.StoreError(f"{where} refused: {words}")
+            return errors.StoreUnwritable(f"{where} cannot be written: {message}")
+        return errors.StoreError(f"{where} refused: {message}")
     if isinstance(error, UnicodeError):
         return errors.StoreError(f"text that cannot be stored: {error}")
     if isinstance(error, OSError):
@@ -219,7 +219,7 @@ def translate(error: BaseException, where: str) -> errors.StoreError:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether the connection itself is gone."""
+    """Return True when the connection itself is lost."""
     if not isinstance(error, exc.DBAPIError):
         return False
     if error.connection_invalidated:
@@ -233,7 +233,7 @@ def is_lost(error: BaseException) -> bool:
 
 
 def call(where: str, work: Callable[[], T]) -> T:
-    """``work()``, with the errors of drivers translated."""
+    """Call ``work`` and translate the errors of drivers."""
     try:
         return work()
     except (exc.SQLAlchemyError, sqlite3.Error, OSError) as error:

@@ -45,7 +45,7 @@ class FileLock:
                 ) from error
             raise errors.StoreError(f"{self.path} cannot be locked: {error.strerror}") from error
         self._file = handle
-        # Only for people: the lock is the kernel's, and a stale text means nothing.
+        # For messages only: the lock is the kernel's, and a stale text means nothing.
         text = f"runnerd, process {os.getpid()} on {socket.gethostname()}\n"
         try:
             os.ftruncate(handle, 0)
@@ -76,7 +76,7 @@ class Session:
 
 
 def take_advisory(connection: sa.Connection) -> Session | None:
-    """Take the lock for this connection's session; answer who has it if that fails.
+    """Take the lock for this connection's session; return its holder if that fails.
 
     The lock ends with the session, as https://www.postgresql.org/docs/current/explicit-locking.html (13.3.5) promises.
     A pooler in transaction mode breaks that promise; docs/store.md says so.

@@ -1,8 +1,7 @@
-"""Forgetting: what is closed for long enough goes, in steps that let writers in between.
+"""Deletion of old rows, in steps between which other writers get their turn.
 
-Nothing goes that money, a machine or a runner's record may still hang on: an instance stays while one of its
-attempts is open or one of its registrations may be at the forge, and events stay as long as what they are about.
-What instances printed goes earlier than their rows, because it is large.
+An instance stays while one of its attempts is open or a forge may have one of its runners, and events stay as long as
+their subjects.  Output of instances goes earlier than their rows, because it is large.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ import sqlalchemy as sa
 from runnerd import model
 from runnerd.store import queries, tables
 
-#: Rows per step.
-STEP = 2000
-#: Seconds for which what an instance printed is kept, and how many such texts at most.
-CONSOLES, MOST_CONSOLES = 14 * 86400.0, 5000
+#: The most rows that one step deletes.
+ROWS_PER_STEP = 2000
+#: Seconds for which the output of instances is kept, and the most texts that are kept.
+CONSOLES_S, MOST_CONSOLES = 14 * 86400.0, 5000
 
 
 class Step(Protocol):
-    """Deletes some rows; answers how many, and whether there may be more."""
+    """Deletes some rows; returns their number, and True when there may be more."""
 
     def __call__(self, connection: sa.Connection, before: float) -> tuple[int, bool]: ...
 
@@ -37,7 +36,7 @@ def _instances(connection: sa.Connection, before: float) -> tuple[int, bool]:
             ~sa.exists().where(a.instance == i.id, a.state.in_(queries.OPEN_ATTEMPTS)),
             ~sa.exists().where(r.instance == i.id, r.state.in_(queries.OPEN_REGISTRATIONS)),
         )
-        .limit(STEP)
+        .limit(ROWS_PER_STEP)
     )
     ids = list(connection.scalars(old))
     if not ids:
@@ -45,12 +44,12 @@ def _instances(connection: sa.Connection, before: float) -> tuple[int, bool]:
     gone = 0
     for column in (a.instance, r.instance, tables.consoles.c.instance, i.id):
         gone += connection.execute(sa.delete(column.table).where(column.in_(ids))).rowcount
-    return gone, len(ids) == STEP
+    return gone, len(ids) == ROWS_PER_STEP
 
 
 def _limited(table: sa.Table, *conditions: sa.ColumnElement[bool]) -> Any:
     key = next(iter(table.primary_key))
-    return sa.delete(table).where(key.in_(sa.select(key).where(*conditions).limit(STEP)))
+    return sa.delete(table).where(key.in_(sa.select(key).where(*conditions).limit(ROWS_PER_STEP)))
 
 
 def _jobs(connection: sa.Connection, before: float) -> tuple[int, bool]:
@@ -58,7 +57,7 @@ def _jobs(connection: sa.Connection, before: float) -> tuple[int, bool]:
     gone = connection.execute(
         _limited(tables.jobs, j.state == model.JobState.COMPLETED.value, j.finished_at < before)
     ).rowcount
-    return gone, gone == STEP
+    return gone, gone == ROWS_PER_STEP
 
 
 def _events(connection: sa.Connection, before: float) -> tuple[int, bool]:
@@ -75,23 +74,23 @@ def _events(connection: sa.Connection, before: float) -> tuple[int, bool]:
         )
     )
     gone = connection.execute(_limited(tables.events, e.at < before, ~kept)).rowcount
-    return gone, gone == STEP
+    return gone, gone == ROWS_PER_STEP
 
 
 def _blocks(connection: sa.Connection, before: float) -> tuple[int, bool]:
     gone = connection.execute(_limited(tables.blocks, tables.blocks.c.until < before)).rowcount
-    return gone, gone == STEP
+    return gone, gone == ROWS_PER_STEP
 
 
 def consoles(connection: sa.Connection, before: float) -> tuple[int, bool]:
-    """Forget what was printed before that time, and the oldest of what is too much."""
+    """Delete output older than that time, and the oldest beyond the limit."""
     c = tables.consoles.c
     surplus = connection.scalar(sa.select(c.at).order_by(c.at.desc()).offset(MOST_CONSOLES).limit(1))
     gone = connection.execute(
         _limited(tables.consoles, c.at < before if surplus is None else sa.or_(c.at < before, c.at <= surplus))
     ).rowcount
-    return gone, gone == STEP
+    return gone, gone == ROWS_PER_STEP
 
 
-#: In this order: events go when what they are about has gone.
+#: In this order: events go after their subjects.
 STEPS: tuple[Step, ...] = (_instances, _jobs, _events, _blocks)

@@ -1,6 +1,6 @@
-"""Reading: the questions that are asked of the durable state.
+"""Queries of the durable state.
 
-Each function takes an open connection and answers with facts of :mod:`runnerd.model`.  Lists are bounded and newest
+Each function takes an open connection and returns facts of :mod:`runnerd.model`.  Lists are bounded and newest
 first unless said otherwise.
 """
 
@@ -19,12 +19,12 @@ from runnerd.store import rows, tables
 
 T = TypeVar("T")
 
-#: For how long a completed job stays in the controller's memory, in seconds.
-RECENT = 24 * 3600.0
+#: Seconds for which a completed job stays in the controller's memory.
+RECENT_S = 24 * 3600.0
 
 _CLOSED = sorted(state.value for state in model.CLOSED)
 _OPEN = sorted(state.value for state in model.InstanceState if state not in model.CLOSED)
-#: Attempts whose outcome is not known yet; nothing about them may be forgotten.
+#: Attempts without a known outcome; rows about them are never pruned.
 OPEN_ATTEMPTS = [model.AttemptState.REQUESTING.value, model.AttemptState.UNKNOWN.value]
 #: Registrations that the forge may still have.
 OPEN_REGISTRATIONS = sorted(state.value for state in model.RegistrationState if state != model.RegistrationState.GONE)
@@ -37,13 +37,13 @@ _jobs, _events = tables.jobs.c, tables.events.c
 class State:
     """Everything that the controller mirrors in memory."""
 
-    #: Those that are not closed, and closed ones whose registration or attempt is not settled.
+    #: Live instances, and closed ones with an open registration or attempt.
     instances: tuple[model.Instance, ...] = ()
-    #: Those of these instances.
+    #: The attempts of these instances.
     attempts: tuple[model.Attempt, ...] = ()
-    #: Those that the forge may still have.
+    #: Registrations that the forge may still have.
     registrations: tuple[model.Registration, ...] = ()
-    #: Those that are not completed, and those completed in the last 24 hours.
+    #: Jobs that are not completed, or were completed within the last 24 hours.
     jobs: tuple[model.Job, ...] = ()
     #: By queue.
     cursors: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: rows.EMPTY)
@@ -57,7 +57,7 @@ def _all(connection: sa.Connection, codec: rows.Codec[T], query: sa.Select[Any])
 
 
 def load(connection: sa.Connection, now: float) -> State:
-    """The state to start from."""
+    """Return the state that a daemon starts from."""
     held = sa.union(
         sa.select(_instances.id).where(_instances.state.in_(_OPEN)),
         sa.select(_registrations.instance).where(_registrations.state.in_(OPEN_REGISTRATIONS)),
@@ -65,7 +65,7 @@ def load(connection: sa.Connection, now: float) -> State:
     )
     recent = sa.or_(
         _jobs.state.in_([model.JobState.QUEUED.value, model.JobState.RUNNING.value]),
-        sa.and_(_jobs.state == model.JobState.COMPLETED.value, _jobs.finished_at >= now - RECENT),
+        sa.and_(_jobs.state == model.JobState.COMPLETED.value, _jobs.finished_at >= now - RECENT_S),
     )
     return State(
         instances=tuple(
@@ -101,9 +101,9 @@ def load(connection: sa.Connection, now: float) -> State:
 def events(
     connection: sa.Connection, *, subject: str | None, id: str | None, since: float, after_rowid: int, limit: int
 ) -> list[tuple[int, model.Event]]:
-    """Events with their row ids, oldest first.
+    """Return events with their row ids, oldest first.
 
-    With ``after_rowid`` the first ``limit`` ones after it, for whoever follows; without, the last ``limit`` ones.
+    With ``after_rowid`` the first ``limit`` ones after it, to follow the trail; without, the last ``limit`` ones.
     """
     query = sa.select(_events.rowid, *(tables.events.c[name] for name in rows.EVENT.columns))
     if id is not None:
@@ -116,16 +116,18 @@ def events(
         query = query.where(_events.rowid > after_rowid).order_by(_events.rowid)
     else:
         query = query.order_by(_events.rowid.desc())
-    found = [(row[0], rows.EVENT.decode(row[1:])) for row in connection.execute(query.limit(limit))]
-    return found if after_rowid > 0 else found[::-1]
+    numbered = [(row[0], rows.EVENT.decode(row[1:])) for row in connection.execute(query.limit(limit))]
+    return numbered if after_rowid > 0 else numbered[::-1]
 
 
 def instance(connection: sa.Connection, id: str) -> model.Instance | None:
-    found = _all(connection, rows.INSTANCE, rows.INSTANCE.select.where(_instances.id == id))
-    return found[0] if found else None
+    """Return the instance of that id, live or closed."""
+    matching = _all(connection, rows.INSTANCE, rows.INSTANCE.select.where(_instances.id == id))
+    return matching[0] if matching else None
 
 
 def instances(connection: sa.Connection, *, live: bool | None, pool: str | None, limit: int) -> list[model.Instance]:
+    """Return instances, newest first."""
     query = rows.INSTANCE.select
     if live is not None:
         query = query.where(_instances.state.in_(_OPEN if live else _CLOSED))
@@ -135,7 +137,7 @@ def instances(connection: sa.Connection, *, live: bool | None, pool: str | None,
 
 
 def unexplained(connection: sa.Connection, since: float) -> list[model.Instance]:
-    """Instances gone at ``since`` or later whose provider has not said why they ended, oldest first."""
+    """Return the instances gone since then for which the provider has given no end reason, oldest first."""
     query = rows.INSTANCE.select.where(
         _instances.gone_at >= since,
         _instances.state == model.InstanceState.GONE.value,
@@ -145,25 +147,25 @@ def unexplained(connection: sa.Connection, since: float) -> list[model.Instance]
 
 
 def consoles(connection: sa.Connection, instance_id: str) -> list[model.Console]:
-    """What is kept of an instance's output, by kind."""
+    """Return the stored output of an instance, by kind."""
     query = rows.CONSOLE.select.where(tables.consoles.c.instance == instance_id)
     return _all(connection, rows.CONSOLE, query.order_by(tables.consoles.c.key))
 
 
 def attempts(connection: sa.Connection, instance_id: str) -> list[model.Attempt]:
-    """All attempts for an instance, oldest first."""
+    """Return all attempts for an instance, oldest first."""
     query = rows.ATTEMPT.select.where(_attempts.instance == instance_id)
     return _all(connection, rows.ATTEMPT, query.order_by(_attempts.created_at, _attempts.key))
 
 
 def registrations(connection: sa.Connection, instance_id: str) -> list[model.Registration]:
-    """All registrations of an instance, oldest first."""
+    """Return all registrations of an instance, oldest first."""
     query = rows.REGISTRATION.select.where(_registrations.instance == instance_id)
     return _all(connection, rows.REGISTRATION, query.order_by(_registrations.created_at, _registrations.id))
 
 
 def job(connection: sa.Connection, name: str, *, limit: int = 100) -> list[model.Job]:
-    """The jobs that a person may mean by ``name``: a key, one of the forge's ids, a run or a job's name."""
+    """Return the jobs that ``name`` may mean: a key, one of the forge's ids, a run or a job's name."""
     exact = _all(connection, rows.JOB, rows.JOB.select.where(_jobs.key == name))
     if exact:
         return exact
@@ -180,6 +182,7 @@ def job(connection: sa.Connection, name: str, *, limit: int = 100) -> list[model
 
 
 def jobs(connection: sa.Connection, *, state: model.JobState | None, pool: str | None, limit: int) -> list[model.Job]:
+    """Return jobs, newest first."""
     query = rows.JOB.select
     if state is not None:
         query = query.where(_jobs.state == model.JobState(state).value)
@@ -189,7 +192,7 @@ def jobs(connection: sa.Connection, *, state: model.JobState | None, pool: str |
 
 
 def costs(connection: sa.Connection, since: float) -> list[rows.Cost]:
-    """What closed instances cost that were gone at ``since`` or later, oldest first."""
+    """Return the costs of closed instances that were gone at ``since`` or later, oldest first."""
     query = (
         sa.select(
             _instances.id,

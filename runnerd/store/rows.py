@@ -24,13 +24,13 @@ from runnerd.store import tables
 
 T = TypeVar("T")
 
-#: A mapping that nobody can fill.
+#: An immutable empty mapping.
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where the reading of a queue stands; the forge's client knows what is in it."""
+    """The position up to which a queue has been read; opaque to all but the forge's client."""
 
     queue: str
     value: Mapping[str, Any]
@@ -46,14 +46,14 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Unblock:
-    """The block of this pattern is to be forgotten."""
+    """The deletion of the block of a pattern."""
 
     pattern: str
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a closed instance cost, as far as runnerd can know: its price over its running time."""
+    """The cost of a closed instance: its price times its running time."""
 
     instance: model.InstanceId
     pool: str
@@ -72,12 +72,12 @@ class Cost:
 
 @functools.lru_cache(maxsize=4096)
 def _queue(forge: str, scope: str, pool: str) -> model.Queue:
-    """Rows of one queue share one object."""
+    """Return the queue; rows of one queue share one object."""
     return model.Queue(forge, scope, pool)
 
 
 def free_text(text: str) -> str:
-    """``text`` as every database takes it: no NUL (PostgreSQL), no lone surrogates (nobody)."""
+    """Return the text as every database accepts it: without NUL (PostgreSQL) and lone surrogates (all)."""
     if text.isascii():
         return text.replace("\x00", "\ufffd") if "\x00" in text else text
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
@@ -90,9 +90,9 @@ def _json(value: Any) -> str:
 
 
 class Codec(Generic[T]):
-    """How one kind of fact is written and read.
+    """The conversion of one kind of fact to a row and back.
 
-    ``enums``, ``lists`` (JSON arrays of text), ``queue`` (a field of three columns) and ``free`` (text for people)
+    ``enums``, ``lists`` (JSON arrays of text), ``queue`` (a field of three columns) and ``free`` (free text)
     name the fields that are not stored just as they are.
     """
 
@@ -126,7 +126,7 @@ class Codec(Generic[T]):
         self._members = {kinds: {member.value: member for member in kinds} for _, _, kinds in self._values}
 
     def encode(self, fact: T) -> tuple[Any, ...]:
-        """The values of :attr:`columns`.  Raises :class:`errors.StoreError` for what no row can hold."""
+        """Return the values of :attr:`columns`.  Raises :class:`errors.StoreError` for what no row can hold."""
         values = list(self._get(fact))
         try:
             for place, words, _ in self._values:
@@ -145,7 +145,7 @@ class Codec(Generic[T]):
         return tuple(values)
 
     def decode(self, row: Sequence[Any]) -> T:
-        """The fact that the row was made from."""
+        """Return the fact that the row was made from."""
         values = list(row)
         if self._queue is not None:
             forge, scope, pool = values[self._queue : self._queue + 3]

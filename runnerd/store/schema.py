@@ -1,4 +1,4 @@
-"""Bringing a database to the schema of this code, and telling how far it is.
+"""Migration of a database to the schema of this code.
 
 Alembic does the work; its scripts travel inside the package.  It is imported only where a schema is to be changed:
 that takes 11 MB, which a daemon on a finished schema need not carry.  A database of a newer runnerd or of another
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: Where the migrations are: beside this module, also in an installed package.
+#: The migrations, beside this module, also in an installed package.
 SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def alembic_config(connection: sa.Connection | None = None) -> config.Config:
-    """What Alembic needs, without an ini file."""
+    """Return Alembic's configuration, without an ini file."""
     from alembic import config
 
     settings = config.Config()
@@ -43,7 +43,7 @@ def alembic_config(connection: sa.Connection | None = None) -> config.Config:
 
 @functools.cache
 def revisions() -> tuple[str, ...]:
-    """Every revision of this code, oldest first; the history is one line, and its scripts are numbered in order."""
+    """Return every revision of this code, oldest first; the history is linear, and its scripts are numbered."""
     return tuple(sorted(path.name.partition("_")[0] for path in (SCRIPTS / "versions").glob("[0-9]*_*.py")))
 
 
@@ -57,8 +57,8 @@ def _revision(connection: sa.Connection) -> str | None:
             )
         return None
     version = sa.table(tables.VERSION_TABLE, sa.column("version_num", sa.String))
-    found: str | None = connection.execute(sa.select(version.c.version_num)).scalar()
-    return found
+    revision: str | None = connection.execute(sa.select(version.c.version_num)).scalar()
+    return revision
 
 
 def _missing(revision: str | None, where: str) -> tuple[str, ...]:
@@ -74,12 +74,12 @@ def _missing(revision: str | None, where: str) -> tuple[str, ...]:
 
 
 def missing(connection: sa.Connection, where: str) -> tuple[str, ...]:
-    """The revisions that the database lacks.  Raises :class:`errors.StoreError` if it has one that we do not know."""
+    """Return the revisions that the database lacks.  Raises :class:`errors.StoreError` if it has an unknown one."""
     return _missing(_revision(connection), where)
 
 
 def upgrade(connection: sa.Connection, url: sa.URL, *, now: float) -> list[str]:
-    """Apply what is missing, after a copy of what was there, and return the revisions applied.
+    """Apply the missing revisions, after a backup, and return them.
 
     The caller holds the lock.  All revisions are one transaction: a failing one leaves the database as it was.
     """
@@ -124,11 +124,11 @@ def _tables_may_be_replaced(connection: sa.Connection) -> Iterator[None]:
 
 
 def _check_references(connection: sa.Connection, where: str) -> None:
-    """Refuse a migration that left a row pointing nowhere."""
+    """Raise an error if a migration left a row with a dangling reference."""
     if connection.dialect.name == "sqlite":
         broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
         if broken is not None:
-            raise errors.StoreError(f"{where}: the migration left a row of {broken[0]} that points nowhere")
+            raise errors.StoreError(f"{where}: the migration left a row of {broken[0]} with a dangling reference")
 
 
 def _connected(url: str, work: Callable[[sa.Connection, sa.URL], T], *, exclusive: bool) -> T:
@@ -168,7 +168,7 @@ def migrate(url: str) -> list[str]:
 
 
 def current(url: str) -> str | None:
-    """The database's revision; None when it is empty or absent.  Creates nothing."""
+    """Return the database's revision; None when it is empty or absent.  Creates nothing."""
     path = engine.file_of(engine.parse(url))
     if path is not None and not path.exists():
         return None
@@ -176,5 +176,5 @@ def current(url: str) -> str | None:
 
 
 def pending(url: str) -> list[str]:
-    """The revisions that :func:`migrate` would apply, oldest first."""
+    """Return the revisions that :func:`migrate` would apply, oldest first."""
     return list(_missing(current(url), engine.shown(engine.parse(url))))

@@ -1,7 +1,7 @@
-"""What instances cost inside a span of time, summed by one of their facts.
+"""Costs of instances within a span of time, grouped by one of their attributes.
 
 Every row's time is cut at the span's ends and at midnights of UTC before anything is summed, and sums are of whole
-numbers, so that the total is the same to the last digit whatever is grouped by.
+numbers, so that the total is the same to the last digit for every grouping.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import sqlalchemy as sa
 from runnerd import model
 from runnerd.store import tables
 
-DAY = 86400.0
-HOUR = 3600.0
-#: Seconds that are promised at most: a deadline is read from a tag when the state was lost, and may be anything.
-LONGEST = 3660 * DAY
-#: Sums are kept in this part of a dollar and of a second.
+DAY_S = 86400.0
+HOUR_S = 3600.0
+#: The longest commitment in seconds: after the state was lost, a deadline is read from a tag and may be anything.
+LONGEST_S = 3660 * DAY_S
+#: Sums are whole numbers of pico-dollars and of microseconds.
 _PICO, _MICRO = 10**12, 10**6
 
 _instances = tables.instances.c
 
 
 class By(enum.StrEnum):
-    """What is summed by."""
+    """The attribute that costs are grouped by."""
 
     POOL = "pool"
     PROVIDER = "provider"
@@ -42,9 +42,9 @@ class By(enum.StrEnum):
 
 @dataclass(slots=True)
 class Sum:
-    """What the instances of one group cost."""
+    """The costs of one group of instances."""
 
-    #: The group's name, or the unix time at which its day begins; empty for instances that have no such fact.
+    #: The group's name, or the unix time at which its day begins; empty for instances without that attribute.
     key: str
     #: Instances that ran inside the span; one that ran on two days counts on both.
     instances: int = 0
@@ -57,37 +57,37 @@ class Sum:
 
     @property
     def dollars(self) -> float:
-        """Accrued: from running to gone, or to now, at the price fixed at launch."""
+        """Return the costs so far: from running to gone, or to now, at the price fixed at launch."""
         return self._dollars / _PICO
 
     @property
     def committed(self) -> float:
-        """What those that live may still cost inside the span until their deadline."""
+        """Return the costs that live instances may still add within the span until their deadlines."""
         return self._committed / _PICO
 
     @property
     def hours(self) -> float:
-        """Instance hours behind ``dollars``."""
-        return self._seconds / _MICRO / HOUR
+        """Return the instance hours behind ``dollars``."""
+        return self._seconds / _MICRO / HOUR_S
 
     @property
     def gpu_hours(self) -> float:
-        """The same, times the instances' GPUs."""
-        return self._gpu_seconds / _MICRO / HOUR
+        """Return the GPU hours behind ``dollars``."""
+        return self._gpu_seconds / _MICRO / HOUR_S
 
     def accrue(self, seconds: float, price: float, gpus: int) -> None:
-        """Count a stretch of time that was paid for."""
-        self._dollars += round(seconds * price * _PICO / HOUR)
+        """Add the cost of a stretch of running time."""
+        self._dollars += round(seconds * price * _PICO / HOUR_S)
         whole = round(seconds * _MICRO)
         self._seconds += whole
         self._gpu_seconds += whole * gpus
 
     def commit(self, seconds: float, price: float) -> None:
-        """Count a stretch of time that is promised."""
-        self._committed += round(seconds * price * _PICO / HOUR)
+        """Add the commitment for a stretch of time ahead."""
+        self._committed += round(seconds * price * _PICO / HOUR_S)
 
     def add(self, other: Sum) -> None:
-        """Count dollars and hours of another group too."""
+        """Add dollars and hours of another group."""
         self._dollars += other._dollars
         self._committed += other._committed
         self._seconds += other._seconds
@@ -104,7 +104,7 @@ class Spending:
 
 
 def spending(connection: sa.Connection, *, by: By, since: float, until: float, now: float) -> Spending:
-    """What instances cost from ``since`` until ``until``: the dearest group first, days in their order."""
+    """Return the costs from ``since`` until ``until``: the most expensive group first, days in their order."""
     groups: dict[str, Sum] = {}
     daily = by is By.DAY
     instances = jobs = 0
@@ -118,31 +118,31 @@ def spending(connection: sa.Connection, *, by: By, since: float, until: float, n
                 group.accrue(seconds, price, gpus)
                 if daily or not ran:
                     group.instances += 1
-                    group.jobs += began and (not daily or day <= busy_at < day + DAY)
+                    group.jobs += began and (not daily or day <= busy_at < day + DAY_S)
                 ran = True
             instances += ran
             jobs += ran and began
         if live and price > 0:
             start = max(running_at, now, since)
-            for day, seconds in _days(start, min(deadline, until, start + LONGEST)):
+            for day, seconds in _days(start, min(deadline, until, start + LONGEST_S)):
                 _group(groups, str(int(day)) if daily else name).commit(seconds, price)
     total = Sum("", instances, jobs)
     for group in groups.values():
         total.add(group)
     if daily:
-        return Spending(tuple(sorted(groups.values(), key=lambda one: int(one.key))), total)
-    ranked = sorted(groups.values(), key=lambda one: (-one._dollars - one._committed, one.key))
+        return Spending(tuple(sorted(groups.values(), key=lambda group: int(group.key))), total)
+    ranked = sorted(groups.values(), key=lambda group: (-group._dollars - group._committed, group.key))
     return Spending(tuple(ranked), total)
 
 
 def _group(groups: dict[str, Sum], key: str) -> Sum:
-    found = groups.get(key)
-    if found is None:
-        found = groups[key] = Sum(key)
-    return found
+    group = groups.get(key)
+    if group is None:
+        group = groups[key] = Sum(key)
+    return group
 
 
-#: As they stand in rows.
+#: The closed states as rows have them.
 _CLOSED = frozenset(state.value for state in model.CLOSED)
 
 
@@ -171,9 +171,9 @@ def _rows(by: By, since: float, until: float) -> sa.Select[Any]:
 
 
 def _days(start: float, end: float) -> Iterator[tuple[float, float]]:
-    """The days of UTC that a stretch of time touches, each as its beginning and the seconds in it."""
+    """Yield the days of UTC that a stretch of time touches, each as its beginning and the seconds in it."""
     while start < end:
-        day = start // DAY * DAY
-        stop = min(end, day + DAY)
+        day = start // DAY_S * DAY_S
+        stop = min(end, day + DAY_S)
         yield day, stop - start
         start = stop

@@ -1,7 +1,7 @@
-"""The one object through which runnerd remembers.
+"""The store: one object that writes and reads the durable state.
 
-What ``write`` has returned from is on the disk.  Writers that come while a commit is under way share the next one, so
-a burst costs a few flushes, not one each.  The store decides nothing: it keeps facts and answers questions.
+When ``write`` returns, its changes are on the disk.  Writers that arrive during a commit share the next one, so a
+burst costs a few flushes, not one each.  The store decides nothing: it keeps facts and answers queries.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ Change = commit.Change
 State = queries.State
 T = TypeVar("T")
 
-#: At most so many changes in one transaction: a reader of the time line must not wait long for it.
-MOST = 20_000
+#: The most changes in one transaction: readers must not wait long for it.
+MOST_CHANGES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """One call of ``write`` that is not answered yet."""
+    """A call of ``write`` that has not returned yet."""
 
     changes: Sequence[commit.Encoded]
     done: asyncio.Future[None]
 
 
 class Store:
-    """The durable state.  One per process and database; :meth:`open` makes it."""
+    """The durable state.  One per process and database; :meth:`open` creates it."""
 
     def __init__(self, opened: database.Database, *, offload: Offload, now: Callable[[], float]) -> None:
         self._database = opened
@@ -56,19 +56,19 @@ class Store:
         try:
             await offload(functools.partial(opened.open, migrate=migrate))
         except asyncio.CancelledError:
-            # The thread may hold the lock by now, and nobody else would give it back.
+            # The thread may hold the lock by now, and nothing else would release it.
             opened.close()
             raise
         return cls(opened, offload=offload, now=now)
 
     @property
     def commits(self) -> int:
-        """How many transactions were committed for writers since the store was opened."""
+        """Return the number of transactions committed for writers since the store was opened."""
         return self._database.commits
 
     @property
     def where(self) -> str:
-        """The database's name for people, without a password."""
+        """Return the database's URL without a password."""
         return self._database.where
 
     # -- writing ------------------------------------------------------------------------------------------------
@@ -126,25 +126,25 @@ class Store:
 
     def _take(self) -> list[_Waiting]:
         size = count = 0
-        while count < len(self._waiting) and size < MOST:
+        while count < len(self._waiting) and size < MOST_CHANGES:
             size += len(self._waiting[count].changes)
             count += 1
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
         return batch
 
     async def probe(self) -> None:
-        """A tiny durable write, for ``/readyz``.  Raises like :meth:`write`."""
+        """Make a tiny durable write, for ``/readyz``.  Raises like :meth:`write`."""
         await self._offload(self._database.probe)
 
     async def prune(self, *, before: float) -> int:
-        """Forget what was closed before that time and return the number of rows deleted.
+        """Delete what was closed before that time and return the number of rows deleted.
 
-        Closed instances go with their attempts, registrations, consoles and events, completed jobs and lapsed blocks by
-        themselves, and events when what they are about has gone.  What instances printed goes after
-        :data:`prune.CONSOLES` seconds in any case.  Other writers get their turn in between.
+        Closed instances go with their attempts, registrations and consoles; completed jobs and expired blocks go by
+        themselves, events after their subjects.  Output of instances goes after
+        :data:`prune.CONSOLES_S` seconds in any case.  Other writers get their turn in between.
         """
         total = 0
-        steps = [(prune.consoles, max(before, self._now() - prune.CONSOLES)), *((one, before) for one in prune.STEPS)]
+        steps = [(prune.consoles, max(before, self._now() - prune.CONSOLES_S)), *((one, before) for one in prune.STEPS)]
         for step, until in steps:
             more = True
             while more:
@@ -156,7 +156,7 @@ class Store:
     # -- reading ------------------------------------------------------------------------------------------------
 
     async def load(self) -> State:
-        """Everything that the controller mirrors in memory, as of one moment."""
+        """Return everything that the controller mirrors in memory, as of one moment."""
         work = functools.partial(queries.load, now=self._now())
         return await self._offload(functools.partial(self._database.transaction, work))
 
@@ -169,7 +169,7 @@ class Store:
         after_rowid: int = 0,
         limit: int = 200,
     ) -> list[model.Event]:
-        """The last ``limit`` matching events, oldest first; with ``after_rowid`` the first ones after it."""
+        """Return the last ``limit`` matching events, oldest first; with ``after_rowid`` the first ones after it."""
         found = await self.trail(subject=subject, id=id, since=since, after_rowid=after_rowid, limit=limit)
         return [event for _, event in found]
 
@@ -182,53 +182,53 @@ class Store:
         after_rowid: int = 0,
         limit: int = 200,
     ) -> list[tuple[int, model.Event]]:
-        """Like :meth:`events`, each with the row id to continue after."""
+        """Return events like :meth:`events`, each with the row id to continue after."""
         return await self._read(
             functools.partial(queries.events, subject=subject, id=id, since=since, after_rowid=after_rowid, limit=limit)
         )
 
     async def instance(self, id: str) -> model.Instance | None:
-        """The instance of that id, live or closed."""
+        """Return the instance of that id, live or closed."""
         return await self._read(functools.partial(queries.instance, id=id))
 
     async def instances(
         self, *, live: bool | None = None, pool: str | None = None, limit: int = 500
     ) -> list[model.Instance]:
-        """Instances, newest first."""
+        """Return instances, newest first."""
         return await self._read(functools.partial(queries.instances, live=live, pool=pool, limit=limit))
 
     async def unexplained(self, since: float) -> list[model.Instance]:
-        """Instances gone at ``since`` or later whose provider has not said why they ended, oldest first."""
+        """Return the instances gone since then for which the provider has given no end reason, oldest first."""
         return await self._read(functools.partial(queries.unexplained, since=since))
 
     async def consoles(self, instance_id: str) -> list[model.Console]:
-        """What is kept of an instance's output, by kind."""
+        """Return the stored output of an instance, by kind."""
         return await self._read(functools.partial(queries.consoles, instance_id=instance_id))
 
     async def attempts(self, instance_id: str) -> list[model.Attempt]:
-        """All attempts for an instance, oldest first."""
+        """Return all attempts for an instance, oldest first."""
         return await self._read(functools.partial(queries.attempts, instance_id=instance_id))
 
     async def registrations(self, instance_id: str) -> list[model.Registration]:
-        """All registrations of an instance, oldest first."""
+        """Return all registrations of an instance, oldest first."""
         return await self._read(functools.partial(queries.registrations, instance_id=instance_id))
 
     async def job(self, name: str) -> list[model.Job]:
-        """The jobs that ``name`` may mean: a key, one of the forge's ids, a run or a job's name; newest first."""
+        """Return the jobs that ``name`` may mean, newest first: a key, one of the forge's ids, a run or a name."""
         return await self._read(functools.partial(queries.job, name=name))
 
     async def jobs(
         self, *, state: model.JobState | None = None, pool: str | None = None, limit: int = 500
     ) -> list[model.Job]:
-        """Jobs, newest first."""
+        """Return jobs, newest first."""
         return await self._read(functools.partial(queries.jobs, state=state, pool=pool, limit=limit))
 
     async def costs(self, since: float) -> list[rows.Cost]:
-        """What the instances cost that were gone at ``since`` or later, oldest first."""
+        """Return the costs of instances that were gone at ``since`` or later, oldest first."""
         return await self._read(functools.partial(queries.costs, since=since))
 
     async def spending(self, *, by: spending.By, since: float, until: float, now: float) -> spending.Spending:
-        """What instances cost inside a span of time, live ones up to ``now``, summed by one of their facts."""
+        """Return costs within a span of time, of live instances up to ``now``, grouped by one of their attributes."""
         return await self._read(functools.partial(spending.spending, by=by, since=since, until=until, now=now))
 
     async def _read(self, work: Callable[[sa.Connection], T]) -> T:
@@ -237,14 +237,14 @@ class Store:
     # -- the end ------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Write what was asked for, then give the database back.  Harmless when done twice."""
+        """Finish the pending writes, then close the database.  Harmless when done twice."""
         self._closed = True
         while self._committer is not None:
             await asyncio.wait({self._committer})
         await self._offload(self._database.close)
 
     def abandon(self) -> None:
-        """Let go of everything at once, as a killed process does: writes that were not answered may be lost."""
+        """Release everything at once, as a killed process does: pending writes may be lost."""
         self._closed = True
         if self._committer is not None:
             self._committer.cancel()

@@ -1,4 +1,4 @@
-"""The tables, as SQLAlchemy Core metadata: what the newest migration must lead to.
+"""The tables, as SQLAlchemy Core metadata: the schema after the newest migration.
 
 One column per field of the dataclass of the same name in :mod:`runnerd.model`, in the same order; a queue is three
 columns, so that no name can break its parsing and pools can be asked for.  Times are unix seconds in double
@@ -25,7 +25,7 @@ NAMING = {
 
 metadata = sa.MetaData(naming_convention=NAMING)
 
-#: Where Alembic keeps the revision; not its default name, so that a database shared with another program is told apart.
+#: Alembic's table of the revision; not its default name, which another program in the same database may use.
 VERSION_TABLE = "runnerd_version"
 
 
@@ -102,7 +102,7 @@ instances = sa.Table(
     sa.Index(None, "gone_at"),
 )
 
-#: Beside the instances and not in them: a console is large, and the rows of instances are read all the time.
+#: Apart from the instances: a console is large, and the rows of instances are read all the time.
 consoles = sa.Table(
     "consoles",
     metadata,
@@ -219,7 +219,8 @@ cursors = sa.Table("cursors", metadata, sa.Column("queue", sa.Text, primary_key=
 
 settings = sa.Table("settings", metadata, sa.Column("name", sa.Text, primary_key=True), _text("value"))
 
-#: One row: who opened this state last.  A process that lost its connection looks here whether anyone came between.
+#: One row: the process that opened this state last.  A process that lost its connection checks here that no other
+#: opened the state meanwhile.
 holder = sa.Table(
     "holder",
     metadata,

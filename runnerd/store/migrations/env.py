@@ -1,4 +1,4 @@
-"""What Alembic runs for each command.  It works on the connection it is given and opens none itself."""
+"""The script that Alembic runs for each command.  It uses the connection it is given and opens none itself."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
 
 def test_a_huge_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "runnerd.yaml"
-    path.write_bytes(b"#" * (yamlfile.LARGEST + 1))
+    path.write_bytes(b"#" * (yamlfile.LARGEST_BYTES + 1))
     with pytest.raises(errors.ConfigInvalid, match="is larger than"):
         yamlfile.read(path)
 

@@ -107,7 +107,7 @@ async def test_a_cancelled_writer_does_not_take_the_others_with_it(file_url, ope
 
 
 async def test_more_than_fits_one_transaction_is_several(state, monkeypatch):
-    monkeypatch.setattr("runnerd.store.store.MOST", 10)
+    monkeypatch.setattr("runnerd.store.store.MOST_CHANGES", 10)
     await asyncio.gather(*(state.write(event(f"{n:02}a"), event(f"{n:02}b")) for n in range(20)))
     assert state.commits == 4
     assert words(await state.events()) == [f"{n:02}{letter}" for n in range(20) for letter in "ab"]

@@ -270,7 +270,7 @@ class TestSecond:
                 row = {**ATTEMPT_ROW, "instance": "nobody"}
                 columns: list[sa.ColumnClause[Any]] = [sa.column(name) for name in row]
                 connection.execute(sa.insert(sa.table("attempts", *columns)).values(row))
-        with pytest.raises(errors.StoreError, match="attempts that points nowhere"):
+        with pytest.raises(errors.StoreError, match="attempts with a dangling reference"):
             store.migrate(file_url)
         assert store.current(file_url) == "0001"
 

@@ -16,7 +16,7 @@ from . import facts
 
 S = model.InstanceState
 #: A midnight of UTC.
-DAY0 = 20_000 * spending.DAY
+DAY0 = 20_000 * spending.DAY_S
 HOUR = 3600.0
 
 
@@ -44,7 +44,7 @@ async def test_a_row_is_cut_at_the_span_and_at_midnights_of_utc(state):
     await state.write(ran("a", 20, 30, gpus=2, busy_at=DAY0 + 25 * HOUR, price=2.0))
     span = {"since": DAY0 + 22 * HOUR, "until": DAY0 + 29 * HOUR, "now": DAY0 + 100 * HOUR}
     found = await state.spending(by=store.By.DAY, **span)
-    first, second = str(int(DAY0)), str(int(DAY0 + spending.DAY))
+    first, second = str(int(DAY0)), str(int(DAY0 + spending.DAY_S))
     assert table(found) == [(first, 4.0, 0.0, 1), (second, 10.0, 0.0, 1)]
     assert [one.jobs for one in found.groups] == [0, 1]
     assert (found.total.instances, found.total.jobs) == (1, 1)
@@ -79,14 +79,14 @@ async def test_groups_are_named_by_their_fact_the_dearest_first_and_equals_by_na
         ran("b", 0, 2, market="spot", region="us-west-2", repo="acme/ml"),
         ran("c", 0, 2, market="on-demand", region="us-east-1", repo="acme/x", provider="gcp", pool="big"),
     )
-    found = await state.spending(by=by, since=DAY0, until=DAY0 + spending.DAY, now=DAY0 + spending.DAY)
+    found = await state.spending(by=by, since=DAY0, until=DAY0 + spending.DAY_S, now=DAY0 + spending.DAY_S)
     assert [one.key for one in found.groups] == keys
 
 
 async def test_a_deadline_from_a_bad_tag_ends_the_counting_all_the_same(state):
     await state.write(lives("a", 0, 1e300), lives("b", 0, -1e9))
     found = await state.spending(by=store.By.DAY, since=DAY0, until=float("inf"), now=DAY0)
-    assert found.total.committed == pytest.approx(spending.LONGEST / HOUR)
+    assert found.total.committed == pytest.approx(spending.LONGEST_S / HOUR)
 
 
 @pytest.fixture(scope="module")

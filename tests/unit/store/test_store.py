@@ -196,7 +196,7 @@ class TestConsoles:
         state = await opened(url, at=now)
         live, lately, long_ago = facts.instance("live", S.BUSY), facts.instance("lately", S.GONE, since=now), None
         long_ago = facts.instance("long ago", S.GONE, since=1.0, gone_at=1.0)
-        old, new = now - prune.CONSOLES - 1, now - prune.CONSOLES + 60
+        old, new = now - prune.CONSOLES_S - 1, now - prune.CONSOLES_S + 60
         await state.write(
             live,
             lately,
@@ -214,7 +214,7 @@ class TestConsoles:
 
     async def test_no_more_than_a_number_of_them_is_kept(self, state, monkeypatch):
         monkeypatch.setattr(prune, "MOST_CONSOLES", 3)
-        monkeypatch.setattr(prune, "STEP", 2)
+        monkeypatch.setattr(prune, "ROWS_PER_STEP", 2)
         many = [facts.instance(f"i{n}", S.BUSY) for n in range(8)]
         texts = [model.Console(each.id, model.ConsoleKind.CONSOLE, 999_000.0 + n, "x") for n, each in enumerate(many)]
         await state.write(*many, *texts)
@@ -443,7 +443,7 @@ class TestPrune:
         assert await state.prune(before=50.0) == 0
 
     async def test_more_than_one_step_is_pruned(self, state, monkeypatch):
-        monkeypatch.setattr("runnerd.store.prune.STEP", 10)
+        monkeypatch.setattr("runnerd.store.prune.ROWS_PER_STEP", 10)
         gone = [facts.instance(f"i{n}", S.GONE, since=1.0, gone_at=1.0) for n in range(25)]
         await state.write(*gone, *(model.Event(1.0, "instance", each.id, "gone") for each in gone))
         assert await state.prune(before=2.0) == 50
