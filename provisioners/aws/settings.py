@@ -9,6 +9,7 @@ from typing import Any
 
 from provisioners import base, catalogue, options
 from provisioners.aws import images as aws_images
+from provisioners.cloud_common import settings
 
 _GIB = 2**30
 _SUBNET = re.compile(r"subnet-[0-9a-z]{1,32}\Z")
@@ -123,11 +124,11 @@ def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list
     external = reader.text("external_id")
     if external and not role:
         reader.complain("external_id", "needs role_arn beside it")
-    settings = Settings(
+    read_ = Settings(
         regions=regions,
         account=account or "own",
         expected_account=account,
-        markets=_markets(reader),
+        markets=settings.read_markets(reader),
         prices=catalogue.read_overrides(reader, "prices", book),
         launch=launch,
         access_key=access,
@@ -140,7 +141,7 @@ def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list
         ca=reader.text("ca"),
     )
     reader.done()
-    return settings, reader.problems
+    return read_, reader.problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +186,10 @@ def read_pool(given: Mapping[str, Any], book: catalogue.Book) -> tuple[PoolOptio
     changes = {
         key: getattr(launch, key) for key in (*keys, "disk_type", "disk_iops", "disk_throughput") if reader.has(key)
     }
-    regions = reader.texts("regions")
-    for region in regions:
-        if region not in book.regions:
-            reader.complain("regions", f'no such region "{region}"{book.nearest_region(region)}')
     read_ = PoolOptions(
         images=images,
         subnets=_ids(reader, "subnets", _SUBNET, "subnet-0123456789abcdef0"),
-        regions=regions,
+        regions=settings.read_pool_regions(reader, book),
         changes=changes,
     )
     reader.done()
@@ -249,14 +246,6 @@ def _ids(reader: options.Reader, key: str, form: re.Pattern[str], example: str) 
         if not form.match(one):
             reader.complain(key, f'"{one}" is no id such as {example}')
     return found
-
-
-def _markets(reader: options.Reader) -> tuple[base.Market, ...]:
-    known = {market.value: market for market in base.Market}
-    for word in reader.texts("markets"):
-        if word not in known:
-            reader.complain("markets", f'"{word}" is not known{options.nearest(word, known)}')
-    return tuple(known[word] for word in reader.texts("markets") if word in known) or tuple(base.Market)
 
 
 def _endpoints(reader: options.Reader) -> Mapping[str, str]:

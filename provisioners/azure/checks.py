@@ -35,7 +35,7 @@ async def run(
     check = _Check(context, chosen, calls, book, available)
     await check.credential()
     if not check.findings.errors:
-        public = any(settings.read_pool(sample.options)[0].public_address for sample in samples)
+        public = any(settings.read_pool(sample.options, book)[0].public_address for sample in samples)
         await check.group(public=public)
         await check.places(samples)
         await check.quotas(samples)
@@ -128,7 +128,7 @@ class _Check:
             if region.security_group:
                 wanted[region.security_group] = region.name
         for sample in samples:
-            for region_name, subnet in settings.read_pool(sample.options)[0].subnets.items():
+            for region_name, subnet in settings.read_pool(sample.options, self._book)[0].subnets.items():
                 wanted[subnet] = region_name
         for resource, region_name in wanted.items():
             await self._present(resource, azure_calls.NETWORK_API, region_name)
@@ -195,7 +195,7 @@ class _Check:
         """Size, image, tags and script of each pool's request."""
         for sample in samples:
             place = checks.pool_of(sample)
-            pool, problems = settings.read_pool(sample.options)
+            pool, problems = settings.read_pool(sample.options, self._book)
             region = self._chosen.regions.get(sample.offer.region)
             problems += [
                 f"no such region {name} among the provider's{options.nearest(name, self._chosen.regions)}"

@@ -23,7 +23,7 @@ class Offers(offers.Offers[settings.PoolOptions]):
             provider,
             chosen.subscription,
             regions=chosen.regions,
-            markets=tuple(base.Market),
+            markets=chosen.markets,
             book=book,
             overrides=chosen.prices,
         )

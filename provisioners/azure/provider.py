@@ -70,11 +70,11 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
         return settings.read(options, book)
 
     def read_pool(self, options: Mapping[str, Any]) -> tuple[settings.PoolOptions, list[str]]:
-        return settings.read_pool(options)
+        return settings.read_pool(options, self._book)
 
     @classmethod
     def validate_pool(cls, options: Mapping[str, Any]) -> list[str]:
-        return settings.read_pool(options)[1]
+        return settings.read_pool(options, catalogue.load("azure"))[1]
 
     @property
     def traits(self) -> base.Traits:
@@ -141,7 +141,7 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
 
     async def create(self, wanted: base.CreateRequest) -> base.InstanceView:
         machines.refuse_malformed(wanted, dict.fromkeys(settings.POOL_KEYS))
-        pool, problems = settings.read_pool(wanted.options)
+        pool, problems = settings.read_pool(wanted.options, self._book)
         request.refuse(problems)
         region = self._settings.regions.get(wanted.offer.region)
         if region is None:

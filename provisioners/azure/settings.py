@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from provisioners import catalogue, options
+from provisioners import base, catalogue, options
 from provisioners.azure import images
+from provisioners.cloud_common import settings
 
 #: The zone of an offer in a region for which no zones are configured: Azure places the machine.
 NO_ZONE = "regional"
@@ -30,7 +31,7 @@ SECURITY_TYPES = {
 #: Disks that a machine can boot from (Ultra and Premium v2 cannot be that).
 DISK_TYPES = ("Premium_LRS", "Premium_ZRS", "StandardSSD_LRS", "StandardSSD_ZRS", "Standard_LRS")
 #: What :func:`read_pool` reads.
-POOL_KEYS = ("image", "plan", "disk_type", "security_type", "public_address", "subnets")
+POOL_KEYS = ("image", "plan", "disk_type", "security_type", "public_address", "subnets", "regions")
 
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.I)
 _GROUP = re.compile(r"[\w().-]{1,90}(?<!\.)\Z")
@@ -111,6 +112,7 @@ class Settings:
     notice: float = 0.0
     #: Seconds between two looks at the operation of a launch.
     poll: float = 2.0
+    markets: tuple[base.Market, ...] = tuple(base.Market)
     prices: catalogue.Overrides = field(default_factory=catalogue.Overrides)
 
     @property
@@ -175,6 +177,7 @@ def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list
         ca=reader.text("ca"),
         notice=_notice(reader),
         poll=_poll(reader),
+        markets=settings.read_markets(reader),
         prices=catalogue.read_overrides(reader, "prices", book),
     )
     _credential(reader, found)
@@ -182,7 +185,7 @@ def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list
     return found, reader.problems
 
 
-def read_pool(given: Mapping[str, Any]) -> tuple[PoolOptions, list[str]]:
+def read_pool(given: Mapping[str, Any], book: catalogue.Book) -> tuple[PoolOptions, list[str]]:
     """A pool's options, and what is wrong with them."""
     reader = options.Reader(given)
     subnets: dict[str, str] = {}
@@ -198,6 +201,7 @@ def read_pool(given: Mapping[str, Any]) -> tuple[PoolOptions, list[str]]:
         security_type=reader.text("security_type", choices=SECURITY_TYPES),
         public_address=public,
         subnets=subnets,
+        regions=settings.read_pool_regions(reader, book),
     )
     reader.done()
     return found, reader.problems

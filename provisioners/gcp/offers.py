@@ -19,7 +19,7 @@ class Offers(offers.Offers[settings.PoolOptions]):
             provider,
             chosen.project,
             regions=chosen.regions,
-            markets=tuple(base.Market),
+            markets=chosen.markets,
             book=book,
             overrides=chosen.overrides,
         )

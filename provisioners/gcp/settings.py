@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from provisioners import catalogue, options
+from provisioners import base, catalogue, options
+from provisioners.cloud_common import settings
 from provisioners.gcp import images
 
 COMPUTE = "https://compute.googleapis.com"
@@ -86,6 +87,7 @@ class Settings:
     impersonate: str = ""
     #: Seconds of notice before a spot instance is preempted; 0 for Google's default.
     preemption_notice: int = 0
+    markets: tuple[base.Market, ...] = tuple(base.Market)
     overrides: catalogue.Overrides = field(default_factory=catalogue.Overrides)
     endpoint: str = COMPUTE
     resource_manager: str = RESOURCE_MANAGER
@@ -126,6 +128,7 @@ def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list
         credentials=reader.secret("credentials"),
         impersonate=impersonate,
         preemption_notice=int(reader.seconds("preemption_notice", 0)),
+        markets=settings.read_markets(reader),
         overrides=catalogue.read_overrides(reader, "prices", book),
         endpoint=_url(reader, "endpoint", COMPUTE),
         resource_manager=_url(reader, "resource_manager", RESOURCE_MANAGER),
@@ -139,7 +142,7 @@ def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list
 def read_pool(given: Mapping[str, Any], launch: Launch, book: catalogue.Book) -> tuple[PoolOptions, list[str]]:
     """Return a pool's options over what its provider launches with, and every problem in them."""
     reader = options.Reader(given)
-    found = PoolOptions(launch=_launch(reader, launch, book))
+    found = PoolOptions(launch=_launch(reader, launch, book), regions=settings.read_pool_regions(reader, book))
     reader.done()
     return found, reader.problems
 
