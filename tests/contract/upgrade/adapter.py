@@ -205,7 +205,9 @@ def gitlab_cursor(cursor: Mapping[str, Any], *, pool: str) -> dict[str, Any]:
 def gitlab_marks(queue: Any) -> dict[str, str]:
     """By what runnerd knows its own records at GitLab again."""
     nothing: Any = None
-    description = heartbeat.Heartbeats(nothing, nothing, nothing, controller="golden").description(queue)
+    description = heartbeat.Heartbeats(
+        nothing, nothing, nothing, controller="golden", clock=nothing, rng=nothing
+    ).description(queue)
     return {"heartbeat": description, "system_id": runners.system_id(description), "runner": runners.MARK}
 
 
