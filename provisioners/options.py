@@ -7,33 +7,14 @@ nobody asked for is a complaint too, with the nearest key that exists.
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from provisioners.support import numbers
-
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_BYTES = {
-    "B": 1,
-    "kB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KiB": 2**10,
-    "MiB": 2**20,
-    "GiB": 2**30,
-    "TiB": 2**40,
-}
-#: The longest duration in seconds (ten years) and the largest size in bytes (a pebibyte) that are taken.
-_LONGEST = 10 * 365 * 86400.0
-_LARGEST = 2**50
-_DURATION = re.compile(r"(?:[0-9]{1,12}(?:\.[0-9]{1,9})?(?:ms|[smhd]))+\Z")
-_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhd])")
-_SIZE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?) ?([A-Za-z]+)\Z")
+from provisioners.support import numbers, units
+from provisioners.support.spelling import listed as listed
+from provisioners.support.spelling import nearest as nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,43 +27,6 @@ class Span:
     def at(self, share: float) -> float:
         """The duration at ``share`` (0 to 1) of the way."""
         return self.low + (self.high - self.low) * share
-
-
-#: So many names are still read; more are not worth listing.
-_LISTED = 16
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint to append, such as ``; did you mean "g4dn.xlarge"?``; the names themselves when they are few."""
-    names = sorted(known)
-    close = _close(word.lower(), {name.lower(): name for name in names})
-    if close:
-        quoted = [f'"{name}"' for name in close]
-        return f"; did you mean {listed(quoted)}?"
-    return f"; known: {', '.join(names)}" if names and len(names) <= _LISTED else ""
-
-
-def _close(word: str, by_folded: dict[str, str]) -> list[str]:
-    """What begins with the word (``a100``), what is a part of it (``nvidia-tesla-t4``), else what is spelt like it."""
-    if word in by_folded:
-        return [by_folded[word]]
-    beginning = [name for folded, name in by_folded.items() if len(word) > 1 and folded.startswith(word + "-")]
-    contained = [by_folded[part] for part in re.split(r"[-_ ]", word) if part in by_folded]
-    return (beginning or contained or _spelt_like(word, by_folded))[:3]
-
-
-def _spelt_like(word: str, by_folded: dict[str, str]) -> list[str]:
-    """The nearest by spelling, and a second one where it is just as near (``us-est-1``)."""
-    cutoff = 0.6 if len(word) > 3 else 0.5
-    near = difflib.get_close_matches(word, by_folded, n=2, cutoff=cutoff)
-    ratios = [difflib.SequenceMatcher(None, folded, word).ratio() for folded in near]
-    return [by_folded[folded] for folded, ratio in zip(near, ratios, strict=True) if ratio > ratios[0] - 0.01]
-
-
-def listed(words: Iterable[object]) -> str:
-    """``1, 4 or 8``."""
-    *rest, last = [str(word) for word in words]
-    return f"{', '.join(rest)} or {last}" if rest else last
 
 
 class Reader:
@@ -202,28 +146,22 @@ class Reader:
         return default if found is None else Span(found, found)
 
     def _duration(self, key: str, value: Any) -> float | None:
-        found = None if isinstance(value, str) else numbers.real(value, high=_LONGEST)
-        if isinstance(value, str) and _DURATION.match(value):
-            parts = _PART.findall(value)
-            found = numbers.real(sum(float(number) * _SECONDS[unit] for number, unit in parts), high=_LONGEST)
-        if found is not None:
-            return found
-        self.complain(key, f"expected a duration such as 30s, 10m or 1h30m, not {_named(value)}")
-        return None
+        try:
+            return units.seconds(value)
+        except ValueError as error:
+            self.complain(key, str(error))
+            return None
 
     def size(self, key: str, default: int) -> int:
-        """A size in bytes: a whole number, or a text such as ``16GiB``."""
+        """Return a size in bytes: of a whole number of bytes, or a text such as ``16GiB``."""
         value = self.raw(key)
         if value is None:
             return default
-        found = None if isinstance(value, str) else numbers.whole(value, high=_LARGEST)
-        match = _SIZE.match(value) if isinstance(value, str) else None
-        if match is not None and match[2] in _BYTES:
-            found = numbers.whole(int(float(match[1]) * _BYTES[match[2]]), high=_LARGEST)
-        if found is not None:
-            return found
-        self.complain(key, f"expected a size such as 16GiB, not {_named(value)}")
-        return default
+        try:
+            return units.size_in_bytes(value)
+        except ValueError as error:
+            self.complain(key, str(error))
+            return default
 
     def secret(self, key: str) -> str:
         """A reference to a secret (``file:/path``, ``env:NAME`` or ``credential:NAME``); never the secret itself."""

@@ -1,8 +1,17 @@
-"""Durations, sizes and dollars as people write them in the configuration.
+"""Durations, sizes and dollars as people write them: in the configuration, in options of providers, in commands.
 
-A bare number is refused where a unit is possible: `idle: 10` was meant as minutes by one reader and as
-seconds by the next. Values leave this module as plain numbers: seconds (float), bytes (int), US dollars
-(float). Every refusal is a `ValueError` whose text tells what to write instead.
+The grammar, the same everywhere:
+
+- A duration is one or more numbers with a unit (`ms`, `s`, `m`, `h`, `d`, `w`), each unit at most once and the
+  largest first: `30s`, `1.5h`, `1h30m`, `2w`.
+- A size is a number with a unit: decimal (`kB`, `MB`, `GB`, `TB`) or binary (`KiB`, `MiB`, `GiB`, `TiB`), or `B`.
+- An amount of US dollars is a number, with or without `$` before it.
+- `0` needs no unit, as a number or as a text. Any other number without a unit is refused, because `idle: 10` was
+  meant as minutes by one reader and as seconds by the next. Options of providers are the exception that
+  :func:`seconds` and :func:`size_in_bytes` read: there a number (not a text) counts seconds or bytes.
+
+Values leave this module as plain numbers: seconds (float), bytes (int), US dollars (float). Every refusal is a
+`ValueError` whose text says what to write instead.
 """
 
 from __future__ import annotations
@@ -30,10 +39,13 @@ SIZE_UNITS = {
 }
 
 #: The longest duration accepted: ten years, so that a slip of the unit cannot overflow a clock.
-LONGEST = 10 * 365 * 86400.0
+LONGEST_S = 10 * 365 * 86400.0
 
 #: The largest size accepted: one pebibyte.
-LARGEST = 2**50
+LARGEST_BYTES = 2**50
+
+#: What :func:`duration` accepts besides ``0``, for JSON schemas.
+DURATION_PATTERN = "^(?=.)" + "".join(rf"(\d+(\.\d+)?{unit})?" for unit in ("w", "d", "h", "m", "s", "ms")) + "$"
 
 _NUMBER = r"([0-9]{1,16}(?:\.[0-9]{1,9})?)"
 _BARE = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?\Z")
@@ -75,9 +87,22 @@ def duration(value: object) -> float:
             raise ValueError(f'"{text}" repeats or reorders its units; write the larger first, as in 1h30m')
         last = DURATION_UNITS[unit]
         total += float(number) * last
-    if total > LONGEST:
+    if total > LONGEST_S:
         raise ValueError(f'"{text}" is longer than ten years')
     return round(total, 3)
+
+
+def seconds(value: object) -> float:
+    """Read a duration in options of a provider: a number counts seconds; seconds.
+
+    Raises ValueError like :func:`duration`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return duration(value)
+    found = numbers.real(value, high=LONGEST_S)
+    if found is None:
+        raise ValueError(f'"{_shown(value)}" is not a number of seconds from 0 to ten years; write 30s, 10m or 1h30m')
+    return found
 
 
 def size(value: object) -> int:
@@ -103,9 +128,22 @@ def size(value: object) -> int:
         hint = f"write {number}{alike}" if alike else "units are " + ", ".join(SIZE_UNITS)
         raise ValueError(f'"{unit}" is not a unit of size; {hint}')
     total = round(float(number) * SIZE_UNITS[unit])
-    if total > LARGEST:
+    if total > LARGEST_BYTES:
         raise ValueError(f'"{text}" is larger than a pebibyte')
     return total
+
+
+def size_in_bytes(value: object) -> int:
+    """Read a size in options of a provider: a whole number counts bytes; bytes.
+
+    Raises ValueError like :func:`size`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        return size(value)
+    found = numbers.whole(value, high=LARGEST_BYTES)
+    if found is None:
+        raise ValueError(f'"{_shown(value)}" is not a number of bytes from 0 to a pebibyte; write 500MB or 16GiB')
+    return found
 
 
 def dollars(value: object) -> float:
@@ -126,8 +164,10 @@ def dollars(value: object) -> float:
 
 
 def _shown(value: int | float) -> str:
-    """Return a number for a message; an integer may be too large to become a float."""
-    return f"{value:g}" if isinstance(value, float) or abs(value) < LARGEST else f"{str(value)[:20]}..."
+    """Return a number for a message; an integer may be too large to become a float, or a text."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value) if abs(value) < 10**20 else f"{'-' if value < 0 else ''}1e20 or more"
 
 
 def show_duration(seconds: float) -> str:

@@ -53,9 +53,7 @@ def _shown_database(value: str | secrets.Secret | None) -> str | None:
 
 
 _SECRET_SCHEMA = {"type": "string", "pattern": "^(file|env|credential):.+"}
-_DURATION_SCHEMA = {
-    "anyOf": [{"type": "string", "pattern": r"^(\d+(\.\d+)?(ms|s|m|h|d|w))+$"}, {"const": 0}, {"const": "0"}]
-}
+_DURATION_SCHEMA = {"anyOf": [{"type": "string", "pattern": units.DURATION_PATTERN}, {"const": 0}, {"const": "0"}]}
 
 #: A duration in seconds, written with its unit.
 Duration = Annotated[
@@ -71,7 +69,7 @@ Span = Annotated[
     float,
     BeforeValidator(values.positive_duration),
     PlainSerializer(units.show_duration, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^(\d+(\.\d+)?(ms|s|m|h|d|w))+$"}),
+    WithJsonSchema({"type": "string", "pattern": units.DURATION_PATTERN}),
 ]
 #: A size in bytes, written with its unit.
 Size = Annotated[

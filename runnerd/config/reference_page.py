@@ -27,8 +27,11 @@ type or unit are rejected with file, line and the nearest valid key, all at once
 prints a JSON Schema for editors, `runnerd config show POOL` the effective settings of a pool, `runnerd check` problems
 and warnings.
 
-- **Durations** have a unit: `30s`, `10m`, `12h`, `1h30m`, `7d`; only `0` needs none.
-- **Sizes** have a unit: `500MB` (decimal), `16GiB` (binary).
+- **Durations** have a unit: `30s`, `10m`, `12h`, `1.5h`, `1h30m`, `7d`. Units are `ms`, `s`, `m`, `h`, `d` and `w`,
+  each at most once and the largest first; only `0` needs none. Options of commands are read the same way.
+- **Sizes** have a unit: `500MB` (decimal), `16GiB` (binary). Units are `B`, `kB`, `MB`, `GB`, `TB`, `KiB`, `MiB`,
+  `GiB` and `TiB`.
+- **In the options of providers**, a number without a unit counts seconds or bytes; a text is read as everywhere.
 - **Dollars** are US dollars: `200`, `0.50`.
 - **Secrets** are references, never values: `file:/path` (read at each use, so a rotated file takes effect at once),
   `env:NAME`, `credential:NAME` (systemd's `LoadCredential=`). A relative path is relative to the configuration

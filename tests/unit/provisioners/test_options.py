@@ -34,7 +34,9 @@ from provisioners.catalogue import machines
             id="unknown type sold",
         ),
         pytest.param(
-            {"regions": {"us-1": {"boot": "soon"}}}, "regions.us-1.boot: expected a duration", id="no duration"
+            {"regions": {"us-1": {"boot": "soon"}}},
+            'regions.us-1.boot: "soon" is not a duration; write 30s',
+            id="no duration",
         ),
         pytest.param({"boot": [60, 20]}, "boot: the shortest is longer than the longest", id="bounds swapped"),
         pytest.param({"backing": "locale"}, 'backing: "locale" is not known; did you mean "local"?', id="choice"),
@@ -61,7 +63,9 @@ from provisioners.catalogue import machines
             id="no gpus of a model",
         ),
         pytest.param(
-            {"machine_types": {"m": {"memory": "16 Gigs"}}}, "machine_types.m.memory: expected a size", id="size"
+            {"machine_types": {"m": {"memory": "16 Gigs"}}},
+            'machine_types.m.memory: "Gigs" is not a unit of size',
+            id="size",
         ),
     ],
 )
@@ -77,7 +81,7 @@ def test_the_simulated_cloud_names_what_is_wrong(given: dict[str, Any], problem:
     [
         pytest.param({"slots": 0}, "slots: 0 is not within 1 to", id="no slots"),
         pytest.param({"slots": True}, 'slots: expected a whole number, not "True"', id="truth for a number"),
-        pytest.param({"grace": "5"}, "grace: expected a duration", id="no unit"),
+        pytest.param({"grace": "5"}, 'grace: "5" has no unit; write 5s, 5m or 5h', id="no unit"),
         pytest.param({"machine_types": {"m": {"spot_price": 1}}}, "machine_types.m.spot_price: there is no", id="spot"),
         pytest.param({"gpu": "t4", "gpus": 0}, "gpus: is 0 although a gpu is named", id="no gpus"),
     ],
@@ -100,12 +104,68 @@ CONTEXT = base.Context("sim", "acme-ci", "", lambda: 0.0, lambda seconds: None)
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"), [(30, 30.0), (0.5, 0.5), ("90s", 90.0), ("1h30m", 5400.0), ("250ms", 0.25), (0, 0.0)]
+    ("value", "seconds"),
+    [
+        (30, 30.0),
+        (0.5, 0.5),
+        ("90s", 90.0),
+        ("1h30m", 5400.0),
+        ("250ms", 0.25),
+        (0, 0.0),
+        ("0", 0.0),
+        ("1w", 604800.0),
+        (" 5s ", 5.0),
+    ],
 )
 def test_durations_are_seconds_or_carry_a_unit(value: object, seconds: float) -> None:
     reader = options.Reader({"wait": value})
     assert reader.seconds("wait", 7.0) == seconds
     assert reader.problems == []
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("30m1h", '"30m1h" repeats or reorders its units'),
+        ("1h1h", '"1h1h" repeats or reorders its units'),
+        ("30", '"30" has no unit'),
+        (-1, '"-1" is not a number of seconds'),
+        (float("nan"), '"nan" is not a number of seconds'),
+        (1e12, '"1e+12" is not a number of seconds from 0 to ten years'),
+        ("600w", '"600w" is longer than ten years'),
+        (True, "expected a duration"),
+    ],
+)
+def test_options_refuse_the_durations_that_the_configuration_refuses(value: object, problem: str) -> None:
+    reader = options.Reader({"wait": value})
+    assert reader.seconds("wait", 7.0) == 7.0
+    assert len(reader.problems) == 1 and reader.problems[0].startswith(f"wait: {problem}"), reader.problems
+
+
+@pytest.mark.parametrize(
+    ("value", "size"), [(1024, 1024), ("16GiB", 2**34), ("100KB", 100_000), ("1.5 GiB", 3 * 2**29), (0, 0), ("0", 0)]
+)
+def test_sizes_are_bytes_or_carry_a_unit(value: object, size: int) -> None:
+    reader = options.Reader({"disk": value})
+    assert reader.size("disk", 7) == size
+    assert reader.problems == []
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("16G", '"G" is not a unit of size; write 16GB'),
+        ("100", '"100" has no unit'),
+        (-1, '"-1" is not a number of bytes'),
+        (2**51, '"2251799813685248" is not a number of bytes from 0 to a pebibyte'),
+        (1.5, '"1.5" has no unit'),
+        (False, "expected a size"),
+    ],
+)
+def test_options_refuse_the_sizes_that_the_configuration_refuses(value: object, problem: str) -> None:
+    reader = options.Reader({"disk": value})
+    assert reader.size("disk", 7) == 7
+    assert len(reader.problems) == 1 and reader.problems[0].startswith(f"disk: {problem}"), reader.problems
 
 
 @pytest.mark.parametrize(

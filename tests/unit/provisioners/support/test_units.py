@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,3 +113,15 @@ def test_a_duration_reads_back_as_it_was_shown(milliseconds: int) -> None:
 @given(st.integers(min_value=0, max_value=2**50))
 def test_a_size_reads_back_as_it_was_shown(count: int) -> None:
     assert units.size(units.show_size(count)) == count
+
+
+@pytest.mark.parametrize("text", ["30s", "1h30m", "1.5h", "2w1d", "1s500ms"])
+def test_the_pattern_of_the_schema_takes_what_is_read(text: str) -> None:
+    assert units.duration(text) > 0 and re.search(units.DURATION_PATTERN, text)
+
+
+@pytest.mark.parametrize("text", ["", "30", "30m1h", "1h1h", "10 minutes", "1ms1s"])
+def test_the_pattern_of_the_schema_refuses_what_is_not_read(text: str) -> None:
+    with pytest.raises(ValueError):
+        units.duration(text)
+    assert not re.search(units.DURATION_PATTERN, text)
