@@ -6,15 +6,15 @@ models only through their fields, so a new field needs nothing here.
 
 from __future__ import annotations
 
-import difflib
 import enum
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
 
+from provisioners.support import spelling
 from runnerd import errors
 from runnerd.config import fields
 from runnerd.kit import yamlfile
@@ -33,17 +33,6 @@ ELSEWHERE = {
 }
 
 _NO_INSTANCE = "a pool that may have no instance serves no job; remove it or drain it"
-
-
-def nearest(word: str, words: Iterable[str]) -> str | None:
-    """Return the valid word that was probably meant, None when none is near."""
-    known = list(words)
-    folded = {known_word.lower().replace("-", "_"): known_word for known_word in known}
-    alike = folded.get(word.lower().replace("-", "_"))
-    if alike is not None and alike != word:
-        return alike
-    found = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return found[0] if found else None
 
 
 def translate(
@@ -100,7 +89,8 @@ def _problem(
             hint = f"{_NO_INSTANCE}; for a ceiling {hint}"
         if hint:
             return document.problem(place, f"unknown key; {hint}")
-        return document.problem(place, "unknown key", nearest=nearest(last, keys_at(model, place[:-1], document.data)))
+        near = spelling.closest(last, keys_at(model, place[:-1], document.data))
+        return document.problem(place, "unknown key", nearest=near)
     if kind == "missing":
         return document.problem(place, _missing(place))
     if kind == "value_error":
@@ -109,7 +99,7 @@ def _problem(
         words = _words(model, place, detail, document.data)
         if kind == "union_tag_invalid":
             place, value = (*place, "type"), detail["ctx"]["tag"]
-        near = nearest(value, words) if isinstance(value, str) else None
+        near = spelling.closest(value, words) if isinstance(value, str) else None
         return document.problem(place, f"{_shown(value)} is not one of {', '.join(words)}", nearest=near)
     if kind == "union_tag_not_found":
         return document.problem((*place, "type"), "is missing; write type: github or type: gitlab")

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from provisioners import base
-from provisioners.support import numbers
+from provisioners.support import numbers, spelling
 from runnerd import errors
-from runnerd.config import messages
 from runnerd.kit import yamlfile
 
 #: Provisioners that ship with runnerd, for a checkout whose entry points are not installed.
@@ -66,7 +65,7 @@ def complaints(
             continue  # the model reports it
         place: yamlfile.Place = ("providers", name, "type")
         if kind not in known:
-            near = messages.nearest(kind, known)
+            near = spelling.closest(kind, known)
             hint = "" if near else f"; there are {', '.join(known)}, and packages can add more"
             yield document.problem(place, f'there is no provider type "{kind}"{hint}', nearest=near)
             continue

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from runnerd.config import fields, messages, overlaps
+from provisioners.support import spelling
+from runnerd.config import fields, overlaps
 from runnerd.config.forges import AnyForge
 from runnerd.config.limits import Limits
 from runnerd.config.pools import Pool, Provider, Team
@@ -129,7 +130,7 @@ def _pool(pool: Pool, names: Names, forges: Mapping[str, AnyForge]) -> Iterator[
 
 def _unknown(place: yamlfile.Place, what: str, name: str, known: Iterable[str]) -> Complaint:
     words = list(known)
-    near = messages.nearest(name, words)
+    near = spelling.closest(name, words)
     listed = "" if near or not words else f"; there are {', '.join(words)}"
     return Complaint(place, f'there is no {what} "{name}"{listed}', near)
 

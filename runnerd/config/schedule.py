@@ -10,7 +10,6 @@ unix seconds; no clock is read.
 from __future__ import annotations
 
 import datetime
-import difflib
 import functools
 import math
 import re
@@ -19,6 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from apscheduler.triggers.cron import CronTrigger
+
+from provisioners.support import spelling
 
 #: The most warm instances; more is a typing error.
 MOST = 10_000
@@ -232,8 +233,8 @@ def _read_zone(text: str) -> zoneinfo.ZoneInfo:
     try:
         return zoneinfo.ZoneInfo(text)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        alike = difflib.get_close_matches(text, _zones(), n=1, cutoff=0.5)
-        hint = f'; did you mean "{alike[0]}"?' if alike else "; write one such as Europe/Berlin or UTC"
+        alike = spelling.closest(text, _zones())
+        hint = f'; did you mean "{alike}"?' if alike else "; write one such as Europe/Berlin or UTC"
         raise ValueError(f'"{text}" is not a time zone{hint}') from None
 
 
