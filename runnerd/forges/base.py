@@ -52,7 +52,7 @@ class QueueSpec:
 
 
 class JobEvent(enum.StrEnum):
-    """What a forge reports about a job.  The values are stored in the events of the state."""
+    """The facts that a forge reports about a job.  The values are stored in the events of the state."""
 
     #: It waits, in this queue.
     QUEUED = "queued"
@@ -139,7 +139,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunnerConfig:
-    """What the instance needs to start its runner.  Secrets never appear in its repr."""
+    """The configuration with which the instance starts its runner.  Secrets never appear in its repr."""
 
     #: ``github`` or ``gitlab``: selects the runner command.
     kind: str

@@ -1,28 +1,30 @@
-"""Who we are to GitHub: an App's installation, or a token.
+"""Our credential at GitHub: the installation of an App, or a token.
 
-Tokens are opaque (their format changes, GitHub changelog 2026-05-15), live in memory only, and are told to the mask.
-The App's JWT is dated by the server's clock once that is known: a host clock that runs ahead by seconds is refused
-with 401 otherwise.
+Tokens are opaque (their format changes, GitHub changelog 2026-05-15), live in memory only, and are masked in logs.
+The App's JWT is dated by the server's clock once that is known: otherwise a host clock that is ahead by seconds gets
+401.
 """
 
 from __future__ import annotations
 
 import asyncio
-import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 import jwt
 
 from runnerd import __version__, config, errors
+from runnerd.forges import fields
 from runnerd.forges.github import failures, pace
 from runnerd.forges.github.scope import Kind, Scope
 from runnerd.forges.github.wire import Wire
 from runnerd.kit import http, redaction, secrets
 
-#: Seconds before its end at which an installation token is renewed.
-RENEW = 300.0
-#: Life of the JWT; GitHub allows ten minutes.
-JWT_LIFE = 540
+#: Seconds before it expires at which an installation token is renewed.
+RENEW_BEFORE_S = 300.0
+#: Life of the JWT in seconds; GitHub allows ten minutes.
+JWT_LIFE_S = 540
+#: Life of an installation token whose end cannot be read; seconds.
+ASSUMED_LIFE_S = 3600.0
 USER_AGENT = f"runnerd/{__version__}"
 HEADERS = {
     "Accept": "application/vnd.github+json",
@@ -32,25 +34,29 @@ HEADERS = {
 
 
 class Credential(Protocol):
-    """Gives the token of the next REST request."""
+    """A source of the token for REST requests."""
 
-    async def token(self) -> str: ...
+    async def token(self) -> str:
+        """Return the token for the next request.  Raises :class:`errors.ForgeError`."""
+        ...
 
     def forget(self, token: str) -> bool:
-        """The server refused that token; say whether another can be had now."""
+        """Drop a token that the server has refused; return True when another can be had now."""
         ...
 
     @property
     def remedy(self) -> str:
-        """What a person does when it is refused."""
+        """Advice for people when the credential is refused."""
         ...
 
     @property
-    def app(self) -> bool: ...
+    def app(self) -> bool:
+        """True for an App, which needs other permissions than a token."""
+        ...
 
 
 class PersonalToken:
-    """A token that a person made.  Read anew for each request, so a rotated file works at once."""
+    """A personal access token.  It is read again for each request, so a rotated file works at once."""
 
     app = False
     remedy = "check that the token exists, has not expired and is authorised for the organisation (SSO)"
@@ -85,32 +91,32 @@ class App:
         self._installation = settings.installation
         self._lock = asyncio.Lock()
         self._token = ""
-        self._until = 0.0
+        self._expires = 0.0
 
     async def token(self) -> str:
-        if self._fresh():
+        if self._valid():
             return self._token
         async with self._lock:
-            if not self._fresh():
+            if not self._valid():
                 await self._mint()
             return self._token
 
     def forget(self, token: str) -> bool:
         if token == self._token:
-            self._until = 0.0
+            self._expires = 0.0
         return True
 
-    def _fresh(self) -> bool:
-        return bool(self._token) and self._wire.clock.now() < self._until - RENEW
+    def _valid(self) -> bool:
+        return bool(self._token) and self._wire.clock.now() < self._expires - RENEW_BEFORE_S
 
     async def installation(self) -> int:
-        """The installation's number.  Raises :class:`errors.ForgeError`."""
+        """Return the installation's number.  Raises :class:`errors.ForgeError`."""
         if self._installation is None:
             if self._scope.kind is Kind.ENTERPRISE:
                 raise errors.ForgeForbidden(f"{self._wire.forge}: an App cannot serve an enterprise; use a token")
             what = f"find the App's installation for {self._scope.name}"
             path = f"/{self._scope.path}/installation"
-            response = await self._ask("GET", path, f"/{self._scope.template}/installation", what)
+            response = await self._request("GET", path, f"/{self._scope.template}/installation", what)
             if response.status != 200:
                 remedy = self.remedy
                 if response.status == 404:
@@ -122,7 +128,7 @@ class App:
     async def _mint(self) -> None:
         number = await self.installation()
         what = f"mint a token for installation {number}"
-        response = await self._ask(
+        response = await self._request(
             "POST", f"/app/installations/{number}/access_tokens", "/app/installations/{id}/access_tokens", what
         )
         if response.status not in (200, 201):
@@ -135,12 +141,12 @@ class App:
         if not isinstance(token, str) or not token:
             raise errors.ForgeUnavailable(f"{self._wire.forge}: could not {what}: the answer holds no token")
         redaction.learn(token)
-        life = timestamp(body.get("expires_at")) - self._wire.server_now()
+        life = fields.timestamp(body.get("expires_at")) - self._wire.server_now()
         self._token = token
-        self._until = self._wire.clock.now() + (life if life > 0 else 3600.0)
+        self._expires = self._wire.clock.now() + (life if life > 0 else ASSUMED_LIFE_S)
 
-    async def _ask(self, method: str, path: str, endpoint: str, what: str) -> http.Response:
-        """One request as the App itself; once more by the server's clock if ours may have been the reason."""
+    async def _request(self, method: str, path: str, endpoint: str, what: str) -> http.Response:
+        """Send a request as the App itself; repeat it after 401, now dated by the server's clock, and after 5xx."""
         response = await self._send(method, path, endpoint, what)
         if response.status == 401 and response.date() is not None:
             response = await self._send(method, path, endpoint, what)
@@ -155,7 +161,7 @@ class App:
         now = int(self._wire.server_now())
         try:
             signed = jwt.encode(
-                {"iat": now - 60, "exp": now + JWT_LIFE, "iss": self._id}, self._key.reveal(), algorithm="RS256"
+                {"iat": now - 60, "exp": now + JWT_LIFE_S, "iss": self._id}, self._key.reveal(), algorithm="RS256"
             )
         except errors.SecretMissing as error:
             raise errors.ForgeAuthFailed(str(error)) from error
@@ -172,16 +178,3 @@ class App:
             url=self._scope.api + path,
             headers={**HEADERS, "Authorization": f"Bearer {signed}"},
         )
-
-
-def timestamp(value: Any) -> float:
-    """Unix seconds of an ISO time as GitHub and .NET write it; 0 for none, the zero time, or nonsense."""
-    if not isinstance(value, str) or len(value) < 10 or value.startswith("0001-"):
-        return 0.0
-    try:
-        moment = datetime.datetime.fromisoformat(value)
-    except ValueError:
-        return 0.0
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    return moment.timestamp()

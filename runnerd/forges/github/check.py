@@ -1,7 +1,6 @@
-"""Every step of GitHub's protocol that costs nothing, tried for ``runnerd check``.
+"""``runnerd check`` for a GitHub: every step of the protocol that changes nothing.
 
-Nothing is made or changed: a scale set is only looked at where it exists.  Each finding says in plain words what works
-or what to do.
+A scale set is only read where it exists.  Each finding says what works, or what to do.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from runnerd.forges.github.scalesets import sets
 from runnerd.forges.github.scalesets.service import Service
 from runnerd.forges.github.scope import Kind
 
-#: Seconds of difference between the clocks that are worth a word, and that break the sign-on of runners.
-SKEW_WARNING = 30.0
-SKEW_ERROR = 300.0
+#: Differences between the clocks that deserve a warning, and that break the sign-on of runners; seconds.
+SKEW_WARNING_S = 30.0
+SKEW_ERROR_S = 300.0
 
 
 class Check:
@@ -40,10 +39,10 @@ class Check:
         self._runners = runners
         self._specs = specs
         self._place = f"forges.{rest.wire.forge}"
-        self._found: list[Finding] = []
+        self._findings: list[Finding] = []
 
     async def run(self) -> list[Finding]:
-        """All findings; a step that fails ends the steps that need it."""
+        """Return all findings; a step that fails ends the steps that need it."""
         try:
             if await self._credential():
                 if self._settings.mode is config.Mode.SCALE_SET:
@@ -51,20 +50,20 @@ class Check:
                 else:
                     await self._without_scale_sets()
         except errors.SecretMissing as error:
-            self._say(Level.ERROR, str(error))
+            self._add(Level.ERROR, str(error))
         except errors.RunnerdError as error:
-            self._say(Level.ERROR, str(error))
+            self._add(Level.ERROR, str(error))
         self._clock()
         if self._settings.webhook_secret is None and self._settings.mode is config.Mode.REST:
-            self._say(
+            self._add(
                 Level.WARNING,
-                "no webhook_secret: jobs are noticed by polling alone",
+                "no webhook_secret: jobs are noticed by polling only",
                 f"set up a webhook for workflow_job, or accept up to {self._settings.poll:.0f} s of delay",
             )
-        return self._found
+        return self._findings
 
-    def _say(self, level: Level, message: str, remedy: str = "") -> None:
-        self._found.append(Finding(level, self._place, message, remedy))
+    def _add(self, level: Level, message: str, remedy: str = "") -> None:
+        self._findings.append(Finding(level, self._place, message, remedy))
 
     async def _credential(self) -> bool:
         scope = self._rest.scope
@@ -72,7 +71,7 @@ class Check:
             await self._rest.credential.token()
             await self._service.connector.registration_token()
         except errors.ForgeNotFound as error:
-            self._say(
+            self._add(
                 Level.ERROR,
                 str(error),
                 f"check that {scope.url} exists; GitHub also answers 404 when the permission is missing: it needs "
@@ -80,41 +79,41 @@ class Check:
             )
             return False
         except errors.ForgeForbidden as error:
-            self._say(Level.ERROR, str(error), f"grant {scope.permission(app=self._rest.credential.app)}")
+            self._add(Level.ERROR, str(error), f"grant {scope.permission(app=self._rest.credential.app)}")
             return False
         except errors.RunnerdError as error:
-            self._say(Level.ERROR, str(error), self._rest.credential.remedy)
+            self._add(Level.ERROR, str(error), self._rest.credential.remedy)
             return False
         who = "the App's installation" if self._rest.credential.app else "the token"
-        self._say(Level.OK, f"{who} may register runners for {scope.name}")
+        self._add(Level.OK, f"{who} may register runners for {scope.name}")
         return True
 
     async def _scale_sets(self) -> None:
         try:
             await self._service.connector.get()
         except errors.ForgeError as error:
-            self._say(
+            self._add(
                 Level.ERROR,
                 str(error),
                 "if this host has no runner scale sets (GitHub Enterprise Server before 3.10), set mode: rest",
             )
             return
-        self._say(Level.OK, "the Actions service answers")
+        self._add(Level.OK, "the Actions service answers")
         groups: dict[str, int] = {}
         for name in {spec.runner_group: None for spec in self._specs} or {self._settings.runner_group: None}:
             try:
-                groups[name] = int((await self._service.group(name))["id"])
+                groups[name] = (await self._service.group(name))["id"]
             except errors.ForgeError as error:
-                self._say(Level.ERROR, str(error))
+                self._add(Level.ERROR, str(error))
             else:
-                self._say(Level.OK, f'the runner group "{name}" exists')
+                self._add(Level.OK, f'the runner group "{name}" exists')
                 await self._public(name)
         chosen = sets.names(self._specs)
         for spec in self._specs:
             name = chosen[spec.queue.pool]
             place = f"pools.{spec.queue.pool}"
             if name.lower() not in {label.lower() for label in spec.labels}:
-                self._found.append(
+                self._findings.append(
                     Finding(
                         Level.WARNING,
                         place,
@@ -124,37 +123,37 @@ class Check:
                 )
             if spec.runner_group not in groups:
                 continue
-            found = await self._service.find_set(groups[spec.runner_group], name)
-            if found is None:
-                self._found.append(Finding(Level.OK, place, f'the scale set "{name}" will be made'))
+            scale_set = await self._service.find_set(groups[spec.runner_group], name)
+            if scale_set is None:
+                self._findings.append(Finding(Level.OK, place, f'the scale set "{name}" will be created'))
                 continue
             wanted = sets.labels(spec, name)
-            missing, surplus = sets.missing(wanted, found), sets.surplus(wanted, found)
+            missing, surplus = sets.missing(wanted, scale_set), sets.surplus(wanted, scale_set)
             if missing or surplus:
-                self._found.append(
+                self._findings.append(
                     Finding(
                         Level.WARNING,
                         place,
-                        f'the scale set "{name}" has the labels {", ".join(sets.held_labels(found))}, the pool '
+                        f'the scale set "{name}" has the labels {", ".join(sets.held_labels(scale_set))}, the pool '
                         f"{', '.join(wanted)}",
-                        "runnerd changes them when it listens; if GitHub does not take that, delete the set when idle",
+                        "runnerd changes them when it listens; if GitHub refuses that, delete the set when idle",
                     )
                 )
             else:
-                self._found.append(Finding(Level.OK, place, f'the scale set "{name}" exists with its labels'))
+                self._findings.append(Finding(Level.OK, place, f'the scale set "{name}" exists with its labels'))
 
     async def _without_scale_sets(self) -> None:
         for name in {spec.runner_group: None for spec in self._specs} or {self._settings.runner_group: None}:
             try:
                 await self._runners.group(name)
             except errors.ForgeError as error:
-                self._say(Level.ERROR, str(error))
+                self._add(Level.ERROR, str(error))
             else:
-                self._say(Level.OK, f'the runner group "{name}" exists')
+                self._add(Level.OK, f'the runner group "{name}" exists')
                 await self._public(name)
         repositories = polling.listed(self._settings, self._rest.scope.repository)
         if not repositories:
-            self._say(
+            self._add(
                 Level.ERROR if self._settings.webhook_secret is None else Level.WARNING,
                 "mode is rest and no repository is listed",
                 "list the repositories under repos: GitHub has no listing of an organisation's jobs",
@@ -168,12 +167,12 @@ class Check:
                     query={"status": "queued", "per_page": 1},
                 )
             except errors.ForgeError as error:
-                self._say(Level.ERROR, str(error), 'it needs the permission "Actions: read" on the repository')
+                self._add(Level.ERROR, str(error), 'it needs the permission "Actions: read" on the repository')
             else:
-                self._say(Level.OK, f"the runs of {repo} can be read")
+                self._add(Level.OK, f"the runs of {repo} can be read")
 
     async def _public(self, name: str) -> None:
-        """Compare the group's word on public repositories with the configuration's."""
+        """Compare the group's setting for public repositories with the configuration's."""
         if self._rest.scope.kind is Kind.REPOSITORY:
             return
         try:
@@ -181,20 +180,20 @@ class Check:
                 "/{scope}/actions/runner-groups", "runner_groups", "read the runner groups"
             )
         except errors.ForgeError:
-            # Needs another permission on some plans; not knowing is no fault.
+            # Needs another permission on some plans; it is no fault to lack that.
             return
         group = next((group for group in groups if str(group.get("name", "")).lower() == name.lower()), None)
         if group is None:
             return
         allowed = bool(group.get("allows_public_repositories"))
         if allowed and not self._settings.public_repositories:
-            self._say(
+            self._add(
                 Level.WARNING,
                 f'the runner group "{name}" serves public repositories, so strangers\' pull requests may run code',
-                "turn it off in the group's settings, or set public_repositories: true if it is meant",
+                "turn it off in the group's settings, or set public_repositories: true if it is intended",
             )
         elif self._settings.public_repositories and not allowed:
-            self._say(
+            self._add(
                 Level.WARNING,
                 f'public_repositories is true, but the runner group "{name}" does not allow them: their jobs wait',
                 "allow public repositories in the group's settings",
@@ -205,12 +204,12 @@ class Check:
         if date is None:
             return
         skew = self._rest.wire.clock.wall() - self._rest.wire.server_now()
-        if abs(skew) < SKEW_WARNING:
-            self._say(Level.OK, "this host's clock agrees with GitHub's")
+        if abs(skew) < SKEW_WARNING_S:
+            self._add(Level.OK, "this host's clock agrees with GitHub's")
             return
         way = "ahead of" if skew > 0 else "behind"
-        self._say(
-            Level.ERROR if abs(skew) >= SKEW_ERROR else Level.WARNING,
+        self._add(
+            Level.ERROR if abs(skew) >= SKEW_ERROR_S else Level.WARNING,
             f"this host's clock is {abs(skew):.0f} s {way} GitHub's",
             "run a time service (chrony, systemd-timesyncd) here and on the instances",
         )

@@ -1,4 +1,4 @@
-"""GitHub as a :class:`runnerd.forges.base.Forge`: puts the parts together and keeps no rules of its own."""
+"""GitHub as a :class:`runnerd.forges.base.Forge`: the parts put together, without rules of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from provisioners.base import Finding
 from runnerd import config, errors, model
 from runnerd.forges import base
 from runnerd.forges.github import auth, check, scope
-from runnerd.forges.github.registration import Intake, RestRunners, Runners, SetRunners
+from runnerd.forges.github.registration import RegistrationLimits, RestRunners, Runners, SetRunners
 from runnerd.forges.github.rest import polling
 from runnerd.forges.github.rest.assignment_timeouts import AssignmentTimeouts
 from runnerd.forges.github.rest.audit import Audit
@@ -27,8 +27,8 @@ from runnerd.kit import http, tasks
 
 log = logging.getLogger(__name__)
 
-#: Seconds for ending all sessions on the way out.
-GOOD_BYE = 30.0
+#: Seconds for ending all sessions on shutdown.
+CLOSE_S = 30.0
 
 
 class GitHub:
@@ -65,14 +65,14 @@ class GitHub:
         self._rest = Rest(self._wire, self._scope, credential, rng=rng)
         self._service = Service(self._wire, self._rest, rng=rng)
         self._runs = Runs(self._rest)
-        self._intake = Intake(clock, rng)
+        self._limits = RegistrationLimits(clock, rng)
         self._rest_runners = RestRunners(self._rest)
         self._uses_sets = settings.mode is config.Mode.SCALE_SET
         self._runners: Runners = SetRunners(self._service, self._listener) if self._uses_sets else self._rest_runners
         self._specs: dict[model.Queue, base.QueueSpec] = {}
         self._listeners: dict[model.Queue, Listener] = {}
         self._sink: base.Sink | None = None
-        #: Good-byes of queues that a reload took away.
+        #: Sessions being ended, of queues that a reload took away.
         self._leaving = tasks.Group(f"github/{name}")
         self._timeouts = AssignmentTimeouts(self._runs, clock=clock)
         repositories = polling.listed(settings, self._scope.repository)
@@ -102,7 +102,7 @@ class GitHub:
         return self._wire.server_date()
 
     def rate_limit(self) -> tuple[int | None, int]:
-        """Requests left in this hour (None when not told) and the hourly quota, for metrics."""
+        """Return the requests left in this hour (None when not reported) and the hourly quota, for metrics."""
         return self._rest.limits.remaining, self._rest.limits.limit
 
     # -- following the queues --------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ class GitHub:
             await group.close()
 
     def _arrange(self, specs: Sequence[base.QueueSpec], sink: base.Sink) -> Sequence[Listener]:
-        """One listener per queue; those that are not needed any more give their session back."""
+        """Return one listener per queue; the session of one that is not needed any more is ended."""
         former = {spec.queue.pool: str(sink.cursor(spec.queue).get("name") or "") for spec in specs}
         names = sets.names(specs, former)
         kept: dict[model.Queue, Listener] = {}
@@ -159,17 +159,17 @@ class GitHub:
         try:
             await listener.end(remember=remember)
         except errors.RunnerdError as error:
-            log.warning("%s: the session was not ended, it runs out by itself: %s", listener.queue, error)
+            log.warning("%s: the session was not ended and expires by itself: %s", listener.queue, error)
 
     async def close(self) -> None:
         listeners = list(self._listeners.values())
         if listeners:
             try:
-                async with asyncio.timeout(GOOD_BYE):
+                async with asyncio.timeout(CLOSE_S):
                     await asyncio.gather(*(self._leave(listener) for listener in listeners))
             except TimeoutError:
-                log.warning("%s: not every session was ended in time; they run out by themselves", self._name)
-        await self._leaving.close(grace=GOOD_BYE / 6)
+                log.warning("%s: not every session was ended in time; the rest expire by themselves", self._name)
+        await self._leaving.close(grace=CLOSE_S / 6)
         await self._wire.close()
 
     # -- what is known ---------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ class GitHub:
     def headroom(self, queue: model.Queue) -> int | None:
         listener = self._listeners.get(queue)
         registered = listener.registered_runners if listener is not None else 0
-        return self._intake.headroom(queue, registered)
+        return self._limits.headroom(queue, registered)
 
     def health(self, queue: model.Queue) -> base.Health:
         listener = self._listeners.get(queue)
@@ -191,7 +191,7 @@ class GitHub:
             health = listener.health()
         else:
             health = base.Health() if self._uses_sets else self._poller.health()
-        return base.Health(health.ok, health.problem, health.since, self._intake.after(queue))
+        return base.Health(health.ok, health.problem, health.since, self._limits.not_before(queue))
 
     # -- runners ---------------------------------------------------------------------------------------------------
 
@@ -205,19 +205,19 @@ class GitHub:
         spec = self._specs.get(queue)
         if spec is None:
             raise errors.ForgeUnavailable(f"{self._name}: the queue {queue} is not watched yet")
-        began = self._intake.begin(queue, self._name)
+        began = self._limits.begin(queue, self._name)
         try:
-            made = await self._runners.register(name, spec)
+            runner = await self._runners.register(name, spec)
         except errors.RunnerdError as error:
-            self._intake.ended(queue, began, error)
+            self._limits.ended(queue, began, error)
             raise
         except BaseException:
-            self._intake.ended(queue, began, errors.ForgeConflict("interrupted"))
+            self._limits.ended(queue, began, errors.ForgeConflict("interrupted"))
             raise
-        self._intake.ended(queue, began, None)
+        self._limits.ended(queue, began, None)
         if (listener := self._listeners.get(queue)) is not None:
             listener.stranded.runner_registered()
-        return made
+        return runner
 
     async def find(self, name: str, queue: model.Queue) -> base.RunnerView | None:
         return await self._runners.find(name)
@@ -248,7 +248,7 @@ class GitHub:
         return self._webhooks.take(headers, body)
 
     def _hint(self, repo: str, labels: tuple[str, ...], action: str) -> bool:
-        """A job of ours changed somewhere: look soon.  False when no pool of ours has such labels."""
+        """Poll soon, since a job changed; return False when no pool of ours has such labels."""
         specs = [spec for spec in self._specs.values() if fits(labels, spec.labels)]
         if not any(not spec.repos or config.matches(repo, spec.repos) for spec in specs):
             return False
@@ -262,6 +262,6 @@ class GitHub:
         return True
 
     async def check(self, specs: Sequence[base.QueueSpec] = ()) -> list[Finding]:
-        """Try the protocol; ``specs`` name the queues while nothing is watched."""
-        looked_at = list(specs or self._specs.values())
-        return await check.Check(self._settings, self._rest, self._service, self._rest_runners, looked_at).run()
+        """Try the protocol; ``specs`` are the queues to check while none is watched."""
+        checked = list(specs or self._specs.values())
+        return await check.Check(self._settings, self._rest, self._service, self._rest_runners, checked).run()

@@ -1,7 +1,7 @@
-"""From an answer that says no to an error that a person can act on.
+"""Errors that a person can act on, from the answers of GitHub that are no success.
 
-Every message names the forge, what was asked, the status, GitHub's own words, the ids that its support asks for, and
-what to do.  Bodies are shortened and masked: a server may echo what it was sent.
+Every message names the forge, the operation, the status, GitHub's own message, the ids that its support asks for, and
+a remedy.  Bodies are shortened and masked: a server may echo what it was sent.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from provisioners.support import numbers
 from runnerd import errors
 from runnerd.kit import http, redaction
 
-#: Characters of a server's own words that are repeated.
+#: Characters of a server's own message that are quoted.
 QUOTED = 300
 
 
-def words(response: http.Response) -> tuple[str, str]:
-    """The exception type (Actions service) and the message of an error body; either may be empty."""
+def error_of(response: http.Response) -> tuple[str, str]:
+    """Return the exception type (Actions service) and the message of an error body; either may be empty."""
     text = response.body.removeprefix(codecs.BOM_UTF8).strip()
     if not text:
         return "", ""
@@ -42,25 +42,29 @@ def words(response: http.Response) -> tuple[str, str]:
 
 
 def says(response: http.Response, *names: str) -> bool:
-    """True when the error's type or message contains one of the names; case does not count."""
-    said = " ".join(words(response)).lower()
-    return any(name.lower() in said for name in names)
+    """Return True when the error's type or message contains one of the names; case does not count."""
+    text = " ".join(error_of(response)).lower()
+    return any(name.lower() in text for name in names)
 
 
 def refusal(
     forge: str, what: str, response: http.Response, *, remedy: str = "", retry_after: float | None = None
 ) -> errors.ForgeError:
-    """The error for an answer that is not a success."""
+    """Return the error for an answer that is not a success.
+
+    ``what`` is the operation as an infinitive ("list the runners"), ``remedy`` advice for people, ``retry_after`` the
+    seconds to wait where the caller knows them.  A 5xx and a redirect have ``maybe_created``.
+    """
     status = response.status
-    kind, message = words(response)
+    kind, message = error_of(response)
     try:
         phrase = f"{status} {status_names.HTTPStatus(status).phrase}"
     except ValueError:
         phrase = str(status)
-    said = ": ".join(part for part in (kind.split(",", 1)[0].rsplit(".", 1)[-1], message) if part)
+    detail = ": ".join(part for part in (kind.split(",", 1)[0].rsplit(".", 1)[-1], message) if part)
     text = f"{forge}: could not {what}: {phrase}"
-    if said:
-        text += f": {said}"
+    if detail:
+        text += f": {detail}"
     ids = [
         f"{name} {response.headers[name.lower()]}"
         for name in ("ActivityId", "X-GitHub-Request-Id")
@@ -91,12 +95,15 @@ def refusal(
 
 
 def decode(forge: str, what: str, response: http.Response) -> dict[str, Any]:
-    """The JSON object of a success.  Raises :class:`errors.ForgeUnavailable` for HTML, an empty body, or no object."""
+    """Return the JSON object of a success.
+
+    Raises :class:`errors.ForgeUnavailable` for HTML, an empty body, or JSON that is no object.
+    """
     try:
         body = response.json()
     except errors.ForgeUnavailable as error:
         raise errors.ForgeUnavailable(
-            f"{forge}: could not {what}: {error}; a proxy or an outage may stand between",
+            f"{forge}: could not {what}: {error}; is there a proxy or an outage?",
             status=response.status,
             maybe_created=True,
         ) from error
@@ -110,9 +117,9 @@ def decode(forge: str, what: str, response: http.Response) -> dict[str, Any]:
 
 
 def seconds(header: str | None, default: float) -> float:
-    """A ``Retry-After`` in seconds."""
-    found = numbers.real(header)
-    return default if found is None else found
+    """Return a ``Retry-After`` in seconds; the default when it is absent or no number."""
+    value = numbers.real(header)
+    return default if value is None else value
 
 
 def _short(text: str) -> str:

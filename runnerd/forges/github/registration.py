@@ -1,8 +1,8 @@
 """Runners of GitHub: register, find, remove, list; by scale set or by REST.
 
-A registration is asked for once.  Refusals make the next one wait, longer each time, so that a forge that registers
-nothing never costs a loop of rented instances.  Removal is the busy test: GitHub refuses to remove a runner that has
-a job, and that refusal is the only atomic answer there is.
+A registration is requested once.  After a refusal the next one waits, longer each time, so that a forge that registers
+nothing does not cost one rented instance after another.  Removal is the busy test: GitHub refuses to remove a runner
+that has a job, and that refusal is the only atomic answer there is.
 """
 
 from __future__ import annotations
@@ -22,95 +22,113 @@ from runnerd.forges.github.scope import Kind
 from runnerd.kit import clock as clocks
 from runnerd.kit import http
 
-#: Registrations per five minutes and scope, and runners per group (docs.github.com, "Actions limits").
+#: Registrations per window (in seconds) and scope, and runners per group (docs.github.com, "Actions limits").
 PER_WINDOW = 1500
-WINDOW = 300.0
+WINDOW_S = 300.0
 PER_GROUP = 10_000
-#: Where the runner reads its configuration; an argument would show in process lists (actions/runner).
+#: The variable from which the runner reads its configuration; an argument would show in process lists (actions/runner).
 VARIABLE = "ACTIONS_RUNNER_INPUT_JITCONFIG"
 
 
-class Intake:
-    """How many registrations GitHub would take now."""
+class RegistrationLimits:
+    """The registrations that GitHub would accept now: its limits, and the backoff after refusals."""
 
     def __init__(self, clock: clocks.Clock, rng: random.Random) -> None:
         self._clock = clock
         self._rng = rng
         self._sent: collections.deque[float] = collections.deque()
-        self._pauses: dict[model.Queue, pace.Backoff] = {}
-        self._after: dict[model.Queue, float] = {}
-        self._trying: collections.Counter[model.Queue] = collections.Counter()
+        self._backoffs: dict[model.Queue, pace.Backoff] = {}
+        self._not_before: dict[model.Queue, float] = {}
+        self._under_way: collections.Counter[model.Queue] = collections.Counter()
 
-    def after(self, queue: model.Queue) -> float:
-        """No registration before then; 0 when none was refused."""
-        return self._after.get(queue, 0.0)
+    def not_before(self, queue: model.Queue) -> float:
+        """Return the time before which no registration should be sent; 0 when none was refused."""
+        return self._not_before.get(queue, 0.0)
 
     def headroom(self, queue: model.Queue, registered: int = 0) -> int:
-        """How many more would be taken; one at a time after a refusal, until one works."""
+        """Return how many more would be accepted; one at a time after a refusal, until one works.
+
+        ``registered`` is the number of runners in the queue's group.
+        """
         now = self._clock.now()
-        if now < self.after(queue):
+        if now < self.not_before(queue):
             return 0
         left = max(0, min(PER_WINDOW - self._recent(now), PER_GROUP - registered))
-        if queue in self._pauses:
-            return min(left, max(0, 1 - self._trying[queue]))
+        if queue in self._backoffs:
+            return min(left, max(0, 1 - self._under_way[queue]))
         return left
 
     def begin(self, queue: model.Queue, forge: str) -> float:
-        """Count a request that is about to be sent.  Raises :class:`errors.ForgeThrottled` when none should be."""
+        """Count a request that is about to be sent; return the time, for :meth:`ended`.
+
+        Raises :class:`errors.ForgeThrottled` when none should be sent.
+        """
         now = self._clock.now()
         if self.headroom(queue) <= 0:
-            wait = max(self.after(queue) - now, 1.0)
+            wait = max(self.not_before(queue) - now, 1.0)
             if self._recent(now) >= PER_WINDOW:
-                wait = max(wait, self._sent[0] + WINDOW - now)
+                wait = max(wait, self._sent[0] + WINDOW_S - now)
             raise errors.ForgeThrottled(
-                f"{forge}: no runner is registered for {wait:.0f} s: GitHub refused the last one, or its limit of "
+                f"{forge}: registration backs off for {wait:.0f} s: GitHub refused the last one, or its limit of "
                 f"{PER_WINDOW} registrations in five minutes is near",
                 status=0,
                 retry_after=wait,
             )
         self._sent.append(now)
-        self._trying[queue] += 1
+        self._under_way[queue] += 1
         return now
 
     def ended(self, queue: model.Queue, began: float, error: errors.RunnerdError | None) -> None:
-        """Learn how it went."""
-        self._trying[queue] -= 1
+        """Learn the outcome of a request; ``error`` is None when a runner was registered."""
+        self._under_way[queue] -= 1
         if error is None:
-            self._pauses.pop(queue, None)
-            self._after.pop(queue, None)
+            self._backoffs.pop(queue, None)
+            self._not_before.pop(queue, None)
             return
         now = self._clock.now()
         if isinstance(error, errors.ForgeConflict):
             # The name is taken; that says nothing about the next.
             return
         if isinstance(error, errors.ForgeThrottled):
-            self._after[queue] = max(self.after(queue), now + error.retry_after)
-        if began < self.after(queue) and queue in self._pauses:
+            self._not_before[queue] = max(self.not_before(queue), now + error.retry_after)
+        if began < self.not_before(queue) and queue in self._backoffs:
             # Sent with others before the refusal was known: one burst is one refusal.
             return
-        backoff = self._pauses.setdefault(queue, pace.Backoff(pace.REFUSED, self._rng, longest=pace.REFUSED[-1]))
-        self._after[queue] = max(self.after(queue), now + backoff.next())
+        backoff = self._backoffs.setdefault(queue, pace.Backoff(pace.REFUSED, self._rng, longest=pace.REFUSED[-1]))
+        self._not_before[queue] = max(self.not_before(queue), now + backoff.next())
 
     def _recent(self, now: float) -> int:
-        while self._sent and self._sent[0] <= now - WINDOW:
+        while self._sent and self._sent[0] <= now - WINDOW_S:
             self._sent.popleft()
         return len(self._sent)
 
 
 class Runners(Protocol):
-    """The runners of a scope."""
+    """The runners of a scope.  Every method raises :class:`errors.ForgeError`."""
 
-    async def register(self, name: str, spec: base.QueueSpec) -> base.RunnerConfig: ...
+    async def register(self, name: str, spec: base.QueueSpec) -> base.RunnerConfig:
+        """Register a runner, with one request."""
+        ...
 
-    async def find(self, name: str) -> base.RunnerView | None: ...
+    async def find(self, name: str) -> base.RunnerView | None:
+        """Return the runner of that name; None when there is none."""
+        ...
 
-    async def remove(self, id: str) -> base.Removal: ...
+    async def remove(self, id: str) -> base.Removal:
+        """Remove a runner unless it has a job."""
+        ...
 
-    async def listing(self) -> base.RunnerListing: ...
+    async def listing(self) -> base.RunnerListing:
+        """Return all runners of the scope."""
+        ...
 
 
 def runner_config(forge: str, what: str, response: http.Response, *, field: str) -> base.RunnerConfig:
-    """Read a JIT configuration.  An answer that cannot be read leaves a runner behind, and says so."""
+    """Return the JIT configuration of an answer, from its key ``field``.
+
+    An answer that cannot be read leaves a runner behind: raises :class:`errors.ForgeUnavailable` with
+    ``maybe_created``.
+    """
     body = failures.decode(forge, what, response)
     runner, encoded = body.get("runner"), body.get(field)
     if not isinstance(runner, dict) or not runner.get("id") or not isinstance(encoded, str) or not encoded:
@@ -123,7 +141,7 @@ def runner_config(forge: str, what: str, response: http.Response, *, field: str)
 
 
 def name_taken(error: errors.ForgeError) -> errors.ForgeConflict:
-    """A runner of that name exists: names are unique for ever, so it is ours, from an answer that was lost."""
+    """Return the error for a name that is taken: our names are never reused, so the runner is ours."""
     return errors.ForgeConflict(
         f"{error}; a runner of that name exists: remove it by its name, then use another",
         status=error.status,
@@ -142,10 +160,10 @@ class SetRunners:
         listener = self._listener(spec.queue)
         try:
             set_id = await listener.find_set()
-            # Warmed up here, so that what follows is one request.
+            # Connected here, so that what follows is one request.
             await self._service.connector.get()
         except errors.ForgeError as error:
-            # Nothing was asked for yet, whatever the error says about other requests.
+            # No runner was requested yet; the error may speak of other requests.
             error.maybe_created = False
             raise
         what = f'register the runner "{name}"'
@@ -157,7 +175,9 @@ class SetRunners:
             raise name_taken(refused)
         if response.status == 404 or failures.says(response, SET_GONE):
             listener.set_vanished()
-            raise errors.ForgeUnavailable(f"{refused}; the scale set is gone and is made again", status=response.status)
+            raise errors.ForgeUnavailable(
+                f"{refused}; the scale set is gone; runnerd creates it again", status=response.status
+            )
         raise refused
 
     async def find(self, name: str) -> base.RunnerView | None:
@@ -176,9 +196,9 @@ class SetRunners:
 
     async def listing(self) -> base.RunnerListing:
         body = await self._service.agents()
-        found = values(body)
         count = body.get("count")
-        return base.RunnerListing(tuple(self._views(body)), complete=isinstance(count, int) and count == len(found))
+        complete = isinstance(count, int) and count == len(values(body))
+        return base.RunnerListing(tuple(self._views(body)), complete=complete)
 
     @staticmethod
     def _views(body: dict[str, Any]) -> Iterable[base.RunnerView]:
@@ -205,21 +225,21 @@ class RestRunners:
         return f"it needs {self._rest.scope.permission(app=self._rest.credential.app)}"
 
     async def group(self, name: str) -> int:
-        """The id of a runner group.  A repository has none but the default."""
+        """Return the id of a runner group; a repository has only the default.  Raises :class:`errors.ForgeError`."""
         if self._rest.scope.kind is Kind.REPOSITORY:
             return 1
         if name not in self._groups:
-            found, _ = await self._rest.pages(
+            groups, _ = await self._rest.pages(
                 "/{scope}/actions/runner-groups", "runner_groups", "list the runner groups", remedy=self._remedy
             )
-            for group in found:
+            for group in groups:
                 if isinstance(group.get("id"), int):
                     self._groups[str(group.get("name"))] = group["id"]
                     if group.get("default"):
                         self._groups.setdefault("Default", group["id"])
         if name not in self._groups:
             raise errors.ForgeNotFound(
-                f'{self._rest.wire.forge}: there is no runner group "{name}" for {self._rest.scope.name}; make it in '
+                f'{self._rest.wire.forge}: there is no runner group "{name}" for {self._rest.scope.name}; create it in '
                 "the settings under Actions, Runner groups, or name another",
                 status=404,
             )
@@ -259,14 +279,14 @@ class RestRunners:
         return runner_config(self._rest.wire.forge, what, response, field="encoded_jit_config")
 
     async def find(self, name: str) -> base.RunnerView | None:
-        found, _ = await self._rest.pages(
+        runners, _ = await self._rest.pages(
             "/{scope}/actions/runners",
             "runners",
             f'find the runner "{name}"',
             query={"name": name},
             remedy=self._remedy,
         )
-        return next((view for view in map(self._view, found) if view is not None and view.name == name), None)
+        return next((view for view in map(self._view, runners) if view is not None and view.name == name), None)
 
     async def remove(self, id: str) -> base.Removal:
         try:
@@ -287,10 +307,10 @@ class RestRunners:
         return base.Removal.REMOVED
 
     async def listing(self) -> base.RunnerListing:
-        found, complete = await self._rest.pages(
+        runners, complete = await self._rest.pages(
             "/{scope}/actions/runners", "runners", "list the runners", remedy=self._remedy
         )
-        views = [view for view in map(self._view, found) if view is not None]
+        views = [view for view in map(self._view, runners) if view is not None]
         return base.RunnerListing(tuple(views), complete)
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""Where a GitHub URL points: which host, which owner of runners, which API paths.
+"""The scope that a GitHub URL names: its host, its owner of runners, its API paths.
 
 Parsing follows the reference client (actions/scaleset, config.go).  Nothing here asks a server; a URL that names no
-organisation, repository or enterprise is refused with the forms that would do.
+organisation, repository or enterprise is refused with the forms that are valid.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 
 class Kind(enum.StrEnum):
-    """What owns the runners."""
+    """The kind of owner of runners."""
 
     #: An organisation.
     ORGANIZATION = "organization"
@@ -31,7 +31,7 @@ class Scope:
     name: str
     #: The URL that registration names, without a trailing slash.
     url: str
-    #: ``https://github.com``: where people read.
+    #: ``https://github.com``: the address for people.
     web: str
     #: Root of the REST API.
     api: str
@@ -49,7 +49,7 @@ class Scope:
 
     @property
     def template(self) -> str:
-        """The same with the names left out, for metrics."""
+        """The same path with the names left out, for metrics."""
         return {
             Kind.ORGANIZATION: "orgs/{org}",
             Kind.REPOSITORY: "repos/{owner}/{repo}",
@@ -62,7 +62,7 @@ class Scope:
         return self.name if self.kind is Kind.REPOSITORY else None
 
     def permission(self, *, app: bool) -> str:
-        """The permission that runners of this scope need, in GitHub's own words."""
+        """Return the permission that runners of this scope need, in GitHub's own terms."""
         if self.kind is Kind.ENTERPRISE:
             return "a classic token with manage_runners:enterprise (GitHub refuses Apps here)"
         if self.kind is Kind.ORGANIZATION:
@@ -75,11 +75,11 @@ class Scope:
 
 
 def parse(url: str) -> Scope:
-    """Take a URL apart.  Raises ValueError, naming the forms that are valid."""
+    """Return the scope of a URL.  Raises ValueError, naming the forms that are valid."""
     parts = urllib.parse.urlsplit(url.strip())
     host = (parts.hostname or "").lower()
     if parts.scheme not in ("http", "https") or not host:
-        raise ValueError(f"{url!r} is no web address; write https://github.com/acme")
+        raise ValueError(f"{url!r} is not a web address; write https://github.com/acme")
     names = [urllib.parse.unquote(name) for name in parts.path.split("/") if name]
     web = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     # `enterprises/x` has two parts like a repository; read as one, it would ask for runners of the wrong owner.

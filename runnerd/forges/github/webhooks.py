@@ -1,7 +1,7 @@
-"""Deliveries of GitHub's webhook: checked, then taken as a hint.
+"""Deliveries of GitHub's webhook: authenticated, then taken as a hint.
 
-A delivery is neither needed nor believed: GitHub does not repeat failed ones, loses some, and orders none.  It only
-makes runnerd look sooner.  The signature is checked over the raw bytes before anything of them is read.
+Nothing depends on a delivery, since GitHub does not repeat failed ones, loses some, and orders none.  It only makes
+runnerd poll sooner.  The signature is checked over the raw bytes before anything of them is parsed.
 """
 
 from __future__ import annotations
@@ -14,21 +14,24 @@ from typing import Any
 
 from provisioners.support import numbers
 from runnerd import errors
-from runnerd.forges import base
+from runnerd.forges import base, fields
 from runnerd.kit import secrets
 
-#: Deliveries and jobs remembered against replays and disorder.
-REMEMBERED = 10_000
+#: Deliveries and jobs kept in memory, to drop repeated and late ones.
+KEPT = 10_000
 _RANKS = {"waiting": 0, "queued": 1, "in_progress": 2, "completed": 3}
 
 
 def signature(secret: str, body: bytes) -> str:
-    """The value of ``X-Hub-Signature-256``."""
+    """Return the value of ``X-Hub-Signature-256``."""
     return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
 class Webhooks:
-    """Takes deliveries of one forge.  ``on_job(repo, labels, action)`` is called for each that is news."""
+    """Takes deliveries of one forge.
+
+    ``on_job(repo, labels, action)`` is called for each new one; it returns False when no pool has such labels.
+    """
 
     def __init__(
         self,
@@ -44,7 +47,7 @@ class Webhooks:
         self._ranks: dict[int, int] = {}
 
     def take(self, headers: Mapping[str, str], body: bytes) -> base.WebhookAnswer:
-        """Answer one delivery."""
+        """Return the answer to one delivery; header names are lower case."""
         if self._secret is None:
             return base.WebhookAnswer(403, f"forge {self._forge} has no webhook_secret, so webhooks are refused")
         try:
@@ -60,7 +63,7 @@ class Webhooks:
         if event == "ping":
             return base.WebhookAnswer(200, "pong")
         if event != "workflow_job":
-            return base.WebhookAnswer(202, "ignored: only workflow_job matters")
+            return base.WebhookAnswer(202, "ignored: only workflow_job is used")
         delivery = headers.get("x-github-delivery", "")
         if delivery and delivery in self._deliveries:
             return base.WebhookAnswer(202, "ignored: delivered before")
@@ -71,7 +74,7 @@ class Webhooks:
         answer = self._job(payload)
         if delivery and answer.status < 400:
             self._deliveries[delivery] = None
-            if len(self._deliveries) > REMEMBERED:
+            if len(self._deliveries) > KEPT:
                 del self._deliveries[next(iter(self._deliveries))]
         return answer
 
@@ -90,14 +93,13 @@ class Webhooks:
             return base.WebhookAnswer(202, "ignored: late")
         self._ranks.pop(id, None)
         self._ranks[id] = rank
-        if len(self._ranks) > REMEMBERED:
+        if len(self._ranks) > KEPT:
             del self._ranks[next(iter(self._ranks))]
-        labels = job.get("labels")
-        names = tuple(label for label in labels if isinstance(label, str)) if isinstance(labels, list) else ()
+        labels = fields.texts(job.get("labels"))
         # Seen empty on completed and skipped jobs (ARC #1370); nothing must read that as "any".
-        if not names:
+        if not labels:
             return base.WebhookAnswer(202, "ignored: a job without labels")
-        if not self._on_job(repo, names, str(action)):
+        if not self._on_job(repo, labels, str(action)):
             return base.WebhookAnswer(202, "ignored: no pool has these labels")
         return base.WebhookAnswer(202, "noted")
 

@@ -1,7 +1,7 @@
 """The last step before the transport, shared by REST and the Actions service.
 
-It turns a lost answer into a :class:`errors.ForgeError` that says whether the request may have been applied, counts
-requests by endpoint, and remembers the server's clock.  It judges no status and repeats nothing.
+It turns a lost answer into a :class:`errors.ForgeError` whose ``maybe_created`` is True when the request may have been
+applied, counts requests by endpoint, and remembers the server's clock.  It judges no status and repeats nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from runnerd import errors
 from runnerd.kit import clock as clocks
 from runnerd.kit import http
 
+#: Gets the endpoint and the status of every request; status 0 means no answer.
 OnRequest = Callable[[str, int], None]
 
 
@@ -45,7 +46,9 @@ class Wire:
         body: Any = None,
         timeout: float = 30.0,
     ) -> http.Response:
-        """Send one request; ``body`` is encoded as JSON unless it is None.
+        """Send one request; ``body`` is encoded as JSON unless it is None, ``timeout`` is in seconds.
+
+        ``endpoint`` names the request in metrics, ``what`` in errors, as an infinitive ("list the runners").
 
         Raises :class:`errors.ForgeUnavailable` when no answer came, ``maybe_created`` when it may have been applied.
         """
@@ -66,16 +69,16 @@ class Wire:
         return response
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._transport.close()
 
     def server_date(self) -> tuple[float, float] | None:
-        """The server's clock when last heard, with our steady time of then."""
+        """Return the server's clock as last reported and our steady time of then; None before the first answer."""
         return self._date
 
     def server_now(self) -> float:
-        """What the server's clock shows now, as far as it told; our own civil time before that."""
+        """Return the time by the server's clock; by our own civil time before the first answer."""
         if self._date is None:
             return self.clock.wall()
-        date, heard = self._date
-        return date + (self.clock.now() - heard)
+        date, read_at = self._date
+        return date + (self.clock.now() - read_at)

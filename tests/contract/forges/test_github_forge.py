@@ -606,7 +606,7 @@ async def test_check_names_what_works_and_makes_nothing(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     findings = await lab.client.check([T4])
     assert {finding.level for finding in findings} == {Level.OK}, findings
-    assert any("will be made" in finding.message for finding in findings)
+    assert any("will be created" in finding.message for finding in findings)
     assert not lab.sets
     missing = await lab.client.check([gh_lab.spec(runner_group="nobody")])
     assert any(finding.level is Level.ERROR and "nobody" in finding.message for finding in missing)

@@ -1,9 +1,8 @@
-"""Finds jobs that wait at GitHub although no message says so.
+"""The audit: a search for stranded jobs, which wait at GitHub although no message says so.
 
-Such jobs exist: queued while a set had no listener, or re-run on an idle set (pytorch/ci-infra #900); any runner that
-comes online in the set frees them.  The audit asks the runs of recorded waiting jobs first, then repositories seen,
-and stays within its share of the hourly quota.  A stranded job counts as demand for one instance in its life; if that
-did not help, a person is told.
+Such jobs exist: queued while a set had no listener, or re-run on an idle set (pytorch/ci-infra #900).  The audit asks
+the runs of recorded waiting jobs first, then the repositories whose jobs were seen, and stays within its share of the
+hourly quota.  A stranded job counts as demand for one instance; if that did not help, an alarm is raised.
 """
 
 from __future__ import annotations
@@ -15,21 +14,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runnerd import errors, model
-from runnerd.forges import base
+from runnerd.forges import base, fields
 from runnerd.forges.github import pace
-from runnerd.forges.github.auth import timestamp
 from runnerd.forges.github.limits import Allowance
 from runnerd.forges.github.rest.rest import Rest
-from runnerd.forges.github.rest.runs import Runs, fits, labels_of, match, update_of
+from runnerd.forges.github.rest.runs import Runs, WorkflowJob, fits, labels_of, match, update_of
 from runnerd.forges.github.rest.stranded import StrandedJobs
 from runnerd.kit import clock as clocks
 
 log = logging.getLogger(__name__)
 
-#: Age at which a queued job that nothing covers is stranded; GitHub assigns within seconds.
-STRANDED = 600.0
-#: When the first search begins if jobs were left waiting: what lapsed before a restart has no other witness; seconds.
-SOON = 60.0
+#: Age in seconds at which a queued job that nothing covers is stranded; GitHub assigns within seconds.
+STRANDED_AFTER_S = 600.0
+#: Seconds until the first search if jobs were left waiting: nothing else observes an assignment that timed out before a
+#: restart.
+FIRST_SEARCH_S = 60.0
 #: Statuses of runs that may hold a queued job: a running one may, too.
 ACTIVE = ("queued", "in_progress")
 
@@ -76,7 +75,7 @@ class _Waiting:
     url: str
 
 
-class Exhausted(Exception):
+class ShareUsedUp(Exception):
     """The share of the quota is used up for now."""
 
 
@@ -103,13 +102,13 @@ class Audit:
         self._allowance = Allowance(rest.limits, rest.wire, share)
         self._repositories = repositories
         self._listeners = listeners
-        #: Repositories still to be asked in this round; a round may take several passes.
-        self._rest_of_round: list[str] = []
+        #: Repositories still to be searched in this round; a round may take several passes.
+        self._round_left: list[str] = []
 
     async def run(self, sink: base.Sink) -> None:
         """Search every interval until cancelled; soon after the start where jobs waited before it."""
         left = any(sink.waiting_jobs(listener.queue) for listener in self._listeners())
-        wait = min(self._interval, SOON) if left else self._interval
+        wait = min(self._interval, FIRST_SEARCH_S) if left else self._interval
         while True:
             await self._clock.sleep(pace.spread(wait, self._rng))
             wait = self._interval
@@ -122,7 +121,7 @@ class Audit:
                 log.info("the search for stranded jobs failed: %s", error)
 
     async def search(self, sink: base.Sink) -> None:
-        """One pass.  Raises :class:`errors.ForgeError`, after having used what it learned."""
+        """Search once.  Raises :class:`errors.ForgeError`, after having used what it learned."""
         waiting: dict[model.Queue, dict[str, _Waiting]] = {listener.queue: {} for listener in self._listeners()}
         read: set[tuple[str, str]] = set()
         complete: set[str] = set()
@@ -130,23 +129,23 @@ class Audit:
         try:
             problem = await self._known_runs(sink, waiting, read)
             problem = await self._seen_repositories(waiting, read, complete) or problem
-        except Exhausted:
-            log.info("%s: the audit has used its share of the quota; it goes on later", self._rest.wire.forge)
+        except ShareUsedUp:
+            log.info("%s: the audit has used up its share of the quota and continues later", self._rest.wire.forge)
         for listener in self._listeners():
-            await self._judge(listener, sink, waiting.get(listener.queue, {}), complete)
+            await self._count(listener, sink, waiting.get(listener.queue, {}), complete)
         if problem is not None:
             raise problem
 
     async def _known_runs(
         self, sink: base.Sink, waiting: dict[model.Queue, dict[str, _Waiting]], read: set[tuple[str, str]]
     ) -> errors.ForgeError | None:
-        """Ask the runs of jobs that are recorded as waiting for long."""
+        """Ask the runs of jobs that are recorded as waiting for long; return the last problem."""
         problem: errors.ForgeError | None = None
         old: dict[tuple[str, str], list[tuple[Listener, model.Job]]] = {}
         now = self._rest.wire.server_now()
         for listener in self._listeners():
             for job in sink.waiting_jobs(listener.queue):
-                if now - job.queued_at >= STRANDED:
+                if now - job.queued_at >= STRANDED_AFTER_S:
                     old.setdefault((job.repo, job.run), []).append((listener, job))
         for (repo, run), members in old.items():
             try:
@@ -160,9 +159,9 @@ class Audit:
                 continue
             for listener, job in members:
                 entry = match(job, entries)
-                told = None if entry is None else update_of(job.queue, repo, run, entry, name=job.name)
-                if told is not None and told.event is not base.JobEvent.QUEUED:
-                    await listener.conclude(told)
+                update = None if entry is None else update_of(job.queue, repo, run, entry, name=job.name)
+                if update is not None and update.event is not base.JobEvent.QUEUED:
+                    await listener.conclude(update)
         return problem
 
     async def _seen_repositories(
@@ -171,24 +170,24 @@ class Audit:
         read: set[tuple[str, str]],
         complete: set[str],
     ) -> errors.ForgeError | None:
-        """Ask the repositories in turn; the next pass goes on where this one had to stop."""
+        """Search the repositories in turn, from where the last pass had to stop; return the last problem."""
         problem: errors.ForgeError | None = None
-        if not self._rest_of_round:
+        if not self._round_left:
             known: dict[str, None] = dict.fromkeys(self._repositories)
             for listener in self._listeners():
                 known.update(listener.repositories)
-            self._rest_of_round = list(known)
-        while self._rest_of_round:
-            repo = self._rest_of_round[0]
+            self._round_left = list(known)
+        while self._round_left:
+            repo = self._round_left[0]
             try:
                 for status in ACTIVE:
                     self._spend()
                     for run in await self._runs.active(repo, status, spare=True):
                         if (repo, str(run.get("id"))) not in read:
                             await self._jobs(repo, str(run.get("id")), waiting, read)
-            except Exhausted:
-                # A repository with more runs than the share has requests must not hold the others back for ever.
-                self._rest_of_round.append(self._rest_of_round.pop(0))
+            except ShareUsedUp:
+                # A repository with more runs than the share has requests must not hold up the others for ever.
+                self._round_left.append(self._round_left.pop(0))
                 raise
             except errors.ForgeThrottled as error:
                 return error
@@ -205,7 +204,7 @@ class Audit:
                 problem = error
             else:
                 complete.add(repo)
-            self._rest_of_round.pop(0)
+            self._round_left.pop(0)
         return problem
 
     async def _jobs(
@@ -214,14 +213,14 @@ class Audit:
         run: str,
         waiting: dict[model.Queue, dict[str, _Waiting]],
         read: set[tuple[str, str]],
-    ) -> list[dict[str, object]]:
+    ) -> list[WorkflowJob]:
         self._spend()
         entries = await self._runs.jobs(repo, run, conditional=True, spare=True)
         read.add((repo, run))
         now = self._rest.wire.server_now()
         for entry in entries:
-            since = timestamp(entry.get("created_at"))
-            if entry.get("status") != "queued" or not since or now - since < STRANDED:
+            since = fields.timestamp(entry.get("created_at"))
+            if entry.get("status") != "queued" or not since or now - since < STRANDED_AFTER_S:
                 continue
             for listener in self._listeners():
                 if fits(labels_of(entry), listener.labels):
@@ -232,10 +231,10 @@ class Audit:
                     break
         return entries
 
-    async def _judge(
+    async def _count(
         self, listener: Listener, sink: base.Sink, waiting: dict[str, _Waiting], complete: set[str]
     ) -> None:
-        """Count jobs that the queue's own demand does not cover, each once in its life."""
+        """Count the jobs that the queue's own demand does not cover, or raise an alarm if they had their instance."""
         counted = listener.stranded.counted
         listener.stranded.forget([id for id, repo in counted.items() if repo in complete and id not in waiting])
         covered = listener.covered()
@@ -249,18 +248,18 @@ class Audit:
             if job.id in counted:
                 continue
             if await listener.count_stranded(job.id, job.repo):
-                log.warning("%s: %s of %s waits unannounced; one instance for it", listener.queue, job.name, job.repo)
+                log.warning("%s: %s of %s waits unannounced; it gets one instance", listener.queue, job.name, job.repo)
                 continue
             sink.alarm(
                 "job",
                 str(model.job_key(forge, job.repo, job.run, job.name)),
                 "stranded-job",
                 f'"{job.name}" of run {job.run} of {job.repo} has waited since before the last search, GitHub '
-                f"announced it to no listener, and an instance brought up for it did not get it; cancel the run and "
+                f"announced it to no listener, and the instance started for it did not get it; cancel the run and "
                 f"re-run it ({job.url})",
             )
 
     def _spend(self) -> None:
         if self._allowance.left <= 0:
-            raise Exhausted
+            raise ShareUsedUp
         self._allowance.spend()

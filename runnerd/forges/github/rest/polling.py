@@ -1,8 +1,8 @@
-"""Demand without scale sets: ask each repository's runs for jobs that wait.
+"""Demand without scale sets: polling the runs of each repository for jobs that wait.
 
 GitHub has no listing of an organisation's jobs, so repositories are named in the configuration or seen in webhooks.
 Requests are conditional, so what did not change costs no quota.  A job is not dropped because one answer lacks it:
-listings lag (terraform-aws-github-runner #2459), so its run is asked when it left the lists of active runs.
+listings lag (terraform-aws-github-runner #2459), so its run is asked once it has left the lists of active runs.
 """
 
 from __future__ import annotations
@@ -24,38 +24,41 @@ log = logging.getLogger(__name__)
 
 #: Statuses of runs that may hold a job that waits for a runner.
 ACTIVE = ("queued", "in_progress", "waiting", "pending")
-#: How soon a repository is asked again after a webhook: at once, and when the answer has settled.
-HINTED = (0.0, 5.0)
-#: Repositories asked at one time.
+#: Seconds after a webhook at which its repository is polled: at once, and when the answer has settled.
+HINTED_S = (0.0, 5.0)
+#: Repositories polled at one time.
 WIDTH = 8
-#: How often a job may be missing from its run before it is dropped.
+#: A job that was missing from its run so often is dropped.
 STRIKES = 2
-#: The age at which the word about a repository is too old, beside three polls.
-STALE = 300.0
-#: Repositories that are followed at most.
-REPOSITORIES = 500
+#: Age in seconds at which the answer of a repository is too old, or three polls if that is longer.
+STALE_S = 300.0
+#: Most repositories that are followed.
+REPOSITORIES_FOLLOWED = 500
 
 
 @dataclass(slots=True)
 class _Seen:
-    """A job as last seen."""
+    """A job as GitHub showed it last."""
 
     queue: model.Queue
     run: str
     event: base.JobEvent
+    #: Answers of its run in a row without it.
     missing: int = 0
 
 
 @dataclass(slots=True)
 class _Repository:
-    """What is known of one repository."""
+    """One repository in the round."""
 
     name: str
     due: float
     backoff: pace.Backoff
-    asked: float = 0.0
+    #: When it answered last; 0 for never.
+    answered_at: float = 0.0
+    #: A message for people; empty while it answers.
     problem: str = ""
-    since: float = 0.0
+    problem_since: float = 0.0
 
 
 class Poller:
@@ -84,21 +87,21 @@ class Poller:
             self.follow(name)
 
     def follow(self, repo: str) -> None:
-        """Ask this repository from now on."""
-        if repo not in self._repositories and len(self._repositories) < REPOSITORIES:
+        """Poll this repository from now on."""
+        if repo not in self._repositories and len(self._repositories) < REPOSITORIES_FOLLOWED:
             backoff = pace.Backoff(pace.LOOP, self._rng)
             self._repositories[repo] = _Repository(repo, self._clock.now(), backoff)
             self._wake.set()
 
     def hint(self, repo: str) -> None:
-        """Something happened there: ask soon."""
+        """Poll a repository soon, since something happened there."""
         self.follow(repo)
         now = self._clock.now()
-        self._hints[repo] = [now + delay for delay in HINTED]
+        self._hints[repo] = [now + delay for delay in HINTED_S]
         self._wake.set()
 
     def demand(self, queue: model.Queue) -> model.Demand:
-        """What the repositories hold for a queue; only known when each has answered lately."""
+        """Return the queue's demand in all repositories; known only when each has answered lately."""
         cached = self._cache.get(queue)
         if cached is None:
             waiting: dict[str, int] = {}
@@ -111,18 +114,18 @@ class Poller:
                         waiting[repo] = waiting.get(repo, 0) + 1
                     elif job.event is base.JobEvent.STARTED:
                         running += 1
-            as_of = min((repo.asked for repo in self._repositories.values()), default=0.0)
+            as_of = min((repo.answered_at for repo in self._repositories.values()), default=0.0)
             cached = self._cache[queue] = model.Demand(
                 sum(waiting.values()), running, as_of, known=True, repos=MappingProxyType(waiting)
             )
         age = self._clock.now() - cached.as_of
-        known = cached.as_of > 0 and age < max(STALE, 3 * self._interval)
+        known = cached.as_of > 0 and age < max(STALE_S, 3 * self._interval)
         if known == cached.known:
             return cached
         return model.Demand(cached.waiting, cached.running, cached.as_of, known, cached.repos)
 
     def health(self) -> base.Health:
-        """The worst of the repositories."""
+        """Return the health of the first repository that fails."""
         if not self._repositories:
             return base.Health(
                 False,
@@ -131,11 +134,11 @@ class Poller:
             )
         for repo in self._repositories.values():
             if repo.problem:
-                return base.Health(False, repo.problem, repo.since)
+                return base.Health(False, repo.problem, repo.problem_since)
         return base.Health()
 
     async def run(self, specs: Sequence[base.QueueSpec], sink: base.Sink) -> None:
-        """Ask until cancelled."""
+        """Poll until cancelled."""
         self._specs = specs
         served = {spec.queue for spec in specs}
         for jobs in self._jobs.values():
@@ -149,7 +152,7 @@ class Poller:
         while True:
             now = self._clock.now()
             due = [repo for repo in self._repositories.values() if self._due(repo) <= now]
-            await asyncio.gather(*(self._visit(repo, sink, slots) for repo in due))
+            await asyncio.gather(*(self._poll(repo, sink, slots) for repo in due))
             times = [self._due(repo) for repo in self._repositories.values()]
             wait = min(times, default=now + self._interval) - self._clock.now()
             await clocks.sleep_or_wake(self._clock, max(0.0, wait), self._wake)
@@ -157,7 +160,7 @@ class Poller:
     def _due(self, repo: _Repository) -> float:
         return min([repo.due, *self._hints.get(repo.name, [])])
 
-    async def _visit(self, repo: _Repository, sink: base.Sink, slots: asyncio.Semaphore) -> None:
+    async def _poll(self, repo: _Repository, sink: base.Sink, slots: asyncio.Semaphore) -> None:
         async with slots:
             now = self._clock.now()
             hints = [at for at in self._hints.pop(repo.name, []) if at > now]
@@ -173,12 +176,12 @@ class Poller:
                 self._failed(repo, sink, error)
                 wait = max(self._interval, repo.backoff.next())
             except Exception as error:
-                log.exception("asking %s failed unexpectedly", repo.name)
+                log.exception("polling %s failed unexpectedly", repo.name)
                 self._failed(repo, sink, error)
                 wait = max(self._interval, repo.backoff.next())
             else:
                 repo.backoff.reset()
-                repo.asked = self._clock.now()
+                repo.answered_at = self._clock.now()
                 if repo.problem:
                     repo.problem = ""
                     sink.clear("repository", repo.name, "forge-failing")
@@ -188,11 +191,11 @@ class Poller:
 
     def _failed(self, repo: _Repository, sink: base.Sink, error: Exception) -> None:
         if not repo.problem:
-            repo.since = self._clock.now()
+            repo.problem_since = self._clock.now()
             log.warning("%s", error)
         repo.problem = str(error) or type(error).__name__
         lasting = isinstance(error, errors.ForgeForbidden | errors.ForgeAuthFailed | errors.ForgeNotFound)
-        if lasting or self._clock.now() - repo.since >= STALE:
+        if lasting or self._clock.now() - repo.problem_since >= STALE_S:
             sink.alarm("repository", repo.name, "forge-failing", repo.problem)
 
     async def _ask(self, repo: str, sink: base.Sink) -> None:
@@ -216,21 +219,21 @@ class Poller:
                 present.add(id)
                 seen = known.get(id)
                 queue = seen.queue if seen is not None else self._queue_for(repo, labels_of(entry))
-                told = update_of(queue, repo, run, entry, alias=id) if queue is not None else None
-                if queue is None or told is None:
+                update = update_of(queue, repo, run, entry, alias=id) if queue is not None else None
+                if queue is None or update is None:
                     continue
-                over = told.event is base.JobEvent.COMPLETED
+                over = update.event is base.JobEvent.COMPLETED
                 if seen is None and over:
-                    # It was over before we saw it; nothing waits for it.
+                    # It had ended before we saw it; nothing waits for it.
                     continue
-                if seen is None or seen.event is not told.event:
-                    updates.setdefault(queue, []).append(told)
-                changes[id] = None if over else _Seen(queue, run, told.event)
+                if seen is None or seen.event is not update.event:
+                    updates.setdefault(queue, []).append(update)
+                changes[id] = None if over else _Seen(queue, run, update.event)
             for id, job in known.items():
                 if job.run == run and id not in present:
                     missing = job.missing + 1
                     changes[id] = None if missing >= STRIKES else _Seen(job.queue, run, job.event, missing)
-        # Recorded before it is believed: a state that cannot be written makes us ask again.
+        # Recorded before it is taken over: when the state cannot be written, the next poll repeats it.
         for queue, facts in updates.items():
             await sink.record(queue, facts)
         for id, change in changes.items():
@@ -242,15 +245,15 @@ class Poller:
         if updates:
             sink.wake()
 
-    def _queue_for(self, repo: str, asked: Sequence[str]) -> model.Queue | None:
-        """The first queue in file order whose pool fits the job and may serve the repository."""
+    def _queue_for(self, repo: str, labels: Sequence[str]) -> model.Queue | None:
+        """Return the first queue in file order whose pool fits the job and may serve the repository."""
         for spec in self._specs:
-            if fits(asked, spec.labels) and (not spec.repos or config.matches(repo, spec.repos)):
+            if fits(labels, spec.labels) and (not spec.repos or config.matches(repo, spec.repos)):
                 return spec.queue
         return None
 
 
 def listed(settings: config.GitHubForge, repository: str | None) -> list[str]:
-    """The repositories that the configuration names; globs are left out, nothing lists what they match."""
+    """Return the repositories that the configuration names; globs are left out, since no listing can expand them."""
     names = [repository] if repository else []
     return names + [name for name in settings.repos if not set(name) & set("*?[") and name not in names]

@@ -1,7 +1,7 @@
 """GitHub's REST API: one credential, its limits, conditional requests, pages.
 
-A GET is tried again a few times; anything that writes is sent once, except where the server has said that it did
-not take it (401 with another token at hand, a rate limit that ends soon).
+A GET is repeated a few times; a request that writes is sent once, except where the server has said that it did not
+take it (401 with another token at hand, a rate limit that ends soon).
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from runnerd.kit import http, redaction
 #: Requests at one time; GitHub allows 100 over all of a user's programs.
 CONCURRENT = 50
 #: Answers kept for conditional requests.
-REMEMBERED = 2000
-#: Pages read of one listing; filtered run listings end at 1,000 entries anyway.
+ANSWERS_KEPT = 2000
+#: Most pages read of one listing; filtered run listings end at 1,000 entries anyway.
 PAGES = 100
+#: Entries of one page, the most that GitHub allows.
+PER_PAGE = 100
 
 
 class Rest:
@@ -38,7 +40,8 @@ class Rest:
         self.limits = Limits(wire)
         self._rng = rng
         self._slots = asyncio.Semaphore(CONCURRENT)
-        self._known: collections.OrderedDict[str, tuple[str, Any]] = collections.OrderedDict()
+        #: ETag and body of conditional answers, by URL.
+        self._answers: collections.OrderedDict[str, tuple[str, Any]] = collections.OrderedDict()
 
     async def call(
         self,
@@ -57,12 +60,14 @@ class Rest:
     ) -> http.Response:
         """Send a request and return an answer whose status is in ``accept`` (304 too, where an etag is sent).
 
-        ``{scope}`` in the template is the owner of the runners.  ``patience``: seconds it waits at most for a limit
-        before it raises :class:`errors.ForgeThrottled`.  Raises other :class:`errors.ForgeError` by status.
+        ``template`` is the path with ``{names}``, filled from ``path``; ``{scope}`` in it is the owner of the runners.
+        ``what`` is the operation as an infinitive and ``remedy`` advice, for errors.  ``spare`` requests leave the
+        reserve of the quota alone.  Waits at most ``patience`` seconds for a rate limit, then raises
+        :class:`errors.ForgeThrottled`.  Raises other :class:`errors.ForgeError` by status.
         """
         endpoint = template.replace("{scope}", self.scope.template)
         url = self._url(template, path or {}, query)
-        attempts = pace.AGAIN if method == "GET" else ()
+        delays = pace.AGAIN if method == "GET" else ()
         tried = 0
         renewed = False
         while True:
@@ -78,9 +83,9 @@ class Rest:
                     self.limits.spend(endpoint, method)
                     response = await self.wire.send(endpoint, what, method=method, url=url, headers=headers, body=body)
             except errors.ForgeUnavailable:
-                if tried >= len(attempts):
+                if tried >= len(delays):
                     raise
-                await self.wire.clock.sleep(pace.spread(attempts[tried], self._rng))
+                await self.wire.clock.sleep(pace.spread(delays[tried], self._rng))
                 tried += 1
                 continue
             self.limits.observe(response)
@@ -96,8 +101,8 @@ class Rest:
                     tried += 1
                     continue
                 raise failures.refusal(self.wire.forge, what, response, retry_after=wait, remedy=remedy)
-            if status >= 500 and tried < len(attempts):
-                await self.wire.clock.sleep(pace.spread(attempts[tried], self._rng))
+            if status >= 500 and tried < len(delays):
+                await self.wire.clock.sleep(pace.spread(delays[tried], self._rng))
                 tried += 1
                 continue
             raise failures.refusal(
@@ -116,9 +121,12 @@ class Rest:
         patience: float = 5.0,
         remedy: str = "",
     ) -> dict[str, Any]:
-        """GET a JSON object.  A conditional one that did not change costs no primary quota and answers from memory."""
+        """GET a JSON object.  A conditional one that did not change costs no primary quota and comes from memory.
+
+        The other arguments and the errors are those of :meth:`call`.
+        """
         key = self._url(template, path or {}, query) if conditional else ""
-        etag, body = self._known.get(key, ("", None))
+        etag, body = self._answers.get(key, ("", None))
         response = await self.call(
             "GET",
             template,
@@ -131,13 +139,13 @@ class Rest:
             remedy=remedy,
         )
         if response.status == 304:
-            self._known.move_to_end(key)
+            self._answers.move_to_end(key)
             return body  # type: ignore[no-any-return]  # stored below, from decode()
         body = failures.decode(self.wire.forge, what, response)
         if conditional and (fresh := response.headers.get("etag")):
-            self._known[key] = (fresh, body)
-            while len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
+            self._answers[key] = (fresh, body)
+            while len(self._answers) > ANSWERS_KEPT:
+                self._answers.popitem(last=False)
         return body
 
     async def pages(
@@ -153,32 +161,35 @@ class Rest:
         patience: float = 5.0,
         remedy: str = "",
     ) -> tuple[list[dict[str, Any]], bool]:
-        """All entries of a listing, and whether it was read to its end without moving underneath."""
-        found: list[dict[str, Any]] = []
+        """Return the entries of a listing, and True when it was read to its end without changing meanwhile.
+
+        ``items`` is the key of the entries.  The other arguments and the errors are those of :meth:`call`.
+        """
+        entries: list[dict[str, Any]] = []
         for page in range(1, PAGES + 1):
-            asked: dict[str, str | int] = {**(query or {}), "per_page": 100}
+            parameters: dict[str, str | int] = {**(query or {}), "per_page": PER_PAGE}
             if page > 1:
-                asked["page"] = page
+                parameters["page"] = page
             body = await self.get(
                 template,
                 what,
                 path=path,
-                query=asked,
+                query=parameters,
                 conditional=conditional,
                 spare=spare,
                 patience=patience,
                 remedy=remedy,
             )
-            entries = body.get(items)
-            if not isinstance(entries, list):
+            part = body.get(items)
+            if not isinstance(part, list):
                 raise errors.ForgeUnavailable(f"{self.wire.forge}: could not {what}: the answer has no {items}")
-            found += [entry for entry in entries if isinstance(entry, dict)]
+            entries += [entry for entry in part if isinstance(entry, dict)]
             total = body.get("total_count")
-            if len(entries) < 100:
-                return found, not isinstance(total, int) or len(found) >= total
-            if isinstance(total, int) and len(found) >= total:
-                return found, True
-        return found, False
+            if len(part) < PER_PAGE:
+                return entries, not isinstance(total, int) or len(entries) >= total
+            if isinstance(total, int) and len(entries) >= total:
+                return entries, True
+        return entries, False
 
     def _url(self, template: str, path: Mapping[str, str | int], query: Mapping[str, str | int] | None) -> str:
         target = template.replace("{scope}", self.scope.path)
@@ -196,7 +207,7 @@ class Rest:
             if waited + delay > patience:
                 raise errors.ForgeThrottled(
                     redaction.redact(
-                        f"{self.wire.forge}: did not {what} yet: GitHub's rate limit asks to wait {delay:.0f} s"
+                        f"{self.wire.forge}: did not {what} yet: rate-limited by GitHub; retry in {delay:.0f} s"
                     ),
                     status=0,
                     retry_after=delay,

@@ -1,6 +1,6 @@
-"""Workflow runs over REST: the truth about jobs, and running them again.
+"""Workflow runs over REST: the state of their jobs, and running jobs again.
 
-The queue of a scale set knows jobs by ids of its own, so a run's jobs are matched by runner name once one started,
+The queue of a scale set has job ids of its own, so the jobs of a run are matched by runner name once one has started,
 else by name; where that is ambiguous nothing is concluded.
 """
 
@@ -9,21 +9,21 @@ from __future__ import annotations
 import collections
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TypedDict, cast
 
 from runnerd import errors, model
-from runnerd.forges import base
-from runnerd.forges.github.auth import timestamp
+from runnerd.forges import base, fields
 from runnerd.forges.github.rest.rest import Rest
 
 log = logging.getLogger(__name__)
 
 #: Conclusions after which GitHub can run a job again.
 RERUNNABLE = frozenset({"failure", "cancelled", "timed_out"})
+#: Advice for a refusal.
 READ = 'it needs the permission "Actions: read" on the repository'
 WRITE = 'it needs the permission "Actions: read and write" on the repository'
-#: Seconds between looks at a run after the answer to a re-run was lost.
-LOOKS = (1.0, 3.0, 6.0)
+#: Seconds between reads of a run after the answer to a re-run was lost.
+RERUN_CHECKS_S = (1.0, 3.0, 6.0)
 
 _EVENTS = {
     "queued": base.JobEvent.QUEUED,
@@ -37,22 +37,51 @@ _TIMES = {
 }
 
 
-def labels_of(entry: dict[str, Any]) -> tuple[str, ...]:
-    """The ``runs-on`` of a job."""
+class WorkflowJob(TypedDict, total=False):
+    """A job in the listing of a run; no field is validated."""
+
+    id: object
+    name: object
+    #: ``queued``, ``in_progress``, ``completed``, ``waiting``, ``pending`` or ``requested``.
+    status: object
+    conclusion: object
+    #: The labels of ``runs-on``.
+    labels: object
+    runner_name: object
+    #: ISO 8601.
+    created_at: object
+    started_at: object
+    completed_at: object
+    html_url: object
+
+
+class WorkflowRun(TypedDict, total=False):
+    """A workflow run; no field is validated."""
+
+    id: object
+    status: object
+    run_attempt: object
+
+
+def labels_of(entry: WorkflowJob) -> tuple[str, ...]:
+    """Return the labels of a job's ``runs-on``."""
     labels = entry.get("labels")
     return tuple(str(label) for label in labels) if isinstance(labels, list) else ()
 
 
-def fits(asked: Iterable[str], held: Iterable[str]) -> bool:
-    """True when a runner with the labels ``held`` may take a job that asks for ``asked``.  No label fits nothing."""
-    wanted = {label.lower() for label in asked}
-    return bool(wanted) and wanted <= {label.lower() for label in held}
+def fits(job_labels: Iterable[str], runner_labels: Iterable[str]) -> bool:
+    """Return True when a runner with these labels may take the job; a job without labels fits no runner."""
+    wanted = {label.lower() for label in job_labels}
+    return bool(wanted) and wanted <= {label.lower() for label in runner_labels}
 
 
 def update_of(
-    queue: model.Queue, repo: str, run: str, entry: dict[str, Any], *, name: str = "", alias: str = ""
+    queue: model.Queue, repo: str, run: str, entry: WorkflowJob, *, name: str = "", alias: str = ""
 ) -> base.JobUpdate | None:
-    """The fact that a job of a run's listing tells; None for a job that waits for a person, or nonsense."""
+    """Return the fact that a job of a run's listing reports; None for one that waits for a person, or nonsense.
+
+    ``name`` replaces the listing's name, ``alias`` is the id to record.
+    """
     event = _EVENTS.get(str(entry.get("status")))
     if event is None:
         return None
@@ -66,13 +95,13 @@ def update_of(
         labels=labels_of(entry),
         runner_name=str(entry.get("runner_name") or "") if event is not base.JobEvent.QUEUED else "",
         conclusion=str(entry.get("conclusion") or "") if event is base.JobEvent.COMPLETED else "",
-        at=timestamp(entry.get(_TIMES[event])),
+        at=fields.timestamp(entry.get(_TIMES[event])),
         url=str(entry.get("html_url") or ""),
     )
 
 
-def match(job: model.Job, entries: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The entry of a run's listing that is this job."""
+def match(job: model.Job, entries: Sequence[WorkflowJob]) -> WorkflowJob | None:
+    """Return the entry of a run's listing that is this job; None when there is none, or no certain one."""
     if job.runner_name:
         for entry in entries:
             if entry.get("runner_name") == job.runner_name:
@@ -89,11 +118,9 @@ class Runs:
     def __init__(self, rest: Rest) -> None:
         self._rest = rest
 
-    async def jobs(
-        self, repo: str, run: str, *, conditional: bool = False, spare: bool = False
-    ) -> list[dict[str, Any]]:
-        """The jobs of a run's latest attempt.  Raises :class:`errors.ForgeError`."""
-        found, _ = await self._rest.pages(
+    async def jobs(self, repo: str, run: str, *, conditional: bool = False, spare: bool = False) -> list[WorkflowJob]:
+        """Return the jobs of a run's latest attempt.  Raises :class:`errors.ForgeError`."""
+        entries, _ = await self._rest.pages(
             "/repos/{repo}/actions/runs/{run}/jobs",
             "jobs",
             f"list the jobs of run {run} of {repo}",
@@ -103,11 +130,11 @@ class Runs:
             spare=spare,
             remedy=READ,
         )
-        return found
+        return cast("list[WorkflowJob]", entries)
 
-    async def active(self, repo: str, status: str, *, spare: bool = False) -> list[dict[str, Any]]:
-        """The runs of a repository in one status, newest first.  Raises :class:`errors.ForgeError`."""
-        found, _ = await self._rest.pages(
+    async def active(self, repo: str, status: str, *, spare: bool = False) -> list[WorkflowRun]:
+        """Return the runs of a repository in one status, newest first.  Raises :class:`errors.ForgeError`."""
+        entries, _ = await self._rest.pages(
             "/repos/{repo}/actions/runs",
             "workflow_runs",
             f"list the {status} runs of {repo}",
@@ -117,10 +144,10 @@ class Runs:
             spare=spare,
             remedy=READ,
         )
-        return found
+        return cast("list[WorkflowRun]", entries)
 
     async def states(self, jobs: Sequence[model.Job]) -> list[base.JobUpdate]:
-        """What became of these jobs; one request per run, and nothing about those that cannot be told."""
+        """Return the present state of these jobs, with one request per run; a job without an answer is left out."""
         runs: dict[tuple[str, str], list[model.Job]] = collections.defaultdict(list)
         for job in jobs:
             runs[job.repo, job.run].append(job)
@@ -146,8 +173,8 @@ class Runs:
     async def retry(self, job: model.Job, *, whole_run: bool) -> base.RetryOutcome:
         """Run a job again, or all failed jobs of its run.
 
-        GitHub takes neither before the whole run has ended.  Raises :class:`errors.ForgeError` when it cannot be
-        told what became of the wish, or the permission is missing.
+        GitHub takes neither before the whole run has ended.  Raises :class:`errors.ForgeError` when the outcome is
+        unknown or the permission is missing.
         """
         try:
             run = await self._run(job)
@@ -187,17 +214,18 @@ class Runs:
             return base.RetryOutcome.REFUSED
         return base.RetryOutcome.RETRIED
 
-    async def _run(self, job: model.Job) -> dict[str, Any]:
-        return await self._rest.get(
+    async def _run(self, job: model.Job) -> WorkflowRun:
+        run = await self._rest.get(
             "/repos/{repo}/actions/runs/{run}",
             f"read run {job.run} of {job.repo}",
             path={"repo": job.repo, "run": job.run},
             remedy=READ,
         )
+        return cast("WorkflowRun", run)
 
-    async def _attempt_after(self, job: model.Job, attempt: Any) -> bool:
-        """Whether the run began another attempt although the answer was lost."""
-        for delay in LOOKS:
+    async def _attempt_after(self, job: model.Job, attempt: object) -> bool:
+        """Return True when the run began another attempt although the answer was lost."""
+        for delay in RERUN_CHECKS_S:
             await self._rest.wire.clock.sleep(delay)
             run = await self._run(job)
             if run.get("run_attempt") != attempt or run.get("status") != "completed":
@@ -206,10 +234,13 @@ class Runs:
 
     @staticmethod
     def _refused(error: errors.ForgeForbidden) -> base.RetryOutcome:
-        """Tell the meanings of 403 apart by their words; they have no codes (cli/cli #9221, metabase PR #70916)."""
-        said = str(error).lower()
-        if "already running" in said:
+        """Return the outcome of a 403, by its text: GitHub has no codes (cli/cli #9221, metabase PR #70916).
+
+        Raises the error again for a missing permission.
+        """
+        text = str(error).lower()
+        if "already running" in text:
             return base.RetryOutcome.LATER
-        if "not accessible" in said or "must have" in said:
+        if "not accessible" in text or "must have" in text:
             raise error
         return base.RetryOutcome.REFUSED

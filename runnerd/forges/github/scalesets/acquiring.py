@@ -1,7 +1,7 @@
-"""Offers that must be answered: the flow of GitHub Enterprise Server, where a job is offered before it is assigned.
+"""Acquiring offered jobs: the flow of GitHub Enterprise Server, where a job is offered before it is assigned.
 
-github.com assigns at once while capacity is announced and sends no offers.  Elsewhere only as many are taken as the
-announced capacity has room for (ARC #3446); the rest stays on offer, and what a lost message offered is listed again.
+github.com assigns at once while capacity is announced and sends no offers.  Elsewhere only as many are acquired as the
+announced capacity has room for (ARC #3446); the rest stays on offer, and offers of a lost message are listed again.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from runnerd.kit import clock as clocks
 log = logging.getLogger(__name__)
 
 #: Offers kept while there is no room for them.
-KEPT = 5000
-#: How long a granted offer counts before its assignment is seen; seconds.
-GRANTED = 120.0
-#: How often offers are listed although no message brought any; seconds.
-RELIST = 300.0
+OFFERS_KEPT = 5000
+#: Seconds for which a granted offer takes up capacity before its assignment is seen.
+GRANTED_S = 120.0
+#: Seconds between listings of offers, for those whose message was lost.
+RELIST_S = 300.0
 
 
 class Offers:
@@ -39,39 +39,41 @@ class Offers:
         self._service = service
         self._session = session
         self._clock = clock
-        self._never = acquire is config.Acquire.NEVER
+        self._disabled = acquire is config.Acquire.NEVER
         #: True once offers are known to come.
         self._expected = acquire is config.Acquire.ALWAYS or (acquire is config.Acquire.AUTO and not hosted)
+        #: Request ids of the offers that were not acquired, oldest first.
         self._open: dict[int, None] = {}
+        #: Request ids that were granted, with the time.
         self._granted: dict[int, float] = {}
-        self._listed = 0.0
+        self._listed_at = 0.0
 
     def add(self, request: int) -> None:
-        """A job is offered."""
-        if self._never or not request:
+        """Keep the offer of a job by its request id."""
+        if self._disabled or not request:
             return
         self._expected = True
-        if len(self._open) < KEPT:
+        if len(self._open) < OFFERS_KEPT:
             self._open[request] = None
 
     def settled(self, request: int) -> None:
-        """The job was assigned, or is over."""
+        """Drop the offer of a job that was assigned or is over."""
         if request:
             self._open.pop(request, None)
             self._granted.pop(request, None)
 
     def clear(self) -> None:
-        """They belonged to another set."""
+        """Drop all offers: they belonged to another set."""
         self._open.clear()
         self._granted.clear()
-        self._listed = 0.0
+        self._listed_at = 0.0
 
     async def refresh(self) -> None:
-        """Find offers whose message was lost.  Failing costs one round, not the queue."""
+        """List the offers when that is due; a failure is logged only."""
         now = self._clock.now()
-        if not self._expected or now - self._listed < RELIST:
+        if not self._expected or now - self._listed_at < RELIST_S:
             return
-        self._listed = now
+        self._listed_at = now
         try:
             entries = await self._service.acquirable(self._session.set_id)
         except errors.ForgeError as error:
@@ -83,11 +85,11 @@ class Offers:
                 self.add(request)
 
     async def take(self, capacity: Callable[[], int], assigned: int) -> None:
-        """Acquire what there is room for."""
+        """Acquire as many offers as there is room for beside the ``assigned`` jobs; a failure is logged only."""
         if not self._open:
             return
         now = self._clock.now()
-        self._granted = {id: at for id, at in self._granted.items() if now - at < GRANTED}
+        self._granted = {id: at for id, at in self._granted.items() if now - at < GRANTED_S}
         room = capacity() - assigned - len(self._granted)
         wanted = list(self._open)[: max(0, room)]
         if not wanted:
@@ -95,7 +97,7 @@ class Offers:
         try:
             granted = await self._session.acquire(wanted)
         except errors.ForgeError as error:
-            # The message that brought them must be acknowledged all the same; they are tried again.
+            # The message that brought them must be acknowledged all the same; the offers are tried again.
             log.warning("%s", error)
             return
         for request in wanted:

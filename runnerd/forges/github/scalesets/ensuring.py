@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import cast
 
 from runnerd import errors, model
 from runnerd.forges.github import failures
 from runnerd.forges.github.scalesets import sets
 from runnerd.forges.github.scalesets.health import QueueHealth
-from runnerd.forges.github.scalesets.service import Service
+from runnerd.forges.github.scalesets.service import ScaleSet, Service
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class EnsuredSet:
         self._read = False
         #: Set id and labels for which the labels were compared last.
         self._labels_for: tuple[int, tuple[str, ...]] | None = None
-        self._answer: Mapping[str, Any] = {}
+        self._answer: ScaleSet = {}
 
     def want(self, group: str, labels: tuple[str, ...]) -> None:
         """Set the runner group and the labels that the set should have."""
@@ -82,14 +82,14 @@ class EnsuredSet:
                 await self._find_or_create()
 
     async def _find_or_create(self) -> None:
-        group = int((await self._service.group(self.group))["id"])
+        group = (await self._service.group(self.group))["id"]
         answer = await self._service.find_set(group, self.name)
         created = False
         if answer is None:
             what = f'create the scale set "{self.name}"'
             response = await self._service.create_set(self.name, group, self.labels)
             if response.status in (200, 201):
-                answer = failures.decode(self._service.wire.forge, what, response)
+                answer = cast("ScaleSet", failures.decode(self._service.wire.forge, what, response))
                 created = True
             else:
                 # Another daemon may have been faster: the name is taken, and that set is as good.

@@ -118,7 +118,7 @@ class Listener:
 
     def timed_out(self) -> Iterable[model.JobKey]:
         """Return the jobs with a timed-out assignment that still count as demand."""
-        return self.tally.lapsed()
+        return self.tally.timed_out()
 
     def health(self) -> base.Health:
         """Return the queue's health."""

@@ -1,7 +1,7 @@
-"""What a scale set's queue says, decoded once and without trust.
+"""The messages of a scale set's queue, decoded without trust.
 
-A message is JSON in JSON: the body is a string that holds an array of job messages.  Whatever of it can be
-understood is; the rest becomes a list of problems for an alarm, never an exception, because a message that cannot be
+A message is JSON in JSON: the body is a string that holds an array of job messages.  Every part that can be understood
+is used; the rest becomes a list of problems for an alarm, never an exception, because a message that cannot be
 acknowledged blocks everything behind it (GARM PR #812 was such an outage).
 """
 
@@ -14,15 +14,14 @@ from typing import Any
 
 from provisioners.support import numbers
 from runnerd import model
-from runnerd.forges import base
-from runnerd.forges.github.auth import timestamp
+from runnerd.forges import base, fields
 
 #: The only kind of message that the queue is known to carry.
 JOB_MESSAGES = "RunnerScaleSetJobMessages"
 
 
 class Kind(enum.StrEnum):
-    """What a job message says."""
+    """The kinds of job message."""
 
     #: A job is offered; it must be acquired (GitHub Enterprise Server).
     AVAILABLE = "JobAvailable"
@@ -34,7 +33,7 @@ class Kind(enum.StrEnum):
     COMPLETED = "JobCompleted"
 
 
-#: Results of ``JobCompleted`` in our words; others pass in lower case.
+#: Conclusions by the result of ``JobCompleted``; other results are used in lower case.
 CONCLUSIONS: Mapping[str, str] = {
     "succeeded": "success",
     "success": "success",
@@ -66,7 +65,7 @@ _TIMES = {
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """The counts that come with every message; demand is read from these, never from the messages' number."""
+    """The counts that come with every message; demand is read from these, never from the number of messages."""
 
     available: int = 0
     acquired: int = 0
@@ -79,7 +78,7 @@ class Statistics:
 
     @classmethod
     def read(cls, value: Any) -> Statistics | None:
-        """The counts of an answer; None when it holds none."""
+        """Return the counts of an answer; None when it holds none."""
         total = value.get("totalAssignedJobs") if isinstance(value, Mapping) else None
         if not isinstance(total, int) or numbers.whole(total) is None:
             return None
@@ -96,11 +95,12 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class JobMessage:
-    """One job message; ``update`` is the fact it tells."""
+    """One job message."""
 
     kind: Kind
+    #: The fact that it reports.
     update: base.JobUpdate
-    #: What acquirejobs wants; 0 on github.com where nothing is acquired.
+    #: The id by which the job is acquired; 0 on github.com, where nothing is.
     request: int
 
 
@@ -111,12 +111,15 @@ class Message:
     id: int
     statistics: Statistics | None
     jobs: tuple[JobMessage, ...]
-    #: What could not be understood, in words for a person.
+    #: Parts that could not be understood, as messages for people.
     problems: tuple[str, ...]
 
 
 def decode(queue: model.Queue, value: Mapping[str, Any], *, web: str) -> Message | None:
-    """Read a message; None when it has no id, so that it cannot even be acknowledged."""
+    """Return a message; None when it has no id, so that it cannot even be acknowledged.
+
+    ``web`` is the address of GitHub for people.
+    """
     id = value.get("messageId")
     if not isinstance(id, int) or isinstance(id, bool):
         return None
@@ -143,30 +146,27 @@ def _body(id: int, body: Any, problems: list[str]) -> list[Any]:
             problems.append(f"the body of message {id} is not JSON")
             return []
     if not isinstance(body, list):
-        problems.append(f"the body of message {id} is no list")
+        problems.append(f"the body of message {id} is not a list")
         return []
     return body
 
 
 def read_job(queue: model.Queue, entry: Any, problems: list[str], *, web: str) -> JobMessage | None:
-    """Read one inner message.  Unknown kinds are passed over in silence, damaged ones are told in ``problems``."""
+    """Return one inner message; None for unknown kinds, and for damaged ones, which are added to ``problems``."""
     if not isinstance(entry, dict):
-        problems.append("a job message is no object")
+        problems.append("a job message is not an object")
         return None
     kind = _KINDS.get(str(entry.get("messageType")))
     if kind is None:
         return None
     owner, repository, run = entry.get("ownerName"), entry.get("repositoryName"), entry.get("workflowRunId")
-    name = entry.get("jobDisplayName")
     if not (isinstance(owner, str) and isinstance(repository, str) and isinstance(run, int)):
         problems.append(f"a {kind.value} message names no repository or run")
         return None
-    # Seen as a full name too, in older tenants.
+    # A full name in older tenants.
     repo = repository if "/" in repository else f"{owner}/{repository}"
     request = entry.get("runnerRequestId")
-    labels = entry.get("requestLabels")
-    runner = entry.get("runnerName")
-    runner = runner if isinstance(runner, str) else ""
+    runner = fields.text(entry.get("runnerName"))
     alias = entry.get("jobId")
     event = _EVENTS[kind]
     conclusion = ""
@@ -174,25 +174,25 @@ def read_job(queue: model.Queue, entry: Any, problems: list[str], *, web: str) -
         result = str(entry.get("result") or "").lower()
         conclusion = CONCLUSIONS.get(result, result)
         if conclusion == "cancelled" and not runner:
-            # GitHub takes an assignment back that no runner picked up and assigns the job anew; a person's cancel
-            # looks the same, so only the run can tell (runpool's measurements).
+            # GitHub takes an assignment back that no runner picked up and assigns the job anew.  A job cancelled by a
+            # person looks the same, so only the run can tell (runpool's measurements).
             event = base.JobEvent.ASSIGNMENT_TIMEOUT
     update = base.JobUpdate(
         event=event,
         queue=queue,
         repo=repo,
         run=str(run),
-        name=name if isinstance(name, str) else "",
+        name=fields.text(entry.get("jobDisplayName")),
         alias=str(alias) if alias is not None else "",
-        labels=tuple(label for label in labels if isinstance(label, str)) if isinstance(labels, list) else (),
+        labels=fields.texts(entry.get("requestLabels")),
         runner_name=runner,
         conclusion=conclusion,
-        at=timestamp(entry.get(_TIMES[kind])),
+        at=fields.timestamp(entry.get(_TIMES[kind])),
         url=f"{web}/{repo}/actions/runs/{run}",
     )
     return JobMessage(kind, update, request if isinstance(request, int) else 0)
 
 
 def _count(value: Mapping[str, Any], name: str) -> int:
-    found = value.get(name)
-    return (numbers.whole(found) or 0) if isinstance(found, int) else 0
+    count = value.get(name)
+    return (numbers.whole(count) or 0) if isinstance(count, int) else 0

@@ -11,7 +11,7 @@ import random
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from runnerd import errors
 from runnerd.forges.github import failures, pace
@@ -27,6 +27,35 @@ AGENTS = "_apis/distributedtask/pools/0/agents"
 SET_GONE = "RunnerScaleSetNotFound"
 #: GitHub holds the long poll for up to 50 s; a hung connection must not stall the queue for minutes (ARC PR #4473).
 POLL_TIMEOUT_S = 80.0
+
+
+class ScaleSet(TypedDict, total=False):
+    """A scale set as the service answers it; no field is validated."""
+
+    id: object
+    name: object
+    #: List of ``{"type", "name"}``.
+    labels: object
+    #: Counts, see :class:`.messages.Statistics`.
+    statistics: object
+
+
+class RunnerGroup(TypedDict):
+    """A runner group as the service answers it; only the id is validated."""
+
+    id: int
+    name: object
+    isDefaultGroup: object
+
+
+class Agent(TypedDict, total=False):
+    """A runner as the service answers it; no field is validated."""
+
+    id: object
+    name: object
+    #: ``online`` or ``offline``.
+    status: object
+    busy: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +93,19 @@ class Service:
         set_id: int = 0,
         timeout: float = 30.0,
     ) -> http.Response:
-        """Send one request with the admin token; once more with a new one after 401, which applies nothing.
+        """Send a request with the admin token; repeat it with a new one after 401, which applies nothing.
 
-        Any other status is the caller's to judge.  Raises :class:`errors.ForgeUnavailable` when no answer came.
+        Any other status is left to the caller.  Raises :class:`errors.ForgeUnavailable` when no answer came.
         """
         for last in (False, True):
             connection = await self.connector.get()
             parts = urllib.parse.urlsplit(connection.url)
-            asked = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
-            asked += [(name, str(value)) for name, value in (query or {}).items()]
-            if all(name != "api-version" for name, _ in asked):
-                asked.append(("api-version", API_VERSION))
+            parameters = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
+            parameters += [(name, str(value)) for name, value in (query or {}).items()]
+            if all(name != "api-version" for name, _ in parameters):
+                parameters.append(("api-version", API_VERSION))
             url = urllib.parse.urlunsplit(
-                parts._replace(path=f"{parts.path.rstrip('/')}/{path}", query=urllib.parse.urlencode(asked))
+                parts._replace(path=f"{parts.path.rstrip('/')}/{path}", query=urllib.parse.urlencode(parameters))
             )
             response = await self.wire.send(
                 endpoint,
@@ -103,7 +132,7 @@ class Service:
         query: Mapping[str, str | int] | None = None,
         set_id: int = 0,
     ) -> dict[str, Any]:
-        """GET a JSON object, tried again a few times.  Raises :class:`errors.ForgeError` by status."""
+        """GET a JSON object, with a few retries.  Raises :class:`errors.ForgeError` by status."""
         for delay in (*pace.AGAIN, None):
             try:
                 response = await self.request("GET", path, what, endpoint=endpoint, query=query, set_id=set_id)
@@ -119,7 +148,7 @@ class Service:
         raise AssertionError("the last try returns or raises")
 
     def refusal(self, what: str, response: http.Response, *, remedy: str = "") -> errors.ForgeError:
-        """The error for an answer that is not a success."""
+        """Return the error for an answer that is not a success."""
         if not remedy and response.status in (401, 403):
             scope = self._rest.scope
             remedy = f"it needs {scope.permission(app=self._rest.credential.app)}"
@@ -138,11 +167,11 @@ class Service:
 
     # -- runner groups and scale sets ------------------------------------------------------------------------------
 
-    async def group(self, name: str) -> dict[str, Any]:
-        """The runner group of that name.  Raises :class:`errors.ForgeNotFound` with the remedy."""
+    async def group(self, name: str) -> RunnerGroup:
+        """Return the runner group of that name.  Raises :class:`errors.ForgeNotFound` with a remedy."""
         what = f'find the runner group "{name}"'
         body = await self.read("_apis/runtime/runnergroups/", what, endpoint="/runnergroups", query={"groupName": name})
-        groups = [group for group in values(body) if isinstance(group.get("id"), int)]
+        groups = [cast("RunnerGroup", group) for group in values(body) if isinstance(group.get("id"), int)]
         for group in groups:
             if str(group.get("name", "")).lower() == name.lower():
                 return group
@@ -150,35 +179,36 @@ class Service:
             for group in groups:
                 if group.get("isDefaultGroup"):
                     return group
-            # The official clients take the default group's id for granted.
+            # The official clients use this id for the default group without asking.
             return {"id": 1, "name": "Default", "isDefaultGroup": True}
         raise errors.ForgeNotFound(
-            f'{self.wire.forge}: there is no runner group "{name}" for {self._rest.scope.name}; make it in the '
+            f'{self.wire.forge}: there is no runner group "{name}" for {self._rest.scope.name}; create it in the '
             "settings under Actions, Runner groups, or name another",
             status=404,
         )
 
-    async def find_set(self, group: int, name: str) -> dict[str, Any] | None:
-        """The scale set of that name in the group."""
+    async def find_set(self, group: int, name: str) -> ScaleSet | None:
+        """Return the scale set of that name in the group, by the group's id; None when there is none."""
         body = await self.read(
             SETS,
             f'find the scale set "{name}"',
             endpoint="/runnerscalesets",
             query={"runnerGroupId": group, "name": name},
         )
-        for found in values(body):
-            if str(found.get("name", "")).lower() == name.lower():
-                return found
+        for scale_set in values(body):
+            if str(scale_set.get("name", "")).lower() == name.lower():
+                return cast("ScaleSet", scale_set)
         return None
 
-    async def get_set(self, set_id: int) -> dict[str, Any]:
-        """The scale set; :class:`errors.ForgeNotFound` when it is gone."""
-        return await self.read(
+    async def get_set(self, set_id: int) -> ScaleSet:
+        """Return the scale set.  Raises :class:`errors.ForgeNotFound` when it is gone."""
+        body = await self.read(
             f"{SETS}/{set_id}", f"read scale set {set_id}", endpoint="/runnerscalesets/{id}", set_id=set_id
         )
+        return cast("ScaleSet", body)
 
     async def create_set(self, name: str, group: int, labels: Sequence[str]) -> http.Response:
-        """Ask for a new scale set; a name that exists in the group answers 400."""
+        """Request a new scale set; a name that exists in the group answers 400."""
         return await self.request(
             "POST",
             SETS,
@@ -194,7 +224,7 @@ class Service:
         )
 
     async def relabel_set(self, set_id: int, name: str, labels: Sequence[str]) -> http.Response:
-        """Ask for other labels; whether they took is for the caller to read back."""
+        """Request other labels; the caller reads back which ones GitHub kept."""
         return await self.request(
             "PATCH",
             f"{SETS}/{set_id}",
@@ -207,6 +237,7 @@ class Service:
     # -- sessions and their queues ---------------------------------------------------------------------------------
 
     async def open_session(self, set_id: int, owner: str) -> http.Response:
+        """Request a session; 409 while another one is open.  ``owner`` is a name for people."""
         return await self.request(
             "POST",
             f"{SETS}/{set_id}/sessions",
@@ -217,6 +248,7 @@ class Service:
         )
 
     async def refresh_session(self, set_id: int, session: str) -> http.Response:
+        """Request a new queue token for a session, by id."""
         return await self.request(
             "PATCH",
             f"{SETS}/{set_id}/sessions/{session}",
@@ -226,6 +258,7 @@ class Service:
         )
 
     async def end_session(self, set_id: int, session: str) -> http.Response:
+        """Request the end of a session, by id."""
         return await self.request(
             "DELETE",
             f"{SETS}/{set_id}/sessions/{session}",
@@ -236,20 +269,26 @@ class Service:
         )
 
     def session(self, what: str, response: http.Response) -> Session:
-        """Read a session.  An empty queue address is an outage (2026-07-25, ARC #4370), not a session."""
+        """Return the session of an answer.
+
+        Raises :class:`errors.ForgeUnavailable` for an empty queue address, which is an outage (2026-07-25, ARC #4370).
+        """
         body = failures.decode(self.wire.forge, what, response)
         id, url, token = (body.get(name) for name in ("sessionId", "messageQueueUrl", "messageQueueAccessToken"))
         if not (isinstance(id, str) and isinstance(url, str) and isinstance(token, str) and id and url and token):
             raise errors.ForgeUnavailable(
-                f"{self.wire.forge}: could not {what}: the answer names no message queue; GitHub has an outage, "
-                "runnerd tries on"
+                f"{self.wire.forge}: could not {what}: the answer names no message queue; GitHub has an outage; "
+                "runnerd retries"
             )
         redaction.learn(token)
         statistics = body.get("statistics")
         return Session(id, url, token, token_end(token), statistics if isinstance(statistics, dict) else None)
 
     async def next_message(self, session: Session, set_id: int, *, last: int, capacity: int) -> http.Response:
-        """The long poll.  ``capacity`` is the total that the set may hold, busy ones included; never 0."""
+        """Request the message after ``last``; GitHub holds the request for up to 50 s.
+
+        ``capacity`` is the number of runners that the set may hold, busy ones included; never 0.
+        """
         url = with_query(session.queue_url, lastMessageId=last) if last > 0 else session.queue_url
         return await self.wire.send(
             "/messages",
@@ -265,6 +304,7 @@ class Service:
         )
 
     async def acknowledge(self, session: Session, set_id: int, message: int) -> http.Response:
+        """Delete a message from the queue."""
         return await self.wire.send(
             "/messages/{id}",
             f"acknowledge message {message} of scale set {set_id}",
@@ -273,21 +313,21 @@ class Service:
             headers=self._headers(session.token, set_id),
         )
 
-    async def acquire(self, session: Session, set_id: int, jobs: Sequence[int]) -> http.Response:
-        """Take offered jobs.  The only call beside the queue itself that wants the queue token."""
+    async def acquire(self, session: Session, set_id: int, requests: Sequence[int]) -> http.Response:
+        """Acquire offered jobs by request id.  The only call besides the queue itself that takes the queue token."""
         connection = await self.connector.get()
         url = with_query(connection.url, suffix=f"/{SETS}/{set_id}/acquirejobs", api_version=API_VERSION)
         return await self.wire.send(
             "/runnerscalesets/{id}/acquirejobs",
-            f"acquire {len(jobs)} jobs for scale set {set_id}",
+            f"acquire {len(requests)} jobs for scale set {set_id}",
             method="POST",
             url=url,
             headers=self._headers(session.token, set_id),
-            body=list(jobs),
+            body=list(requests),
         )
 
     async def acquirable(self, set_id: int) -> list[dict[str, Any]]:
-        """Offers that nobody has taken."""
+        """Return the offers that no client has acquired, each with a ``runnerRequestId``."""
         body = await self.read(
             f"{SETS}/{set_id}/acquirablejobs",
             f"list what scale set {set_id} may acquire",
@@ -299,6 +339,7 @@ class Service:
     # -- runners ---------------------------------------------------------------------------------------------------
 
     async def jit(self, set_id: int, name: str) -> http.Response:
+        """Register a runner and request its JIT configuration; 409 for a name that exists."""
         return await self.request(
             "POST",
             f"{SETS}/{set_id}/generatejitconfig",
@@ -309,11 +350,13 @@ class Service:
         )
 
     async def agents(self, name: str | None = None) -> dict[str, Any]:
+        """Return ``{count, value}`` of the runners (:class:`Agent`), all or those of one name."""
         what = "list the runners" if name is None else f'find the runner "{name}"'
         query = None if name is None else {"agentName": name}
         return await self.read(AGENTS, what, endpoint="/agents", query=query)
 
     async def remove_agent(self, id: str) -> http.Response:
+        """Remove a runner by id; 204 also for one that never was, 400 ``JobStillRunning`` for a busy one."""
         return await self.request(
             "DELETE",
             f"{AGENTS}/{urllib.parse.quote(id, safe='')}",
@@ -323,13 +366,13 @@ class Service:
 
 
 def values(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The objects of a ``{count, value}`` answer."""
-    found = body.get("value")
-    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+    """Return the objects of a ``{count, value}`` answer."""
+    items = body.get("value")
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
 
 
 def with_query(url: str, *, suffix: str = "", **extra: str | int) -> str:
-    """The URL with a path suffix and more parameters; what it already asks for is kept."""
+    """Return the URL with a path suffix and more parameters; those that it has are kept."""
     parts = urllib.parse.urlsplit(url)
     query = urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
     held = {name for name, _ in query}

@@ -10,7 +10,7 @@ import pytest
 from runnerd import model
 from runnerd.forges import base
 from runnerd.forges.github.scalesets.messages import Statistics
-from runnerd.forges.github.scalesets.tally import DOUBT, GRACE, STALE, Tally
+from runnerd.forges.github.scalesets.tally import DOUBT_S, GRACE_S, STALE_S, Tally
 from tests.unit.forges.github import gh_lab
 
 QUEUE = gh_lab.spec().queue
@@ -104,10 +104,10 @@ def test_a_doubted_zero_without_a_second_reading_ends_by_itself(tally: Tally, cl
     tally.note(update(QUEUED))
     tally.read(counts(1))
     tally.read(counts(0))
-    clock.time += DOUBT / 2
+    clock.time += DOUBT_S / 2
     tally.confirm()
     assert tally.demand().waiting == 1
-    clock.time += DOUBT
+    clock.time += DOUBT_S
     tally.confirm()
     assert tally.demand().waiting == 0
 
@@ -138,7 +138,7 @@ def test_a_lapse_told_after_the_new_assignment_changes_nothing(tally: Tally) -> 
     tally.note(update(TIMEOUT, "a"))
     tally.read(counts(1))
     assert tally.demand().waiting == 1
-    assert not tally.lapsed()
+    assert not tally.timed_out()
 
 
 def test_a_lapse_is_over_when_its_run_says_so_or_its_grace_ends(tally: Tally, clock: Clock) -> None:
@@ -148,7 +148,7 @@ def test_a_lapse_is_over_when_its_run_says_so_or_its_grace_ends(tally: Tally, cl
     assert tally.demand().waiting == 2
     tally.settle(update(TIMEOUT, "x", "x").key)
     assert tally.demand().waiting == 1
-    clock.time += GRACE + 1
+    clock.time += GRACE_S + 1
     assert tally.demand().waiting == 0
 
 
@@ -165,7 +165,7 @@ def test_repeated_and_late_messages_change_nothing(tally: Tally) -> None:
 
 def test_an_old_word_is_kept_but_not_known(tally: Tally, clock: Clock) -> None:
     tally.read(counts(4))
-    clock.time += STALE + 1
+    clock.time += STALE_S + 1
     demand = tally.demand()
     assert (demand.waiting, demand.known) == (4, False)
     tally.confirm()
