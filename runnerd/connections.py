@@ -34,13 +34,13 @@ class Connections:
         self,
         runtime: shared.Runtime,
         *,
-        observer: inventory.Observer,
+        inventory: inventory.Inventory,
         sink: forges.Sink,
         make_provisioner: ProvisionerFactory,
         make_forge: ForgeFactory,
     ) -> None:
         self._runtime = runtime
-        self._observer = observer
+        self._inventory = inventory
         self._sink = sink
         self._make_provisioner = make_provisioner
         self._make_forge = make_forge
@@ -96,7 +96,7 @@ class Connections:
         self._follow(name, provider, self._list(name, provider))
 
     def _list(self, name: str, provider: providers.Provider) -> asyncio.Task[None]:
-        return self._runtime.background.spawn(f"first look at {name}", self._observer.look(provider))
+        return self._runtime.background.spawn(f"first look at {name}", self._inventory.look(provider))
 
     def _follow(self, name: str, provider: providers.Provider, first: asyncio.Task[None]) -> None:
         async def follow() -> None:
@@ -104,7 +104,7 @@ class Connections:
                 await first
             pause = LISTING_RETRY_S if provider.problem else self._runtime.config.reconcile.list_interval
             await clock.sleep_or_wake(self._runtime.clock, pause, provider.listing_wanted)
-            await self._observer.follow(provider)
+            await self._inventory.follow(provider)
 
         self._listings[name] = self._runtime.background.spawn(f"listing {name}", follow())
 

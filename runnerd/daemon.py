@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import hashlib
 import logging
 import random
@@ -16,10 +15,9 @@ from runnerd import assets, config, connections, errors, model, read_model, relo
 from runnerd.admin import commands
 from runnerd.bootstrap import agent_archive
 from runnerd.kit import clock, tasks
-from runnerd.lifecycle import agent_sessions
-from runnerd.model import InstanceState, Reason
+from runnerd.lifecycle import agent_assignment
 from runnerd.reconcile import housekeeping, loop
-from runnerd.runtime import alarms, durable_settings, ledger, shared, tokens
+from runnerd.runtime import alarms, durable_settings, ledger, observations, shared, tokens
 
 log = logging.getLogger(__name__)
 
@@ -99,12 +97,12 @@ class Daemon:
         for name, forge in settings.forges.items():
             self._connected.add_forge(name, forge)
         await self._connected.watch()
-        await self.controller.reaper.resume_proofs()
+        await self.controller.end_reasons.resume()
         self._background.spawn("reconcile", self.controller.run())
         self._background.spawn("housekeeping", housekeeping.run(self.runtime))
         self._background.spawn("retries", self.controller.retrier.run())
-        self._background.spawn("inquiry", self.controller.inquiry.run())
-        self._background.spawn("runner sweep", self.controller.registrar.sweep_for_ever())
+        self._background.spawn("stuck jobs", self.controller.stuck_jobs.run())
+        self._background.spawn("orphan runners", self.controller.orphan_runners.run())
         self.progress.started_at = now()
 
     def _compose(self, rows: ledger.Ledger) -> None:
@@ -118,6 +116,7 @@ class Daemon:
             history=self.store,
             rows=rows,
             durable=durable_settings.DurableSettings(rows),
+            observations=observations.Observations(self._clock.now),
             tokens=tokens.Tokens(key),
             alarms=alarms.Alarms(self._clock.now),
             background=self._background,
@@ -126,13 +125,13 @@ class Daemon:
         runtime.alarms.on_new.append(self._write_alarm)
         bundle = self.served.bundle
         self.controller = controller = loop.Controller(
-            runtime, bundle=lambda: bundle.sha256, duty=self._duty, reanchor=self._reanchor
+            runtime, bundle=lambda: bundle.sha256, assign=self._assign, reanchor=self._reanchor
         )
-        controller.agents.on_log = self._keep_diagnostics
+        controller.agents.on_diagnostics.append(self._keep_diagnostics)
         self._connected = connections.Connections(
             runtime,
-            observer=controller.observer,
-            sink=controller.intake,
+            inventory=controller.inventory,
+            sink=controller.job_updates,
             make_provisioner=self._make_provisioner,
             make_forge=self._make_forge,
         )
@@ -141,25 +140,25 @@ class Daemon:
             self._connected,
             self.progress,
             load_settings=self._load_settings,
-            lift_block=controller.blame.lift,
+            lift_block=controller.blocklist.lift,
         )
-        self.commands = commands.Commands(runtime, history=self.store, drain=controller.drain)
+        self.commands = commands.Commands(runtime, history=self.store, drain=controller.reaper.drain)
         self.reading = read_model.ReadModel(
             progress=self.progress,
             state=runtime,
             history=self.store,
             loop=controller,
             clock_guard=controller.guard,
-            rank=controller.launcher.rank,
+            rank=controller.selection.rank,
             totals=controller.admission.totals,
-            console=controller.reaper.console,
+            console=controller.consoles.ask,
             diagnostics=self._diagnostics,
         )
         self.hooks = read_model.Hooks(
             on_step=rows.on_step,
             on_attempt=rows.on_attempt,
             on_proof=rows.on_proof,
-            on_job=controller.intake.on_job,
+            on_job=controller.job_updates.on_job,
             on_rerun=controller.retrier.on_outcome,
             on_pass=controller.on_pass,
         )
@@ -169,63 +168,25 @@ class Daemon:
         self.served.reading = self.reading
 
     async def _settle_restart(self) -> None:
-        """What was planned is dropped; what was being requested is unclear until a listing tells."""
-        rows = self.runtime.rows
-        for row in list(rows.instances.values()):
-            if row.state is InstanceState.PLANNED:
-                await rows.step(row.id, InstanceState.FAILED, reason=Reason.RESTART)
-            elif row.state is InstanceState.REQUESTING and row.attempt is not None:
-                attempt = rows.attempts.get(row.attempt)
-                moved = None
-                if attempt is not None and attempt.state is model.AttemptState.REQUESTING:
-                    moved = dataclasses.replace(attempt, state=model.AttemptState.UNKNOWN, since=self._clock.now())
-                await rows.step(
-                    row.id, InstanceState.UNKNOWN, attempt_row=moved, detail="the daemon stopped while it was requested"
-                )
-            elif row.state in model.CLOSED:
-                continue
-            if not row.adopted and row.pool not in self._settings.pools:
+        """Settle what the last process left, and alarm the pools that have instances and left the configuration."""
+        await self.controller.unknown_creates.settle_restart()
+        for row in self.runtime.rows.instances.values():
+            if row.live and not row.adopted and row.pool not in self._settings.pools:
                 self.runtime.alarms.ring("pool", row.pool, "retired", "it left the configuration and has instances")
 
     # -- agents ------------------------------------------------------------------------------------------------
 
-    def _duty(self, row: model.Instance) -> agent_sessions.Duty:
-        settings = self.runtime.config
-        pool = settings.pools.get(row.pool)
-        # Agents speak as soon as the listeners are open, which is before the providers are met again.
-        known = settings.providers.get(row.provider)
-        met = self.runtime.providers.get(row.provider)
-        kind = known.type if known is not None else met.settings.type if met is not None else ""
-        commands: dict[str, tuple[str, ...]] = {"github": config.GITHUB_COMMAND, "gitlab": config.GITLAB_COMMAND}
-        environment: dict[str, str] = {}
-        if pool is not None and row.provider in settings.providers:
-            for name, forge in settings.forges.items():
-                start = settings.start(pool.name, provider=row.provider, forge=name)
-                commands[forge.type] = start.command
-                environment.update(start.env)
+    def _assign(self, row: model.Instance) -> agent_assignment.Assignment:
+        asset_url = ""
         if self.assets is not None:
-            upload = self.assets.upload_url(row.id, base=settings.agent_address(row.provider))
-            if upload:
-                # The operator's own choice of a place wins.
-                environment.setdefault("CML_ASSET_URL", upload)
-        beside = met.provisioner.traits.beside_daemon if met is not None else kind in ("local", "fake")
-        return agent_sessions.Duty(
-            # Instances that are processes on this host have no hardware of their own to prove.
-            gpus=-1 if beside else row.gpus,
-            gpu=pool.gpu_model if pool else "",
-            max_job=pool.max_job if pool else 12 * 3600.0,
-            unclaimed=(pool.idle if pool else 600.0) + 60.0,
-            commands=commands,
-            environment=environment,
-            user=pool.user if pool and not beside else "",
-        )
+            asset_url = self.assets.upload_url(row.id, base=self.runtime.config.agent_address(row.provider)) or ""
+        return agent_assignment.compose(self.runtime, row, asset_url=asset_url)
 
     def _keep_diagnostics(self, id: model.InstanceId, text: str) -> None:
         self._diagnostics.pop(id, None)
         self._diagnostics[id] = text[-DIAGNOSTICS_CHARACTERS:]
         while len(self._diagnostics) > DIAGNOSTICS:
             self._diagnostics.pop(next(iter(self._diagnostics)))
-        self.controller.reaper.keep_words(id, text)
 
     # -- alarms -------------------------------------------------------------------------------------------------
 

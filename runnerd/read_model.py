@@ -73,7 +73,7 @@ class State(Protocol):
     def providers(self) -> Mapping[str, providers.Provider]: ...
 
     @property
-    def evidence(self) -> Mapping[model.InstanceId, planner.Evidence]: ...
+    def observations(self) -> Mapping[model.InstanceId, planner.Observation]: ...
 
     @property
     def specs(self) -> Sequence[QueueSpec]: ...
@@ -208,6 +208,6 @@ class Served:
     progress: Progress
     bundle: agent_archive.Bundle
     tokens: tokens.Tokens | None = None
-    agents: agent_sessions.Agents | None = None
+    agents: agent_sessions.AgentSessions | None = None
     forges: Mapping[str, Forge] | None = None
     reading: ReadModel | None = None

@@ -78,8 +78,8 @@ class Commands:
             raise errors.Refused(
                 f"{row.id} {_UNDECIDED[row.state]}; it can be ended as soon as that is clear", status=409
             )
-        witness = runtime.evidence.get(row.id)
-        works = row.state is InstanceState.BUSY or bool(witness and witness.worker and witness.fresh(now))
+        seen = runtime.observations.of(row.id)
+        works = row.state is InstanceState.BUSY or (seen.worker and seen.fresh(now))
         if works and not force:
             job = f"job {row.job}" if row.job else "a job"
             raise errors.Refused(

@@ -23,12 +23,12 @@ LONG_WAIT = 1800.0
 ROUND = 10
 
 
-class Inquiry:
+class StuckJobs:
     """Finds jobs that look stuck and asks for them."""
 
-    def __init__(self, runtime: shared.Runtime, intake: job_updates.Intake) -> None:
+    def __init__(self, runtime: shared.Runtime, updates: job_updates.JobUpdates) -> None:
         self._runtime = runtime
-        self._intake = intake
+        self._updates = updates
         self._asked: dict[JobKey, float] = {}
 
     async def run(self) -> None:
@@ -77,4 +77,4 @@ class Inquiry:
                 log.info("%s does not tell about %d stuck jobs: %s", name, len(jobs), error)
                 continue
             for queue in {update.queue for update in updates}:
-                await self._intake.record(queue, [update for update in updates if update.queue == queue])
+                await self._updates.record(queue, [update for update in updates if update.queue == queue])

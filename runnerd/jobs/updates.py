@@ -1,6 +1,6 @@
 """What forges tell about jobs, made durable and turned into facts about instances.
 
-The forge clients hand over messages here and acknowledge them only after :meth:`Intake.record` has returned.  Facts
+The forge clients hand over messages here and acknowledge them only after :meth:`JobUpdates.record` has returned.  Facts
 may come late, twice or out of order, so each is folded into the job's row by rules that do not depend on the order:
 an end is final, a start beats a wait, and an unknown runner name is somebody else's.
 """
@@ -26,7 +26,7 @@ AFTERMATH, LOST_WORD = 5.0, 120.0
 ALIASES = 8
 
 
-class Intake:
+class JobUpdates:
     """The sink that every forge client reports into."""
 
     def __init__(self, runtime: shared.Runtime) -> None:
@@ -36,6 +36,7 @@ class Intake:
         self._pickups: dict[Queue, dict[InstanceId, float]] = {}
         #: Called with (before, after) for each job whose row changed.
         self.on_job: list[Callable[[Job | None, Job], None]] = []
+        runtime.rows.on_step.append(self._stepped)
 
     # -- facts -------------------------------------------------------------------------------------------------
 
@@ -145,10 +146,15 @@ class Intake:
 
     # -- pickups -----------------------------------------------------------------------------------------------
 
-    def note_pickup(self, instance: model.Instance) -> None:
-        """An agent saw its runner take a job; the forge's count may still have it waiting."""
-        if instance.queue is not None:
-            self._pickups.setdefault(instance.queue, {})[instance.id] = self._runtime.clock.now()
+    def _stepped(self, old: model.Instance, new: model.Instance) -> None:
+        """Note that an agent saw its runner take a job: the forge's count may still have it waiting.
+
+        A job that the forge reported is named in the row; an instance that was adopted took its job long ago.
+        """
+        started = new.state is InstanceState.BUSY and new.job_started and not old.busy_at
+        adopted = old.state is InstanceState.BOOTING
+        if started and not adopted and new.job is None and new.queue is not None:
+            self._pickups.setdefault(new.queue, {})[new.id] = self._runtime.clock.now()
 
     def forget_pickup(self, queue: Queue, id: InstanceId) -> None:
         """The forge has told of it: its own count is right again."""

@@ -1,8 +1,8 @@
-"""Listings: what each provider has of ours, turned into evidence, and what has no row, adopted or swept.
+"""Inventory: listings of what each provider has of ours, taken in as observations.
 
 Absence counts only in a scope that the listing declares complete and past the provider's visibility grace.  What
-carries our tags without a live row (the database was lost, or a create call arrived late after all) becomes a row at
-once, so that it is counted, billed and ended through the same gate as any other; nothing is deleted from here.
+carries our tags without a live row is adopted; a side resource whose instance is gone is deleted once two listings
+have shown it.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ import asyncio
 import logging
 
 from provisioners import base
-from provisioners.support import numbers
 from runnerd import model
 from runnerd.kit import clock
-from runnerd.lifecycle import registration
-from runnerd.model import Attempt, AttemptKey, AttemptState, Instance, InstanceId, InstanceState, Reason
-from runnerd.offers import request
+from runnerd.lifecycle import adoption
+from runnerd.model import Attempt, AttemptState, Instance, InstanceId, InstanceState
 from runnerd.runtime import providers, shared
 
 log = logging.getLogger(__name__)
 
 #: Seconds for which an instance that is gone is remembered, so that an old listing does not bring it back.
-REMEMBER = 3600.0
-#: Seconds in which what a refused attempt left behind is gone as a rule: on its way out, or about to be.
-LEFT_BEHIND = {base.InstanceStatus.ENDING: 600.0, base.InstanceStatus.FAILED: 60.0}
+REMEMBER_S = 3600.0
+#: Seconds in which what a refused attempt left behind is gone as a rule, by its status.
+#: A failing provider is listed again after that many seconds at most, and a burst of wishes is one listing.
+LEFT_BEHIND_S = {base.InstanceStatus.ENDING: 600.0, base.InstanceStatus.FAILED: 60.0}
 #: States in which a provider should have the instance.
 EXPECTED = frozenset(
     {
@@ -39,13 +38,13 @@ EXPECTED = frozenset(
 )
 
 
-class Observer:
+class Inventory:
     """Lists each provider at its pace."""
 
-    def __init__(self, runtime: shared.Runtime, registrar: registration.Registrar) -> None:
+    def __init__(self, runtime: shared.Runtime, adoption: adoption.Adoption) -> None:
         self._runtime = runtime
-        self._registrar = registrar
-        #: Residues seen once; deleted when seen again.
+        self._adoption = adoption
+        #: Side resources without an instance that were seen once; deleted when seen again.
         self._residues: dict[tuple[str, str], float] = {}
         #: Attempts whose instances were seen gone lately, and attempts that were refused lately, and when.
         self._closed: dict[str, float] = {}
@@ -65,7 +64,7 @@ class Observer:
     def _remember(self, attempts: dict[str, float], key: str) -> None:
         now = self._runtime.clock.now()
         attempts[key] = now
-        while attempts and now - next(iter(attempts.values())) > REMEMBER:
+        while attempts and now - next(iter(attempts.values())) > REMEMBER_S:
             del attempts[next(iter(attempts))]
 
     async def follow(self, provider: providers.Provider) -> None:
@@ -122,15 +121,13 @@ class Observer:
             row = rows.instances.get(InstanceId(view.name))
             if row is not None and row.attempt != attempt:
                 # A second one under one name has a row under a name of its own.
-                row = rows.instances.get(_second(view), row)
+                row = rows.instances.get(adoption.second_name(view), row)
             if row is not None and row.state not in model.CLOSED and row.attempt == attempt:
                 seen.add(row.id)
                 if row.adopted and row.price <= 0 and (price := provider.usual_price(row.offer)) > 0:
                     await rows.amend(row.id, price=price)
                 if row.state in EXPECTED:
-                    witness = self._runtime.witness(row.id)
-                    witness.cloud, witness.cloud_at, witness.absences, witness.seen = view.status, started, 0, True
-                    witness.healthy, witness.failure = view.healthy, view.failure
+                    self._runtime.observations.listed(row.id, view, asked_at=started)
                 continue
             if view.status is base.InstanceStatus.GONE:
                 continue
@@ -139,7 +136,7 @@ class Observer:
             closed_at = self._closed.get(attempt)
             if closed_at is not None and started < closed_at + provider.provisioner.traits.visibility_grace:
                 continue  # an old listing: it was seen gone since
-            await self._adopt(provider, view)
+            await self._adoption.adopt(provider, view)
         grace = provider.provisioner.traits.visibility_grace
         for row in list(rows.instances.values()):
             if row.provider != provider.name or row.state not in EXPECTED or row.id in seen:
@@ -147,79 +144,13 @@ class Observer:
             key = base.OfferKey.read(row.offer)
             # The row must be older than the listing by the grace: a young instance may not be listed yet.
             if key is not None and listing.covers(key.scope) and started - max(row.running_at, row.created_at) > grace:
-                self._runtime.witness(row.id).absences += 1
+                self._runtime.observations.missed(row.id)
 
     def _left_behind(self, attempt: str, view: base.InstanceView, started: float) -> bool:
         """What a refused attempt left never ran and is being deleted; only if it stays it becomes a row of its own."""
         refused_at = self._refused.get(attempt)
-        patience = LEFT_BEHIND.get(view.status)
+        patience = LEFT_BEHIND_S.get(view.status)
         return refused_at is not None and patience is not None and started - refused_at <= patience
-
-    async def _adopt(self, provider: providers.Provider, view: base.InstanceView) -> None:
-        """Make a row for an instance that carries our tags and has none."""
-        rows = self._runtime.rows
-        id = InstanceId(view.name)
-        key = AttemptKey(view.tags.get(base.TAG_ATTEMPT, ""))
-        live = rows.instances.get(id)
-        if live is not None and live.state not in model.CLOSED:
-            # A live row with another attempt: this one must not be, and is ended under a name of its own.
-            id = _second(view)
-            if id in rows.instances:
-                return
-        now = self._runtime.clock.now()
-        row = Instance(
-            id=id,
-            pool=view.tags.get(base.TAG_POOL, ""),
-            state=InstanceState.BOOTING,
-            created_at=view.created_at or now,
-            since=now,
-            attempt=key or None,
-            provider=provider.name,
-            offer=view.offer or view.scope.offer(base.UNKNOWN, base.UNKNOWN),
-            region=view.offer.region if view.offer else "",
-            zone=view.offer.zone if view.offer else "",
-            machine_type=view.offer.machine_type if view.offer else "",
-            market=view.offer.market if view.offer else "",
-            gpus=pool.gpu_count if (pool := self._runtime.config.pools.get(view.tags.get(base.TAG_POOL, ""))) else 0,
-            ref=view.ref,
-            price=numbers.real(view.tags.get(base.TAG_PRICE)) or provider.usual_price(view.offer or ""),
-            running_at=view.created_at or now,
-            deadline=numbers.real(view.tags.get(base.TAG_DEADLINE)) or 0.0,
-            repo=view.tags.get(request.TAG_REPO, ""),
-            adopted=True,
-            detail="found by its tags",
-        )
-        attempt: Attempt | None = None
-        if key:
-            attempt = Attempt(
-                key=key,
-                instance=id,
-                state=AttemptState.CREATED,
-                provider=provider.name,
-                offer=row.offer,
-                sealed="",
-                created_at=row.created_at,
-                since=now,
-                price=row.price,
-                detail="found by its tags",
-            )
-        await rows.adopt(row, f"found by its tags at {provider.name} as {view.ref}", attempt_row=attempt)
-        witness = self._runtime.witness(id)
-        witness.cloud, witness.cloud_at, witness.healthy = view.status, now, view.healthy
-        witness.failure = view.failure
-        self._runtime.alarms.ring(
-            "instance", id, "adopted", f"{view.ref} at {provider.name} carried our tags and had no row"
-        )
-        if live is not None and live.id != id:
-            await rows.step(id, InstanceState.DRAINING, reason=Reason.ORPHAN, detail="a second one under one name")
-            return
-        self._runtime.background.spawn(f"discover {id}", self._discover(id))
-
-    async def _discover(self, id: InstanceId) -> None:
-        row = self._runtime.rows.instances.get(id)
-        if row is not None:
-            await self._registrar.discover(row)
-            self._runtime.wake()
 
     async def _sweep_residues(self, provider: providers.Provider, listing: base.Listing) -> None:
         present = set()
@@ -244,8 +175,3 @@ class Observer:
             self._runtime.alarms.clear("provider", provider.name, "residue")
         for key in [key for key in self._residues if key[0] == provider.name and key not in present]:
             del self._residues[key]
-
-
-def _second(view: base.InstanceView) -> InstanceId:
-    """The name under which an instance is known that must not be beside the one that has its name."""
-    return InstanceId(f"{view.name}-{(view.tags.get(base.TAG_ATTEMPT) or 'x')[:6]}")

@@ -1,49 +1,47 @@
-"""Gives runners to ready instances, and takes them back.
+"""Registration: runners for ready instances, and their removal.
 
 A runner's name is committed before the forge is asked.  When the answer is unclear, that name is removed before
-another is tried: a runner that nobody holds the key of would count as capacity for ever.
+another is tried: a runner whose key is lost would count as capacity for ever.
 """
 
 from __future__ import annotations
 
 import logging
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from runnerd import errors, model
 from runnerd.forges import base as forges
-from runnerd.lifecycle import agent_sessions
+from runnerd.lifecycle import adoption, agent_sessions
 from runnerd.model import InstanceId, InstanceState, Queue, Registration, RegistrationId, RegistrationState
 from runnerd.runtime import shared
 
 log = logging.getLogger(__name__)
 
-#: Seconds between looks for runners that nobody knows of.
-SWEEP_EVERY = 300.0
 #: Seconds without a try after so many refusals in a row.
-PAUSES = (0.0, 1.0, 2.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0)
+BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class Backoff:
     """A queue whose forge did not register the last runners: instances wait, and are not bought again and again."""
 
     refusals: int = 0
     until: float = 0.0
-    words: str = ""
+    detail: str = ""
 
 
 class Registrar:
     """Registers and deregisters runners."""
 
-    def __init__(self, runtime: shared.Runtime, agents: agent_sessions.Agents) -> None:
+    def __init__(self, runtime: shared.Runtime, agents: agent_sessions.AgentSessions) -> None:
         self._runtime = runtime
         self._agents = agents
-        self._pauses: dict[Queue, Pause] = {}
+        self._backoffs: dict[Queue, Backoff] = {}
         #: Registrations whose call has not been answered yet.
         self._under_way: set[RegistrationId] = set()
-        #: Runner names seen at a forge without a row; removed when seen again.
-        self._strangers: set[tuple[Queue, str]] = set()
+        #: Instances for which a task of this process is registering a runner.
+        self._registering: set[InstanceId] = set()
 
     def _forge(self, queue: Queue) -> forges.Forge | None:
         return self._runtime.forges.get(queue.forge)
@@ -52,17 +50,24 @@ class Registrar:
 
     async def register(self, id: InstanceId, queue: Queue) -> None:
         """Register a runner for a ready instance and hand it to the agent that asks."""
+        self._registering.add(id)
+        try:
+            await self._register(id, queue)
+        finally:
+            self._registering.discard(id)
+
+    async def _register(self, id: InstanceId, queue: Queue) -> None:
         forge = self._forge(queue)
         row = self._runtime.rows.instances.get(id)
         if forge is None or row is None or row.state is not InstanceState.READY:
             return
-        # The forge must not have anything under a name that nobody holds the key of.
+        # The forge must not keep anything under a name whose key is lost.
         for old in self._runtime.rows.registrations_of(id):
             if not await self.remove(old.id):
                 return
         now = self._runtime.clock.now()
         registration = Registration(
-            id=RegistrationId(self._runtime.fresh_name(20)),
+            id=RegistrationId(self._runtime.fresh_name(adoption.REGISTRATION_ID_LENGTH)),
             instance=id,
             queue=queue,
             runner_name=await self._free_name(row),
@@ -110,7 +115,7 @@ class Registrar:
                 await self._back_to_ready(id, str(error))
             self._runtime.wake()
             return
-        self._pauses.pop(registration.queue, None)
+        self._backoffs.pop(registration.queue, None)
         moved = await self._runtime.rows.step_registration(
             registration.id,
             RegistrationState.REGISTERED,
@@ -128,17 +133,17 @@ class Registrar:
         if stepped is not None:
             self._agents.grant(id, agent_sessions.Grant(registration.id, registration.runner_name, config))
 
-    def pause(self, queue: Queue) -> Pause:
-        """How the last tries for a queue went; without refusals when the last one succeeded."""
-        return self._pauses.get(queue, Pause())
+    def backoff(self, queue: Queue) -> Backoff:
+        """Return how the last tries for a queue went; without refusals when the last one succeeded."""
+        return self._backoffs.get(queue, Backoff())
 
-    def _refused(self, queue: Queue, words: str) -> None:
+    def _refused(self, queue: Queue, detail: str) -> None:
         now = self._runtime.clock.now()
-        last = self.pause(queue)
+        last = self.backoff(queue)
         if now < last.until:
             return  # one of a burst that was sent together
         count = last.refusals + 1
-        self._pauses[queue] = Pause(count, now + PAUSES[min(count, len(PAUSES) - 1)], words)
+        self._backoffs[queue] = Backoff(count, now + BACKOFF_S[min(count, len(BACKOFF_S) - 1)], detail)
 
     async def _back_to_ready(self, id: InstanceId, detail: str) -> None:
         await self._runtime.rows.step(
@@ -147,12 +152,22 @@ class Registrar:
 
     # -- clearing up -------------------------------------------------------------------------------------------
 
-    async def renew(self, id: InstanceId) -> None:
-        """An agent asks for a runner that was registered but never reached it: remove that name, start over.
+    def lost_grants(self) -> Iterator[InstanceId]:
+        """Yield instances whose agent waits for a configuration that this process does not have.
 
-        Called for instances that are registering or registered while their agent waits and this process holds no
-        configuration for them: the answer was lost, or the daemon restarted in between.
+        The answer of the forge was lost or its name is unclear, or the daemon restarted in between.
         """
+        for id, seen in self._runtime.observations.items():
+            row = self._runtime.rows.instances.get(id) if seen.asking and id not in self._agents.grants else None
+            if row is None or row.job_started:
+                continue
+            if row.state is InstanceState.REGISTERED or (
+                row.state is InstanceState.REGISTERING and id not in self._registering
+            ):
+                yield id
+
+    async def renew(self, id: InstanceId) -> None:
+        """Start over for an agent whose runner was registered and never reached it: that name is removed first."""
         row = self._runtime.rows.instances.get(id)
         if row is None or row.job_started or id in self._agents.grants:
             return
@@ -166,57 +181,6 @@ class Registrar:
         await self._back_to_ready(id, "registers again under a new name")
         self._runtime.wake()
 
-    async def discover(self, row: model.Instance) -> bool:
-        """Find the runners that the forges have for an adopted instance; True when every forge could say.
-
-        A runner is named like its instance, so the names prove whose it is.
-        """
-        known = {one.runner_name for one in self._runtime.rows.registrations_of(row.id)}
-        complete = True
-        for queue in self._runtime.queues(row.pool):
-            forge = self._forge(queue)
-            if forge is None:
-                continue
-            try:
-                listing = await forge.list_runners(queue)
-            except (errors.ForgeError, errors.TransportError):
-                complete = False
-                continue
-            complete = complete and listing.complete
-            for view in listing.views:
-                if view.name in known or not (view.name == row.id or view.name.startswith(f"{row.id}-")):
-                    continue
-                known.add(view.name)
-                await self._take_over(row, queue, view)
-        return complete
-
-    async def _take_over(self, row: model.Instance, queue: Queue, view: forges.RunnerView) -> None:
-        now = self._runtime.clock.now()
-        registration = Registration(
-            id=RegistrationId(self._runtime.fresh_name(20)),
-            instance=row.id,
-            queue=queue,
-            runner_name=view.name,
-            state=RegistrationState.REGISTERED,
-            created_at=now,
-            since=now,
-            forge_id=view.forge_id,
-            detail="found at the forge",
-        )
-        current = self._runtime.rows.instances.get(row.id, row)
-        await self._runtime.rows.adopt(current, f"the forge has its runner {view.name}", registration_row=registration)
-        if current.state is InstanceState.BOOTING:
-            busy = bool(view.busy)
-            await self._runtime.rows.step(
-                row.id,
-                InstanceState.BUSY if busy else InstanceState.REGISTERED,
-                expect={InstanceState.BOOTING},
-                queue=queue,
-                registered_at=now,
-                busy_at=now if busy else 0.0,
-                job_started=busy,
-            )
-
     async def remove(self, id: RegistrationId) -> bool:
         """Ask the forge to remove a runner; True when it is gone.  The registration row keeps the intent."""
         registration = self._runtime.rows.registrations.get(id)
@@ -226,7 +190,7 @@ class Registrar:
         return outcome is forges.Removal.REMOVED
 
     async def try_remove(self, registration: Registration) -> forges.Removal:
-        """One removal call with its outcome committed.  A forge that cannot be asked says PENDING."""
+        """Make one removal call and commit its outcome; PENDING where the forge cannot be asked."""
         forge = self._forge(registration.queue)
         if forge is None:
             self._runtime.alarms.ring(
@@ -252,56 +216,3 @@ class Registrar:
         if outcome is forges.Removal.REMOVED:
             await rows.step_registration(registration.id, RegistrationState.GONE)
         return outcome
-
-    # -- sweeping ----------------------------------------------------------------------------------------------
-
-    async def sweep_for_ever(self) -> None:
-        """Look for runners of ours that no row knows, until cancelled."""
-        while True:
-            await self._runtime.clock.sleep(SWEEP_EVERY)
-            for spec in self._runtime.specs:
-                try:
-                    await self.sweep(spec.queue)
-                except (errors.ForgeError, errors.TransportError) as error:
-                    log.info("%s: runners cannot be listed: %s", spec.queue, error)
-
-    async def sweep(self, queue: Queue) -> None:
-        """Remove runners that carry a name of ours and belong to nothing, once two listings have shown them.
-
-        A forge has been seen to confirm a removal that it did not make; such a runner would stay for a day.
-        """
-        forge = self._forge(queue)
-        if forge is None:
-            return
-        prefix = re.escape(name_prefix(self._runtime.config.controller, queue.pool))
-        ours = re.compile(rf"(?P<id>{prefix}[a-z0-9]{{10}})(-\d+)?")
-        listing = await forge.list_runners(queue)
-        seen: set[tuple[Queue, str]] = set()
-        for view in listing.views:
-            found = ours.fullmatch(view.name)
-            if found is None or InstanceId(found["id"]) in self._runtime.rows.instances:
-                continue
-            if self._runtime.rows.runner(view.name) is not None:
-                continue
-            if (queue, view.name) not in self._strangers:
-                seen.add((queue, view.name))
-                continue
-            now = self._runtime.clock.now()
-            stray = Registration(
-                id=RegistrationId(""),
-                instance=InstanceId(found["id"]),
-                queue=queue,
-                runner_name=view.name,
-                state=RegistrationState.REMOVING,
-                created_at=now,
-                since=now,
-                forge_id=view.forge_id,
-            )
-            if await forge.deregister(stray) is not forges.Removal.REMOVED:
-                seen.add((queue, view.name))
-        self._strangers = {one for one in self._strangers if one[0] != queue} | seen
-
-
-def name_prefix(controller: str, pool: str) -> str:
-    """How the names of a pool's instances, and so of their runners, begin."""
-    return f"{controller[:16]}-{pool[:18]}-".replace("_", "-")

@@ -1,47 +1,37 @@
-"""Ends instances: drain, ask both witnesses, delete, and look until it is gone.
+"""Termination: drain, ask both observers, delete, and look until the instance is gone.
 
-An instance that may have a job is never ended on one witness.  The forge's removal is the busy test; the agent's
-heartbeat is the second witness, because a removal that succeeds also means "never heard of it".  Overrides are few
+An instance that may have a job is never ended on one observation.  The forge's removal is the busy test; the agent's
+heartbeat is the second observation, because a removal that succeeds also means "never heard of it".  Overrides are few
 and named: the provider says stopped or gone, the agent is silent and the provider's probe says dead, the job's time
-is over, a person said so.
+is over, an operator ordered it.
 
-Before the first deletion the provider is asked once for what the instance printed, and at its end for who ended it.
-Both are for people: neither holds an end up for longer than :data:`ASK`, and an answer that does not come is noted.
+Before the first deletion the provider is asked once for what the instance printed, and at its end for why it ended.
+Both are for people, and neither holds an end up for long.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable
+from collections.abc import Iterator
 
 from provisioners import base
-from runnerd import errors, model, planner
+from runnerd import model
 from runnerd.forges import base as forges
 from runnerd.jobs import rerun
-from runnerd.lifecycle import agent_sessions, consoles
+from runnerd.lifecycle import adoption, agent_sessions, consoles, end_reasons
 from runnerd.lifecycle import registration as lifecycle_registration
 from runnerd.model import InstanceId, InstanceState, Reason
-from runnerd.runtime import shared
+from runnerd.planner.observation import Observation
+from runnerd.runtime import shared, steps
 
-log = logging.getLogger(__name__)
-
-#: Seconds after which a deletion that does not end is a person's business: it costs money and a place.
-STUCK = 600.0
-#: Seconds until a provider that learns late is asked again who ended an instance; doubled each time.
-FIRST_PROOF = 30.0
-#: Seconds for which a restarted daemon looks back for ends that no provider has explained.
-PROOF_MEMORY = 24 * 3600.0
+#: Seconds after which a deletion that does not end is alarmed: it costs money and a place.
+STUCK_S = 600.0
 #: Seconds after which a deletion that was accepted is asked for again; clouds count changes to one machine.
-DELETE_AGAIN = 15.0
-#: Seconds after the end of a job in which a witness may still see it.
-AFTERGLOW = 15.0
-#: Seconds that a provider may take to tell what an instance printed, and as many for why it ended.
-ASK = 20.0
-#: Seconds between two last words of one agent that are written.
-WORDS = 10.0
-#: Characters of a provider's words for an end that are kept.
-LONGEST = 2000
+DELETE_AGAIN_S = 15.0
+#: Seconds after the end of a job in which an observer may still see it.
+AFTERGLOW_S = 15.0
+#: Seconds between looks at busy instances whose job the forge calls completed.
+RECHECK_S = 60.0
 #: States from which an instance may be drained.
 DRAINABLE = frozenset(
     {
@@ -57,42 +47,84 @@ _NEVER_CAME_UP = frozenset({Reason.NONE, Reason.VANISHED, Reason.DEAD, Reason.BO
 
 
 class Reaper:
-    """Takes instances out of the world."""
+    """Ends instances."""
 
     def __init__(
-        self, runtime: shared.Runtime, registrar: lifecycle_registration.Registrar, agents: agent_sessions.Agents
+        self,
+        runtime: shared.Runtime,
+        registrar: lifecycle_registration.Registrar,
+        agents: agent_sessions.AgentSessions,
+        *,
+        adoption: adoption.Adoption,
+        consoles: consoles.Consoles,
+        end_reasons: end_reasons.EndReasons,
     ) -> None:
         self._runtime = runtime
         self._registrar = registrar
         self._agents = agents
-        #: Called with an instance whose launch the provider says has failed, and why.
-        self.on_launch_failure: Callable[[model.Instance, base.Failure], None] = lambda row, failure: None
-        #: Instances whose console this process has asked for.
-        self._asked: set[InstanceId] = set()
-        #: Last words of agents that wait to be written; None while their writer rests.
-        self._words: dict[InstanceId, str | None] = {}
+        self._adoption = adoption
+        self._consoles = consoles
+        self._end_reasons = end_reasons
+        self._rechecked_at = 0.0
+
+    # -- draining ----------------------------------------------------------------------------------------------
 
     async def drain(self, id: InstanceId, reason: Reason, detail: str = "") -> bool:
-        """Let an instance take no further job; True when it is draining now."""
+        """Let an instance take no further job; True when it is draining now.
+
+        A launch or a boot that failed counts against the offer that the instance came from.
+        """
         row = self._runtime.rows.instances.get(id)
         if row is None or row.state not in DRAINABLE:
             return False
-        expect = {row.state}
-        stepped = await self._runtime.rows.step(id, InstanceState.DRAINING, expect=expect, reason=reason, detail=detail)
+        stepped = await self._runtime.rows.step(
+            id,
+            InstanceState.DRAINING,
+            expect={row.state},
+            reason=reason,
+            detail=detail,
+            fault=self._fault(id, reason, detail),
+        )
         if stepped is None:
             return False
         self._agents.nudge(id)
         self._runtime.wake()
         return True
 
+    def _fault(self, id: InstanceId, reason: Reason, detail: str) -> steps.Fault | None:
+        if reason is Reason.BOOT_TIMEOUT:
+            return steps.Fault(base.Kind.BOOT, base.Failure(base.Kind.BOOT, detail))
+        if reason is Reason.LAUNCH_FAILED:
+            failure = self._runtime.observations.of(id).failure or base.Failure(base.Kind.CAPACITY, detail)
+            return steps.Fault(failure.kind.value, failure)
+        return None
+
+    def completed_but_busy(self) -> Iterator[tuple[InstanceId, str]]:
+        """Yield busy instances whose job the forge completed a while ago, from time to time, with its conclusion.
+
+        The forge said completed and the termination check said busy: the check is worth asking again.
+        """
+        now = self._runtime.clock.now()
+        if now - self._rechecked_at < RECHECK_S:
+            return
+        self._rechecked_at = now
+        for row in self._runtime.rows.instances.values():
+            if row.state is not InstanceState.BUSY or row.job is None:
+                continue
+            job = self._runtime.rows.jobs.get(row.job)
+            if job is not None and job.state is model.JobState.COMPLETED and now - job.finished_at > RECHECK_S:
+                yield row.id, job.conclusion
+
+    # -- the termination check ---------------------------------------------------------------------------------
+
     async def release(self, id: InstanceId, *, forced: bool) -> None:
-        """The gate: end a draining instance when the forge and the agent both deny a job."""
+        """End a draining instance when the forge and the agent both deny a job, or when that is forced."""
         row = self._runtime.rows.instances.get(id)
         if row is None or row.state is not InstanceState.DRAINING:
             return
         busy = False
         # An adopted instance may have a runner that no row knows of: the forge is asked before it is ended.
-        pending = row.adopted and not await self._registrar.discover(row)
+        pending = row.adopted and not await self._adoption.discover(row)
         for registration in self._runtime.rows.registrations_of(id):
             outcome = await self._registrar.try_remove(registration)
             busy = busy or outcome is forges.Removal.BUSY
@@ -100,37 +132,37 @@ class Reaper:
         if forced:
             await self._end(id)
             return
-        witness = self._runtime.witness(id)
+        seen = self._runtime.observations.of(id)
         now = self._runtime.clock.now()
-        if busy or (witness.worker and witness.fresh(now)):
+        if busy or (seen.worker and seen.fresh(now)):
             await self._job_slipped_in(row, busy)
             return
         if pending:
             return
-        if witness.fresh(now) or self._never_had_a_runner(row, witness):
+        if seen.fresh(now) or self._never_had_a_runner(row, seen):
             await self._end(id)
-        # Otherwise the second witness is missing: wait for its word, the provider's verdict or the deadline.
+        # Otherwise the second observation is missing: wait for the agent, the provider's verdict or the deadline.
 
-    def _never_had_a_runner(self, row: model.Instance, witness: planner.Evidence) -> bool:
-        """No runner configuration can have reached the instance, so no job can."""
+    def _never_had_a_runner(self, row: model.Instance, seen: Observation) -> bool:
+        """Return True when no runner configuration can have reached the instance, so that no job can have either."""
         if row.adopted:
             # Its past is not known; that no agent ever spoke, and that no forge has a runner of it, is all there is.
-            return not row.agent_nonce and not row.registered_at and witness.agent_at == 0
+            return not row.agent_nonce and not row.registered_at and seen.agent_at == 0
         return not row.registered_at
 
     async def _job_slipped_in(self, row: model.Instance, by_forge: bool) -> None:
-        witness = self._runtime.witness(row.id)
-        young = self._runtime.clock.now() - row.since < AFTERGLOW
-        if row.reason in (Reason.JOB_DONE, Reason.RUNNER_EXITED) and (young or not witness.worker):
+        worker = self._runtime.observations.of(row.id).worker
+        young = self._runtime.clock.now() - row.since < AFTERGLOW_S
+        if row.reason in (Reason.JOB_DONE, Reason.RUNNER_EXITED) and (young or not worker):
             # The runner's record and its processes outlive the job for a moment; ask again.
             return
-        who = "the forge" if by_forge else "its agent"
+        observer = "the forge" if by_forge else "its agent"
         await self._runtime.rows.step(
             row.id,
             InstanceState.BUSY,
             expect={InstanceState.DRAINING},
             reason=Reason.NONE,
-            detail=f"{who} says that it has a job",
+            detail=f"{observer} says that it has a job",
             busy_at=row.busy_at or self._runtime.clock.now(),
         )
 
@@ -138,6 +170,8 @@ class Reaper:
         stepped = await self._runtime.rows.step(id, InstanceState.ENDING, expect={InstanceState.DRAINING})
         if stepped is not None:
             await self.delete(id)
+
+    # -- the end -----------------------------------------------------------------------------------------------
 
     async def delete(self, id: InstanceId) -> None:
         """Ask the provider to delete an ending instance, and look whether it is gone."""
@@ -150,12 +184,12 @@ class Reaper:
                 "instance", id, "no-provider", f"provider {row.provider} is not configured; delete {row.ref} by hand"
             )
             return
-        await self._keep_console(row)
-        witness = self._runtime.witness(id)
+        await self._consoles.keep(row)
+        observations = self._runtime.observations
         try:
-            if self._runtime.clock.now() - witness.deleted_at >= DELETE_AGAIN:
+            if self._runtime.clock.now() - observations.of(id).deleted_at >= DELETE_AGAIN_S:
                 await provider.provisioner.delete(row.ref)
-                witness.deleted_at = self._runtime.clock.now()
+                observations.deleted(id)
             view = await provider.provisioner.describe(row.ref)
         except base.ProvisionError as error:
             self._runtime.alarms.ring("instance", id, "delete-failed", f"{provider.name}: {error}")
@@ -164,155 +198,62 @@ class Reaper:
         now = self._runtime.clock.now()
         # What was never seen may still be on its way into view; what was, is gone.
         age = now - max(row.created_at, row.running_at)
-        young = not witness.seen and age < provider.provisioner.traits.visibility_grace
-        if view is None and not young:
-            witness.absences += 1
-        elif view is not None:
-            witness.cloud, witness.cloud_at, witness.absences, witness.seen = view.status, now, 0, True
-        if witness.cloud is base.InstanceStatus.GONE or witness.absences >= planner.ABSENCES:
+        if view is not None:
+            observations.seen(id, view)
+        elif observations.of(id).seen or age >= provider.provisioner.traits.visibility_grace:
+            observations.missed(id)
+        if observations.of(id).absent:
             await self.close(id, row.reason)
-        elif now - row.since > STUCK:
-            words = f"{provider.name} took the deletion of {row.ref} and still has it after {now - row.since:.0f} s"
-            self._runtime.alarms.ring("instance", id, "delete-stuck", words)
-
-    # -- the end -----------------------------------------------------------------------------------------------
+        elif now - row.since > STUCK_S:
+            detail = (
+                f"{provider.name} accepted the deletion of {row.ref} and still has it after {now - row.since:.0f} s"
+            )
+            self._runtime.alarms.ring("instance", id, "delete-stuck", detail)
 
     async def close(self, id: InstanceId, reason: Reason) -> None:
-        """The instance is confirmed absent: its row is history, its registrations still have to go."""
-        row = self._runtime.rows.instances.get(id)
-        if row is None or row.state in model.CLOSED:
+        """Close the row of an instance that is confirmed absent; its registrations still have to go."""
+        row = self._open_row(id)
+        if row is None:
             return
-        why, _ = await asyncio.gather(self._why_gone(row), self._keep_console(row))
-        row = self._runtime.rows.instances.get(id)
-        if row is None or row.state in model.CLOSED:
+        why, _ = await asyncio.gather(self._end_reasons.ask(row), self._consoles.keep(row))
+        row = self._open_row(id)
+        if row is None:
             return
-        unexplained = row.state not in (InstanceState.ENDING, InstanceState.DRAINING)
-        if (unexplained and reason in (Reason.NONE, Reason.VANISHED)) or rerun.interrupted(row):
-            proven = Reason.PREEMPTED if why.kind is base.EndKind.PREEMPTED else Reason.VANISHED
-            reason = proven if unexplained or proven is Reason.PREEMPTED else reason
-        if why.failure is not None and not row.ready_at and reason in _NEVER_CAME_UP:
-            reason = Reason.LAUNCH_FAILED
-        words = why.detail or (why.failure.message if why.failure else "")
+        reason, unexplained = _judge(row, reason, why)
+        message = why.detail or (why.failure.message if why.failure else "")
+        fault = None
+        if why.failure is not None and row.reason is not Reason.LAUNCH_FAILED:
+            fault = steps.Fault(why.failure.kind.value, why.failure)
         stepped = await self._runtime.rows.step(
             id,
             InstanceState.GONE,
             expect=model.MAY_COST,
             reason=reason,
-            detail=words if unexplained or reason is Reason.LAUNCH_FAILED else "",
+            detail=message if unexplained or reason is Reason.LAUNCH_FAILED else "",
+            fault=fault,
             end=why.kind.value,
-            end_detail=words,
+            end_detail=message,
         )
         self._runtime.alarms.clear("instance", id, "delete-stuck")
         self._agents.forget(id)
-        self._asked.discard(id)
+        self._consoles.forget(id)
         if id not in self._runtime.rows.instances:
-            self._runtime.evidence.pop(id, None)
-        if stepped is not None and why.failure is not None and row.reason is not Reason.LAUNCH_FAILED:
-            self.on_launch_failure(row, why.failure)
-        if stepped is not None and why.kind is base.EndKind.UNKNOWN and rerun.interrupted(row):
-            self._runtime.background.spawn(f"proof {id}", self._wait_for_proof(stepped))
+            self._runtime.observations.forget(id)
+        if stepped is not None and why.kind is base.EndKind.UNKNOWN:
+            self._end_reasons.await_proof(stepped)
         self._runtime.wake()
 
-    async def resume_proofs(self) -> None:
-        """Go on asking who ended the instances whose end an earlier process left unexplained."""
-        since = self._runtime.clock.now() - PROOF_MEMORY
-        for row in await self._runtime.history.unexplained(since):
-            if rerun.interrupted(row):
-                self._runtime.background.spawn(f"proof {row.id}", self._wait_for_proof(row))
+    def _open_row(self, id: InstanceId) -> model.Instance | None:
+        row = self._runtime.rows.instances.get(id)
+        return row if row is not None and row.state not in model.CLOSED else None
 
-    async def _wait_for_proof(self, row: model.Instance) -> None:
-        """Some providers learn late who ended an instance; a job that was interrupted is worth asking again."""
-        provider = self._runtime.providers.get(row.provider)
-        lag = provider.provisioner.traits.proof_lag if provider is not None else 0.0
-        if lag > 0:
-            # After a restart part of the time is over; the provider is asked once at least.
-            lag = min(lag, max(FIRST_PROOF, row.gone_at + lag - self._runtime.clock.now()))
-        pause = FIRST_PROOF
-        while lag > 0:
-            await self._runtime.clock.sleep(min(pause, lag))
-            lag, pause = lag - pause, 2 * pause
-            why = await self._why_gone(row)
-            if why.kind is base.EndKind.UNKNOWN:
-                continue
-            try:
-                await self._runtime.rows.prove(row.id, why.kind, why.detail)
-            except errors.StoreError as error:
-                log.warning("%s: why it ended is not written yet: %s", row.id, error)
-                continue
-            return
 
-    async def _why_gone(self, row: model.Instance) -> base.EndReason:
-        """Who ended it in the provider's words; unknown, with why, where it does not tell in time."""
-        provider = self._runtime.providers.get(row.provider)
-        if provider is None or not row.ref:
-            return base.EndReason(base.EndKind.UNKNOWN, "there is no provider to ask")
-        try:
-            async with asyncio.timeout(ASK):
-                why = await provider.provisioner.end_reason(row.ref)
-        except TimeoutError:
-            return base.EndReason(base.EndKind.UNKNOWN, f"{provider.name} did not say within {ASK:.0f} s")
-        except base.ProvisionError as error:
-            return base.EndReason(base.EndKind.UNKNOWN, consoles.line(f"{provider.name}: {error}", most=LONGEST))
-        except Exception as error:
-            # A fault of a plugin must not keep a row open, and what it costs counting, for ever.
-            log.exception("%s: asking why %s ended failed in an unexpected way", provider.name, row.id)
-            return base.EndReason(base.EndKind.UNKNOWN, f"{provider.name}: {type(error).__name__}")
-        return base.EndReason(why.kind, consoles.line(why.detail, most=LONGEST), why.failure)
-
-    # -- what it printed ---------------------------------------------------------------------------------------
-
-    async def console(self, row: model.Instance) -> tuple[str, str]:
-        """Ask the provider now for what an instance printed; the text, or why there is none."""
-        provider = self._runtime.providers.get(row.provider)
-        if provider is None or not row.ref:
-            return "", "no provider has it"
-        try:
-            async with asyncio.timeout(ASK):
-                text = await provider.provisioner.console_log(row.ref)
-        except TimeoutError:
-            return "", f"{provider.name} did not give it within {ASK:.0f} s"
-        except base.ProvisionError as error:
-            return "", consoles.line(f"{provider.name}: {error}", most=LONGEST)
-        except Exception as error:
-            log.exception("%s: asking for the console of %s failed in an unexpected way", provider.name, row.id)
-            return "", f"{provider.name}: {type(error).__name__}"
-        if not text:
-            return "", f"{provider.name} keeps no console output of it"
-        return await consoles.kept(text), ""
-
-    async def _keep_console(self, row: model.Instance) -> None:
-        """Keep what an instance printed; asked for once in its life, whatever came of it."""
-        if row.id in self._asked or not row.ref:
-            return
-        self._asked.add(row.id)
-        kind = model.ConsoleKind.CONSOLE
-        try:
-            # Another process of this daemon may have asked before it ended.
-            if any(one.kind is kind for one in await self._runtime.history.consoles(row.id)):
-                return
-            text, problem = await self.console(row)
-            await self._runtime.rows.write_console(
-                model.Console(row.id, kind, self._runtime.clock.now(), text, problem)
-            )
-        except errors.StoreError as error:
-            log.warning("%s: what it printed is not kept: %s", row.id, error)
-
-    def keep_words(self, id: InstanceId, text: str) -> None:
-        """Keep the last words of an agent.  It may send more than once: the last ones win."""
-        if id not in self._words:
-            self._runtime.background.spawn(f"words of {id}", self._write_words(id))
-        self._words[id] = text
-
-    async def _write_words(self, id: InstanceId) -> None:
-        try:
-            while (text := self._words.get(id)) is not None:
-                self._words[id] = None
-                kept = model.Console(id, model.ConsoleKind.AGENT, self._runtime.clock.now(), await consoles.kept(text))
-                try:
-                    await self._runtime.rows.write_console(kept)
-                except errors.StoreError as error:
-                    log.warning("%s: its agent's last words are not kept: %s", id, error)
-                # Whoever is root on an instance may send as often as he likes.
-                await self._runtime.clock.sleep(WORDS)
-        finally:
-            self._words.pop(id, None)
+def _judge(row: model.Instance, reason: Reason, why: base.EndReason) -> tuple[Reason, bool]:
+    """Return the reason for an end by what its provider says, and whether runnerd itself had none."""
+    unexplained = row.state not in (InstanceState.ENDING, InstanceState.DRAINING)
+    if (unexplained and reason in (Reason.NONE, Reason.VANISHED)) or rerun.interrupted(row):
+        proven = Reason.PREEMPTED if why.kind is base.EndKind.PREEMPTED else Reason.VANISHED
+        reason = proven if unexplained or proven is Reason.PREEMPTED else reason
+    if why.failure is not None and not row.ready_at and reason in _NEVER_CAME_UP:
+        reason = Reason.LAUNCH_FAILED
+    return reason, unexplained

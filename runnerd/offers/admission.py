@@ -1,7 +1,8 @@
-"""Whether one more instance may be bought: limits and quotas, dollars counted before they are spent.
+"""Admission: whether one more instance may be bought, by limits, budgets and quotas.
 
-Totals are derived from the rows at the start of each pass; what is admitted between two passes is added on top until
-the next one counts it from its row.  So two launches at the same moment cannot both take the last dollar.
+Dollars are counted before they are spent.  Totals are derived from the rows at the start of each pass; what is
+reserved between two passes is added on top until its row counts for itself, so that two launches at the same moment
+cannot both take the last dollar.
 """
 
 from __future__ import annotations
@@ -9,11 +10,19 @@ from __future__ import annotations
 import calendar
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from types import TracebackType
 
 from provisioners.base import Market, Offer
 from runnerd import config, model
-from runnerd.offers import quotas
+from runnerd.model import Instance, InstanceState
+from runnerd.offers import blocklist, quotas
+from runnerd.planner import refusals
+from runnerd.planner.snapshot import Budget
 from runnerd.runtime import budget, shared
+
+#: Dollars that sums of floating-point numbers may be off.
+_ROUNDING, _OVERRUN = 1e-9, 0.01
+_DAY_S = 86400.0
 
 
 @dataclass(slots=True)
@@ -23,7 +32,7 @@ class _Account:
     title: str
     limits: config.Limits
     windows: list[budget.Window] = field(default_factory=list)
-    #: Per window, dollars spent or promised.
+    #: For each window, dollars spent or committed.
     committed: list[float] = field(default_factory=list)
     instances: int = 0
     gpus: int = 0
@@ -31,50 +40,85 @@ class _Account:
     rate: float = 0.0
 
     def refusal(self, offer: Offer, lifetime: float, now: float) -> str:
-        """Why one more instance of that offer is not admitted; empty when it is."""
+        """Return why one more instance of that offer is not admitted; empty when it is."""
         limits = self.limits
         if limits.instances is not None and self.instances >= limits.instances:
-            return f"{self.title} is at its limit of {limits.instances} instances"
+            return refusals.instances(self.title, limits.instances)
         if limits.gpus is not None and self.gpus + offer.gpus > limits.gpus:
-            return f"{self.title} is at its limit of {limits.gpus} GPUs"
-        return self._dollars(offer, lifetime, now)
+            return refusals.gpus(self.title, limits.gpus)
+        return self.dollars_refusal(offer, lifetime, now)
 
-    def _dollars(self, offer: Offer, lifetime: float, now: float) -> str:
+    def dollars_refusal(self, offer: Offer, lifetime: float, now: float) -> str:
+        """Return why no budget of the level pays one more instance of that offer; empty when all do."""
         limits = self.limits
         if limits.on_reached is config.OnReached.ALERT:
             return ""
         if limits.on_reached is config.OnReached.SPOT_ONLY and offer.market is Market.SPOT:
             return ""
         if limits.dollars_per_hour is not None and self.rate + offer.price > limits.dollars_per_hour:
-            return f"{self.title}: ${self.rate + offer.price:.2f} an hour would pass ${limits.dollars_per_hour:.2f}"
+            return refusals.rate(self.title, then=self.rate + offer.price, limit=limits.dollars_per_hour)
         for window, used in zip(self.windows, self.committed, strict=True):
             more = budget.next_commitment(offer.price, lifetime, now, window)
-            if used + more > window.dollars + 1e-9:
-                return (
-                    f"{self.title}: ${used:.2f} of ${window.dollars:.2f} for {_which(window, now)} are spent or "
-                    f"promised, one more instance may cost ${more:.2f}"
-                )
+            if used + more > window.dollars + _ROUNDING:
+                left = Budget(window.dollars - used, window.dollars, _span(window, now))
+                return refusals.dollars(self.title, left, left=left.left, more=more)
         return ""
 
-    def add(self, offer: Offer, lifetime: float, now: float, *, count: int = 1) -> None:
-        """Count an admitted instance until its row is counted; a count of -1 takes it back."""
+    def add_row(self, row: Instance, now: float, *, count: int = 1) -> None:
+        """Count an instance that may cost money; a count of -1 takes it off again."""
+        self.instances += count
+        self.gpus += count * row.gpus
+        self.rate += count * row.price
+        for index, window in enumerate(self.windows):
+            self.committed[index] += count * budget.commitment(row, now, window)
+
+    def add_offer(self, offer: Offer, lifetime: float, now: float, *, count: int = 1) -> None:
+        """Count an instance of an offer that is about to be requested; a count of -1 takes it off again."""
         self.instances += count
         self.gpus += count * offer.gpus
         self.rate += count * offer.price
         for index, window in enumerate(self.windows):
             self.committed[index] += count * budget.next_commitment(offer.price, lifetime, now, window)
 
-    def affordable(self, offer: Offer, lifetime: float, now: float) -> tuple[float, float] | None:
-        """Dollars left and what one instance commits, in the window that is the first to be used up."""
-        tightest: tuple[float, float] | None = None
+    def affordable(self, offer: Offer, lifetime: float, now: float) -> tuple[Budget, float] | None:
+        """Return the budget that one instance after the other uses up first, and what each commits of it."""
+        tightest: tuple[Budget, float] | None = None
         if self.limits.on_reached is not config.OnReached.STOP:
             return None
         for window, used in zip(self.windows, self.committed, strict=True):
             more = budget.next_commitment(offer.price, lifetime, now, window)
             left = window.dollars - used
-            if more > 0 and (tightest is None or left / more < tightest[0] / tightest[1]):
-                tightest = (left, more)
+            if more > 0 and (tightest is None or left / more < tightest[0].left / tightest[1]):
+                tightest = (Budget(left, window.dollars, _span(window, now)), more)
         return tightest
+
+
+class Reservation:
+    """Room for one instance whose row is about to be written.
+
+    As a context it is cancelled at its end, unless :meth:`commit` was called: from then on the row counts for itself.
+    """
+
+    def __init__(self, admission: Admission, offer: Offer, *, pool: str, repo: str, lifetime: float) -> None:
+        self._admission = admission
+        self.offer = offer
+        self.pool = pool
+        self.repo = repo
+        self.lifetime = lifetime
+
+    def commit(self) -> None:
+        """Leave what is reserved to the row, which has been written."""
+        self._admission.settle(self, kept=True)
+
+    def cancel(self) -> None:
+        """Give back what is reserved, because nothing came of it; nothing happens after :meth:`commit`."""
+        self._admission.settle(self, kept=False)
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.cancel()
 
 
 class Admission:
@@ -84,80 +128,55 @@ class Admission:
         self._runtime = runtime
         self._accounts: dict[tuple[str, str], _Account] = {}
         self._quotas = quotas.Quotas()
-        #: Seconds that an instance launched now may live at most.
-        self._horizon = 0.0
-        #: Admitted instances whose rows are not committed as requested yet: they do not count themselves.
-        self._pending: dict[model.InstanceId, tuple[Offer, str, str, float]] = {}
+        #: Reservations whose rows are not written yet: they do not count themselves.
+        self._reserved: list[Reservation] = []
+        #: Levels at which more is committed than their limit, as last alarmed.
+        self._overrun: set[str] = set()
+        runtime.rows.on_step.append(self._stepped)
 
-    def count(self, *, horizon: float = 0.0) -> None:
-        """Derive all totals from the rows; called at the start of each pass.
+    # -- counting ----------------------------------------------------------------------------------------------
 
-        ``horizon`` is the longest that an instance launched now may live: budgets of every day that it may reach are
-        counted.
-        """
-        self._horizon = horizon
-        settings = self._runtime.config
-        now, wall = self._runtime.clock.now(), self._runtime.clock.wall()
-        self._accounts = {("all", ""): self._account("the whole", settings.limits, wall)}
-        for pool in settings.pools.values():
-            self._accounts["pool", pool.name] = self._account(f"pool {pool.name}", pool.limits, wall)
-        for provider in settings.providers.values():
-            self._accounts["provider", provider.name] = self._account(
-                f"provider {provider.name}", provider.limits, wall
-            )
-        for team in settings.teams.values():
-            self._accounts["team", team.name] = self._account(f"team {team.name}", team.limits, wall)
-        for row in self._runtime.rows.instances.values():
+    def count(self) -> None:
+        """Derive all totals from the rows, and watch the budgets; called at the start of each pass."""
+        rows = self._runtime.rows
+        now = self._runtime.clock.now()
+        self._accounts = self._empty_accounts()
+        for row in rows.instances.values():
             if row.state not in model.MAY_COST:
                 continue
             for account in self._of(row.pool, row.provider, row.repo):
-                account.instances += 1
-                account.gpus += row.gpus
-                account.rate += row.price
-                for index, window in enumerate(account.windows):
-                    account.committed[index] += budget.commitment(row, now, window)
-        told = {name: provider.quotas for name, provider in self._runtime.providers.items() if provider.quotas}
-        self._quotas.count(told, self._runtime.rows.instances.values() if told else ())
-        for offer, pool_name, repo, lifetime in self._pending.values():
-            self._add(offer, pool=pool_name, repo=repo, lifetime=lifetime)
-        for level, account in self._accounts.items():
+                account.add_row(row, now)
+        reported = {name: provider.quotas for name, provider in self._runtime.providers.items() if provider.quotas}
+        self._quotas.count(reported, rows.instances.values() if reported else ())
+        for reservation in self._reserved:
+            self._add(reservation, 1)
+        for (level, name), account in self._accounts.items():
             for index, window in enumerate(account.windows):
-                for spent, dollars in self._runtime.rows.tally.inside(window):
-                    if level[1] == self._member(level[0], spent):
+                for spent, dollars in rows.tally.inside(window):
+                    if name == self._member(level, spent):
                         account.committed[index] += dollars
+        self._watch_budgets()
+
+    def _empty_accounts(self) -> dict[tuple[str, str], _Account]:
+        settings, wall = self._runtime.config, self._runtime.clock.wall()
+        # Budgets of every day that an instance launched now may reach are counted.
+        horizon = max((pool.lifetime for pool in settings.pools.values()), default=0.0)
+        found = {("all", ""): _account(refusals.ALL, settings.limits, wall, horizon)}
+        for pool in settings.pools.values():
+            found["pool", pool.name] = _account(f"pool {pool.name}", pool.limits, wall, horizon)
+        for provider in settings.providers.values():
+            found["provider", provider.name] = _account(f"provider {provider.name}", provider.limits, wall, horizon)
+        for team in settings.teams.values():
+            found["team", team.name] = _account(f"team {team.name}", team.limits, wall, horizon)
+        return found
 
     def _member(self, level: str, spent: budget.Account) -> str:
-        """Which account of a level the dollars belong to."""
+        """Return the account of a level that the dollars belong to."""
         if level == "pool":
             return spent.pool
         if level == "provider":
             return spent.provider
         return self.team(spent.repo) if level == "team" else ""
-
-    def overruns(self) -> list[tuple[str, str]]:
-        """Levels at which more is committed than the limit: a price drifted, or the limit only alerts."""
-        found = []
-        for account in self._accounts.values():
-            for window, used in zip(account.windows, account.committed, strict=True):
-                if used > window.dollars + 0.01:
-                    which = _which(window, self._runtime.clock.now())
-                    words = f"${used:.2f} are spent or promised for {which}, the limit is ${window.dollars:.2f}"
-                    found.append((account.title, words))
-        return found
-
-    def _account(self, title: str, limits: config.Limits, wall: float) -> _Account:
-        until = None
-        if limits.until is not None:
-            until = float(calendar.timegm(limits.until.timetuple())) + 86400.0
-        windows = budget.windows(
-            wall=wall,
-            per_day=limits.dollars_per_day,
-            per_month=limits.dollars_per_month,
-            total=limits.dollars_total,
-            until=until,
-            horizon=self._horizon,
-        )
-        return _Account(title, limits, windows, [0.0] * len(windows))
 
     def _of(self, pool: str, provider: str, repo: str) -> Iterable[_Account]:
         team = self.team(repo)
@@ -167,65 +186,58 @@ class Admission:
                 yield account
 
     def team(self, repo: str) -> str:
-        """The team that a repository belongs to; empty for none."""
+        """Return the team that a repository belongs to; empty for none."""
         found = self._runtime.config.team_of(repo) if repo else None
         return found.name if found else ""
 
+    def _stepped(self, old: Instance, new: Instance) -> None:
+        """Free what an instance counted whose request certainly yielded nothing, first of all for its next offer."""
+        unsure = (InstanceState.REQUESTING, InstanceState.UNKNOWN)
+        if old.state not in unsure or new.state not in (InstanceState.PLANNED, InstanceState.FAILED):
+            return
+        now = self._runtime.clock.now()
+        for account in self._of(old.pool, old.provider, old.repo):
+            account.add_row(old, now, count=-1)
+        offer = blocklist.offer_of(old)
+        if offer is not None:
+            self._quotas.add(offer, -1)
+
+    # -- asking ------------------------------------------------------------------------------------------------
+
     def refusal(self, offer: Offer, *, pool: str, repo: str, lifetime: float) -> str:
-        """Why the offer may not be bought now; empty when it may."""
+        """Return why the offer may not be bought now; empty when it may."""
         now = self._runtime.clock.now()
         for account in self._of(pool, offer.provider, repo):
-            words = account.refusal(offer, lifetime, now)
-            if words:
-                return words
+            refusal = account.refusal(offer, lifetime, now)
+            if refusal:
+                return refusal
         return self._quotas.refusal(offer)
 
-    def admit(
-        self, offer: Offer, *, pool: str, repo: str, lifetime: float, instance: model.InstanceId | None = None
-    ) -> str:
-        """Like :meth:`refusal`, and count the instance when nothing is against it.
-
-        With ``instance`` it stays counted until :meth:`settle`, however often totals are derived meanwhile.
-        """
-        words = self.refusal(offer, pool=pool, repo=repo, lifetime=lifetime)
-        if not words:
-            self._add(offer, pool=pool, repo=repo, lifetime=lifetime)
-            if instance is not None:
-                self._pending[instance] = (offer, pool, repo, lifetime)
-        return words
-
-    def settle(self, instance: model.InstanceId) -> None:
-        """The row of an admitted instance stands for itself from now on, or nothing came of it."""
-        self._pending.pop(instance, None)
-
-    def release(self, offer: Offer, *, pool: str, repo: str, lifetime: float) -> None:
-        """An admitted instance certainly did not come to be: what was counted for it is free for its next offer."""
-        self._add(offer, pool=pool, repo=repo, lifetime=lifetime, count=-1)
-
-    def _add(self, offer: Offer, *, pool: str, repo: str, lifetime: float, count: int = 1) -> None:
-        """Count an instance of that offer at every level that it belongs to."""
-        now = self._runtime.clock.now()
-        for account in self._of(pool, offer.provider, repo):
-            account.add(offer, lifetime, now, count=count)
-        self._quotas.add(offer, count)
-
     def provider_refusal(self, provider: str) -> str:
-        """Why nothing at all may be bought from a provider; empty when something may."""
+        """Return why nothing at all may be bought from a provider; empty when something may."""
         account = self._accounts.get(("provider", provider))
-        if account is None:
+        most = account.limits.instances if account is not None else None
+        if account is None or most is None or account.instances < most:
             return ""
-        most = account.limits.instances
-        if most is not None and account.instances >= most:
-            return f"provider {provider} is at its limit of {most} instances"
-        return ""
+        return refusals.instances(account.title, most)
 
-    def left(self, level: str, name: str, offer: Offer, lifetime: float) -> tuple[float, float] | None:
-        """Dollars left at a level and what one instance commits; None without a limit in dollars."""
+    def team_refusals(self, offer: Offer, lifetime: float) -> dict[str, str]:
+        """Return the teams whose budget cannot pay one more instance of that offer, with why."""
+        now = self._runtime.clock.now()
+        found = {
+            name: account.dollars_refusal(offer, lifetime, now)
+            for (level, name), account in self._accounts.items()
+            if level == "team"
+        }
+        return {name: refusal for name, refusal in found.items() if refusal}
+
+    def left(self, level: str, name: str, offer: Offer, lifetime: float) -> tuple[Budget, float] | None:
+        """Return a level's tightest budget and what one instance commits of it; None without a limit in dollars."""
         account = self._accounts.get((level, name))
         return None if account is None else account.affordable(offer, lifetime, self._runtime.clock.now())
 
     def totals(self, level: str, name: str) -> list[tuple[budget.Window, float]]:
-        """The windows of a level with what is committed in each: for metrics and ``status``."""
+        """Return the windows of a level that hold now with what is committed in each."""
         account = self._accounts.get((level, name))
         if account is None:
             return []
@@ -233,18 +245,71 @@ class Admission:
         pairs = zip(account.windows, account.committed, strict=True)
         return [(window, used) for window, used in pairs if window.start <= wall]
 
-    def team_refusals(self, offer: Offer, lifetime: float) -> dict[str, str]:
-        """Teams whose budget cannot pay one more instance of that offer, with the words for it."""
+    # -- reserving ---------------------------------------------------------------------------------------------
+
+    def reserve(self, offer: Offer, *, pool: str, repo: str, lifetime: float) -> Reservation | None:
+        """Reserve room for one instance; None when it is refused."""
+        if self.refusal(offer, pool=pool, repo=repo, lifetime=lifetime):
+            return None
+        reservation = Reservation(self, offer, pool=pool, repo=repo, lifetime=lifetime)
+        self._reserved.append(reservation)
+        self._add(reservation, 1)
+        return reservation
+
+    def settle(self, reservation: Reservation, *, kept: bool) -> None:
+        """End a reservation; what it holds stays counted when its row stands for it."""
+        if reservation not in self._reserved:
+            return
+        self._reserved.remove(reservation)
+        if not kept:
+            self._add(reservation, -1)
+
+    def _add(self, reservation: Reservation, count: int) -> None:
+        """Count a reservation at every level that it belongs to."""
         now = self._runtime.clock.now()
-        found = {}
-        for (level, name), account in self._accounts.items():
-            if level == "team":
-                words = account._dollars(offer, lifetime, now)
-                if words:
-                    found[name] = words
+        offer = reservation.offer
+        for account in self._of(reservation.pool, offer.provider, reservation.repo):
+            account.add_offer(offer, reservation.lifetime, now, count=count)
+        self._quotas.add(offer, count)
+
+    # -- watching ----------------------------------------------------------------------------------------------
+
+    def overruns(self) -> list[tuple[str, str]]:
+        """Return the levels at which more is committed than the limit: a price drifted, or the limit only alerts."""
+        found = []
+        for account in self._accounts.values():
+            for window, used in zip(account.windows, account.committed, strict=True):
+                if used > window.dollars + _OVERRUN:
+                    span = _span(window, self._runtime.clock.now())
+                    detail = f"${used:.2f} are spent or committed for {span}, the limit is ${window.dollars:.2f}"
+                    found.append((account.title, detail))
         return found
 
+    def _watch_budgets(self) -> None:
+        """Alarm what is over its limit, until it no longer is."""
+        over = dict(self.overruns())
+        for title in self._overrun - set(over):
+            self._runtime.alarms.clear("budget", title, "overrun")
+        for title, detail in over.items():
+            self._runtime.alarms.ring("budget", title, "overrun", detail)
+        self._overrun = set(over)
 
-def _which(window: budget.Window, now: float) -> str:
-    """A window in words."""
+
+def _account(title: str, limits: config.Limits, wall: float, horizon: float) -> _Account:
+    until = None
+    if limits.until is not None:
+        until = float(calendar.timegm(limits.until.timetuple())) + _DAY_S
+    windows = budget.windows(
+        wall=wall,
+        per_day=limits.dollars_per_day,
+        per_month=limits.dollars_per_month,
+        total=limits.dollars_total,
+        until=until,
+        horizon=horizon,
+    )
+    return _Account(title, limits, windows, [0.0] * len(windows))
+
+
+def _span(window: budget.Window, now: float) -> str:
+    """Return a window in words."""
     return f"this {window.name}" if window.start <= now else f"the {window.name} after"

@@ -1,7 +1,8 @@
-"""What a cloud account still allows: its quotas as last told, less what is on its way since.
+"""Quotas of cloud accounts: the limits and use that the provider last reported, plus what was requested since.
 
-A cloud counts what it runs; what was asked for after it said so is counted here, so that a burst does not run into a
-quota one refusal at a time.  What a cloud does not tell holds nothing back: it refuses by itself, and that is learned.
+A cloud counts what it runs; what was requested after its last report is counted here, so that a burst does not run
+into a quota one refusal at a time.  A quota that a cloud does not report holds nothing back: the cloud refuses by
+itself, and the blocklist learns from that.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from runnerd import model
 
 @dataclass(slots=True)
 class _Account:
-    """One quota with what is used of it now."""
+    """One quota with its use now."""
 
     quota: Quota
     used: float
@@ -29,7 +30,7 @@ class _Account:
         if quota.limit < more:
             return f"quota {quota.name} is {quota.limit:g}, one instance needs {more:g} {quota.unit.value}{where}"
         return (
-            f"quota {quota.name}: {self.used:g} of {quota.limit:g} {quota.unit.value} are used or on their way, "
+            f"quota {quota.name}: {self.used:g} of {quota.limit:g} {quota.unit.value} are used or requested, "
             f"one more instance needs {more:g}{where}"
         )
 
@@ -40,19 +41,19 @@ class Quotas:
     def __init__(self) -> None:
         self._accounts: dict[str, list[_Account]] = {}
 
-    def count(self, told: Mapping[str, Sequence[Quota]], rows: Iterable[model.Instance]) -> None:
-        """Start afresh from what each provider told, and add what was asked for since."""
-        self._accounts = {name: [_Account(quota, quota.used) for quota in quotas] for name, quotas in told.items()}
+    def count(self, reported: Mapping[str, Sequence[Quota]], rows: Iterable[model.Instance]) -> None:
+        """Start afresh from what each provider reported, and add what was requested since."""
+        self._accounts = {name: [_Account(quota, quota.used) for quota in quotas] for name, quotas in reported.items()}
         for row in rows:
             if row.state not in model.MAY_COST:
                 continue
-            asked_at = row.running_at or row.since
+            requested_at = row.running_at or row.since
             for account in self._accounts.get(row.provider, ()):
-                if asked_at > account.quota.as_of and account.quota.pattern.matches(row.offer):
+                if requested_at > account.quota.as_of and account.quota.pattern.matches(row.offer):
                     account.used += _units(account.quota.unit, gpus=row.gpus, cpus=row.cpus)
 
     def refusal(self, offer: Offer) -> str:
-        """Why the account does not allow one more instance of an offer; empty when it does, or does not say."""
+        """Return why the account does not allow one more instance of an offer; empty when it may."""
         accounts = self._accounts.get(offer.provider, ())
         key = offer.key if accounts else ""
         for account in accounts:

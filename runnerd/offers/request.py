@@ -59,8 +59,7 @@ def compose(
     now: float,
 ) -> base.CreateRequest:
     """The request for one instance of an offer; ``bundle`` is the agent archive's SHA-256 in hex."""
-    lifetime = lifetime_of(pool)
-    deadline = now + lifetime
+    deadline = now + pool.lifetime
     return base.CreateRequest(
         key=key,
         name=instance,
@@ -68,7 +67,7 @@ def compose(
         user_data=_boot_script(settings, pool, offer.provider, traits).render(instance=instance, bundle=bundle),
         tags=_tags(settings, offer, pool=pool, instance=instance, key=key, repo=repo, deadline=deadline),
         deadline=deadline,
-        lifetime=lifetime,
+        lifetime=pool.lifetime,
         disk=pool.disk or 0,
         options=pool.options.get(offer.provider, {}),
     )
@@ -90,7 +89,7 @@ def _boot_script(settings: config.Config, pool: config.Pool, provider: str, trai
         url=settings.agent_address(provider).rstrip("/"),
         python=sys.executable if traits.beside_daemon else "python3",
         power_off=() if traits.beside_daemon else traits.power_off,
-        lifetime=lifetime_of(pool),
+        lifetime=pool.lifetime,
         preemption_notice=traits.preemption_notice,
     )
 
@@ -125,11 +124,6 @@ def _tags(
     if repo:
         tags[TAG_REPO] = repo
     return tags
-
-
-def lifetime_of(pool: config.Pool) -> float:
-    """Seconds from launch to the deadline that ends an instance whatever happens."""
-    return pool.lifetime
 
 
 def seal(request: base.CreateRequest) -> str:

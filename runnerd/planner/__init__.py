@@ -30,29 +30,22 @@ from runnerd.planner.actions import (
     Request,
     Resolve,
 )
-from runnerd.planner.snapshot import (
-    ABSENCES,
-    SILENCE,
-    SLACK,
-    Evidence,
-    PoolView,
-    QueueView,
-    Snapshot,
-    TeamView,
-)
+from runnerd.planner.observation import ABSENCES, SILENCE_S, SLACK_S, Observation
+from runnerd.planner.snapshot import Budget, PoolView, QueueView, Snapshot, TeamView
 
 __all__ = [
     "ABSENCES",
-    "SILENCE",
-    "SLACK",
+    "SILENCE_S",
+    "SLACK_S",
     "Action",
+    "Budget",
     "Close",
     "Delete",
     "Deregister",
     "Drain",
     "Drop",
-    "Evidence",
     "Launch",
+    "Observation",
     "Plan",
     "PoolView",
     "QueueView",

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runnerd.model import Instance
+from runnerd.planner import refusals
 from runnerd.planner.actions import Action, Launch
-from runnerd.planner.snapshot import PoolView, Snapshot
+from runnerd.planner.snapshot import Budget, PoolView, Snapshot
 
 
 @dataclass(slots=True)
@@ -32,7 +33,10 @@ class Room:
         gpus = sum(instance.gpus for fleet in members.values() for instance in fleet)
         self._instances = _left(snapshot.max_instances, live)
         self._gpus = _left(snapshot.max_gpus, gpus)
-        self._dollars = snapshot.dollars
+        self._max_instances = snapshot.max_instances
+        self._max_gpus = snapshot.max_gpus
+        self._budget = snapshot.budget
+        self._dollars = _dollars(snapshot.budget)
         self._pools: dict[str, tuple[int | None, int | None]] = {}
         self._pool_dollars: dict[str, float | None] = {}
         for pool in snapshot.pools:
@@ -41,7 +45,7 @@ class Room:
                 _left(pool.max_instances, len(fleet)),
                 _left(pool.max_gpus, sum(instance.gpus for instance in fleet)),
             )
-            self._pool_dollars[pool.name] = pool.dollars
+            self._pool_dollars[pool.name] = _dollars(pool.budget)
         self._team_of = snapshot.team_of
         self._teams = dict(snapshot.teams)
         self._team_counts: dict[str, tuple[int, int]] = {}
@@ -64,33 +68,28 @@ class Room:
         team = self._teams[name]
         held, held_gpus = self._team_counts.get(name, (0, 0))
         if team.max_instances is not None and held >= team.max_instances:
-            return f"team {name} is at its limit of {team.max_instances} instances"
+            return refusals.instances(f"team {name}", team.max_instances)
         if team.max_gpus is not None and held_gpus + pool.gpus > team.max_gpus:
-            return f"team {name} is at its limit of {team.max_gpus} GPUs"
+            return refusals.gpus(f"team {name}", team.max_gpus)
         return pool.team_refusals.get(name, "")
 
     def refusal(self, pool: PoolView) -> str:
-        """Why one more instance of the pool is not allowed; empty when it is."""
+        """Return why one more instance of the pool is not allowed; empty when it is."""
+        title = f"pool {pool.name}"
         count, gpus = self._pools[pool.name]
-        if count is not None and count < 1:
-            return f"pool {pool.name} is at its limit of {pool.max_instances} instances"
-        if gpus is not None and gpus < pool.gpus:
-            return f"pool {pool.name} is at its limit of {pool.max_gpus} GPUs"
-        if self._instances is not None and self._instances < 1:
-            return "the limit of instances over all pools is reached"
-        if self._gpus is not None and self._gpus < pool.gpus:
-            return "the limit of GPUs over all pools is reached"
-        own = self._pool_dollars[pool.name]
-        if own is not None and own < pool.commitment:
-            return (
-                f"pool {pool.name}: one more instance may cost ${pool.commitment:.2f}, "
-                f"${max(own, 0):.2f} of its budget are not committed"
-            )
-        if self._dollars is not None and self._dollars < pool.commitment:
-            return (
-                f"one more instance may cost ${pool.commitment:.2f}, "
-                f"${max(self._dollars, 0):.2f} of the budget are not committed"
-            )
+        if pool.max_instances is not None and count is not None and count < 1:
+            return refusals.instances(title, pool.max_instances)
+        if pool.max_gpus is not None and gpus is not None and gpus < pool.gpus:
+            return refusals.gpus(title, pool.max_gpus)
+        if self._max_instances is not None and self._instances is not None and self._instances < 1:
+            return refusals.instances(refusals.ALL, self._max_instances)
+        if self._max_gpus is not None and self._gpus is not None and self._gpus < pool.gpus:
+            return refusals.gpus(refusals.ALL, self._max_gpus)
+        left = self._pool_dollars[pool.name]
+        if pool.budget is not None and left is not None and left < pool.commitment:
+            return refusals.dollars(title, pool.budget, left=left, more=pool.commitment)
+        if self._budget is not None and self._dollars is not None and self._dollars < pool.commitment:
+            return refusals.dollars(refusals.ALL, self._budget, left=self._dollars, more=pool.commitment)
         return ""
 
     def take(self, pool: PoolView, repo: str) -> None:
@@ -105,6 +104,10 @@ class Room:
             self._pool_dollars[pool.name] = own - pool.commitment
         if self._dollars is not None:
             self._dollars -= pool.commitment
+
+
+def _dollars(budget: Budget | None) -> float | None:
+    return None if budget is None else budget.left
 
 
 def _left(limit: int | None, used: int) -> int | None:

@@ -1,4 +1,4 @@
-"""One pool's live instances: what each one's state and evidence call for, and how many more are wanted."""
+"""One pool's live instances: what each one's state and observations call for, and how many more are wanted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from runnerd.planner.actions import (
     Resolve,
 )
 from runnerd.planner.fair import Want
-from runnerd.planner.snapshot import ABSENCES, SILENCE, SLACK, PoolView, Snapshot
+from runnerd.planner.observation import SILENCE_S, SLACK_S
+from runnerd.planner.snapshot import PoolView, Snapshot
 
 
 class Fleet:
@@ -26,7 +27,7 @@ class Fleet:
     def __init__(self, pool: PoolView, members: list[Instance], snapshot: Snapshot, now: float) -> None:
         self._pool = pool
         self._members = members
-        self._evidence = snapshot.evidence
+        self._observations = snapshot.observations
         self._hold = snapshot.hold
         self._started = snapshot.started
         self._now = now
@@ -60,7 +61,7 @@ class Fleet:
     # -- per instance ------------------------------------------------------------------------------------------
 
     def settle(self) -> list[Action]:
-        """Actions that each instance's own state and evidence call for."""
+        """Actions that each instance's own state and observations call for."""
         actions: list[Action] = []
         spare = self._unbound - self._target
         for instance in self._by_state[InstanceState.ENDING]:
@@ -96,10 +97,8 @@ class Fleet:
         return actions
 
     def _gone(self, instance: Instance) -> Close | None:
-        evidence = self._evidence.get(instance.id)
-        if evidence is None:
-            return None
-        if evidence.cloud is InstanceStatus.GONE or evidence.absences >= ABSENCES:
+        seen = self._observations.get(instance.id)
+        if seen is not None and seen.absent:
             return Close(instance.id, instance.reason or Reason.VANISHED)
         return None
 
@@ -113,23 +112,23 @@ class Fleet:
 
     def _silent(self, instance: Instance) -> bool:
         """Its agent has not spoken for long: it is not counted on, whatever the provider says of it."""
-        evidence = self._evidence.get(instance.id)
-        if evidence is None or evidence.asking:
+        seen = self._observations.get(instance.id)
+        if seen is None or seen.asking:
             return False
-        return self._now - max(evidence.agent_at, min(self._started, self._now), instance.since) > SILENCE
+        return self._now - max(seen.agent_at, min(self._started, self._now), instance.since) > SILENCE_S
 
     def _dead(self, instance: Instance) -> bool:
         """The agent is silent and the provider itself says that the machine does not run."""
-        evidence = self._evidence.get(instance.id)
-        if evidence is None or evidence.fresh(self._now):
+        seen = self._observations.get(instance.id)
+        if seen is None or seen.fresh(self._now):
             return False
-        return evidence.cloud in (InstanceStatus.STOPPED, InstanceStatus.FAILED) or evidence.healthy is False
+        return seen.cloud in (InstanceStatus.STOPPED, InstanceStatus.FAILED) or seen.healthy is False
 
     def _past(self, instance: Instance) -> Drain | None:
         """The machine is dead, or its time is over."""
-        evidence = self._evidence.get(instance.id)
-        if evidence is not None and evidence.cloud is InstanceStatus.FAILED and not evidence.fresh(self._now):
-            words = evidence.failure.message if evidence.failure else "the provider does not say why"
+        seen = self._observations.get(instance.id)
+        if seen is not None and seen.cloud is InstanceStatus.FAILED and not seen.fresh(self._now):
+            words = seen.failure.message if seen.failure else "the provider does not say why"
             return Drain(instance.id, Reason.LAUNCH_FAILED, words)
         if self._dead(instance):
             return Drain(instance.id, Reason.DEAD, "the agent is silent and the provider says it is dead")
@@ -142,7 +141,7 @@ class Fleet:
             return self._past(instance)
         if self._hold or self._held(instance):
             return None
-        limit = instance.busy_at + self._pool.max_job + SLACK
+        limit = instance.busy_at + self._pool.max_job + SLACK_S
         if self._pool.retired:
             limit = instance.deadline
         if instance.busy_at > 0 and 0 < limit < self._now:
@@ -253,8 +252,8 @@ class Fleet:
         return not (self._pool.on_demand_only and instance.market == Market.SPOT)
 
     def _asks(self, instance: Instance) -> bool:
-        evidence = self._evidence.get(instance.id)
-        return evidence is not None and evidence.asking
+        seen = self._observations.get(instance.id)
+        return seen is not None and seen.asking
 
     def _unsent(self, spare: int) -> list[Action]:
         """Send what is planned and still wanted, newest dropped first when too many are."""

@@ -6,45 +6,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from provisioners.base import Failure, InstanceStatus
 from runnerd import model
 from runnerd.model import Instance, Queue
-
-#: Seconds without a heartbeat after which an agent counts as silent.
-SILENCE = 90.0
-#: Seconds that a listing must show an instance absent, on two listings, before it counts as gone.
-ABSENCES = 2
-#: Seconds added to a deadline of ours before it is enforced against a job, for clocks and the runner's own clean-up.
-SLACK = 300.0
+from runnerd.planner.observation import Observation
 
 
-@dataclass(slots=True)
-class Evidence:
-    """What the witnesses last said about one instance; kept in memory and gathered again after a restart."""
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Dollars of one window of time."""
 
-    #: Steady time of the agent's last word; 0 when it has not spoken to this process.
-    agent_at: float = 0.0
-    #: The agent sees a runner process with a job.
-    worker: bool = False
-    #: The agent has a registration request open.
-    asking: bool = False
-    #: What the provider last said, and when; None before the first listing.
-    cloud: InstanceStatus | None = None
-    cloud_at: float = 0.0
-    #: How many complete listings in a row did not have it.
-    absences: int = 0
-    #: The provider's own health probe; None for no verdict.
-    healthy: bool | None = None
-    #: Why its launch failed after it was accepted.
-    failure: Failure | None = None
-    #: A look at the provider has shown it since it was created, so that it will not appear late any more.
-    seen: bool = False
-    #: When the provider last accepted our order to delete it.
-    deleted_at: float = 0.0
-
-    def fresh(self, now: float) -> bool:
-        """True while the agent's last word is young enough to act on."""
-        return self.agent_at > 0 and now - self.agent_at < SILENCE
+    left: float
+    limit: float
+    #: The window in words: ``this day``.
+    span: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +64,8 @@ class PoolView:
     closed_because: str = ""
     #: Dollars that one more instance commits at most within the tightest window, by the best open offer.
     commitment: float = 0.0
-    #: Dollars left for this pool's own budget; None for no limit.
-    dollars: float | None = None
+    #: This pool's own budget; None for no limit.
+    budget: Budget | None = None
     #: Team name -> plain words when its budget cannot pay one more instance by the best open offer.
     team_refusals: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -110,12 +84,12 @@ class Snapshot:
 
     pools: tuple[PoolView, ...]
     instances: Mapping[model.InstanceId, Instance]
-    evidence: Mapping[model.InstanceId, Evidence] = field(default_factory=lambda: MappingProxyType({}))
+    observations: Mapping[model.InstanceId, Observation] = field(default_factory=lambda: MappingProxyType({}))
     registrations: Iterable[model.Registration] = ()
     #: Limits over all pools; None for none.
     max_instances: int | None = None
     max_gpus: int | None = None
-    dollars: float | None = None
+    budget: Budget | None = None
     #: Team name -> ceilings, and repository -> team name for repositories that belong to one.
     teams: Mapping[str, TeamView] = field(default_factory=lambda: MappingProxyType({}))
     team_of: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

@@ -19,9 +19,21 @@ from runnerd import config, errors, model, planner
 from runnerd.config import schedule
 from runnerd.jobs import rerun, stuck, updates
 from runnerd.kit import tasks
-from runnerd.lifecycle import agent_sessions, inventory, provisioning, registration, termination
+from runnerd.lifecycle import (
+    adoption,
+    agent_assignment,
+    agent_sessions,
+    consoles,
+    end_reasons,
+    inventory,
+    orphan_runners,
+    provisioning,
+    registration,
+    termination,
+    unknown_creates,
+)
 from runnerd.model import Instance, InstanceId, InstanceState, Queue, Reason
-from runnerd.offers import admission, blocklist, ranking, refresh, request
+from runnerd.offers import admission, blocklist, ranking, refresh, selection
 from runnerd.reconcile import clock_guard
 from runnerd.runtime import shared
 
@@ -31,8 +43,6 @@ log = logging.getLogger(__name__)
 PACE = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 #: The shortest rest between two passes, and how many times a pass's own duration it rests at least.
 REST, REST_FACTOR = 0.005, 3.0
-#: Seconds between looks at busy instances whose job the forge calls completed.
-RECHECK = 60.0
 
 
 class Controller:
@@ -43,44 +53,42 @@ class Controller:
         runtime: shared.Runtime,
         *,
         bundle: Callable[[], str],
-        duty: Callable[[Instance], agent_sessions.Duty],
+        assign: Callable[[Instance], agent_assignment.Assignment],
         reanchor: Callable[[], None] = lambda: None,
     ) -> None:
         self.runtime = runtime
         self._woken = asyncio.Event()
         runtime.wake = self._woken.set
+        # In this order they hear of a step: room is freed before an offer is blocked, and both before the rest.
         self.admission = admission.Admission(runtime)
-        self.agents = agent_sessions.Agents(
-            rows=runtime.rows,
-            evidence=runtime.evidence,
-            tokens=runtime.tokens,
-            clock=runtime.clock,
-            alarms=runtime.alarms,
-            wake=self._woken.set,
-            duty=duty,
-            background=runtime.background,
-        )
-        self.intake = updates.Intake(runtime)
-        self.registrar = registration.Registrar(runtime, self.agents)
-        self.blame = blocklist.Blame(runtime)
-        self.launcher = provisioning.Launcher(runtime, self.admission, self.blame, bundle=bundle)
-        self.reaper = termination.Reaper(runtime, self.registrar, self.agents)
-        self.observer = inventory.Observer(runtime, self.registrar)
+        self.blocklist = blocklist.Blocklist(runtime)
         self.retrier = rerun.Retrier(runtime)
-        self.launcher.on_demand_only = self._on_demand_only
-        self.launcher.on_give_up = self._cool_down
-        #: Pool -> how often in a row nothing could be bought, until when it rests, and why.
-        self._cooling: dict[str, tuple[int, float, str]] = {}
-        runtime.rows.on_step.append(self._stepped)
-        self.inquiry = stuck.Inquiry(runtime, self.intake)
+        self.selection = selection.Selection(runtime, self.admission, rerun_outstanding=self.retrier.outstanding)
+        self.job_updates = updates.JobUpdates(runtime)
+        self.stuck_jobs = stuck.StuckJobs(runtime, self.job_updates)
+        self.agents = agent_sessions.AgentSessions(runtime, assign=assign)
+        self.registrar = registration.Registrar(runtime, self.agents)
+        self.orphan_runners = orphan_runners.OrphanRunners(runtime)
+        self.launcher = provisioning.Launcher(runtime, self.admission, self.selection, bundle=bundle)
+        self.unknown_creates = unknown_creates.UnknownCreates(runtime, self.launcher)
+        adopter = adoption.Adoption(runtime)
+        self.consoles = consoles.Consoles(runtime)
+        self.agents.on_diagnostics.append(self.consoles.keep_diagnostics)
+        self.end_reasons = end_reasons.EndReasons(runtime)
+        self.reaper = termination.Reaper(
+            runtime,
+            self.registrar,
+            self.agents,
+            adoption=adopter,
+            consoles=self.consoles,
+            end_reasons=self.end_reasons,
+        )
+        self.inventory = inventory.Inventory(runtime, adopter)
         self._started_at = runtime.clock.now()
         self._reanchor = reanchor
         self.guard = clock_guard.Guard(runtime.clock, reanchor=self._take_over_wall_clock)
-        self.agents.on_job = lambda row, _: self.intake.note_pickup(row)
-        self.agents.on_fault = self._fault
-        self.reaper.on_launch_failure = self._launch_failed
         self._actions = tasks.Group("act", on_failure=self._action_failed)
-        self.market = refresh.Market(runtime, self._actions)
+        self.refresher = refresh.Refresher(runtime, self._actions)
         self._running: set[tuple[str, str]] = set()
         self._tried: dict[tuple[str, str], tuple[int, float]] = {}
         #: The last plan's words on what holds each pool back.
@@ -92,8 +100,6 @@ class Controller:
         self.last_pass_at = 0.0
         #: Called after each pass with the seconds that it took.
         self.on_pass: list[Callable[[float], None]] = []
-        self._rechecked_at = 0.0
-        self._overrun: set[str] = set()
         self._next_due: float | None = None
 
     # -- the loop ----------------------------------------------------------------------------------------------
@@ -150,10 +156,8 @@ class Controller:
         self.passes += 1
         self._next_due = None
         self._check_clock()
-        pools = self.runtime.config.pools.values()
-        self.admission.count(horizon=max(map(request.lifetime_of, pools), default=0.0))
-        self._watch_budgets()
-        self.market.refresh()
+        self.admission.count()
+        self.refresher.refresh()
         snapshot = self.snapshot()
         plan = planner.plan(snapshot, self.runtime.clock.now())
         self.notes = plan.notes
@@ -187,26 +191,16 @@ class Controller:
         self._reanchor()
         drift = self.runtime.clock.now() - before
         self._started_at += drift
-        for witness in self.runtime.evidence.values():
-            witness.agent_at += drift if witness.agent_at else 0.0
-            witness.cloud_at += drift if witness.cloud_at else 0.0
+        self.runtime.observations.shift(drift)
         # At once, because this very pass plans by these times.
         self.runtime.rows.shift(drift)
         event = model.Event(self.runtime.clock.now(), "daemon", "clock", "shifted", "", f"by {drift:+.0f} s")
         self.runtime.background.spawn("clock", self.runtime.rows.keep(event))
 
-    def _watch_budgets(self) -> None:
-        over = dict(self.admission.overruns())
-        for title in self._overrun - set(over):
-            self.runtime.alarms.clear("budget", title, "overrun")
-        for title, words in over.items():
-            self.runtime.alarms.ring("budget", title, "overrun", words)
-        self._overrun = set(over)
-
     def snapshot(self) -> planner.Snapshot:
         """Everything a plan depends on, as it is known now."""
         settings = self.runtime.config
-        ranks = {pool.name: self.launcher.rank(pool) for pool in settings.pools.values()}
+        ranks = {pool.name: self.selection.rank(pool) for pool in settings.pools.values()}
         pools = [self._pool_view(pool, ranks[pool.name]) for pool in settings.pools.values()]
         named = set(settings.pools)
         ghosts = {row.pool for row in self.runtime.rows.instances.values()} - named
@@ -217,11 +211,11 @@ class Controller:
         return planner.Snapshot(
             pools=tuple(pools),
             instances=self.runtime.rows.instances,
-            evidence=self.runtime.evidence,
+            observations=self.runtime.observations,
             registrations=list(self.runtime.rows.registrations.values()),
             max_instances=settings.limits.instances,
             max_gpus=settings.limits.gpus,
-            dollars=left[0] if left else None,
+            budget=left[0] if left else None,
             teams=teams,
             team_of=team_of,
             started=self._started_at,
@@ -234,7 +228,7 @@ class Controller:
         for pool in self.runtime.config.pools.values():
             for one in ranks[pool.name]:
                 if one.open and (found is None or one.offer.price < found[0].price):
-                    found = (one.offer, request.lifetime_of(pool))
+                    found = (one.offer, pool.lifetime)
         return found
 
     def _teams(self) -> tuple[dict[str, planner.TeamView], dict[str, str]]:
@@ -259,11 +253,11 @@ class Controller:
         later = [one.until for one in ranked if one.until > 0]
         if best is None and later:
             self._due(min(later))
-        _, resting_until, why = self._cooling.get(pool.name, (0, 0.0, ""))
-        resting = resting_until > self.runtime.clock.now()
+        cooling = self.blocklist.cooling(pool.name)
+        resting = cooling.until > self.runtime.clock.now()
         if resting:
-            self._due(resting_until)
-        lifetime = request.lifetime_of(pool)
+            self._due(cooling.until)
+        lifetime = pool.lifetime
         left = self.admission.left("pool", pool.name, best.offer, lifetime) if best else None
         whole = self.admission.left("all", "", best.offer, lifetime) if best else None
         wall = self.runtime.clock.wall()
@@ -279,26 +273,13 @@ class Controller:
             max_job=pool.max_job,
             boot=pool.boot,
             drained=self.runtime.durable.drained(pool.name),
-            on_demand_only=self._on_demand_only(pool),
+            on_demand_only=self.selection.on_demand_only(pool),
             open_offers=best is not None and not resting,
-            closed_because=why if resting else "" if best else self.launcher.why_none(pool, ranked),
+            closed_because=cooling.detail if resting else "" if best else self.selection.why_none(pool, ranked),
             commitment=whole[1] if whole else (left[1] if left else 0.0),
-            dollars=left[0] if left else None,
+            budget=left[0] if left else None,
             team_refusals=self.admission.team_refusals(best.offer, lifetime) if best else {},
         )
-
-    def _cool_down(self, pool: str, words: str) -> None:
-        """What could not be bought a moment ago is not planned again at once."""
-        count = self._cooling.get(pool, (0, 0.0, ""))[0] + 1
-        self._cooling[pool] = (count, self.runtime.clock.now() + PACE[min(count, len(PACE) - 1)], words)
-
-    def _stepped(self, old: Instance, new: Instance) -> None:
-        if new.state is InstanceState.BOOTING:
-            self._cooling.pop(new.pool, None)
-
-    def _on_demand_only(self, pool: config.Pool) -> bool:
-        """True while an interrupted job runs again and the pool may buy outside the spot market."""
-        return base.Market.ON_DEMAND in pool.market.markets and self.retrier.outstanding(pool.name)
 
     def _queue_view(self, queue: Queue) -> planner.QueueView:
         forge = self.runtime.forges.get(queue.forge)
@@ -306,12 +287,12 @@ class Controller:
             return planner.QueueView(queue, model.Demand(), healthy=False, problem="its forge is not configured")
         demand = forge.demand(queue)
         health = forge.health(queue)
-        pause = self.registrar.pause(queue)
-        register_after = max(health.register_after, pause.until)
+        backoff = self.registrar.backoff(queue)
+        register_after = max(health.register_after, backoff.until)
         if register_after > self.runtime.clock.now():
             self._due(register_after)
         headroom = forge.headroom(queue)
-        if pause.refusals:
+        if backoff.refusals:
             # One at a time finds out whether the forge registers again.
             headroom = 1 if headroom is None else min(headroom, 1)
         return planner.QueueView(
@@ -320,8 +301,8 @@ class Controller:
             headroom=headroom,
             healthy=health.ok,
             register_after=register_after,
-            problem=health.problem or pause.words,
-            pickups=self.intake.pickups(queue, demand.as_of),
+            problem=health.problem or backoff.detail,
+            pickups=self.job_updates.pickups(queue, demand.as_of),
         )
 
     def _due(self, at: float) -> None:
@@ -351,7 +332,7 @@ class Controller:
                     told[view.queue] = max(1, held)
                 else:
                     told[view.queue] = max(1, held + max(0, free if free is not None else 10_000))
-        self.intake.announce(told)
+        self.job_updates.announce(told)
 
     # -- act ---------------------------------------------------------------------------------------------------
 
@@ -366,10 +347,9 @@ class Controller:
     async def _launch(self, launches: list[planner.Launch]) -> None:
         """A burst is one commit; then each instance goes its own way."""
         now = self.runtime.clock.now()
-        controller = self.runtime.config.controller
         new = [
             Instance(
-                id=InstanceId(registration.name_prefix(controller, action.pool) + self.runtime.fresh_name()),
+                id=InstanceId(self.runtime.name_prefix(action.pool) + self.runtime.fresh_name()),
                 pool=action.pool,
                 state=InstanceState.PLANNED,
                 created_at=now,
@@ -433,17 +413,17 @@ class Controller:
                 row, pool = self.runtime.rows.instances.get(id), None
                 if row is not None:
                     pool = self.runtime.config.pools.get(row.pool)
-                if row is not None and pool is not None and self.launcher.spill_at(row, pool) > row.created_at:
-                    self._due(self.launcher.spill_at(row, pool))
+                if row is not None and pool is not None and self.selection.spill_at(row, pool) > row.created_at:
+                    self._due(self.selection.spill_at(row, pool))
                 return "request", id, lambda: self.launcher.request(id), False
             case planner.Drop(id, reason):
                 return "drop", id, lambda: self._drop(id, reason), False
             case planner.Resolve(id, wanted):
-                return "resolve", id, lambda: self.launcher.resolve(id, wanted=wanted), True
+                return "resolve", id, lambda: self.unknown_creates.resolve(id, wanted=wanted), True
             case planner.Register(id, queue):
                 return "register", id, lambda: self.registrar.register(id, queue), False
             case planner.Drain(id, reason, detail):
-                return "drain", id, lambda: self.drain(id, reason, detail), False
+                return "drain", id, lambda: self.reaper.drain(id, reason, detail), False
             case planner.Release(id, forced):
                 return "release", id, lambda: self.reaper.release(id, forced=forced), True
             case planner.Delete(id):
@@ -457,57 +437,20 @@ class Controller:
     async def _drop(self, id: InstanceId, reason: Reason) -> None:
         await self.runtime.rows.step(id, InstanceState.FAILED, expect={InstanceState.PLANNED}, reason=reason)
 
-    async def drain(self, id: InstanceId, reason: Reason, detail: str = "") -> bool:
-        """Drain an instance, and count a failure of its launch or boot against the offer that it came from."""
-        row = self.runtime.rows.instances.get(id)
-        witness = self.runtime.evidence.get(id)
-        drained = await self.reaper.drain(id, reason, detail)
-        if drained and row is not None and reason is Reason.BOOT_TIMEOUT:
-            self.blame.instance(row, base.Kind.BOOT, base.Failure(base.Kind.BOOT, detail))
-        elif drained and row is not None and reason is Reason.LAUNCH_FAILED:
-            failure = (witness and witness.failure) or base.Failure(base.Kind.CAPACITY, detail)
-            self.blame.instance(row, failure.kind.value, failure)
-        return drained
-
-    def _fault(self, row: Instance, stage: str, detail: str) -> None:
-        """A failure on our side of the create call counts against the offer."""
-        reason = blocklist.STAGES.get(stage)
-        if reason is not None:
-            self.blame.instance(row, reason, base.Failure(base.Kind.BOOT, detail))
-
-    def _launch_failed(self, row: Instance, failure: base.Failure) -> None:
-        self.blame.instance(row, failure.kind.value, failure)
-
     # -- second looks ------------------------------------------------------------------------------------------
 
     def _resolve_lost_requests(self) -> None:
         """Requests that no task of this process waits for: their answer came and could not be written."""
         for id, row in self.runtime.rows.instances.items():
             if row.state is InstanceState.REQUESTING and not self._running & {("request", id), ("resolve", id)}:
-                self._begin("lost", id, functools.partial(self.launcher.lost, id), paced=True)
+                self._begin("lost", id, functools.partial(self.unknown_creates.lost, id), paced=True)
 
     def _renew_lost_grants(self) -> None:
         """Agents that wait for a configuration that this process does not have, or for a name that is unclear."""
-        for id, witness in self.runtime.evidence.items():
-            if not witness.asking or id in self.agents.grants:
-                continue
-            row = self.runtime.rows.instances.get(id)
-            if row is None or row.job_started:
-                continue
-            if row.state is InstanceState.REGISTERED or (
-                row.state is InstanceState.REGISTERING and ("register", id) not in self._running
-            ):
-                self._begin("renew", id, functools.partial(self.registrar.renew, id), paced=True)
+        for id in self.registrar.lost_grants():
+            self._begin("renew", id, functools.partial(self.registrar.renew, id), paced=True)
 
     def _recheck_completed(self) -> None:
         """The forge said completed, the gate said busy: ask the gate again from time to time."""
-        now = self.runtime.clock.now()
-        if now - self._rechecked_at < RECHECK:
-            return
-        self._rechecked_at = now
-        for row in self.runtime.rows.instances.values():
-            if row.state is not InstanceState.BUSY or row.job is None:
-                continue
-            job = self.runtime.rows.jobs.get(row.job)
-            if job is not None and job.state is model.JobState.COMPLETED and now - job.finished_at > RECHECK:
-                self._start(planner.Drain(row.id, Reason.JOB_DONE, job.conclusion))
+        for id, conclusion in self.reaper.completed_but_busy():
+            self._start(planner.Drain(id, Reason.JOB_DONE, conclusion))

@@ -12,7 +12,7 @@ import dataclasses
 import weakref
 from collections.abc import Callable, Container, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Unpack
 
 from provisioners import base
 from provisioners.support import numbers
@@ -33,7 +33,7 @@ from runnerd.model import (
     RegistrationId,
     RegistrationState,
 )
-from runnerd.runtime import budget
+from runnerd.runtime import budget, steps
 
 NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -79,6 +79,9 @@ class Ledger:
         self.on_step: list[Callable[[Instance, Instance], None]] = []
         #: Called with each attempt row that a step wrote, before and after.
         self.on_attempt: list[Callable[[Attempt | None, Attempt], None]] = []
+        #: Called inside a step with the row as it was and the fault that the step carries; the blocks that are returned
+        #: join its commit.
+        self.on_fault: list[Callable[[Instance, steps.Fault], Iterable[Block]]] = []
         #: Called once with each gone instance whose provider said late why it ended, before and after.
         self.on_proof: list[Callable[[Instance, Instance], None]] = []
         #: A lock lives as long as a task holds it or waits for it.
@@ -184,9 +187,10 @@ class Ledger:
         detail: str = "",
         attempt_row: Attempt | None = None,
         registration_row: Registration | None = None,
-        **fields: Any,
+        fault: steps.Fault | None = None,
+        **facts: Unpack[steps.InstanceFacts],
     ) -> Instance | None:
-        """Move an instance along an edge, with its attempt and registration rows in the same commit.
+        """Move an instance along an edge; its attempt, its registration and what a fault blocks join the commit.
 
         Returns the new row, or None when the instance is not in an expected state (any more).  Raises
         :class:`errors.IllegalTransition` for an edge that the table does not have.
@@ -204,7 +208,7 @@ class Ledger:
                 since=now if to is not old.state else old.since,
                 reason=old.reason if reason is None else reason,
                 detail=detail or old.detail,
-                **fields,
+                **facts,
             )
             if to in model.CLOSED and not new.gone_at:
                 new = dataclasses.replace(new, gone_at=now)
@@ -213,8 +217,12 @@ class Ledger:
                 changes += self._attempt_changes(attempt_row)
             if registration_row is not None:
                 changes += self._registration_changes(registration_row)
+            blocks = [block for judge in self.on_fault for block in judge(old, fault)] if fault is not None else []
+            for block in blocks:
+                changes += self._block_changes(block)
             await self._store.write(*changes)
             self._instances[id] = new
+            self._blocks.update({block.pattern: block for block in blocks})
             attempt_before = self.attempts.get(attempt_row.key) if attempt_row is not None else None
             if attempt_row is not None:
                 if attempt_row.state is AttemptState.FAILED:
@@ -236,25 +244,29 @@ class Ledger:
         """Move every time of the live rows, because the clock that stamped them was moved; :meth:`keep` stores them."""
         for row in list(self.instances.values()):
             if row.state not in model.CLOSED:
-                self._instances[row.id] = _shifted(row, _INSTANCE_TIMES, drift)
+                self._instances[row.id] = steps.shifted(row, drift)
         for attempt in list(self.attempts.values()):
-            self._attempts[attempt.key] = _shifted(attempt, ("created_at", "since", "sent_at"), drift)
+            self._attempts[attempt.key] = steps.shifted(attempt, drift)
         for registration in list(self.registrations.values()):
-            self._registrations[registration.id] = _shifted(registration, ("created_at", "since"), drift)
+            self._registrations[registration.id] = steps.shifted(registration, drift)
 
     async def keep(self, event: Event) -> None:
         """Write every row in memory anew, with why."""
         await self._store.write(*self.instances.values(), *self.attempts.values(), *self.registrations.values(), event)
 
     async def amend(
-        self, id: InstanceId, *, expect: Callable[[Instance], bool] | None = None, **fields: Any
+        self,
+        id: InstanceId,
+        *,
+        expect: Callable[[Instance], bool] | None = None,
+        **facts: Unpack[steps.InstanceFacts],
     ) -> Instance | None:
         """Change facts of an instance without moving it; None when it is not as expected (any more)."""
         async with self._lock(id):
             old = self.instances.get(id)
             if old is None or (expect is not None and not expect(old)):
                 return None
-            new = dataclasses.replace(old, **fields)
+            new = dataclasses.replace(old, **facts)
             if new != old:
                 await self._store.write(new)
                 self._instances[id] = new
@@ -288,7 +300,7 @@ class Ledger:
         *,
         expect: Container[RegistrationState] | None = None,
         detail: str = "",
-        **fields: Any,
+        forge_id: str | None = None,
     ) -> Registration | None:
         """Move a registration along an edge; None when it is not in an expected state."""
         async with self._lock(f"registration/{id}"):
@@ -297,7 +309,13 @@ class Ledger:
                 return None
             if to is old.state:
                 return old
-            new = dataclasses.replace(old, state=to, since=self._now(), detail=detail or old.detail, **fields)
+            new = dataclasses.replace(
+                old,
+                state=to,
+                since=self._now(),
+                detail=detail or old.detail,
+                forge_id=old.forge_id if forge_id is None else forge_id,
+            )
             await self._store.write(*self._registration_changes(new))
             self._keep(new)
         owner = self.instances.get(new.instance)
@@ -353,9 +371,11 @@ class Ledger:
 
     async def write_block(self, block: Block) -> None:
         """Remember a blocked pattern."""
-        event = Event(block.since, "offer", block.pattern, "blocked", block.reason, block.detail)
-        await self._store.write(block, event)
+        await self._store.write(*self._block_changes(block))
         self._blocks[block.pattern] = block
+
+    def _block_changes(self, block: Block) -> list[Any]:
+        return [block, Event(block.since, "offer", block.pattern, "blocked", block.reason, block.detail)]
 
     async def lift_block(self, pattern: str) -> None:
         """Forget a blocked pattern."""
@@ -410,26 +430,8 @@ class Ledger:
 
 #: How a row says that its provider has not said yet why the instance ended.
 _UNPROVEN = ("", base.EndKind.UNKNOWN.value)
-_INSTANCE_TIMES = (
-    "created_at",
-    "since",
-    "running_at",
-    "ready_at",
-    "registered_at",
-    "busy_at",
-    "job_ended_at",
-    "deadline",
-    "hold_until",
-)
-_Row = TypeVar("_Row", Instance, Attempt, Registration)
 
 
 def _priced(row: Instance) -> Instance:
     """The row with a price that can be added up: earlier versions took any tag's."""
     return row if numbers.real(row.price) is not None else dataclasses.replace(row, price=0.0)
-
-
-def _shifted(row: _Row, times: Iterable[str], drift: float) -> _Row:
-    """The row with its times moved; 0 means never and stays."""
-    changes: dict[str, Any] = {name: getattr(row, name) + drift for name in times if getattr(row, name)}
-    return dataclasses.replace(row, **changes)

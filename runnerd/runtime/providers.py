@@ -119,8 +119,16 @@ class Provider:
         alike = [offer.price for offer in known if key is not None and offer.machine_type == key.machine_type]
         return max(own or alike, default=0.0)
 
+    def why_none(self, pool: config.Pool) -> str:
+        """Say why the provider has no offers for a pool; empty when it does not know."""
+        return self.provisioner.why_none(pool.shape(self.name))
+
     def _question(self, pool: config.Pool) -> _Question:
         return pool.shape(self.name), pool.options.get(self.name, {})
+
+    def distrust_quotas(self) -> None:
+        """Ask for the account's quotas again soon: a refusal has shown that they were too high, or are old."""
+        self.quotas_at = 0.0
 
     async def refresh_quotas(self, now: float) -> None:
         """Ask for the account's ceilings.  Raises :class:`base.ProvisionError`; the old ones stay known."""

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from provisioners import base
-from runnerd import config, model, planner
+from runnerd import config, model
 from runnerd.forges.base import Forge, QueueSpec
 from runnerd.kit import clock, tasks
-from runnerd.model import InstanceId, Queue
-from runnerd.runtime import alarms, durable_settings, ledger, providers, tokens
+from runnerd.model import Queue
+from runnerd.runtime import alarms, durable_settings, ledger, observations, providers, tokens
+
+#: Random characters of an instance's name.
+NAME_LENGTH = 10
 
 
 class History(Protocol):
@@ -36,6 +39,7 @@ class Runtime:
     history: History
     rows: ledger.Ledger
     durable: durable_settings.DurableSettings
+    observations: observations.Observations
     tokens: tokens.Tokens
     alarms: alarms.Alarms
     background: tasks.Group
@@ -43,7 +47,6 @@ class Runtime:
     wake: Callable[[], None]
     providers: dict[str, providers.Provider] = field(default_factory=dict)
     forges: dict[str, Forge] = field(default_factory=dict)
-    evidence: dict[InstanceId, planner.Evidence] = field(default_factory=dict)
     #: Every queue with what its forge must know of the pool.
     specs: tuple[QueueSpec, ...] = ()
     #: Wall and steady clock disagree: deadlines are held.
@@ -54,20 +57,17 @@ class Runtime:
         return [spec.queue for spec in self.specs if spec.queue.pool == pool]
 
     def scopes(self, provider: str) -> frozenset[base.Scope]:
-        """The listing scopes in which a provider has live instances of ours, configured or not."""
+        """Return the listing scopes in which a provider has live instances of ours, configured or not."""
         return frozenset(
             key.scope
             for row in self.rows.instances.values()
             if row.provider == provider and row.live and (key := base.OfferKey.read(row.offer)) is not None
         )
 
-    def witness(self, id: InstanceId) -> planner.Evidence:
-        """The evidence about an instance, made on first use."""
-        found = self.evidence.get(id)
-        if found is None:
-            found = self.evidence[id] = planner.Evidence()
-        return found
+    def name_prefix(self, pool: str) -> str:
+        """Return how the names of a pool's instances, and so of their runners, begin."""
+        return f"{self.config.controller[:16]}-{pool[:18]}-".replace("_", "-")
 
-    def fresh_name(self, length: int = 10) -> str:
-        """A random word for a name that must not repeat."""
+    def fresh_name(self, length: int = NAME_LENGTH) -> str:
+        """Return a random word for a name that must not repeat."""
         return "".join(self.rng.choices("abcdefghijkmnpqrstuvwxyz23456789", k=length))

@@ -285,7 +285,7 @@ def _after(reading: read_model.ReadModel, job: Job, row: Instance | None) -> lis
         found = []
         if pool is not None and row.busy_at:
             found.append(f"it may run {display.span(max(0.0, row.busy_at + pool.max_job - now))} more (max_job)")
-        witness = reading.state.evidence.get(row.id)
+        witness = reading.state.observations.get(row.id)
         if witness is None or not witness.fresh(now):
             found.append("its agent has not been heard lately; the instance is left alone until its provider says more")
         return found

@@ -42,7 +42,7 @@ def job(row: model.Job, now: float) -> documents.Job:
 def instance(row: model.Instance, reading: read_model.ReadModel) -> documents.Instance:
     """An instance, with what its agent and its provider last said."""
     now = reading.state.clock.now()
-    witness = reading.state.evidence.get(row.id)
+    witness = reading.state.observations.get(row.id)
     return {
         "id": str(row.id),
         "pool": row.pool,

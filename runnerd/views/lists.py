@@ -9,7 +9,6 @@ import runnerd
 from provisioners import base
 from runnerd import errors, model, read_model
 from runnerd.config import schedule
-from runnerd.offers import request
 from runnerd.runtime import lookup
 from runnerd.views import documents, facts
 
@@ -214,7 +213,7 @@ def offer_list(reading: read_model.ReadModel, pool: str) -> documents.Offers:
     """
     settings = lookup.known_pool(reading.state.config, pool)
     now = reading.state.clock.now()
-    lifetime = request.lifetime_of(settings)
+    lifetime = settings.lifetime
     problems = []
     for name in settings.from_:
         provider = reading.state.providers.get(name)

@@ -163,7 +163,7 @@ class Agents:
             raise wire.Busy("the daemon is starting; ask again")
         return self._served.tokens
 
-    def _ask(self) -> agent_sessions.Agents:
+    def _ask(self) -> agent_sessions.AgentSessions:
         if self._served.agents is None:
             raise wire.Busy("the daemon is starting; ask again")
         return self._served.agents

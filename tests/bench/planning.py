@@ -33,7 +33,7 @@ def snapshot(instances: int = INSTANCES, jobs: int = JOBS, *, seed: int = 1) -> 
     repos = [f"acme/repo-{number}" for number in range(REPOS)]
     queues = [model.Queue("github", "acme", f"pool-{number}") for number in range(POOLS)]
     rows: dict[model.InstanceId, model.Instance] = {}
-    evidence: dict[model.InstanceId, planner.Evidence] = {}
+    observations: dict[model.InstanceId, planner.Observation] = {}
     for number in range(instances):
         id = model.InstanceId(f"ci-pool-{number % POOLS}-{number:06x}")
         state = states[number % len(states)]
@@ -59,7 +59,7 @@ def snapshot(instances: int = INSTANCES, jobs: int = JOBS, *, seed: int = 1) -> 
             deadline=NOW + 50_000.0,
             repo=rng.choice(repos),
         )
-        evidence[id] = planner.Evidence(
+        observations[id] = planner.Observation(
             agent_at=NOW - rng.uniform(0.0, 20.0),
             worker=state is model.InstanceState.BUSY,
             asking=state is model.InstanceState.READY,
@@ -92,7 +92,7 @@ def snapshot(instances: int = INSTANCES, jobs: int = JOBS, *, seed: int = 1) -> 
     return planner.Snapshot(
         pools=tuple(pools),
         instances=rows,
-        evidence=evidence,
+        observations=observations,
         registrations=registrations,
         max_instances=instances + 500,
     )

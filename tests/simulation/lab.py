@@ -193,7 +193,7 @@ class Lab:
         if one.alive:
             self._main.result()
 
-    def _agents(self) -> agent_sessions.Agents | None:
+    def _agents(self) -> agent_sessions.AgentSessions | None:
         if self.life is None or not self.life.alive or self.daemon is None or not self.daemon.progress.started_at:
             return None
         return self.daemon.controller.agents
@@ -283,7 +283,7 @@ class Lab:
     async def _tell(self, queue: model.Queue, update: forges.JobUpdate) -> None:
         daemon = self.daemon
         if daemon is not None and self._agents() is not None:
-            await daemon.controller.intake.record(queue, [update])
+            await daemon.controller.job_updates.record(queue, [update])
 
     def _date(self) -> float:
         return self.clock.now() + self.forge_jump

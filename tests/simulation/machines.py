@@ -34,7 +34,7 @@ class Machines:
         clock: virtual.Clock,
         rng: random.Random,
         *,
-        daemon: Callable[[], agent_sessions.Agents | None],
+        daemon: Callable[[], agent_sessions.AgentSessions | None],
         loss: float,
     ) -> None:
         self._skies = skies
@@ -66,7 +66,9 @@ class Machines:
                         task.add_done_callback(self._tasks.discard)
             await asyncio.sleep(0.5)
 
-    async def call(self, rng: random.Random, ask: Callable[[agent_sessions.Agents], Awaitable[dict[str, Any]]]) -> Any:
+    async def call(
+        self, rng: random.Random, ask: Callable[[agent_sessions.AgentSessions], Awaitable[dict[str, Any]]]
+    ) -> Any:
         """Ask the daemon that lives now."""
         await asyncio.sleep(rng.uniform(0.001, 0.05))
         daemon = self._daemon()

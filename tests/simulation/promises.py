@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from provisioners import base
 from runnerd import model
-from runnerd.offers import ranking
+from runnerd.offers import blocklist
 from runnerd.runtime import budget
 from tests.simulation import life
 
@@ -113,7 +113,7 @@ class Promises:
             level = self._level(provider, one, argument.offer)
             level.paused_until = now + (error.retry_after or 2.0)
             return
-        times = ranking.BLOCK_TIMES.get(error.kind)
+        times = blocklist.BLOCK_TIMES_S.get(error.kind)
         if error.maybe_created or times is None:
             return
         until = now + (error.block_for or times[0])

@@ -57,16 +57,16 @@ def _with_traits(made: daemon.Daemon, **changes: object) -> None:
 
 def _replay_without_looking(made: daemon.Daemon) -> None:
     """An unclear request is sent again without a listing first, inside its window or not."""
-    launcher = made.controller.launcher
+    creates = made.controller.unknown_creates
 
     async def resolve(id: str, *, wanted: bool) -> None:
         row = made.runtime.rows.instances.get(id)  # type: ignore[call-overload]
         if row is not None and row.state is InstanceState.UNKNOWN and row.attempt in made.runtime.rows.attempts:
             attempt = made.runtime.rows.attempts[row.attempt]
             offer = launch_request.unseal(attempt.sealed, "").offer
-            await launcher._replay(row.id, attempt, made.runtime.providers[row.provider], offer)
+            await creates._replay(row.id, attempt, made.runtime.providers[row.provider], offer)
 
-    launcher.resolve = resolve  # type: ignore[method-assign]
+    creates.resolve = resolve  # type: ignore[method-assign,assignment]
 
 
 def _expect_at_once(made: daemon.Daemon) -> None:
@@ -176,10 +176,13 @@ def _ignore_blocks(made: daemon.Daemon) -> None:
 def _forget_blocks(made: daemon.Daemon) -> None:
     """What was refused is kept in memory alone: a crash forgets it."""
 
-    async def write_block(block: model.Block) -> None:
-        made.runtime.rows._blocks[block.pattern] = block
+    store = made.runtime.rows._store
+    write = store.write
 
-    made.runtime.rows.write_block = write_block  # type: ignore[method-assign]
+    async def forgetful(*changes: Any) -> None:
+        await write(*(change for change in changes if not isinstance(change, model.Block)))
+
+    store.write = forgetful  # type: ignore[method-assign]
 
 
 def _count_no_flights(made: daemon.Daemon) -> None:
@@ -220,7 +223,7 @@ def _leave_residues(made: daemon.Daemon) -> None:
     async def sweep(*_: Any) -> None:
         return None
 
-    made.controller.observer._sweep_residues = sweep  # type: ignore[method-assign, assignment]
+    made.controller.inventory._sweep_residues = sweep  # type: ignore[method-assign, assignment]
 
 
 @pytest.mark.timeout(300)

@@ -15,8 +15,8 @@ from provisioners import base
 from runnerd import config, errors, model
 from runnerd.forges import base as forges
 from runnerd.kit import tasks
-from runnerd.lifecycle import agent_sessions
-from runnerd.runtime import alarms, durable_settings, ledger, providers, shared, tokens
+from runnerd.lifecycle import agent_assignment
+from runnerd.runtime import alarms, durable_settings, ledger, observations, providers, shared, tokens
 
 T = TypeVar("T")
 
@@ -472,6 +472,7 @@ def place(folder: Path, clock: ManualClock, **changes: Any) -> Place:
         history=book,
         rows=rows,
         durable=durable_settings.DurableSettings(rows),
+        observations=observations.Observations(clock.now),
         tokens=TOKENS,
         alarms=alarms.Alarms(clock.now),
         background=tasks.Group("test", on_failure=lambda name, error: failures.append((name, error))),
@@ -491,8 +492,9 @@ def place(folder: Path, clock: ManualClock, **changes: Any) -> Place:
     return Place(made, clock, book, rows, forge, clouds, wakes, failures)
 
 
-def duty(row: model.Instance) -> agent_sessions.Duty:
-    return agent_sessions.Duty(
+def assign(row: model.Instance) -> agent_assignment.Assignment:
+    """Return what every agent of the tests is to do."""
+    return agent_assignment.Assignment(
         gpus=1,
         gpu="t4",
         max_job=7200.0,

@@ -19,16 +19,16 @@ def shown(
         history=history,
         loop=controller,
         clock_guard=controller.guard,
-        rank=controller.launcher.rank,
+        rank=controller.selection.rank,
         totals=controller.admission.totals,
-        console=controller.reaper.console,
+        console=controller.consoles.ask,
         diagnostics={},
     )
     hooks = read_model.Hooks(
         on_step=place.rows.on_step,
         on_attempt=place.rows.on_attempt,
         on_proof=place.rows.on_proof,
-        on_job=controller.intake.on_job,
+        on_job=controller.job_updates.on_job,
         on_rerun=controller.retrier.on_outcome,
         on_pass=controller.on_pass,
     )

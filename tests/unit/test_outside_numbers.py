@@ -28,7 +28,7 @@ from runnerd.forges.github import failures
 from runnerd.forges.github.scalesets import messages, tally
 from runnerd.forges.gitlab import jobs, pace
 from runnerd.kit import http, sdnotify, yamlfile
-from runnerd.lifecycle import agent_sessions, inventory, registration, sweep_policy
+from runnerd.lifecycle import adoption, inventory, sweep_policy
 from runnerd.offers import admission
 from runnerd.web import admin
 from tests.support import fakes
@@ -84,21 +84,11 @@ def test_json_without_meaning_is_no_json(loads: Callable[[str], Any], text: str)
 
 
 @pytest.fixture
-def eyes(place: Place) -> inventory.Observer:
-    talk = agent_sessions.Agents(
-        rows=place.rows,
-        evidence=place.runtime.evidence,
-        tokens=place.runtime.tokens,
-        clock=place.clock,
-        alarms=place.runtime.alarms,
-        wake=place.runtime.wake,
-        duty=fakes.duty,
-        background=place.runtime.background,
-    )
-    return inventory.Observer(place.runtime, registration.Registrar(place.runtime, talk))
+def eyes(place: Place) -> inventory.Inventory:
+    return inventory.Inventory(place.runtime, adoption.Adoption(place.runtime))
 
 
-def stray(place: Place, price: str, deadline: str, offer: str) -> None:
+def stray(place: Place, price: str, deadline: str, offer: base.OfferKey) -> None:
     """A machine with our tags and without a row."""
     tags = {
         base.TAG_INSTANCE: "vm-1",
@@ -120,7 +110,7 @@ def stray(place: Place, price: str, deadline: str, offer: str) -> None:
 
 @pytest.mark.parametrize("text", MEANINGLESS)
 async def test_a_price_tag_that_cannot_be_read_is_taken_from_the_offers_and_the_limits_hold(
-    eyes: inventory.Observer, place: Place, text: str
+    eyes: inventory.Inventory, place: Place, text: str
 ) -> None:
     provider = place.runtime.providers["sky"]
     [(_, _, offers), *_] = provider._offers.values()
@@ -133,17 +123,17 @@ async def test_a_price_tag_that_cannot_be_read_is_taken_from_the_offers_and_the_
     limits = type(place.runtime.config.limits)(dollars_per_hour=row.price * 1.5, dollars_per_day=row.price * 1.5)
     object.__setattr__(place.runtime.config, "limits", limits)
     asked = admission.Admission(place.runtime)
-    asked.count(horizon=3600.0)
-    assert "would pass" in asked.refusal(offers[0], pool="gpu", repo="", lifetime=3600.0)
+    asked.count()
+    assert "would exceed" in asked.refusal(offers[0], pool="gpu", repo="", lifetime=3600.0)
 
 
 async def test_a_price_that_no_offer_tells_yet_is_filled_in_once_one_does(
-    eyes: inventory.Observer, place: Place
+    eyes: inventory.Inventory, place: Place
 ) -> None:
     provider = place.runtime.providers["sky"]
     known, provider._offers = provider._offers, {}
     [(_, _, offers), *_] = known.values()
-    stray(place, "nan", "nan", f"sky/acct/west/z/{offers[0].machine_type}/spot")
+    stray(place, "nan", "nan", base.OfferKey(f"sky/acct/west/z/{offers[0].machine_type}/spot"))
     await eyes.look(provider)
     assert place.row().price == 0.0
     provider._offers = known

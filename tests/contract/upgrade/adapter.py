@@ -23,7 +23,7 @@ from runnerd.bootstrap import agent_archive as archive
 from runnerd.forges import base as forges
 from runnerd.forges.github.scalesets import listener
 from runnerd.forges.gitlab import heartbeat, jobtable, runners
-from runnerd.offers import ranking, request
+from runnerd.offers import blocklist, request
 from runnerd.runtime import durable_settings, ledger, providers, tokens
 from tests.clouds import aws as ec2
 from tests.clouds import azure as arm
@@ -67,7 +67,7 @@ def image_store(settings: Any, now: Callable[[], float]) -> Any:
 # -- launch requests and the blocklist ---------------------------------------------------------------------------------
 
 compose, seal, unseal = request.compose, request.seal, request.unseal
-blocking, block, image_pattern = ranking.blocking, ranking.block, base.OfferPattern.of_image
+blocking, block, image_pattern = blocklist.blocking, blocklist.block, base.OfferPattern.of_image
 scope, pattern = base.Scope, base.OfferPattern
 agent_archive = archive.build
 Market, Kind, Failure, Shape, ProvisionError = base.Market, base.Kind, base.Failure, base.Shape, base.ProvisionError

@@ -134,8 +134,7 @@ async def test_an_agent_that_sees_a_worker_counts_as_a_job(tmp_path: Path) -> No
     async with desk(tmp_path) as at:
         await at.small.queue("train")
         row = await at.small.booting()
-        witness = at.small.daemon.runtime.witness(row.id)
-        witness.agent_at, witness.worker = at.small.clock.now(), True
+        at.small.daemon.runtime.observations.heard(row.id, worker=True)
         assert "runs a job" in await at.refused("reap", row.id, exit=Exit.REFUSED)
 
 

@@ -7,7 +7,7 @@ import pytest
 from runnerd import errors, model, store
 from runnerd.forges.base import JobEvent, JobUpdate
 from runnerd.jobs import updates as job_updates
-from runnerd.model import JobState, Reason
+from runnerd.model import InstanceState, JobState, Reason
 from tests.support.fakes import FULL, NONCE, QUEUE, START, ManualClock, Place, bought, registration
 
 Q, S, C, L = JobEvent.QUEUED, JobEvent.STARTED, JobEvent.COMPLETED, JobEvent.ASSIGNMENT_TIMEOUT
@@ -79,8 +79,8 @@ def test_folding_the_same_fact_again_changes_nothing() -> None:
 
 
 @pytest.fixture
-def sink(place: Place) -> job_updates.Intake:
-    return job_updates.Intake(place.runtime)
+def sink(place: Place) -> job_updates.JobUpdates:
+    return job_updates.JobUpdates(place.runtime)
 
 
 def job(place: Place) -> model.Job:
@@ -88,7 +88,7 @@ def job(place: Place) -> model.Job:
     return found
 
 
-async def test_facts_and_cursor_are_one_commit(sink: job_updates.Intake, place: Place) -> None:
+async def test_facts_and_cursor_are_one_commit(sink: job_updates.JobUpdates, place: Place) -> None:
     await sink.record(QUEUE, [told(Q), told(Q, name="test")], {"last": 5})
     (commit,) = place.book.commits
     assert sum(isinstance(change, store.Cursor) for change in commit) == 1
@@ -98,7 +98,7 @@ async def test_facts_and_cursor_are_one_commit(sink: job_updates.Intake, place: 
 
 
 async def test_what_cannot_be_written_is_told_so_that_it_is_not_acknowledged(
-    sink: job_updates.Intake, place: Place
+    sink: job_updates.JobUpdates, place: Place
 ) -> None:
     place.book.broken = FULL
     with pytest.raises(errors.StoreError):
@@ -109,14 +109,14 @@ async def test_what_cannot_be_written_is_told_so_that_it_is_not_acknowledged(
     assert sink.cursor(QUEUE) == {"last": 5} and len(place.rows.jobs) == 1
 
 
-async def test_a_redelivered_message_writes_only_its_cursor(sink: job_updates.Intake, place: Place) -> None:
+async def test_a_redelivered_message_writes_only_its_cursor(sink: job_updates.JobUpdates, place: Place) -> None:
     await sink.record(QUEUE, [told(Q)], {"last": 5})
     await sink.record(QUEUE, [told(Q)], {"last": 5})
     assert [type(change).__name__ for change in place.book.commits[1]] == ["Cursor"]
 
 
 @pytest.mark.parametrize("state", ["registering", "registered", "draining"])
-async def test_a_start_makes_its_instance_busy(sink: job_updates.Intake, place: Place, state: str) -> None:
+async def test_a_start_makes_its_instance_busy(sink: job_updates.JobUpdates, place: Place, state: str) -> None:
     place.put(bought("vm-1", state), registration("r1"))
     await sink.record(QUEUE, [told(S)])
     row = place.row()
@@ -125,7 +125,7 @@ async def test_a_start_makes_its_instance_busy(sink: job_updates.Intake, place: 
 
 
 @pytest.mark.parametrize("reason", [Reason.OPERATOR, Reason.MAX_JOB])
-async def test_a_start_does_not_undo_an_order(sink: job_updates.Intake, place: Place, reason: Reason) -> None:
+async def test_a_start_does_not_undo_an_order(sink: job_updates.JobUpdates, place: Place, reason: Reason) -> None:
     place.put(bought("vm-1", "draining", reason=reason), registration("r1"))
     await sink.record(QUEUE, [told(S)])
     assert (place.state(), place.row().job_started) == ("draining", True)
@@ -141,14 +141,14 @@ async def test_a_start_does_not_undo_an_order(sink: job_updates.Intake, place: P
         ("ending", "ending"),
     ],
 )
-async def test_an_end_drains_and_never_ends(sink: job_updates.Intake, place: Place, state: str, after: str) -> None:
+async def test_an_end_drains_and_never_ends(sink: job_updates.JobUpdates, place: Place, state: str, after: str) -> None:
     place.put(bought("vm-1", state), registration("r1"))
     await sink.record(QUEUE, [told(C)])
     assert place.state() == after
     assert place.sky.calls == []
 
 
-async def test_start_and_end_in_one_message_leave_it_draining(sink: job_updates.Intake, place: Place) -> None:
+async def test_start_and_end_in_one_message_leave_it_draining(sink: job_updates.JobUpdates, place: Place) -> None:
     place.put(bought("vm-1", "registered"), registration("r1"))
     await sink.record(QUEUE, [told(Q), told(S), told(C)])
     assert (place.state(), place.row().reason, job(place).state) == ("draining", Reason.JOB_DONE, JobState.COMPLETED)
@@ -163,14 +163,14 @@ async def test_start_and_end_in_one_message_leave_it_draining(sink: job_updates.
         pytest.param(told(S, runner_name="x" * 5000), id="a monstrous name"),
     ],
 )
-async def test_odd_facts_never_block_their_queue(sink: job_updates.Intake, place: Place, update: JobUpdate) -> None:
+async def test_odd_facts_never_block_their_queue(sink: job_updates.JobUpdates, place: Place, update: JobUpdate) -> None:
     place.put(bought("vm-2", "busy"))
     await sink.record(QUEUE, [update, told(Q, name="another")], {"last": 1})
     assert sink.cursor(QUEUE) == {"last": 1}
     assert place.state("vm-2") == "busy"
 
 
-async def test_a_runner_is_known_by_any_of_its_names(sink: job_updates.Intake, place: Place) -> None:
+async def test_a_runner_is_known_by_any_of_its_names(sink: job_updates.JobUpdates, place: Place) -> None:
     place.put(bought("vm-1", "registered"), registration("r2", runner_name="vm-1-2"))
     await sink.record(QUEUE, [told(S, runner_name="vm-1-2")])
     assert place.state() == "busy"
@@ -179,13 +179,13 @@ async def test_a_runner_is_known_by_any_of_its_names(sink: job_updates.Intake, p
 # -- what forges and planner ask -----------------------------------------------------------------------------------
 
 
-async def test_only_jobs_that_wait_are_told_as_waiting(sink: job_updates.Intake) -> None:
+async def test_only_jobs_that_wait_are_told_as_waiting(sink: job_updates.JobUpdates) -> None:
     await sink.record(QUEUE, [told(Q), told(Q, name="b"), told(S, name="b")])
     assert [one.name for one in sink.waiting_jobs(QUEUE)] == ["train"]
     assert sink.waiting_jobs(model.Queue("hub", "acme", "other")) == []
 
 
-def test_the_announced_capacity_is_never_zero(sink: job_updates.Intake) -> None:
+def test_the_announced_capacity_is_never_zero(sink: job_updates.JobUpdates) -> None:
     assert sink.capacity(QUEUE) == 1
     sink.announce({QUEUE: 0})
     assert sink.capacity(QUEUE) == 1
@@ -193,34 +193,38 @@ def test_the_announced_capacity_is_never_zero(sink: job_updates.Intake) -> None:
     assert sink.capacity(QUEUE) == 7
 
 
+async def pick_up(place: Place) -> None:
+    """Let an agent report that its runner took a job."""
+    place.put(bought("vm-1", "registered", queue=QUEUE, agent_nonce=NONCE), registration("r1"))
+    await place.rows.step(place.row().id, InstanceState.BUSY, busy_at=place.clock.now(), job_started=True)
+
+
 async def test_a_pickup_counts_until_the_forge_has_told_or_counted_again(
-    sink: job_updates.Intake, place: Place, clock: ManualClock
+    sink: job_updates.JobUpdates, place: Place, clock: ManualClock
 ) -> None:
-    place.put(bought("vm-1", "busy", queue=QUEUE, agent_nonce=NONCE), registration("r1"))
-    sink.note_pickup(place.row())
+    await pick_up(place)
     assert sink.pickups(QUEUE, as_of=START - 1) == 1
     # The forge may have counted before the pickup and been heard after it.
     assert sink.pickups(QUEUE, as_of=START + 1) == 1
     await clock.advance(job_updates.AFTERMATH)
     assert sink.pickups(QUEUE, as_of=START - 1) == 1
     assert sink.pickups(QUEUE, as_of=START + 1) == 0
-    sink.note_pickup(place.row())
+    await pick_up(place)
     await sink.record(QUEUE, [told(S)])
     assert sink.pickups(QUEUE, as_of=START - 1) == 0
 
 
 async def test_a_pickup_that_the_forge_never_tells_of_holds_no_job_back_for_ever(
-    sink: job_updates.Intake, place: Place, clock: ManualClock
+    sink: job_updates.JobUpdates, place: Place, clock: ManualClock
 ) -> None:
-    place.put(bought("vm-1", "busy", queue=QUEUE, agent_nonce=NONCE), registration("r1"))
-    sink.note_pickup(place.row())
+    await pick_up(place)
     await clock.advance(job_updates.LOST_WORD)
     assert sink.pickups(QUEUE, as_of=START - 1) == 0
 
 
 async def test_a_cursor_survives_by_itself_and_from_before(place: Place) -> None:
     place.rows.load(instances=[], attempts=[], registrations=[], jobs=[], blocks=[], cursors={str(QUEUE): {"last": 3}})
-    sink = job_updates.Intake(place.runtime)
+    sink = job_updates.JobUpdates(place.runtime)
     assert sink.cursor(QUEUE) == {"last": 3}
     await sink.save_cursor(QUEUE, {"last": 4})
     assert sink.cursor(QUEUE) == {"last": 4}

@@ -9,7 +9,7 @@ from runnerd import errors, model
 from runnerd.forges.base import RunnerConfig
 from runnerd.lifecycle import agent_sessions
 from runnerd.model import AttemptKey, InstanceId, InstanceState, Reason
-from tests.support.fakes import NONCE, QUEUE, START, TOKENS, ManualClock, Place, bought, duty, registration, settle
+from tests.support.fakes import NONCE, QUEUE, START, TOKENS, ManualClock, Place, assign, bought, registration, settle
 
 KEY = AttemptKey("key-vm-1")
 BOOT = TOKENS.boot(KEY)
@@ -19,17 +19,8 @@ VM = InstanceId("vm-1")
 
 
 @pytest.fixture
-def talk(place: Place) -> agent_sessions.Agents:
-    return agent_sessions.Agents(
-        rows=place.rows,
-        evidence=place.runtime.evidence,
-        tokens=place.runtime.tokens,
-        clock=place.clock,
-        alarms=place.runtime.alarms,
-        wake=place.runtime.wake,
-        duty=duty,
-        background=place.runtime.background,
-    )
+def talk(place: Place) -> agent_sessions.AgentSessions:
+    return agent_sessions.AgentSessions(place.runtime, assign=assign)
 
 
 def known(place: Place, state: str, **fields: Any) -> None:
@@ -46,7 +37,7 @@ def grant(name: str = "vm-1") -> agent_sessions.Grant:
 
 
 async def test_the_boot_token_is_exchanged_for_a_session_and_the_duty(
-    talk: agent_sessions.Agents, place: Place
+    talk: agent_sessions.AgentSessions, place: Place
 ) -> None:
     place.put(bought("vm-1", "booting"))
     answer = await talk.hello(BOOT, nonce=NONCE, protocol=1)
@@ -57,14 +48,14 @@ async def test_the_boot_token_is_exchanged_for_a_session_and_the_duty(
     assert place.book.commits, "the nonce is durable before the session is told"
 
 
-async def test_a_lost_answer_is_repeated_for_the_same_nonce(talk: agent_sessions.Agents, place: Place) -> None:
+async def test_a_lost_answer_is_repeated_for_the_same_nonce(talk: agent_sessions.AgentSessions, place: Place) -> None:
     place.put(bought("vm-1", "booting"))
     first = await talk.hello(BOOT, nonce=NONCE, protocol=1)
     assert await talk.hello(BOOT, nonce=NONCE, protocol=1) == first
     assert not place.alarms()
 
 
-async def test_another_nonce_is_refused_and_alarmed(talk: agent_sessions.Agents, place: Place) -> None:
+async def test_another_nonce_is_refused_and_alarmed(talk: agent_sessions.AgentSessions, place: Place) -> None:
     place.put(bought("vm-1", "booting"))
     await talk.hello(BOOT, nonce=NONCE, protocol=1)
     with pytest.raises(errors.Refused, match="exchanged already") as caught:
@@ -74,7 +65,9 @@ async def test_another_nonce_is_refused_and_alarmed(talk: agent_sessions.Agents,
     assert place.row().agent_nonce == NONCE
 
 
-async def test_of_two_agents_at_the_same_moment_one_gets_the_session(talk: agent_sessions.Agents, place: Place) -> None:
+async def test_of_two_agents_at_the_same_moment_one_gets_the_session(
+    talk: agent_sessions.AgentSessions, place: Place
+) -> None:
     place.put(bought("vm-1", "booting"))
     answers = await asyncio.gather(
         talk.hello(BOOT, nonce=NONCE, protocol=1), talk.hello(BOOT, nonce=OTHER, protocol=1), return_exceptions=True
@@ -95,7 +88,7 @@ async def test_of_two_agents_at_the_same_moment_one_gets_the_session(talk: agent
     ],
 )
 async def test_a_bad_hello_is_refused_with_its_status(
-    talk: agent_sessions.Agents, place: Place, token: str, nonce: str, protocol: int, status: int
+    talk: agent_sessions.AgentSessions, place: Place, token: str, nonce: str, protocol: int, status: int
 ) -> None:
     place.put(bought("vm-1", "booting"))
     with pytest.raises(errors.Refused) as caught:
@@ -119,7 +112,7 @@ async def test_a_bad_hello_is_refused_with_its_status(
     ],
 )
 async def test_a_token_that_was_never_exchanged_counts_only_while_its_instance_boots(
-    talk: agent_sessions.Agents, place: Place, state: str, status: int
+    talk: agent_sessions.AgentSessions, place: Place, state: str, status: int
 ) -> None:
     place.put(bought("vm-1", state))
     with pytest.raises(errors.Refused) as caught:
@@ -127,14 +120,14 @@ async def test_a_token_that_was_never_exchanged_counts_only_while_its_instance_b
     assert caught.value.status == status
 
 
-async def test_a_token_of_an_earlier_attempt_is_worth_nothing(talk: agent_sessions.Agents, place: Place) -> None:
+async def test_a_token_of_an_earlier_attempt_is_worth_nothing(talk: agent_sessions.AgentSessions, place: Place) -> None:
     place.put(bought("vm-1", "booting", attempt=AttemptKey("key-of-the-next-offer")))
     with pytest.raises(errors.Refused):
         await talk.hello(BOOT, nonce=NONCE, protocol=1)
 
 
 async def test_a_stolen_boot_token_gets_nothing_when_the_database_was_lost_and_the_agent_has_spoken(
-    talk: agent_sessions.Agents, place: Place
+    talk: agent_sessions.AgentSessions, place: Place
 ) -> None:
     await talk.heartbeat(SESSION, phase="job", worker=True, job_started=True)
     place.put(bought("vm-1", "booting", adopted=True))
@@ -148,20 +141,20 @@ async def test_a_stolen_boot_token_gets_nothing_when_the_database_was_lost_and_t
 
 
 async def test_asking_makes_a_booting_instance_ready_and_waits_for_a_queue(
-    talk: agent_sessions.Agents, place: Place, clock: ManualClock
+    talk: agent_sessions.AgentSessions, place: Place, clock: ManualClock
 ) -> None:
     known(place, "booting", queue=None)
     asked = asyncio.ensure_future(talk.register(SESSION, runner_started=False))
     await settle()
     assert place.state() == "ready"
-    assert place.runtime.evidence[VM].asking
-    await clock.advance(agent_sessions.HOLD)
+    assert place.runtime.observations[VM].asking
+    await clock.advance(agent_sessions.HOLD_S)
     assert await asked == {"action": "wait", "after": 0.0}
-    assert not place.runtime.evidence[VM].asking
+    assert not place.runtime.observations[VM].asking
 
 
 async def test_a_grant_reaches_the_agent_that_waits_at_once(
-    talk: agent_sessions.Agents, place: Place, clock: ManualClock
+    talk: agent_sessions.AgentSessions, place: Place, clock: ManualClock
 ) -> None:
     known(place, "ready")
     asked = asyncio.ensure_future(talk.register(SESSION, runner_started=False))
@@ -174,7 +167,9 @@ async def test_a_grant_reaches_the_agent_that_waits_at_once(
     assert answer["environment"] == {"A": "b", "JIT": "secret"}
 
 
-async def test_a_lost_answer_is_given_again_until_a_job_starts(talk: agent_sessions.Agents, place: Place) -> None:
+async def test_a_lost_answer_is_given_again_until_a_job_starts(
+    talk: agent_sessions.AgentSessions, place: Place
+) -> None:
     known(place, "registered")
     talk.grant(VM, grant())
     first = await talk.register(SESSION, runner_started=False)
@@ -185,7 +180,9 @@ async def test_a_lost_answer_is_given_again_until_a_job_starts(talk: agent_sessi
     assert talk.grants == {}
 
 
-async def test_who_says_that_a_runner_was_started_gets_no_other(talk: agent_sessions.Agents, place: Place) -> None:
+async def test_who_says_that_a_runner_was_started_gets_no_other(
+    talk: agent_sessions.AgentSessions, place: Place
+) -> None:
     known(place, "registered")
     talk.grant(VM, grant())
     with pytest.raises(errors.Refused):
@@ -193,7 +190,7 @@ async def test_who_says_that_a_runner_was_started_gets_no_other(talk: agent_sess
 
 
 async def test_a_heartbeat_after_a_restart_closes_the_credential_as_well(
-    talk: agent_sessions.Agents, place: Place
+    talk: agent_sessions.AgentSessions, place: Place
 ) -> None:
     known(place, "registered")
     await talk.heartbeat(SESSION, phase="finished", worker=False, job_started=True)
@@ -203,13 +200,13 @@ async def test_a_heartbeat_after_a_restart_closes_the_credential_as_well(
 
 
 @pytest.mark.parametrize("state", ["draining", "ending", "gone"])
-async def test_who_is_not_wanted_is_told_to_end(talk: agent_sessions.Agents, place: Place, state: str) -> None:
+async def test_who_is_not_wanted_is_told_to_end(talk: agent_sessions.AgentSessions, place: Place, state: str) -> None:
     known(place, state, reason=Reason.IDLE)
     answer = await talk.register(SESSION, runner_started=False)
     assert answer["action"] == "end"
 
 
-async def test_who_waits_is_told_as_soon_as_it_is_drained(talk: agent_sessions.Agents, place: Place) -> None:
+async def test_who_waits_is_told_as_soon_as_it_is_drained(talk: agent_sessions.AgentSessions, place: Place) -> None:
     known(place, "ready")
     asked = asyncio.ensure_future(talk.register(SESSION, runner_started=False))
     await settle()
@@ -218,7 +215,7 @@ async def test_who_waits_is_told_as_soon_as_it_is_drained(talk: agent_sessions.A
     assert await asked == {"action": "end", "reason": "idle"}
 
 
-async def test_a_stray_is_told_to_wait(talk: agent_sessions.Agents, place: Place) -> None:
+async def test_a_stray_is_told_to_wait(talk: agent_sessions.AgentSessions, place: Place) -> None:
     assert (await talk.register(SESSION, runner_started=False))["action"] == "wait"
 
 
@@ -230,7 +227,9 @@ async def test_a_stray_is_told_to_wait(talk: agent_sessions.Agents, place: Place
         pytest.param(SESSION[:-1] + ("0" if SESSION[-1] != "0" else "1"), id="another signature"),
     ],
 )
-async def test_without_a_session_nothing_is_answered(talk: agent_sessions.Agents, place: Place, session: str) -> None:
+async def test_without_a_session_nothing_is_answered(
+    talk: agent_sessions.AgentSessions, place: Place, session: str
+) -> None:
     known(place, "registered")
     for call in (
         talk.register(session, runner_started=False),
@@ -244,7 +243,9 @@ async def test_without_a_session_nothing_is_answered(talk: agent_sessions.Agents
         assert caught.value.status == 401
 
 
-async def test_a_session_of_another_nonce_is_refused_and_alarmed(talk: agent_sessions.Agents, place: Place) -> None:
+async def test_a_session_of_another_nonce_is_refused_and_alarmed(
+    talk: agent_sessions.AgentSessions, place: Place
+) -> None:
     known(place, "registered")
     with pytest.raises(errors.Refused) as caught:
         await talk.register(TOKENS.session(KEY, OTHER), runner_started=False)
@@ -269,32 +270,35 @@ async def test_a_session_of_another_nonce_is_refused_and_alarmed(talk: agent_ses
     ],
 )
 async def test_a_heartbeat_is_told_whether_to_go_on(
-    talk: agent_sessions.Agents, place: Place, state: str, reason: Reason, worker: bool, action: str
+    talk: agent_sessions.AgentSessions, place: Place, state: str, reason: Reason, worker: bool, action: str
 ) -> None:
     known(place, state, reason=reason)
     answer = await talk.heartbeat(SESSION, phase="x", worker=worker)
     assert answer["action"] == action
 
 
-async def test_a_worker_in_a_heartbeat_is_a_started_job(talk: agent_sessions.Agents, place: Place) -> None:
+async def test_a_worker_in_a_heartbeat_is_a_started_job(talk: agent_sessions.AgentSessions, place: Place) -> None:
     known(place, "registered")
     seen: list[str] = []
-    talk.on_job = lambda row, event: seen.append(f"{row.id} {event}")
+    place.rows.on_step.append(lambda old, new: seen.append(f"{new.id} {new.state.value}"))
     await talk.heartbeat(SESSION, phase="job", worker=True, job_started=True)
-    assert (place.state(), place.row().job_started, seen) == ("busy", True, ["vm-1 started"])
-    assert place.runtime.evidence[VM].fresh(START)
+    assert (place.state(), place.row().job_started, seen) == ("busy", True, ["vm-1 busy"])
+    assert place.runtime.observations[VM].fresh(START)
 
 
 async def test_an_agent_without_a_row_is_kept_in_mind_and_told_to_go_on(
-    talk: agent_sessions.Agents, place: Place
+    talk: agent_sessions.AgentSessions, place: Place
 ) -> None:
     answer = await talk.heartbeat(SESSION, phase="job", worker=True, runner="vm-1", job_started=True)
     assert answer["action"] == "continue"
-    assert talk.strays[KEY].worker
+    place.put(bought("vm-1", "booting"))
+    with pytest.raises(errors.Refused, match="exchanged already"):
+        await talk.hello(BOOT, nonce=OTHER, protocol=1)
+    assert await talk.hello(BOOT, nonce=NONCE, protocol=1)
 
 
 async def test_an_adopted_instance_gets_its_nonce_and_its_job_back_from_the_heartbeat(
-    talk: agent_sessions.Agents, place: Place
+    talk: agent_sessions.AgentSessions, place: Place
 ) -> None:
     place.put(bought("vm-1", "booting", adopted=True))
     await talk.heartbeat(SESSION, phase="job", worker=True, job_started=True)
@@ -308,22 +312,26 @@ async def test_an_adopted_instance_gets_its_nonce_and_its_job_back_from_the_hear
 
 
 @pytest.mark.parametrize("state", ["registering", "registered", "draining"])
-async def test_a_started_job_makes_the_instance_busy(talk: agent_sessions.Agents, place: Place, state: str) -> None:
+async def test_a_started_job_makes_the_instance_busy(
+    talk: agent_sessions.AgentSessions, place: Place, state: str
+) -> None:
     known(place, state)
     await talk.job(SESSION, event="started")
     assert (place.state(), place.row().busy_at) == ("busy", START)
-    assert place.runtime.evidence[VM].worker
+    assert place.runtime.observations[VM].worker
 
 
 @pytest.mark.parametrize("reason", [Reason.OPERATOR, Reason.MAX_JOB])
-async def test_a_late_start_does_not_undo_an_order(talk: agent_sessions.Agents, place: Place, reason: Reason) -> None:
+async def test_a_late_start_does_not_undo_an_order(
+    talk: agent_sessions.AgentSessions, place: Place, reason: Reason
+) -> None:
     known(place, "draining", reason=reason)
     await talk.job(SESSION, event="started")
     assert (place.state(), place.row().reason, place.row().job_started) == ("draining", reason, True)
 
 
 async def test_a_start_that_is_told_twice_changes_nothing(
-    talk: agent_sessions.Agents, place: Place, clock: ManualClock
+    talk: agent_sessions.AgentSessions, place: Place, clock: ManualClock
 ) -> None:
     known(place, "registered")
     await talk.job(SESSION, event="started")
@@ -340,7 +348,7 @@ async def test_a_start_that_is_told_twice_changes_nothing(
     ],
 )
 async def test_an_ended_runner_drains_the_instance(
-    talk: agent_sessions.Agents, place: Place, state: str, started: bool, reason: Reason
+    talk: agent_sessions.AgentSessions, place: Place, state: str, started: bool, reason: Reason
 ) -> None:
     known(place, state, job_started=started)
     talk.grant(VM, grant())
@@ -349,14 +357,16 @@ async def test_an_ended_runner_drains_the_instance(
     assert talk.grants == {}
 
 
-async def test_a_heartbeat_tells_the_end_whose_own_report_was_lost(talk: agent_sessions.Agents, place: Place) -> None:
+async def test_a_heartbeat_tells_the_end_whose_own_report_was_lost(
+    talk: agent_sessions.AgentSessions, place: Place
+) -> None:
     known(place, "busy", job_started=True)
     await talk.heartbeat(SESSION, phase="finished", worker=False, job_started=True)
     assert (place.state(), place.row().reason) == ("draining", Reason.JOB_DONE)
 
 
 async def test_a_runner_is_stopped_only_after_the_forge_has_removed_it(
-    talk: agent_sessions.Agents, place: Place
+    talk: agent_sessions.AgentSessions, place: Place
 ) -> None:
     known(place, "draining", reason=Reason.IDLE)
     place.put(registration("r1"))
@@ -365,7 +375,7 @@ async def test_a_runner_is_stopped_only_after_the_forge_has_removed_it(
     assert (await talk.heartbeat(SESSION, phase="idle", worker=False))["action"] == "stop"
 
 
-async def test_an_unknown_event_is_refused(talk: agent_sessions.Agents, place: Place) -> None:
+async def test_an_unknown_event_is_refused(talk: agent_sessions.AgentSessions, place: Place) -> None:
     known(place, "busy")
     with pytest.raises(errors.Refused) as caught:
         await talk.job(SESSION, event="paused")
@@ -374,26 +384,30 @@ async def test_an_unknown_event_is_refused(talk: agent_sessions.Agents, place: P
 
 @pytest.mark.parametrize(("stage", "reason"), [("gate", Reason.GATE_FAILED), ("runner", Reason.RUNNER_EXITED)])
 async def test_an_instance_that_cannot_work_is_drained_and_its_offer_blamed(
-    talk: agent_sessions.Agents, place: Place, stage: str, reason: Reason
+    talk: agent_sessions.AgentSessions, place: Place, stage: str, reason: Reason
 ) -> None:
     known(place, "booting")
     seen: list[tuple[str, str]] = []
-    talk.on_fault = lambda row, stage, detail: seen.append((stage, detail))
+    place.rows.on_fault.append(lambda row, fault: seen.append((fault.reason, fault.failure.message)) or [])
     await talk.failed(SESSION, stage=stage, detail="no GPU")
     assert (place.state(), place.row().reason, place.row().detail) == ("draining", reason, "no GPU")
-    assert seen == [(stage, "no GPU")]
+    assert seen == [({"gate": "gate", "runner": "register"}[stage], "no GPU")]
 
 
-async def test_last_words_are_kept_for_instances_that_are_known(talk: agent_sessions.Agents, place: Place) -> None:
+async def test_last_words_are_kept_for_instances_that_are_known(
+    talk: agent_sessions.AgentSessions, place: Place
+) -> None:
     words: list[str] = []
-    talk.on_log = lambda id, text: words.append(f"{id}: {text}")
+    talk.on_diagnostics.append(lambda id, text: words.append(f"{id}: {text}"))
     await talk.diagnostics(SESSION, text="lost")
     known(place, "draining")
     await talk.diagnostics(SESSION, text="kernel panic")
     assert words == ["vm-1: kernel panic"]
 
 
-async def test_a_write_that_fails_is_told_and_nothing_is_promised(talk: agent_sessions.Agents, place: Place) -> None:
+async def test_a_write_that_fails_is_told_and_nothing_is_promised(
+    talk: agent_sessions.AgentSessions, place: Place
+) -> None:
     place.put(bought("vm-1", "booting"))
     place.book.broken = errors.StoreUnwritable("full")
     with pytest.raises(errors.StoreUnwritable):
@@ -401,7 +415,7 @@ async def test_a_write_that_fails_is_told_and_nothing_is_promised(talk: agent_se
     assert place.row().agent_nonce == ""
 
 
-async def test_forgetting_lets_a_waiting_agent_go(talk: agent_sessions.Agents, place: Place) -> None:
+async def test_forgetting_lets_a_waiting_agent_go(talk: agent_sessions.AgentSessions, place: Place) -> None:
     known(place, "ready")
     place.put(registration("r1", state="registered"))
     asked = asyncio.ensure_future(talk.register(SESSION, runner_started=False))

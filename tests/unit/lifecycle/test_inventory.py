@@ -9,27 +9,17 @@ import pytest
 from provisioners import base
 from runnerd import model
 from runnerd.forges.base import RunnerView
-from runnerd.lifecycle import agent_sessions, inventory, registration
+from runnerd.lifecycle import adoption, inventory
 from runnerd.model import AttemptState, InstanceId, InstanceState, Reason
-from tests.support.fakes import FULL, NONCE, START, Place, bought, duty, instance, refusal, settle, tried
+from tests.support.fakes import FULL, NONCE, START, Place, bought, instance, refusal, settle, tried
 
 VM = InstanceId("vm-1")
 RUNNING = base.InstanceStatus.RUNNING
 
 
 @pytest.fixture
-def eyes(place: Place) -> inventory.Observer:
-    talk = agent_sessions.Agents(
-        rows=place.rows,
-        evidence=place.runtime.evidence,
-        tokens=place.runtime.tokens,
-        clock=place.clock,
-        alarms=place.runtime.alarms,
-        wake=place.runtime.wake,
-        duty=duty,
-        background=place.runtime.background,
-    )
-    return inventory.Observer(place.runtime, registration.Registrar(place.runtime, talk))
+def eyes(place: Place) -> inventory.Inventory:
+    return inventory.Inventory(place.runtime, adoption.Adoption(place.runtime))
 
 
 def machine(place: Place, name: str = "vm-1", key: str = "key-vm-1", **fields: Any) -> base.InstanceView:
@@ -56,22 +46,22 @@ def machine(place: Place, name: str = "vm-1", key: str = "key-vm-1", **fields: A
     return view
 
 
-async def look(place: Place, eyes: inventory.Observer, times: int = 1) -> None:
+async def look(place: Place, eyes: inventory.Inventory, times: int = 1) -> None:
     for _ in range(times):
         await eyes.look(place.runtime.providers["sky"])
         await settle()
 
 
-# -- evidence ------------------------------------------------------------------------------------------------------
+# -- observations --------------------------------------------------------------------------------------------------
 
 
-async def test_what_the_listing_says_becomes_evidence(eyes: inventory.Observer, place: Place) -> None:
+async def test_what_the_listing_says_becomes_an_observation(eyes: inventory.Inventory, place: Place) -> None:
     place.put(bought("vm-1", "busy"))
-    place.runtime.witness(VM).absences = 1
+    place.runtime.observations.missed(VM)
     machine(place, status=base.InstanceStatus.STOPPED, healthy=False)
     await look(place, eyes)
-    witness = place.runtime.evidence[VM]
-    assert (witness.cloud, witness.cloud_at, witness.absences, witness.healthy) == (
+    seen = place.runtime.observations[VM]
+    assert (seen.cloud, seen.cloud_at, seen.absences, seen.healthy) == (
         base.InstanceStatus.STOPPED,
         START,
         0,
@@ -93,16 +83,16 @@ async def test_what_the_listing_says_becomes_evidence(eyes: inventory.Observer, 
     ],
 )
 async def test_absence_counts_only_where_the_listing_is_complete(
-    eyes: inventory.Observer, place: Place, partial: bool, fields: dict[str, Any], absences: int
+    eyes: inventory.Inventory, place: Place, partial: bool, fields: dict[str, Any], absences: int
 ) -> None:
     place.put(bought("vm-1", **({"state": "busy"} | fields)))
     place.sky.partial = partial
     await look(place, eyes, times=2)
-    assert place.runtime.witness(VM).absences == absences
+    assert place.runtime.observations.of(VM).absences == absences
 
 
 async def test_a_listing_that_fails_closes_the_provider_until_one_succeeds(
-    eyes: inventory.Observer, place: Place
+    eyes: inventory.Inventory, place: Place
 ) -> None:
     place.put(bought("vm-1", "busy"))
     for error in (refusal(base.Kind.AUTH), RuntimeError("a bug in a plugin")):
@@ -110,13 +100,13 @@ async def test_a_listing_that_fails_closes_the_provider_until_one_succeeds(
         await look(place, eyes)
         assert "listing failed" in place.runtime.providers["sky"].problem
         assert place.alarms() == {"listing-failed"}
-        assert place.runtime.witness(VM).absences == 0
+        assert place.runtime.observations.of(VM).absences == 0
     place.sky.listing_error = None
     await look(place, eyes)
     assert place.runtime.providers["sky"].problem == "" and not place.alarms()
 
 
-async def test_following_goes_on_whatever_a_look_meets(eyes: inventory.Observer, place: Place) -> None:
+async def test_following_goes_on_whatever_a_look_meets(eyes: inventory.Inventory, place: Place) -> None:
     machine(place)
     place.book.broken = FULL
     following = asyncio.ensure_future(eyes.follow(place.runtime.providers["sky"]))
@@ -129,7 +119,7 @@ async def test_following_goes_on_whatever_a_look_meets(eyes: inventory.Observer,
     await asyncio.gather(following, return_exceptions=True)
 
 
-async def test_a_wish_for_a_listing_is_granted_before_its_time(eyes: inventory.Observer, place: Place) -> None:
+async def test_a_wish_for_a_listing_is_granted_before_its_time(eyes: inventory.Inventory, place: Place) -> None:
     provider = place.runtime.providers["sky"]
     following = asyncio.ensure_future(eyes.follow(provider))
     await settle()
@@ -144,7 +134,7 @@ async def test_a_wish_for_a_listing_is_granted_before_its_time(eyes: inventory.O
 # -- adoption ------------------------------------------------------------------------------------------------------
 
 
-async def test_what_carries_our_tags_without_a_row_becomes_one(eyes: inventory.Observer, place: Place) -> None:
+async def test_what_carries_our_tags_without_a_row_becomes_one(eyes: inventory.Inventory, place: Place) -> None:
     machine(place)
     await look(place, eyes)
     row = place.row()
@@ -157,14 +147,14 @@ async def test_what_carries_our_tags_without_a_row_becomes_one(eyes: inventory.O
     assert list(place.rows.instances) == ["vm-1"]
 
 
-async def test_an_adopted_instance_finds_its_runner(eyes: inventory.Observer, place: Place) -> None:
+async def test_an_adopted_instance_finds_its_runner(eyes: inventory.Inventory, place: Place) -> None:
     machine(place)
     place.forge.runners = {"vm-1": RunnerView("7", "vm-1", True, True)}
     await look(place, eyes)
     assert (place.state(), place.row().job_started) == ("busy", True)
 
 
-async def test_what_is_gone_already_is_not_adopted(eyes: inventory.Observer, place: Place) -> None:
+async def test_what_is_gone_already_is_not_adopted(eyes: inventory.Inventory, place: Place) -> None:
     machine(place, status=base.InstanceStatus.GONE)
     await look(place, eyes)
     assert not place.rows.instances
@@ -172,7 +162,7 @@ async def test_what_is_gone_already_is_not_adopted(eyes: inventory.Observer, pla
 
 @pytest.mark.parametrize("state", ["requesting", "unknown"])
 async def test_what_is_being_requested_is_not_adopted_beside_its_row(
-    eyes: inventory.Observer, place: Place, state: str
+    eyes: inventory.Inventory, place: Place, state: str
 ) -> None:
     place.put(bought("vm-1", state))
     machine(place)
@@ -182,7 +172,7 @@ async def test_what_is_being_requested_is_not_adopted_beside_its_row(
 
 @pytest.mark.parametrize("row", [bought("vm-1", "booting", attempt="key-second"), instance("vm-1", "planned")])
 async def test_a_late_child_of_an_earlier_attempt_is_ended_under_a_name_of_its_own(
-    eyes: inventory.Observer, place: Place, row: Any
+    eyes: inventory.Inventory, place: Place, row: Any
 ) -> None:
     place.put(row)
     machine(place, key="key-first")
@@ -193,18 +183,18 @@ async def test_a_late_child_of_an_earlier_attempt_is_ended_under_a_name_of_its_o
 
 
 async def test_such_a_late_child_is_not_taken_for_absent_while_it_is_listed(
-    eyes: inventory.Observer, place: Place
+    eyes: inventory.Inventory, place: Place
 ) -> None:
     place.put(bought("vm-1", "booting", attempt="key-second"))
     machine(place, key="key-second")
     machine(place, key="key-first")
     await look(place, eyes, times=4)
-    witness = place.runtime.witness(InstanceId("vm-1-key-fi"))
-    assert (witness.absences, witness.cloud) == (0, RUNNING)
+    seen = place.runtime.observations.of(InstanceId("vm-1-key-fi"))
+    assert (seen.absences, seen.cloud) == (0, RUNNING)
     assert len(place.rows.instances) == 2
 
 
-async def test_tags_that_somebody_bent_do_not_stop_the_sweep(eyes: inventory.Observer, place: Place) -> None:
+async def test_tags_that_somebody_bent_do_not_stop_the_sweep(eyes: inventory.Inventory, place: Place) -> None:
     machine(place, tags={base.TAG_INSTANCE: "vm-1", base.TAG_PRICE: "cheap", base.TAG_DEADLINE: ""}, offer=None)
     await look(place, eyes)
     row = place.row()
@@ -219,7 +209,7 @@ def disk(owner: str = "vm-9", age: float = 600.0) -> base.Residue:
 
 
 async def test_a_side_resource_without_its_instance_goes_when_seen_twice(
-    eyes: inventory.Observer, place: Place
+    eyes: inventory.Inventory, place: Place
 ) -> None:
     place.sky.residues = (disk(),)
     await look(place, eyes)
@@ -232,7 +222,7 @@ async def test_a_side_resource_without_its_instance_goes_when_seen_twice(
     "residue", [pytest.param(disk("vm-1"), id="of a live instance"), pytest.param(disk(age=5.0), id="too young")]
 )
 async def test_a_side_resource_that_may_be_needed_stays(
-    eyes: inventory.Observer, place: Place, residue: base.Residue
+    eyes: inventory.Inventory, place: Place, residue: base.Residue
 ) -> None:
     place.put(bought("vm-1", "requesting", agent_nonce=NONCE))
     place.sky.residues = (residue,)
@@ -240,7 +230,7 @@ async def test_a_side_resource_that_may_be_needed_stays(
     assert place.sky.count("delete_residue") == 0
 
 
-async def test_a_side_resource_that_was_away_starts_anew(eyes: inventory.Observer, place: Place) -> None:
+async def test_a_side_resource_that_was_away_starts_anew(eyes: inventory.Inventory, place: Place) -> None:
     for residues in ((disk(),), (), (disk(),)):
         place.sky.residues = residues
         await look(place, eyes)
@@ -248,7 +238,7 @@ async def test_a_side_resource_that_was_away_starts_anew(eyes: inventory.Observe
 
 
 async def test_what_a_refused_attempt_left_behind_is_no_instance_unless_it_stays(
-    eyes: inventory.Observer, place: Place
+    eyes: inventory.Inventory, place: Place
 ) -> None:
     row = bought("vm-1", "booting")
     place.put(row)
@@ -258,6 +248,6 @@ async def test_what_a_refused_attempt_left_behind_is_no_instance_unless_it_stays
     machine(place, key="key-before", status=base.InstanceStatus.FAILED)
     await look(place, eyes)
     assert list(place.rows.instances) == [VM]
-    await place.clock.advance(inventory.LEFT_BEHIND[base.InstanceStatus.FAILED] + 1)
+    await place.clock.advance(inventory.LEFT_BEHIND_S[base.InstanceStatus.FAILED] + 1)
     await look(place, eyes)
     assert len(place.rows.instances) == 2, "it is taken in, and ended through the gate"

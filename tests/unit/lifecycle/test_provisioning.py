@@ -10,9 +10,9 @@ import pytest
 
 from provisioners import base
 from runnerd import errors, model
-from runnerd.lifecycle import provisioning
+from runnerd.lifecycle import provisioning, unknown_creates
 from runnerd.model import AttemptState, InstanceId, InstanceState, Reason
-from runnerd.offers import admission, blocklist
+from runnerd.offers import admission, blocklist, selection
 from runnerd.offers import request as launch_request
 from tests.support.fakes import (
     FULL,
@@ -36,7 +36,15 @@ VM = InstanceId("vm-1")
 def office(place: Place) -> provisioning.Launcher:
     books = admission.Admission(place.runtime)
     books.count()
-    return provisioning.Launcher(place.runtime, books, blocklist.Blame(place.runtime), bundle=lambda: "ab" * 32)
+    blocklist.Blocklist(place.runtime)
+    shop = selection.Selection(place.runtime, books)
+    return provisioning.Launcher(place.runtime, books, shop, bundle=lambda: "ab" * 32)
+
+
+def shop(place: Place) -> selection.Selection:
+    books = admission.Admission(place.runtime)
+    books.count()
+    return selection.Selection(place.runtime, books)
 
 
 @pytest.fixture
@@ -93,7 +101,7 @@ async def test_nothing_is_bought_from_a_later_provider_before_the_first_has_told
 ) -> None:
     place = make_place(tmp_path, clock)
     place.runtime.providers["sky"]._offers.clear()
-    buyer, pool = office(place), place.runtime.config.pools["gpu"]
+    buyer, pool = shop(place), place.runtime.config.pools["gpu"]
     assert {one.refusal for one in buyer.rank(pool)} == {"waits for the first offers of sky"}
     await clock.advance(60)
     assert any(one.open for one in buyer.rank(pool))
@@ -174,7 +182,7 @@ async def test_a_closed_provider_is_passed_over(buyer: provisioning.Launcher, pl
 
 async def test_spot_in_all_places_comes_before_the_list_price(tmp_path: Path, clock: ManualClock) -> None:
     place = make_place(tmp_path, clock, pools={"gpu": {"market": "spot-then-on-demand"}})
-    ranked = office(place).rank(place.runtime.config.pools["gpu"])
+    ranked = shop(place).rank(place.runtime.config.pools["gpu"])
     markets = [(one.offer.market.value, one.offer.provider) for one in ranked]
     assert markets == [(m, p) for m in ("spot", "on-demand") for p in ("sky", "sky", "sea", "sea")]
 
@@ -218,11 +226,11 @@ async def test_a_long_pause_of_an_api_turns_to_other_offers_and_a_short_one_is_w
 ) -> None:
     pool = place.runtime.config.pools["gpu"]
     bucket = place.runtime.providers["sky"].bucket("east")
-    bucket.pause(provisioning.PATIENCE)
-    assert buyer.rank(pool)[0].open
+    bucket.pause(selection.PATIENCE_S)
+    assert shop(place).rank(pool)[0].open
     bucket.pause(120)
-    first = buyer.rank(pool)[0]
-    assert "left alone for 120 s" in first.refusal and first.until == START + 120
+    first = shop(place).rank(pool)[0]
+    assert first.refusal == "rate-limited; retry in 120 s" and first.until == START + 120
     await place.clock.finish(buyer.request(VM))
     assert tries(place) == [] and tries(place, "sea") == ["a"]
 
@@ -277,54 +285,54 @@ async def test_a_call_that_hangs_becomes_unclear(
         raise AssertionError
 
     monkeypatch.setattr(place.sky, "create", hang)
-    monkeypatch.setattr(provisioning, "CREATE_TIMEOUT", 0.01)
+    monkeypatch.setattr(provisioning, "CREATE_TIMEOUT_S", 0.01)
     await buyer.request(VM)
     assert place.state() == "unknown"
 
 
-async def make_unknown(place: Place, *, applied: bool) -> provisioning.Launcher:
+async def make_unknown(place: Place, *, applied: bool) -> unknown_creates.UnknownCreates:
     place.put(instance("vm-1", "planned"))
     buyer = office(place)
     place.sky.creates, place.sky.applied = [unclear()], applied
     await place.clock.finish(buyer.request(VM))
     place.sky.applied = False
-    return buyer
+    return unknown_creates.UnknownCreates(place.runtime, buyer)
 
 
 async def test_what_the_listing_shows_is_taken(place: Place) -> None:
-    buyer = await make_unknown(place, applied=True)
-    await buyer.resolve(VM, wanted=True)
+    clerk = await make_unknown(place, applied=True)
+    await clerk.resolve(VM, wanted=True)
     assert (place.state(), len(tries(place))) == ("booting", 1)
     assert place.row().ref in place.sky.machines
 
 
-async def look(place: Place, buyer: provisioning.Launcher, *, wanted: bool = True, times: int = 2) -> None:
+async def look(place: Place, clerk: unknown_creates.UnknownCreates, *, wanted: bool = True, times: int = 2) -> None:
     for _ in range(times):
-        await place.clock.finish(buyer.resolve(VM, wanted=wanted))
+        await place.clock.finish(clerk.resolve(VM, wanted=wanted))
         await place.clock.advance(1)
 
 
 async def test_absence_means_nothing_before_the_grace_nor_from_a_partial_listing(place: Place) -> None:
-    buyer = await make_unknown(place, applied=False)
+    clerk = await make_unknown(place, applied=False)
     place.sky.traits = dataclasses.replace(place.sky.traits, idempotent_create=False)
-    await look(place, buyer, times=5)
+    await look(place, clerk, times=5)
     place.sky.partial = True
     await place.clock.advance(60)
-    await look(place, buyer, times=5)
+    await look(place, clerk, times=5)
     assert (place.state(), len(tries(place))) == ("unknown", 1)
 
 
 async def test_one_complete_listing_without_it_is_not_enough(place: Place) -> None:
-    buyer = await make_unknown(place, applied=False)
+    clerk = await make_unknown(place, applied=False)
     place.sky.traits = dataclasses.replace(place.sky.traits, idempotent_create=False)
     await place.clock.advance(60)
-    await look(place, buyer, times=1)
+    await look(place, clerk, times=1)
     assert place.state() == "unknown"
 
 
 async def test_inside_the_window_the_same_request_is_sent_again_byte_for_byte(place: Place) -> None:
-    buyer = await make_unknown(place, applied=False)
-    await look(place, buyer, times=1)
+    clerk = await make_unknown(place, applied=False)
+    await look(place, clerk, times=1)
     first, again = (request for name, request in place.sky.calls if name == "create")
     assert first == again
     assert place.state() == "booting"
@@ -343,50 +351,50 @@ async def test_otherwise_the_attempt_has_failed_and_the_next_one_is_a_new_one(
     place: Place, traits: dict[str, Any], wait: float
 ) -> None:
     place.sky.traits = dataclasses.replace(place.sky.traits, **traits)
-    buyer = await make_unknown(place, applied=False)
+    clerk = await make_unknown(place, applied=False)
     await place.clock.advance(wait)
-    await look(place, buyer)
+    await look(place, clerk)
     assert (place.state(), place.row().attempt, place.row().price) == ("planned", None, 0.0)
     assert len(tries(place)) == 1
 
 
 async def test_what_is_not_wanted_any_more_is_not_sent_again(place: Place) -> None:
-    buyer = await make_unknown(place, applied=False)
+    clerk = await make_unknown(place, applied=False)
     await place.clock.advance(60)
-    await look(place, buyer, wanted=False)
+    await look(place, clerk, wanted=False)
     assert (place.state(), len(tries(place))) == ("forgotten", 1)
 
 
 async def test_a_refusal_of_the_second_send_says_nothing_of_the_first_while_that_may_still_arrive(place: Place) -> None:
-    buyer = await make_unknown(place, applied=False)
+    clerk = await make_unknown(place, applied=False)
     place.sky.creates = [refusal(), refusal(), None]
-    await look(place, buyer, times=1)
+    await look(place, clerk, times=1)
     assert (place.state(), len(tries(place))) == ("unknown", 2), "another offer would risk two instances"
     assert place.rows.blocks, "the refusal is remembered all the same"
-    await place.clock.advance(provisioning.LINGER)
-    await look(place, buyer, times=1)
+    await place.clock.advance(provisioning.LINGER_S)
+    await look(place, clerk, times=1)
     assert (place.state(), len(tries(place))) == ("planned", 3)
 
 
 async def test_a_second_send_waits_for_the_bucket_too(place: Place) -> None:
-    buyer = await make_unknown(place, applied=False)
+    clerk = await make_unknown(place, applied=False)
     place.runtime.providers["sky"].bucket("east").pause(20)
-    await look(place, buyer, times=1)
+    await look(place, clerk, times=1)
     assert place.clock.now() >= START + 20 and place.state() == "booting"
 
 
 async def test_a_listing_that_fails_resolves_nothing(place: Place) -> None:
-    buyer = await make_unknown(place, applied=False)
+    clerk = await make_unknown(place, applied=False)
     await place.clock.advance(60)
     place.sky.listing_error = refusal(base.Kind.AUTH)
-    await look(place, buyer, times=4)
+    await look(place, clerk, times=4)
     assert place.state() == "unknown" and "listing failed" in place.runtime.providers["sky"].problem
 
 
 async def test_an_unclear_instance_of_an_unconfigured_provider_is_alarmed(place: Place) -> None:
-    buyer = await make_unknown(place, applied=False)
+    clerk = await make_unknown(place, applied=False)
     del place.runtime.providers["sky"]
-    await buyer.resolve(VM, wanted=True)
+    await clerk.resolve(VM, wanted=True)
     assert place.state() == "unknown" and "unresolved" in place.alarms()
 
 
@@ -415,9 +423,10 @@ async def test_an_answer_that_could_not_be_written_is_resolved_like_a_lost_one(
         await place.clock.finish(buyer.request(VM))
     assert place.state() == "requesting"
     place.book.broken = None
-    await buyer.lost(VM)
+    clerk = unknown_creates.UnknownCreates(place.runtime, buyer)
+    await clerk.lost(VM)
     assert place.state() == "unknown"
-    await buyer.resolve(VM, wanted=True)
+    await clerk.resolve(VM, wanted=True)
     assert (place.state(), len(tries(place))) == ("booting", 1)
 
 
@@ -445,7 +454,7 @@ def test_a_sealed_request_comes_back_as_it_was(place: Place) -> None:
 
 def test_a_lifetime_covers_boot_wait_job_and_slack(place: Place) -> None:
     pool = place.runtime.config.pools["gpu"]
-    assert launch_request.lifetime_of(pool) == pool.boot + pool.idle + pool.max_job + 600
+    assert pool.lifetime == pool.boot + pool.idle + pool.max_job + 600
 
 
 async def test_a_second_order_for_the_same_instance_buys_nothing(buyer: provisioning.Launcher, place: Place) -> None:
@@ -456,5 +465,5 @@ async def test_a_second_order_for_the_same_instance_buys_nothing(buyer: provisio
 async def test_resolving_what_is_clear_does_nothing(place: Place) -> None:
     row = bought("vm-1", "booting")
     place.put(row, tried(row))
-    await office(place).resolve(VM, wanted=True)
+    await unknown_creates.UnknownCreates(place.runtime, office(place)).resolve(VM, wanted=True)
     assert place.sky.calls == []

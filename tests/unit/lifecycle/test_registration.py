@@ -6,31 +6,22 @@ from typing import Any
 import pytest
 
 from runnerd import errors, model
-from runnerd.forges.base import Removal, RunnerView
+from runnerd.forges.base import Removal
 from runnerd.lifecycle import agent_sessions
 from runnerd.lifecycle import registration as lifecycle_registration
 from runnerd.model import InstanceId, RegistrationId
-from tests.support.fakes import FULL, NONCE, QUEUE, START, Place, bought, duty, registration, settle
+from tests.support.fakes import FULL, NONCE, QUEUE, START, Place, assign, bought, registration, settle
 
 VM = InstanceId("vm-1")
 
 
 @pytest.fixture
-def talk(place: Place) -> agent_sessions.Agents:
-    return agent_sessions.Agents(
-        rows=place.rows,
-        evidence=place.runtime.evidence,
-        tokens=place.runtime.tokens,
-        clock=place.clock,
-        alarms=place.runtime.alarms,
-        wake=place.runtime.wake,
-        duty=duty,
-        background=place.runtime.background,
-    )
+def talk(place: Place) -> agent_sessions.AgentSessions:
+    return agent_sessions.AgentSessions(place.runtime, assign=assign)
 
 
 @pytest.fixture
-def office(place: Place, talk: agent_sessions.Agents) -> lifecycle_registration.Registrar:
+def office(place: Place, talk: agent_sessions.AgentSessions) -> lifecycle_registration.Registrar:
     return lifecycle_registration.Registrar(place.runtime, talk)
 
 
@@ -54,7 +45,7 @@ async def test_the_name_is_durable_before_the_forge_is_asked(
 
 
 async def test_a_registered_runner_is_granted_to_the_agent(
-    office: lifecycle_registration.Registrar, place: Place, talk: agent_sessions.Agents
+    office: lifecycle_registration.Registrar, place: Place, talk: agent_sessions.AgentSessions
 ) -> None:
     place.put(bought("vm-1", "ready", agent_nonce=NONCE))
     await office.register(VM, QUEUE)
@@ -141,7 +132,7 @@ async def test_a_configuration_that_was_lost_in_a_restart_is_made_anew(
 
 @pytest.mark.parametrize("fields", [{"job_started": True}, {}])
 async def test_nothing_is_renewed_after_a_job_started_or_while_the_configuration_is_there(
-    office: lifecycle_registration.Registrar, place: Place, talk: agent_sessions.Agents, fields: dict[str, Any]
+    office: lifecycle_registration.Registrar, place: Place, talk: agent_sessions.AgentSessions, fields: dict[str, Any]
 ) -> None:
     place.put(bought("vm-1", "registered", **fields), registration("r1"))
     if not fields:
@@ -222,64 +213,3 @@ async def test_a_registration_at_a_forge_that_left_the_configuration_is_alarmed(
 
 async def test_removing_what_is_gone_already_is_success(office: lifecycle_registration.Registrar) -> None:
     assert await office.remove(RegistrationId("never")) is True
-
-
-# -- discovery -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("busy", "state"),
-    [pytest.param(True, "busy", id="busy"), pytest.param(False, "registered", id="idle"), (None, "registered")],
-)
-async def test_an_adopted_instance_finds_its_runner_by_name(
-    office: lifecycle_registration.Registrar, place: Place, busy: bool | None, state: str
-) -> None:
-    place.put(bought("vm-1", "booting", adopted=True))
-    place.forge.runners = {
-        name: RunnerView(f"id-{name}", name, True, busy) for name in ("vm-1-2", "vm-10", "somebody-else")
-    }
-    assert await office.discover(place.row()) is True
-    assert runners(place) == {"vm-1-2": "registered"}
-    assert (place.state(), place.row().job_started) == (state, bool(busy))
-    assert await office.discover(place.row()) is True
-    assert len(place.rows.registrations) == 1
-
-
-async def test_a_forge_that_cannot_list_leaves_the_question_open(
-    office: lifecycle_registration.Registrar, place: Place
-) -> None:
-    place.put(bought("vm-1", "booting", adopted=True))
-    place.forge.complete = False
-    assert await office.discover(place.row()) is False
-    place.forge.listing_error = errors.ForgeUnavailable("503")
-    assert await office.discover(place.row()) is False
-    assert place.state() == "booting"
-
-
-# -- strays --------------------------------------------------------------------------------------------------------
-
-STRAY = "acme-ci-gpu-abcdefghij"
-
-
-async def test_a_runner_of_ours_without_a_row_is_removed_when_seen_twice(
-    office: lifecycle_registration.Registrar, place: Place
-) -> None:
-    place.forge.runners = {name: RunnerView("9", name, False, False) for name in (STRAY, "somebody-else", "vm-1")}
-    await office.sweep(QUEUE)
-    assert place.forge.calls == []
-    await office.sweep(QUEUE)
-    assert place.forge.calls == [("deregister", STRAY)]
-    assert set(place.forge.runners) == {"somebody-else", "vm-1"}
-
-
-async def test_a_runner_of_a_known_instance_is_not_swept(
-    office: lifecycle_registration.Registrar, place: Place
-) -> None:
-    place.put(bought(STRAY, "busy"))
-    place.forge.runners = {
-        STRAY: RunnerView("9", STRAY, True, True),
-        f"{STRAY}-2": RunnerView("10", f"{STRAY}-2", True, True),
-    }
-    for _ in range(3):
-        await office.sweep(QUEUE)
-    assert place.forge.calls == []

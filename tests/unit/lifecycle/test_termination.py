@@ -11,39 +11,38 @@ import pytest
 from provisioners import base, fake
 from runnerd import errors, model
 from runnerd.forges.base import Removal, RunnerView
-from runnerd.lifecycle import agent_sessions, termination
+from runnerd.lifecycle import adoption, agent_sessions, end_reasons, termination
+from runnerd.lifecycle import consoles as lifecycle_consoles
 from runnerd.lifecycle import registration as lifecycle_registration
 from runnerd.model import InstanceId, Reason
 from runnerd.reconcile import loop
 from tests.support import small_daemon
-from tests.support.fakes import FULL, NONCE, QUEUE, START, Place, bought, duty, refusal, registration, settle
+from tests.support.fakes import FULL, NONCE, QUEUE, START, Place, assign, bought, refusal, registration, settle
 
 VM = InstanceId("vm-1")
 
 
 @pytest.fixture
 def gate(place: Place, monkeypatch: pytest.MonkeyPatch) -> termination.Reaper:
-    monkeypatch.setattr(termination, "ASK", 0.02)
-    talk = agent_sessions.Agents(
-        rows=place.rows,
-        evidence=place.runtime.evidence,
-        tokens=place.runtime.tokens,
-        clock=place.clock,
-        alarms=place.runtime.alarms,
-        wake=place.runtime.wake,
-        duty=duty,
-        background=place.runtime.background,
+    monkeypatch.setattr(lifecycle_consoles, "ANSWER_S", 0.02)
+    monkeypatch.setattr(end_reasons, "ANSWER_S", 0.02)
+    talk = agent_sessions.AgentSessions(place.runtime, assign=assign)
+    return termination.Reaper(
+        place.runtime,
+        lifecycle_registration.Registrar(place.runtime, talk),
+        talk,
+        adoption=adoption.Adoption(place.runtime),
+        consoles=lifecycle_consoles.Consoles(place.runtime),
+        end_reasons=end_reasons.EndReasons(place.runtime),
     )
-    return termination.Reaper(place.runtime, lifecycle_registration.Registrar(place.runtime, talk), talk)
 
 
 def draining(place: Place, reason: Reason = Reason.IDLE, *, agent: str = "denies", **fields: Any) -> None:
     """A draining instance with a runner, and what its agent last said."""
     row = bought("vm-1", "draining", reason=reason, agent_nonce=NONCE, registered_at=START - 60, queue=QUEUE, **fields)
     place.put(row, registration("r1"))
-    witness = place.runtime.witness(VM)
     if agent != "silent":
-        witness.agent_at, witness.worker = place.clock.now(), agent == "works"
+        place.runtime.observations.heard(VM, worker=agent == "works")
     place.sky.machines[row.ref] = base.InstanceView(
         row.ref,
         row.id,
@@ -155,7 +154,7 @@ async def test_an_adopted_instance_is_not_ended_while_a_forge_cannot_say_what_it
     gate: termination.Reaper, place: Place
 ) -> None:
     place.put(bought("vm-1", "draining", adopted=True, reason=Reason.BOOT_TIMEOUT))
-    place.runtime.witness(VM).agent_at = START
+    place.runtime.observations.heard(VM)
     place.forge.listing_error = errors.ForgeUnavailable("503")
     await gate.release(VM, forced=False)
     assert place.state() == "draining"
@@ -214,15 +213,15 @@ async def test_an_order_that_was_accepted_is_given_again_after_a_while(
     monkeypatch.setattr(place.sky, "delete", accepted)
     for _ in range(4):
         await gate.delete(VM)
-        await place.clock.advance(termination.DELETE_AGAIN / 2)
-    assert orders == [START, START + termination.DELETE_AGAIN]
+        await place.clock.advance(termination.DELETE_AGAIN_S / 2)
+    assert orders == [START, START + termination.DELETE_AGAIN_S]
 
 
 async def test_what_was_seen_once_is_gone_when_it_is_not_there_any_more_however_young(
     gate: termination.Reaper, place: Place
 ) -> None:
     place.put(bought("vm-1", "ending", age=5.0))
-    place.runtime.witness(VM).seen = True
+    place.runtime.observations.seen(VM, _view(place))
     await gate.delete(VM)
     assert place.state() == "ending", "one look alone proves nothing"
     await gate.delete(VM)
@@ -283,7 +282,7 @@ async def test_a_preemption_is_what_the_provider_proves(
     place.sky.ends = kind
     await gate.close(VM, Reason.VANISHED)
     assert seen == [reason]
-    assert VM not in place.runtime.evidence
+    assert VM not in place.runtime.observations
 
 
 async def test_closing_keeps_the_row_until_its_registration_is_gone(gate: termination.Reaper, place: Place) -> None:
@@ -339,7 +338,7 @@ async def test_a_provider_that_does_not_say_why_does_not_keep_a_row_open(
 
 async def test_a_launch_that_failed_says_so_once_to_who_wants_to_know(gate: termination.Reaper, place: Place) -> None:
     told: list[tuple[str, base.Failure]] = []
-    gate.on_launch_failure = lambda row, failure: told.append((row.offer, failure))
+    place.rows.on_fault.append(lambda row, fault: told.append((row.offer, fault.failure)) or [])
     failure = base.Failure(
         base.Kind.CAPACITY, "no t4 left in a", base.OfferPattern("sky/acct/east/a/*/*"), "Server.Insufficient"
     )
@@ -418,7 +417,7 @@ async def test_what_it_printed_is_kept_before_it_is_deleted(gate: termination.Re
         pytest.param(None, "sky keeps no console output of it", id="nothing there"),
         pytest.param(refusal(base.Kind.THROTTLED, retry_after=90.0), "sky: throttled, says the cloud", id="refused"),
         pytest.param(ValueError("a fault"), "sky: ValueError", id="a fault of the plugin"),
-        pytest.param("never", "sky did not give it within 0 s", id="no answer"),
+        pytest.param("never", "sky did not answer within 0 s", id="no answer"),
     ],
 )
 async def test_an_end_does_not_wait_long_for_what_it_printed(
@@ -476,19 +475,20 @@ async def test_an_instance_is_deleted_although_its_console_cannot_be_written(
     assert deleted(place)
 
 
-async def test_last_words_are_kept_and_many_of_them_are_not_all_written(gate: termination.Reaper, place: Place) -> None:
+async def test_last_words_are_kept_and_many_of_them_are_not_all_written(place: Place) -> None:
     agent = model.ConsoleKind.AGENT
+    printed = lifecycle_consoles.Consoles(place.runtime)
     place.put(bought("vm-1", "draining"))
     for number in range(50):
-        gate.keep_words(VM, f"words {number} ghp_" + "a1B2" * 6)
+        printed.keep_diagnostics(VM, f"words {number} ghp_" + "a1B2" * 6)
     await settle()
     assert kept(place, agent) == [("words 49 ***", "")]
-    gate.keep_words(VM, "and more")
-    gate.keep_words(VM, "and the last")
-    await place.clock.advance(2 * termination.WORDS)
+    printed.keep_diagnostics(VM, "and more")
+    printed.keep_diagnostics(VM, "and the last")
+    await place.clock.advance(2 * lifecycle_consoles.DIAGNOSTICS_S)
     assert [text for text, _ in kept(place, agent)] == ["words 49 ***", "and the last"]
-    await place.clock.advance(2 * termination.WORDS)
-    gate.keep_words(VM, "one more")
+    await place.clock.advance(2 * lifecycle_consoles.DIAGNOSTICS_S)
+    printed.keep_diagnostics(VM, "one more")
     await settle()
     assert [text for text, _ in kept(place, agent)][-1] == "one more"
     await place.runtime.background.close()
@@ -549,8 +549,8 @@ async def test_a_restarted_daemon_goes_on_asking_who_interrupted_a_job(place: Pl
         bought("vm-3", "gone", busy_at=START - down - 60, **gone | {"end": "preempted"}),
     )
     place.sky.ends = base.EndKind.PREEMPTED
-    restarted = loop.Controller(place.runtime, bundle=lambda: "", duty=duty).reaper
-    await restarted.resume_proofs()
+    restarted = loop.Controller(place.runtime, bundle=lambda: "", assign=assign).end_reasons
+    await restarted.resume()
     await place.clock.advance(1000)
     assert [one.id for one in proofs] == ["vm-1"] and not place.errors
 
@@ -568,7 +568,7 @@ async def test_a_proof_that_comes_after_a_restart_of_the_daemon_is_counted(
     late = property(lambda self: dataclasses.replace(traits(self), proof_lag=60.01))
     monkeypatch.setattr(fake.Fake, "traits", late)
     monkeypatch.setattr(fake.Fake, "end_reason", taken_back)
-    monkeypatch.setattr(termination, "FIRST_PROOF", 0.01)
+    monkeypatch.setattr(end_reasons, "FIRST_RETRY_S", 0.01)
     async with small_daemon.running(tmp_path / "state") as small:
         async with asyncio.timeout(5):
             while (found := await small.daemon.store.instance("vm-1")) is None or found.end == "unknown":
@@ -588,7 +588,7 @@ async def test_a_deletion_that_never_ends_is_told(
     monkeypatch.setattr(place.sky, "delete", accepted)
     await gate.delete(VM)
     assert not place.alarms()
-    await place.clock.advance(termination.STUCK)
+    await place.clock.advance(termination.STUCK_S)
     await gate.delete(VM)
     assert place.alarms() == {"delete-stuck"}
     place.sky.machines.clear()

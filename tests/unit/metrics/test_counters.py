@@ -69,7 +69,7 @@ class Measured:
 
 @pytest.fixture
 def measured(place: fakes.Place) -> Measured:
-    made = loop.Controller(place.runtime, bundle=lambda: "", duty=fakes.duty)
+    made = loop.Controller(place.runtime, bundle=lambda: "", assign=fakes.assign)
     reading, hooks = rooms.shown(place, made)
     counted = counters.Metrics()
     counted.attach(reading, hooks)
@@ -162,7 +162,7 @@ async def test_a_jobs_wait_is_cut_at_the_moments_of_its_instance(measured: Measu
     await live_through(measured)
     measured.place.clock.time += 3
     started = job(instance=InstanceId("vm-1"), queued_at=fakes.START - 1, started_at=measured.place.clock.time)
-    for listener in measured.controller.intake.on_job:
+    for listener in measured.controller.job_updates.on_job:
         listener(None, started)
 
     def seconds(phase: str) -> float | None:
@@ -177,7 +177,7 @@ async def test_a_warm_instance_costs_a_job_only_the_pickup(measured: Measured) -
     await live_through(measured)
     queued = measured.place.clock.time + 100
     started = job(instance=InstanceId("vm-1"), queued_at=queued, started_at=queued + 2)
-    for listener in measured.controller.intake.on_job:
+    for listener in measured.controller.job_updates.on_job:
         listener(None, started)
     for phase in counters.WAITS:
         assert measured.value("job_wait_seconds_sum", pool="gpu", phase=phase) == (2 if phase == "pickup" else 0)
@@ -190,7 +190,7 @@ def test_an_end_is_counted_once_with_an_outcome_of_the_closed_set(
     measured: Measured, conclusion: str, outcome: str
 ) -> None:
     ended = job("completed", conclusion=conclusion)
-    for listener in measured.controller.intake.on_job:
+    for listener in measured.controller.job_updates.on_job:
         listener(job(), ended)
         listener(ended, ended)
     assert measured.value("jobs_total", pool="gpu", forge="hub", outcome=outcome) == 1
@@ -258,7 +258,7 @@ async def test_cost_runs_with_time_never_back_and_ends_with_the_instance(measure
 
 def test_what_was_accrued_before_the_start_is_not_told_again(place: fakes.Place) -> None:
     place.put(fakes.bought("vm-1", "busy", market="spot"))
-    made = loop.Controller(place.runtime, bundle=lambda: "", duty=fakes.duty)
+    made = loop.Controller(place.runtime, bundle=lambda: "", assign=fakes.assign)
     counted = counters.Metrics()
     counted.attach(*rooms.shown(place, made))
     place.clock.time += 3600
@@ -301,7 +301,7 @@ async def test_a_preemption_that_is_proven_late_is_counted_once_and_its_end_is_n
 
     # Another process reads the same durable rows, and is told once more.
     place.rows.on_proof.clear()
-    again = loop.Controller(place.runtime, bundle=lambda: "", duty=fakes.duty)
+    again = loop.Controller(place.runtime, bundle=lambda: "", assign=fakes.assign)
     counted = counters.Metrics()
     counted.attach(*rooms.shown(place, again))
     assert await place.rows.prove(InstanceId("vm-1"), base.EndKind.PREEMPTED) is None
@@ -348,7 +348,7 @@ def test_what_is_derived_at_the_scrape(measured: Measured, place: fakes.Place) -
 def test_budgets_tell_what_is_committed_and_left(tmp_path: Path, clock: fakes.ManualClock) -> None:
     place = fakes.place(tmp_path, clock, limits={"instances": 8, "dollars_per_day": 100})
     place.put(fakes.bought("vm-1", "busy", price=2.0, running_at=fakes.START, deadline=fakes.START + 3600))
-    made = loop.Controller(place.runtime, bundle=lambda: "", duty=fakes.duty)
+    made = loop.Controller(place.runtime, bundle=lambda: "", assign=fakes.assign)
     counted = counters.Metrics()
     counted.attach(*rooms.shown(place, made))
     made.admission.count()

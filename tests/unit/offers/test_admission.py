@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from provisioners.base import Market, Offer
+from runnerd.model import InstanceState
 from runnerd.offers import admission
 from runnerd.runtime import budget
 from tests.support.fakes import START, ManualClock, Place, bought, instance
@@ -26,7 +27,7 @@ def books(place: Place) -> admission.Admission:
 
 
 LEVELS: list[Any] = [
-    pytest.param({"limits": {"instances": 1}}, "the whole", id="whole"),
+    pytest.param({"limits": {"instances": 1}}, "the daemon", id="whole"),
     pytest.param({"pools": {"gpu": {"limits": {"instances": 1}}}}, "pool gpu", id="pool"),
     pytest.param(
         {"providers": {"sky": {"type": "fake", "limits": {"instances": 1}}, "sea": {"type": "fake"}}},
@@ -41,8 +42,9 @@ LEVELS: list[Any] = [
 def test_a_limit_holds_at_every_level(tmp_path: Path, clock: ManualClock, changes: dict[str, Any], title: str) -> None:
     place = make_place(tmp_path, clock, **changes)
     desk = books(place)
-    assert desk.admit(offer(), pool="gpu", repo="acme/nlp-1", lifetime=LIFE) == ""
-    assert title in desk.admit(offer(), pool="gpu", repo="acme/nlp-2", lifetime=LIFE)
+    assert desk.reserve(offer(), pool="gpu", repo="acme/nlp-1", lifetime=LIFE)
+    assert title in desk.refusal(offer(), pool="gpu", repo="acme/nlp-2", lifetime=LIFE)
+    assert desk.reserve(offer(), pool="gpu", repo="acme/nlp-2", lifetime=LIFE) is None
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_dollars_are_counted_before_they_are_spent(
 ) -> None:
     place = make_place(tmp_path, clock, limits={"instances": 8} | limits)
     desk = books(place)
-    admitted = [desk.admit(offer(), pool="gpu", repo="", lifetime=LIFE) == "" for _ in range(5)]
+    admitted = [desk.reserve(offer(), pool="gpu", repo="", lifetime=LIFE) is not None for _ in range(5)]
     assert admitted == [n < fits for n in range(5)]
 
 
@@ -82,9 +84,10 @@ def test_what_lives_and_what_was_spent_today_is_counted(tmp_path: Path, clock: M
     desk = books(place)
     ((_, committed),) = desk.totals("all", "")
     assert committed == pytest.approx(7.0)
-    assert desk.left("all", "", offer(), LIFE) == pytest.approx((3.0, 2.0))
-    assert desk.admit(offer(), pool="gpu", repo="", lifetime=LIFE) == ""
-    assert "$9.00 of $10.00" in desk.admit(offer(), pool="gpu", repo="", lifetime=LIFE)
+    left, more = desk.left("all", "", offer(), LIFE) or pytest.fail("there is a budget")
+    assert (left.left, left.limit, left.span, more) == (pytest.approx(3.0), 10.0, "this day", pytest.approx(2.0))
+    assert desk.reserve(offer(), pool="gpu", repo="", lifetime=LIFE)
+    assert "$9.00 of $10.00 for this day" in desk.refusal(offer(), pool="gpu", repo="", lifetime=LIFE)
 
 
 def test_what_is_spent_counts_for_its_own_pool_provider_and_team_alone(tmp_path: Path, clock: ManualClock) -> None:
@@ -109,12 +112,13 @@ def test_what_was_admitted_is_not_forgotten_when_a_pass_counts_before_its_row_is
     place = make_place(tmp_path, clock, limits={"instances": 8, "dollars_per_day": 3.0})
     place.put(instance("vm-1", "planned"), instance("vm-2", "planned"))
     desk = books(place)
-    assert desk.admit(offer(), pool="gpu", repo="", lifetime=LIFE, instance=place.row("vm-1").id) == ""
+    reservation = desk.reserve(offer(), pool="gpu", repo="", lifetime=LIFE)
+    assert reservation is not None
     desk.count()
-    assert desk.admit(offer(), pool="gpu", repo="", lifetime=LIFE, instance=place.row("vm-2").id) != ""
+    assert desk.reserve(offer(), pool="gpu", repo="", lifetime=LIFE) is None
     # Once the row stands for itself it is counted once.
     place.put(bought("vm-1", "requesting", running_at=0.0, deadline=START + LIFE))
-    desk.settle(place.row("vm-1").id)
+    reservation.commit()
     desk.count()
     ((_, committed),) = desk.totals("all", "")
     assert committed == pytest.approx(2.0)
@@ -131,11 +135,37 @@ def test_a_team_whose_budget_cannot_pay_one_more_instance_is_named(tmp_path: Pat
     place = make_place(tmp_path, clock, teams={"nlp": {"repos": ["acme/nlp-*"], "limits": {"dollars_per_day": 3.0}}})
     desk = books(place)
     assert desk.team_refusals(offer(), LIFE) == {}
-    assert desk.admit(offer(), pool="gpu", repo="acme/nlp-1", lifetime=LIFE) == ""
+    assert desk.reserve(offer(), pool="gpu", repo="acme/nlp-1", lifetime=LIFE)
     assert list(desk.team_refusals(offer(), LIFE)) == ["nlp"]
 
 
 def test_what_passes_a_limit_all_the_same_is_told(tmp_path: Path, clock: ManualClock) -> None:
     place = make_place(tmp_path, clock, limits={"instances": 8, "dollars_per_day": 1.0})
     place.put(bought("vm-1", "busy", running_at=START - HOUR, deadline=START + 3 * HOUR, price=1.0))
-    assert books(place).overruns() == [("the whole", "$4.00 are spent or promised for this day, the limit is $1.00")]
+    assert books(place).overruns() == [("the daemon", "$4.00 are spent or committed for this day, the limit is $1.00")]
+    assert place.alarms() == {"overrun"}
+
+
+async def test_a_reservation_from_which_nothing_came_is_free_again(tmp_path: Path, clock: ManualClock) -> None:
+    place = make_place(tmp_path, clock, limits={"instances": 1})
+    desk = books(place)
+    with desk.reserve(offer(), pool="gpu", repo="", lifetime=LIFE) or pytest.fail("there is room"):
+        assert desk.reserve(offer(), pool="gpu", repo="", lifetime=LIFE) is None
+    reservation = desk.reserve(offer(), pool="gpu", repo="", lifetime=LIFE)
+    assert reservation is not None
+    with reservation:
+        reservation.commit()
+    assert desk.reserve(offer(), pool="gpu", repo="", lifetime=LIFE) is None
+    desk.count()
+    assert desk.reserve(offer(), pool="gpu", repo="", lifetime=LIFE), "no row was written for it"
+
+
+@pytest.mark.parametrize(("to", "free"), [("planned", True), ("unknown", False), ("booting", False)])
+async def test_a_refused_request_frees_its_room_before_the_next_pass(
+    tmp_path: Path, clock: ManualClock, to: str, free: bool
+) -> None:
+    place = make_place(tmp_path, clock, limits={"instances": 1, "dollars_per_day": 3.0})
+    place.put(bought("vm-1", "requesting", running_at=0.0, deadline=START + LIFE))
+    desk = books(place)
+    await place.rows.step(place.row().id, InstanceState(to))
+    assert (desk.reserve(offer(), pool="gpu", repo="", lifetime=LIFE) is not None) is free

@@ -6,17 +6,25 @@ from typing import Any
 import pytest
 
 from provisioners.base import Failure, Kind
-from runnerd import model
+from runnerd import errors, model
 from runnerd.model import Block, InstanceId, InstanceState, Reason
 from runnerd.offers import blocklist
-from tests.support.fakes import START, ManualClock, Place, bought, settle
+from runnerd.runtime import steps
+from tests.support.fakes import FULL, START, ManualClock, Place, bought, instance, settle
 
 BOOT = Failure(Kind.BOOT, "no word from its agent within 300 s")
 
 
 @pytest.fixture
-def keeper(place: Place) -> blocklist.Blame:
-    return blocklist.Blame(place.runtime)
+def keeper(place: Place) -> blocklist.Blocklist:
+    return blocklist.Blocklist(place.runtime)
+
+
+async def fail(place: Place, row: model.Instance, reason: str) -> None:
+    """Drain a machine for a fault."""
+    place.put(row)
+    fault = steps.Fault(reason, BOOT)
+    await place.rows.step(row.id, InstanceState.DRAINING, reason=Reason.BOOT_TIMEOUT, fault=fault)
 
 
 def machine(number: int, **fields: Any) -> model.Instance:
@@ -25,44 +33,41 @@ def machine(number: int, **fields: Any) -> model.Instance:
 
 
 async def test_a_machine_that_did_not_come_up_speaks_against_its_offer_alone(
-    keeper: blocklist.Blame, place: Place
+    keeper: blocklist.Blocklist, place: Place
 ) -> None:
-    keeper.instance(machine(1), Kind.BOOT, BOOT)
-    await settle()
+    await fail(place, machine(1), Kind.BOOT)
     assert set(place.rows.blocks) == {"sky/acct/east/a/type-1/spot"}
     assert "within 300 s" in place.rows.blocks["sky/acct/east/a/type-1/spot"].detail
 
 
-async def test_an_image_is_suspected_when_machines_in_a_row_fail_with_it(keeper: blocklist.Blame, place: Place) -> None:
+async def test_an_image_is_suspected_when_machines_in_a_row_fail_with_it(
+    keeper: blocklist.Blocklist, place: Place
+) -> None:
     for number in range(1, 4):
-        keeper.instance(machine(number), "gate", BOOT)
-        await settle()
+        await fail(place, machine(number), "gate")
     assert "sky/*/*/*/*/*/image-1" in place.rows.blocks
     assert "image-suspected" in place.alarms()
 
 
-async def test_one_machine_that_came_up_clears_the_image(keeper: blocklist.Blame, place: Place) -> None:
+async def test_one_machine_that_came_up_clears_the_image(keeper: blocklist.Blocklist, place: Place) -> None:
     for number in (1, 2):
-        keeper.instance(machine(number), Kind.BOOT, BOOT)
-        await settle()
+        await fail(place, machine(number), Kind.BOOT)
     place.put(machine(9))
     await place.rows.step(InstanceId("vm-9"), InstanceState.READY)
-    keeper.instance(machine(3), Kind.BOOT, BOOT)
-    await settle()
+    await fail(place, machine(3), Kind.BOOT)
     assert not any("image-1" in pattern for pattern in place.rows.blocks)
 
 
 async def test_failures_that_lie_far_apart_are_not_the_images(
-    keeper: blocklist.Blame, place: Place, clock: ManualClock
+    keeper: blocklist.Blocklist, place: Place, clock: ManualClock
 ) -> None:
     for number in range(1, 4):
-        keeper.instance(machine(number), Kind.BOOT, BOOT)
-        await settle()
-        await clock.advance(blocklist.IMAGE_WINDOW)
+        await fail(place, machine(number), Kind.BOOT)
+        await clock.advance(blocklist.IMAGE_WINDOW_S)
     assert not any("image-1" in pattern for pattern in place.rows.blocks)
 
 
-async def test_a_preemption_gives_its_place_a_rest(keeper: blocklist.Blame, place: Place) -> None:
+async def test_a_preemption_gives_its_place_a_rest(keeper: blocklist.Blocklist, place: Place) -> None:
     place.put(machine(1))
     await place.rows.step(InstanceId("vm-1"), InstanceState.GONE, reason=Reason.PREEMPTED)
     await settle()
@@ -72,7 +77,7 @@ async def test_a_preemption_gives_its_place_a_rest(keeper: blocklist.Blame, plac
 
 
 async def test_when_one_of_ours_ends_a_quota_that_it_was_under_is_tried_again(
-    keeper: blocklist.Blame, place: Place
+    keeper: blocklist.Blocklist, place: Place
 ) -> None:
     for pattern, reason in (("sky/acct/east/*/*/*", "quota"), ("sky/*", "capacity"), ("sea/*", "quota")):
         await place.rows.write_block(Block(pattern, reason, START + 600, START))
@@ -82,7 +87,41 @@ async def test_when_one_of_ours_ends_a_quota_that_it_was_under_is_tried_again(
     assert set(place.rows.blocks) == {"sky/*", "sea/*"}
 
 
-async def test_an_instance_whose_offer_is_not_known_blames_nobody(keeper: blocklist.Blame, place: Place) -> None:
-    keeper.instance(dataclasses.replace(bought("vm-1"), offer="sky/acct/east/a/?/?"), Kind.BOOT, BOOT)
-    await settle()
+async def test_an_instance_whose_offer_is_not_known_blames_nobody(keeper: blocklist.Blocklist, place: Place) -> None:
+    await fail(place, dataclasses.replace(bought("vm-1"), offer="sky/acct/east/a/?/?"), Kind.BOOT)
     assert not place.rows.blocks
+
+
+async def test_what_a_fault_blocks_is_written_with_the_step_that_it_caused(
+    keeper: blocklist.Blocklist, place: Place
+) -> None:
+    await fail(place, machine(1), Kind.BOOT)
+    (commit,) = place.book.commits
+    assert {type(change).__name__ for change in commit} == {"Instance", "Event", "Block"}
+
+
+async def test_a_fault_whose_step_could_not_be_written_blocks_nothing_and_counts_once(
+    keeper: blocklist.Blocklist, place: Place
+) -> None:
+    place.book.broken = FULL
+    for _ in range(blocklist.IMAGE_FAULTS):
+        with pytest.raises(errors.StoreUnwritable):
+            await fail(place, machine(1), Kind.BOOT)
+    assert not place.rows.blocks
+    place.book.broken = None
+    await fail(place, machine(1), Kind.BOOT)
+    assert set(place.rows.blocks) == {"sky/acct/east/a/type-1/spot"} and "image-suspected" not in place.alarms()
+
+
+async def test_a_pool_that_found_no_offer_rests_longer_each_time_until_something_boots(
+    keeper: blocklist.Blocklist, place: Place
+) -> None:
+    for number in (1, 2):
+        place.put(instance(f"vm-{number}", "planned"))
+        id = InstanceId(f"vm-{number}")
+        await place.rows.step(id, InstanceState.FAILED, reason=Reason.NO_OFFER, detail="all are blocked")
+    cooling = keeper.cooling("gpu")
+    assert (cooling.count, cooling.until, cooling.detail) == (2, START + blocklist.COOL_DOWN_S[2], "all are blocked")
+    place.put(bought("vm-3", "requesting"))
+    await place.rows.step(InstanceId("vm-3"), InstanceState.BOOTING)
+    assert keeper.cooling("gpu") == blocklist.Cooling()

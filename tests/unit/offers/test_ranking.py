@@ -6,7 +6,7 @@ import pytest
 
 from provisioners.base import Failure, Kind, Market, Offer, OfferPattern
 from runnerd.model import Block
-from runnerd.offers import ranking
+from runnerd.offers import blocklist, ranking
 
 NOW = 1000.0
 
@@ -82,7 +82,7 @@ def test_a_closed_provider_is_closed_whatever_its_blocks() -> None:
 
 
 def test_of_several_blocks_the_one_that_lasts_counts() -> None:
-    found = ranking.blocking(offer(), [block("sky/*", until=NOW + 5), block("*", until=NOW + 50), block("x")])
+    found = blocklist.blocking(offer(), [block("sky/*", until=NOW + 5), block("*", until=NOW + 50), block("x")])
     assert found is not None and found.until == NOW + 50
 
 
@@ -104,7 +104,7 @@ def test_a_block_doubles_while_the_same_failure_comes_back_and_has_an_end(
 ) -> None:
     now, blocks, lasted = NOW, list[Block](), list[float]()
     for _ in range(12):
-        found = ranking.block(offer(), reason, Failure(Kind.CAPACITY, ""), blocks=blocks, now=now)
+        found = blocklist.block(offer(), reason, Failure(Kind.CAPACITY, ""), blocks=blocks, now=now)
         assert found is not None
         lasted.append(found.until - now)
         blocks = [found]
@@ -115,12 +115,12 @@ def test_a_block_doubles_while_the_same_failure_comes_back_and_has_an_end(
 
 def test_a_failure_after_a_good_while_starts_afresh() -> None:
     old = block(offer().key, since=NOW - 5000, until=NOW - 4000)
-    found = ranking.block(offer(), Kind.CAPACITY, Failure(Kind.CAPACITY, ""), blocks=[old], now=NOW)
+    found = blocklist.block(offer(), Kind.CAPACITY, Failure(Kind.CAPACITY, ""), blocks=[old], now=NOW)
     assert found is not None and found.until == NOW + 60
 
 
 def test_a_block_speaks_for_the_scope_that_the_provider_named() -> None:
-    found = ranking.block(
+    found = blocklist.block(
         offer(), Kind.QUOTA, Failure(Kind.QUOTA, "", scope=OfferPattern("sky/acct/east/*/*/*")), blocks=[], now=NOW
     )
     assert found is not None
@@ -129,29 +129,29 @@ def test_a_block_speaks_for_the_scope_that_the_provider_named() -> None:
 
 
 def test_throttling_blocks_no_offer() -> None:
-    assert ranking.block(offer(), Kind.THROTTLED, Failure(Kind.THROTTLED, ""), blocks=[], now=NOW) is None
+    assert blocklist.block(offer(), Kind.THROTTLED, Failure(Kind.THROTTLED, ""), blocks=[], now=NOW) is None
 
 
 def test_every_kind_of_failure_but_throttling_has_its_time() -> None:
-    assert set(Kind) - {Kind.THROTTLED} <= set(ranking.BLOCK_TIMES)
+    assert set(Kind) - {Kind.THROTTLED} <= set(blocklist.BLOCK_TIMES_S)
 
 
 def test_a_time_that_the_provider_documents_wins() -> None:
     failure = Failure(Kind.CAPACITY, "not sold there", block_for=86400.0)
-    found = ranking.block(offer(), Kind.CAPACITY, failure, blocks=[], now=NOW)
+    found = blocklist.block(offer(), Kind.CAPACITY, failure, blocks=[], now=NOW)
     assert found is not None and found.until == NOW + 86400
 
 
 def test_an_image_is_blocked_wherever_it_boots_and_nothing_else_with_it() -> None:
     bad, good = (dataclasses.replace(offer(), image=image) for image in ("projects/p/images/a", "projects/p/images/b"))
     held = block(OfferPattern.of_image("sky", bad.image))
-    assert ranking.blocking(bad, [held]) is held
-    assert ranking.blocking(good, [held]) is None
-    assert ranking.blocking(offer(), [held]) is None
+    assert blocklist.blocking(bad, [held]) is held
+    assert blocklist.blocking(good, [held]) is None
+    assert blocklist.blocking(offer(), [held]) is None
 
 
 def test_a_shorter_block_for_another_reason_does_not_shorten_a_longer_one() -> None:
     old = block(offer().key, until=NOW + 300, reason="config")
-    assert ranking.block(offer(), Kind.TRANSIENT, Failure(Kind.TRANSIENT, ""), blocks=[old], now=NOW) is None
-    found = ranking.block(offer(), Kind.AUTH, Failure(Kind.AUTH, "", block_for=900.0), blocks=[old], now=NOW)
+    assert blocklist.block(offer(), Kind.TRANSIENT, Failure(Kind.TRANSIENT, ""), blocks=[old], now=NOW) is None
+    found = blocklist.block(offer(), Kind.AUTH, Failure(Kind.AUTH, "", block_for=900.0), blocks=[old], now=NOW)
     assert found is not None and (found.reason, found.until) == ("auth", NOW + 900)

@@ -17,6 +17,19 @@ NOW = START
 OTHER = Queue("lab", "ml", "gpu")
 
 
+DAY = planner.Budget(left=9.0, limit=12.0, span="this day")
+
+
+def left(dollars: float) -> planner.Budget:
+    """Return the day's budget with that much left."""
+    return dataclasses.replace(DAY, left=dollars)
+
+
+def budgets(most: float) -> st.SearchStrategy[planner.Budget]:
+    """Return budgets of which up to that many dollars are left."""
+    return st.floats(-1, most).map(lambda left: planner.Budget(left, most, "this day"))
+
+
 def demand(waiting: int = 0, running: int = 0, *, known: bool = True, **repos: int) -> Demand:
     return Demand(waiting, running, NOW, known, {name.replace("_", "/"): count for name, count in repos.items()})
 
@@ -29,9 +42,9 @@ def pool(*queues: planner.QueueView, name: str = "gpu", **fields: Any) -> planne
     return planner.PoolView(name, queues, **fields)
 
 
-def asking(*rows: model.Instance, **fields: Any) -> dict[InstanceId, planner.Evidence]:
+def asking(*rows: model.Instance, **fields: Any) -> dict[InstanceId, planner.Observation]:
     values = {"agent_at": NOW, "asking": True} | fields
-    return {row.id: planner.Evidence(**values) for row in rows}
+    return {row.id: planner.Observation(**values) for row in rows}
 
 
 def plan(
@@ -129,7 +142,7 @@ def test_a_closed_offer_list_is_named_and_buys_nothing() -> None:
 def test_a_drained_or_retired_pool_buys_nothing_registers_nothing_and_drops_what_is_planned(state: str) -> None:
     rows = [instance("vm-1", "planned"), instance("vm-2", "ready")]
     held: dict[str, Any] = {state: True}
-    made = plan(pool(view(5), warm=2, **held), rows, evidence=asking(rows[1]))
+    made = plan(pool(view(5), warm=2, **held), rows, observations=asking(rows[1]))
     assert launches(made) == 0
     assert of(made, planner.Drop) == [planner.Drop(InstanceId("vm-1"), Reason.NOT_WANTED)]
     assert of(made, planner.Register) == []
@@ -212,7 +225,7 @@ def test_an_aged_instance_that_goes_leaves_the_idle_one_beside_it_for_the_job() 
 
 def test_an_instance_without_time_for_a_whole_job_before_its_deadline_gets_none() -> None:
     rows = [instance("vm-1", "ready", deadline=NOW + 100)]
-    made = plan(pool(view(1), max_job=3600.0), rows, evidence=asking(*rows))
+    made = plan(pool(view(1), max_job=3600.0), rows, observations=asking(*rows))
     assert of(made, planner.Register) == []
     assert [action.reason for action in of(made, planner.Drain)] == [Reason.AGE]
 
@@ -228,39 +241,39 @@ def test_ready_instances_of_a_drained_pool_go_when_idle_although_jobs_wait() -> 
 
 def test_a_queue_that_holds_few_gets_its_turn_beside_one_with_a_hundred_jobs() -> None:
     rows = [instance("vm-1", "ready"), *(instance(f"vm-{n}", "busy", queue=QUEUE) for n in range(2, 5))]
-    made = plan(pool(view(100), view(2, OTHER)), rows, evidence=asking(rows[0]))
+    made = plan(pool(view(100), view(2, OTHER)), rows, observations=asking(rows[0]))
     assert [action.queue for action in of(made, planner.Register)] == [OTHER]
 
 
 def test_ready_instances_go_to_the_queue_with_most_open_jobs_longest_ready_first() -> None:
     rows = [instance("vm-1", "ready", age=5), instance("vm-2", "ready", age=50), instance("vm-3", "ready", age=20)]
-    made = plan(pool(view(1), view(3, OTHER)), rows, evidence=asking(*rows))
+    made = plan(pool(view(1), view(3, OTHER)), rows, observations=asking(*rows))
     given_out = [(action.instance, action.queue) for action in of(made, planner.Register)]
     assert given_out == [("vm-2", OTHER), ("vm-3", QUEUE), ("vm-1", OTHER)]
 
 
 def test_an_instance_that_is_drained_is_not_registered_at_the_same_time() -> None:
     rows = [instance("vm-1", "ready", age=800), instance("vm-2", "ready", age=700)]
-    made = plan(pool(view(1)), rows, evidence=asking(*rows))
+    made = plan(pool(view(1)), rows, observations=asking(*rows))
     assert [action.instance for action in of(made, planner.Drain)] == ["vm-1"]
     assert [action.instance for action in of(made, planner.Register)] == ["vm-2"]
 
 
 def test_while_an_interrupted_job_runs_again_no_spot_instance_is_registered() -> None:
     rows = [instance("vm-1", "ready", market="spot", age=9), instance("vm-2", "ready", market="on-demand")]
-    made = plan(pool(view(2), on_demand_only=True), rows, evidence=asking(*rows))
+    made = plan(pool(view(2), on_demand_only=True), rows, observations=asking(*rows))
     assert [action.instance for action in of(made, planner.Register)] == ["vm-2"]
-    assert len(of(plan(pool(view(2)), rows, evidence=asking(*rows)), planner.Register)) == 2
+    assert len(of(plan(pool(view(2)), rows, observations=asking(*rows)), planner.Register)) == 2
 
 
 def test_an_instance_past_its_idle_age_is_not_registered() -> None:
     rows = [instance("vm-1", "ready", age=100_000)]
-    made = plan(pool(view(1)), rows, evidence=asking(*rows))
+    made = plan(pool(view(1)), rows, observations=asking(*rows))
     assert (of(made, planner.Register), len(of(made, planner.Drain))) == ([], 1)
 
 
 @pytest.mark.parametrize(
-    ("fields", "evidence", "count"),
+    ("fields", "observations", "count"),
     [
         pytest.param({}, {}, 2, id="asks"),
         pytest.param({}, {"asking": False}, 0, id="does not ask"),
@@ -272,16 +285,16 @@ def test_an_instance_past_its_idle_age_is_not_registered() -> None:
     ],
 )
 def test_registration_waits_for_the_agent_and_for_the_forge(
-    fields: dict[str, Any], evidence: dict[str, Any], count: int
+    fields: dict[str, Any], observations: dict[str, Any], count: int
 ) -> None:
     rows = [instance("vm-1", "ready"), instance("vm-2", "ready")]
-    made = plan(pool(view(2, **fields)), rows, evidence=asking(*rows, **evidence))
+    made = plan(pool(view(2, **fields)), rows, observations=asking(*rows, **observations))
     assert len(of(made, planner.Register)) == count
 
 
 def test_a_warm_instance_is_not_registered_before_a_job_waits() -> None:
     rows = [instance("vm-1", "ready")]
-    assert of(plan(pool(view(0), warm=1), rows, evidence=asking(*rows)), planner.Register) == []
+    assert of(plan(pool(view(0), warm=1), rows, observations=asking(*rows)), planner.Register) == []
 
 
 # -- the end -------------------------------------------------------------------------------------------------------
@@ -291,27 +304,27 @@ ON_THE_CLOUD = ["booting", "ready", "registering", "registered", "busy", "draini
 
 @pytest.mark.parametrize("state", ON_THE_CLOUD)
 @pytest.mark.parametrize(
-    "evidence",
+    "observations",
     [
         pytest.param({"cloud": InstanceStatus.GONE}, id="the cloud says gone"),
         pytest.param({"absences": 2}, id="absent on two listings"),
     ],
 )
-def test_what_the_provider_no_longer_has_is_closed(state: str, evidence: dict[str, Any]) -> None:
+def test_what_the_provider_no_longer_has_is_closed(state: str, observations: dict[str, Any]) -> None:
     rows = [bought("vm-1", state, queue=QUEUE)]
-    made = plan(pool(view()), rows, evidence={rows[0].id: planner.Evidence(**evidence)})
+    made = plan(pool(view()), rows, observations={rows[0].id: planner.Observation(**observations)})
     assert [action.instance for action in of(made, planner.Close)] == ["vm-1"]
 
 
 @pytest.mark.parametrize("state", ON_THE_CLOUD)
 def test_one_absence_closes_nothing(state: str) -> None:
     rows = [bought("vm-1", state, queue=QUEUE)]
-    assert of(plan(pool(view()), rows, evidence=asking(*rows, absences=1)), planner.Close) == []
+    assert of(plan(pool(view()), rows, observations=asking(*rows, absences=1)), planner.Close) == []
 
 
 @pytest.mark.parametrize("state", ["ready", "registering", "registered", "busy"])
 @pytest.mark.parametrize(
-    ("evidence", "dead"),
+    ("observations", "dead"),
     [
         pytest.param({"cloud": InstanceStatus.STOPPED}, True, id="silent and stopped"),
         pytest.param({"healthy": False}, True, id="silent and unhealthy"),
@@ -321,10 +334,10 @@ def test_one_absence_closes_nothing(state: str) -> None:
     ],
 )
 def test_dead_takes_a_silent_agent_and_the_providers_own_verdict(
-    state: str, evidence: dict[str, Any], dead: bool
+    state: str, observations: dict[str, Any], dead: bool
 ) -> None:
     rows = [bought("vm-1", state, queue=QUEUE, busy_at=NOW - 10, age=10)]
-    made = plan(pool(view(1)), rows, evidence={rows[0].id: planner.Evidence(**evidence)})
+    made = plan(pool(view(1)), rows, observations={rows[0].id: planner.Observation(**observations)})
     assert [action.reason for action in of(made, planner.Drain)] == ([Reason.DEAD] if dead else [])
 
 
@@ -369,18 +382,20 @@ def test_a_boot_that_takes_too_long_ends(
 
 def test_a_launch_that_failed_late_makes_room_for_the_next_try_at_once() -> None:
     failed = bought("vm-1", "booting", age=5.0)
-    evidence = {failed.id: planner.Evidence(cloud=InstanceStatus.FAILED, failure=Failure(Kind.CAPACITY, "no room"))}
-    made = plan(pool(view(1)), [failed], evidence=evidence)
+    observations = {
+        failed.id: planner.Observation(cloud=InstanceStatus.FAILED, failure=Failure(Kind.CAPACITY, "no room"))
+    }
+    made = plan(pool(view(1)), [failed], observations=observations)
     assert of(made, planner.Drain) == [planner.Drain(failed.id, Reason.LAUNCH_FAILED, "no room")]
     draining = dataclasses.replace(failed, state=InstanceState.DRAINING, reason=Reason.LAUNCH_FAILED)
-    made = plan(pool(view(1)), [draining], evidence=evidence)
+    made = plan(pool(view(1)), [draining], observations=observations)
     assert len(of(made, planner.Launch)) == 1
 
 
 def test_what_the_provider_calls_failed_is_left_alone_while_its_agent_works() -> None:
     busy = bought("vm-1", "busy")
-    evidence = {busy.id: planner.Evidence(agent_at=NOW, worker=True, cloud=InstanceStatus.FAILED)}
-    assert not of(plan(pool(view()), [busy], evidence=evidence), planner.Drain)
+    observations = {busy.id: planner.Observation(agent_at=NOW, worker=True, cloud=InstanceStatus.FAILED)}
+    assert not of(plan(pool(view()), [busy], observations=observations), planner.Drain)
 
 
 @pytest.mark.parametrize("state", ["ready", "registered"])
@@ -392,7 +407,7 @@ def test_nothing_is_drained_for_its_age_while_the_clock_is_not_trusted_or_a_pers
 
 
 @pytest.mark.parametrize(
-    ("reason", "evidence", "deadline", "hold", "forced"),
+    ("reason", "observations", "deadline", "hold", "forced"),
     [
         pytest.param(Reason.IDLE, {}, NOW + 1, False, False, id="a gentle end"),
         pytest.param(Reason.MAX_JOB, {}, NOW + 1, False, True, id="max_job"),
@@ -404,10 +419,10 @@ def test_nothing_is_drained_for_its_age_while_the_clock_is_not_trusted_or_a_pers
     ],
 )
 def test_a_draining_instance_is_forced_only_by_the_named_overrides(
-    reason: Reason, evidence: dict[str, Any], deadline: float, hold: bool, forced: bool
+    reason: Reason, observations: dict[str, Any], deadline: float, hold: bool, forced: bool
 ) -> None:
     rows = [bought("vm-1", "draining", reason=reason, deadline=deadline)]
-    made = plan(pool(view()), rows, evidence={rows[0].id: planner.Evidence(**evidence)}, hold=hold)
+    made = plan(pool(view()), rows, observations={rows[0].id: planner.Observation(**observations)}, hold=hold)
     assert of(made, planner.Release) == [planner.Release(InstanceId("vm-1"), forced)]
 
 
@@ -443,11 +458,23 @@ def test_registrations_outlive_their_instances_only_until_they_are_removed(
         pytest.param({"max_instances": 3}, {}, 2, "pool gpu is at its limit of 3 instances", id="pool instances"),
         pytest.param({"max_gpus": 5, "gpus": 2}, {}, 1, "pool gpu is at its limit of 5 GPUs", id="pool gpus"),
         pytest.param({"max_instances": 0}, {}, 0, "pool gpu is at its limit of 0", id="a pool limited to nothing"),
-        pytest.param({}, {"max_instances": 2}, 1, "limit of instances over all", id="all instances"),
-        pytest.param({"gpus": 2}, {"max_gpus": 7}, 2, "limit of GPUs over all", id="all gpus"),
-        pytest.param({"commitment": 4.0, "dollars": 9.0}, {}, 2, "$1.00 of its budget", id="pool dollars"),
-        pytest.param({"commitment": 4.0}, {"dollars": 5.0}, 1, "$1.00 of the budget", id="all dollars"),
-        pytest.param({"commitment": 4.0}, {"dollars": -5.0}, 0, "$0.00 of the budget", id="overdrawn"),
+        pytest.param({}, {"max_instances": 2}, 1, "the daemon is at its limit of 2 instances", id="all instances"),
+        pytest.param({"gpus": 2}, {"max_gpus": 7}, 2, "the daemon is at its limit of 7 GPUs", id="all gpus"),
+        pytest.param({"commitment": 4.0, "budget": DAY}, {}, 2, "pool gpu: $11.00 of $12.00", id="pool dollars"),
+        pytest.param(
+            {"commitment": 4.0},
+            {"budget": left(5.0)},
+            1,
+            "the daemon: $11.00 of $12.00",
+            id="all dollars",
+        ),
+        pytest.param(
+            {"commitment": 4.0},
+            {"budget": left(-5.0)},
+            0,
+            "the daemon: $17.00 of $12.00",
+            id="overdrawn",
+        ),
     ],
 )
 def test_limits_hold_at_every_level_and_say_so(
@@ -556,7 +583,7 @@ _pools = st.builds(
     gpus=st.integers(0, 2),
     drained=st.booleans(),
     open_offers=st.booleans(),
-    dollars=st.none() | st.floats(-1, 20),
+    budget=st.none() | budgets(20),
     commitment=st.floats(0.5, 3),
 )
 
@@ -590,17 +617,17 @@ def _snapshots(draw: st.DrawFn) -> planner.Snapshot:
     second = dataclasses.replace(
         draw(_pools), name="big", queues=(view(draw(st.integers(0, 9)), Queue("hub", "acme", "big")),)
     )
-    evidence = {
-        row.id: planner.Evidence(agent_at=draw(st.sampled_from([0.0, NOW - 200, NOW])), asking=draw(st.booleans()))
+    observations = {
+        row.id: planner.Observation(agent_at=draw(st.sampled_from([0.0, NOW - 200, NOW])), asking=draw(st.booleans()))
         for row in rows
     }
     return planner.Snapshot(
         (first, second),
         {row.id: row for row in rows},
-        evidence,
+        observations,
         max_instances=draw(st.none() | st.integers(0, 12)),
         max_gpus=draw(st.none() | st.integers(0, 12)),
-        dollars=draw(st.none() | st.floats(-1, 30)),
+        budget=draw(st.none() | budgets(30)),
         hold=draw(st.booleans()),
     )
 
@@ -620,14 +647,14 @@ def test_whatever_is_known_the_plan_stays_within_limits_and_takes_no_job_away(sn
         assert not one.drained and one.open_offers
         assert one.max_instances is None or len(mine) + len(new) <= one.max_instances
         assert one.max_gpus is None or sum(row.gpus for row in mine) + one.gpus * len(new) <= one.max_gpus
-        assert one.dollars is None or len(new) * one.commitment <= one.dollars + 1e-9
+        assert one.budget is None or len(new) * one.commitment <= one.budget.left + 1e-9
         unbound = [row for row in mine if row.state in model.RISING and row.queue is None]
         wanted = sum(max(0, each.demand.waiting - each.pickups) for each in one.queues) + one.warm
         assert len(new) + len(unbound) <= wanted
     if total:
         assert snapshot.max_instances is None or len(live) + len(total) <= snapshot.max_instances
         costs = {one.name: one.commitment for one in snapshot.pools}
-        assert snapshot.dollars is None or sum(costs[one.pool] for one in total) <= snapshot.dollars + 1e-9
+        assert snapshot.budget is None or sum(costs[one.pool] for one in total) <= snapshot.budget.left + 1e-9
     limits = {one.name: one.max_job for one in snapshot.pools}
     for action in of(made, planner.Drain):
         row = snapshot.instances[action.instance]

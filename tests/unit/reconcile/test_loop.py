@@ -20,8 +20,8 @@ from tests.support.fakes import (
     START,
     ManualClock,
     Place,
+    assign,
     bought,
-    duty,
     instance,
     refusal,
     registration,
@@ -39,7 +39,7 @@ async def make(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Make]:
 
     def build(**changes: Any) -> tuple[Place, loop.Controller]:
         place = make_place(tmp_path, clock, **changes)
-        desk = loop.Controller(place.runtime, bundle=lambda: "ab" * 32, duty=duty)
+        desk = loop.Controller(place.runtime, bundle=lambda: "ab" * 32, assign=assign)
         made.append(desk)
         return place, desk
 
@@ -83,7 +83,7 @@ async def test_a_burst_is_planned_in_one_commit(make: Make, clock: ManualClock) 
 async def test_one_action_at_a_time_for_one_instance(make: Make, clock: ManualClock) -> None:
     place, desk = make()
     place.put(bought("vm-1", "ready", agent_nonce=NONCE))
-    place.runtime.witness(VM).asking = True
+    place.runtime.observations.heard(VM, asking=True)
     wants(place, 1)
     place.forge.gate = asyncio.Event()
     await passes(desk, clock, 5)
@@ -98,7 +98,7 @@ async def test_a_refused_registration_is_not_tried_again_at_once(make: Make, clo
 
     place, desk = make()
     place.put(bought("vm-1", "ready", agent_nonce=NONCE))
-    place.runtime.witness(VM).asking = True
+    place.runtime.observations.heard(VM, asking=True)
     wants(place, 1)
     place.forge.refusals = [errors.ForgeForbidden("no")] * 1000
     for _ in range(600):
@@ -109,7 +109,7 @@ async def test_a_refused_registration_is_not_tried_again_at_once(make: Make, clo
     place.forge.refusals = []
     await passes(desk, clock, 100, every=10)
     assert place.state() == "registered"
-    assert desk.registrar.pause(QUEUE).refusals == 0
+    assert desk.registrar.backoff(QUEUE).refusals == 0
 
 
 async def test_deleting_is_tried_again_ever_more_slowly(make: Make, clock: ManualClock) -> None:
@@ -172,7 +172,7 @@ async def test_a_request_whose_answer_could_not_be_written_is_resolved(make: Mak
 async def test_a_lost_configuration_is_renewed_for_the_agent_that_waits(make: Make, clock: ManualClock) -> None:
     place, desk = make()
     place.put(bought("vm-1", "registered", agent_nonce=NONCE, queue=QUEUE), registration("r1"))
-    place.runtime.witness(VM).asking = True
+    place.runtime.observations.heard(VM, asking=True)
     wants(place, 1)
     await passes(desk, clock, 5)
     assert place.state() == "registered"
@@ -218,7 +218,7 @@ async def test_the_capacity_told_to_a_queue(
     place, desk = make(limits=limits)
     place.put(*rows)
     await passes(desk, clock)
-    assert desk.intake.capacity(QUEUE) == told
+    assert desk.job_updates.capacity(QUEUE) == told
 
 
 async def test_a_drained_pool_announces_what_it_holds(make: Make, clock: ManualClock) -> None:
@@ -227,7 +227,7 @@ async def test_a_drained_pool_announces_what_it_holds(make: Make, clock: ManualC
     place.put(*(bought(f"vm-{n}", "busy", queue=QUEUE, busy_at=START) for n in range(2)))
     wants(place, 5)
     await passes(desk, clock)
-    assert desk.intake.capacity(QUEUE) == 2 and place.sky.count("create") == 0
+    assert desk.job_updates.capacity(QUEUE) == 2 and place.sky.count("create") == 0
     assert desk.notes["gpu"] == ("drained by an operator",)
 
 

@@ -8,11 +8,10 @@ from tests.support.fakes import ManualClock, Place
 from tests.support.fakes import place as make_place
 
 
-def test_evidence_is_made_once(place: Place) -> None:
-    first = place.runtime.witness(InstanceId("vm-1"))
-    first.worker = True
-    assert place.runtime.witness(InstanceId("vm-1")) is first
-    assert not place.runtime.witness(InstanceId("vm-2")).worker
+def test_nothing_is_known_of_an_instance_before_it_is_observed(place: Place) -> None:
+    assert not place.runtime.observations
+    assert not place.runtime.observations.of(InstanceId("vm-2")).worker
+    assert not place.runtime.observations, "a question is no observation"
 
 
 def test_a_pool_knows_its_queues(tmp_path: Path, clock: ManualClock) -> None:

@@ -221,8 +221,8 @@ async def test_logs_show_what_the_agent_said_last_and_mask_what_looks_like_a_tok
         with pytest.raises(errors.Refused, match="has not run"):
             await trail.logs(small.daemon.reading, "train")
         row = await small.busy(key)
-        assert small.daemon.controller.agents.on_log is not None
-        small.daemon.controller.agents.on_log(row.id, "disk full\nAuthorization: Bearer ghp_0123456789abcdef0123456789")
+        for listener in small.daemon.controller.agents.on_diagnostics:
+            listener(row.id, "disk full\nAuthorization: Bearer ghp_0123456789abcdef0123456789")
         for name in ("train", row.id):
             found = await trail.logs(small.daemon.reading, name)
             assert found["instance"] == row.id
@@ -244,7 +244,7 @@ async def test_logs_of_what_ended_are_what_was_kept_and_no_provider_is_asked(tmp
             return "[ 1.0] booted\n"
 
         cloud.console_log = console_log  # type: ignore[method-assign]
-        daemon.controller.reaper.keep_words(row.id, "disk full")
+        daemon.controller.consoles.keep_diagnostics(row.id, "disk full")
         await daemon.runtime.rows.step(row.id, model.InstanceState.DRAINING, reason=model.Reason.OPERATOR)
         daemon.runtime.wake()
         await small.until(lambda: row.id not in small.rows)

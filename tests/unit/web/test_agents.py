@@ -166,7 +166,7 @@ async def test_registration_is_held_open_and_answered_when_the_listener_closes(w
     )
     for _ in range(200):
         await asyncio.sleep(0.005)
-        if place.runtime.witness(model.InstanceId("vm-1")).asking:
+        if place.runtime.observations.of(model.InstanceId("vm-1")).asking:
             break
     assert not asked.done()
     world.public.release()
@@ -183,7 +183,7 @@ async def test_registration_that_nobody_wants_is_answered_within_the_hold(
     )
     for _ in range(200):
         await asyncio.sleep(0.005)
-        if place.runtime.witness(model.InstanceId("vm-1")).asking:
+        if place.runtime.observations.of(model.InstanceId("vm-1")).asking:
             break
     await clock.advance(26.0)
     assert await (await asked).json() == {"action": "wait", "after": 0.0}
@@ -204,7 +204,7 @@ async def test_reports_reach_the_core_and_free_text_is_cut_and_cleaned(world: An
 @pytest.mark.usefixtures("ready")
 async def test_diagnostics_are_text_of_any_kind_up_to_their_limit(world: Any, running: web_daemon.Daemon) -> None:
     kept: list[str] = []
-    running.controller.agents.on_log = lambda id, text: kept.append(text)
+    running.controller.agents.on_diagnostics.append(lambda id, text: kept.append(text))
     answer = await world.post("/agent/v1/diagnostics", data=b"last words \xff\x00\n", headers=bearer(SESSION))
     assert answer.status == 200
     assert kept == ["last words \ufffd\ufffd\n"]

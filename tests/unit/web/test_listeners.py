@@ -132,7 +132,7 @@ async def test_closing_answers_who_waits(both: listeners.Listeners, place: fakes
         asked = asyncio.ensure_future(client.post(url, json={"runner_started": False}))
         for _ in range(200):
             await asyncio.sleep(0.005)
-            if place.runtime.witness(model.InstanceId("vm-1")).asking:
+            if place.runtime.observations.of(model.InstanceId("vm-1")).asking:
                 break
         await asyncio.wait_for(both.close(), 4)
         assert (await (await asked).json())["action"] == "wait"

@@ -57,7 +57,7 @@ class Daemon:
 
 
 def daemon(place: fakes.Place) -> Daemon:
-    made = loop.Controller(place.runtime, bundle=lambda: "0" * 64, duty=fakes.duty)
+    made = loop.Controller(place.runtime, bundle=lambda: "0" * 64, assign=fakes.assign)
     made.last_pass_at = place.clock.now()
     state = State()
     reading, hooks = rooms.shown(place, made, history=state)

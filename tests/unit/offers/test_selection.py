@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runnerd.offers import admission, selection
+from tests.support.fakes import ManualClock, Place, instance
+from tests.support.fakes import place as make_place
+
+
+def shop(place: Place, **more: Any) -> selection.Selection:
+    books = admission.Admission(place.runtime)
+    books.count()
+    return selection.Selection(place.runtime, books, **more)
+
+
+def open_at(ranked: list[Any]) -> set[str]:
+    return {one.offer.provider for one in ranked if one.open}
+
+
+def test_what_is_bought_next_waits_for_the_first_provider_until_it_may_spill(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    place = make_place(tmp_path, clock, pools={"gpu": {"spill_after": "10m"}})
+    pool = place.runtime.config.pools["gpu"]
+    desk = shop(place)
+    assert open_at(desk.rank(pool)) == {"sky", "sea"}
+    assert open_at(desk.for_next(pool)) == {"sky"}, "a job that is planned now waits"
+    place.put(instance("vm-1", "planned", age=300.0), instance("vm-2", "planned"))
+    assert open_at(desk.for_next(pool)) == {"sky"}
+    place.put(instance("vm-1", "planned", age=600.0))
+    assert open_at(desk.for_next(pool)) == {"sky", "sea"}, "the oldest is next"
+
+
+@pytest.mark.parametrize(("market", "sure"), [("spot-then-on-demand", True), ("spot", False), ("on-demand", True)])
+def test_a_preempted_job_runs_again_on_demand_where_the_pool_may_buy_that(
+    tmp_path: Path, clock: ManualClock, market: str, sure: bool
+) -> None:
+    place = make_place(tmp_path, clock, pools={"gpu": {"market": market}})
+    pool = place.runtime.config.pools["gpu"]
+    assert shop(place, rerun_outstanding=lambda name: name == "gpu").on_demand_only(pool) is sure
+    assert not shop(place).on_demand_only(pool)
