@@ -121,7 +121,7 @@ class Provider:
 
     def why_none(self, pool: config.Pool) -> str:
         """Say why the provider has no offers for a pool; empty when it does not know."""
-        return self.provisioner.why_none(pool.shape(self.name))
+        return self.provisioner.why_none(*self._question(pool))
 
     def _question(self, pool: config.Pool) -> _Question:
         return pool.shape(self.name), pool.options.get(self.name, {})

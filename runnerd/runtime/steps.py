@@ -39,6 +39,7 @@ class InstanceFacts(TypedDict, total=False):
     job: JobKey | None
     agent_nonce: str
     job_started: bool
+    adopted: bool
     end: str
     end_detail: str
 

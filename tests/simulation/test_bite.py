@@ -66,7 +66,7 @@ def _replay_without_looking(made: daemon.Daemon) -> None:
             offer = launch_request.unseal(attempt.sealed, "").offer
             await creates._replay(row.id, attempt, made.runtime.providers[row.provider], offer)
 
-    creates.resolve = resolve  # type: ignore[method-assign,assignment]
+    creates.resolve = resolve  # type: ignore[method-assign]
 
 
 def _expect_at_once(made: daemon.Daemon) -> None:
@@ -189,7 +189,7 @@ def _count_no_flights(made: daemon.Daemon) -> None:
     """A quota is compared with what the cloud said last: what is on its way since is not counted."""
     ledger = made.controller.admission._quotas
     count = ledger.count
-    ledger.count = lambda told, rows: count(told, ())  # type: ignore[method-assign]
+    ledger.count = lambda reported, rows: count(reported, ())  # type: ignore[method-assign]
     ledger.add = lambda offer, count: None  # type: ignore[method-assign]
 
 

@@ -48,11 +48,11 @@ def test_a_shape_says_what_to_buy() -> None:
 
 def test_a_pool_lives_for_boot_wait_and_job_and_leaves_twice_the_slack_of_the_planner_for_both_clocks() -> None:
     pool = read(changed(defaults__boot="10m", defaults__idle="5m", defaults__max_job="1h")).pools["gpu-t4"]
-    assert pool.lifetime == 600 + 300 + 3600 + 2 * planner.SLACK
+    assert pool.lifetime == 600 + 300 + 3600 + 2 * planner.SLACK_S
     kept = read(
         changed(pools__gpu_1t4__warm=1, defaults__boot="10m", defaults__max_idle_age="2h", defaults__max_job="1h")
     )
-    assert kept.pools["gpu-t4"].lifetime == 600 + 7200 + 3600 + 2 * planner.SLACK
+    assert kept.pools["gpu-t4"].lifetime == 600 + 7200 + 3600 + 2 * planner.SLACK_S
 
 
 @pytest.mark.parametrize(("text", "model", "count"), [("T4", "t4", 1), ("a100-40x4", None, 0), ("h100 x8", "h100", 8)])

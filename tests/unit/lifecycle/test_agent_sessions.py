@@ -9,6 +9,7 @@ from runnerd import errors, model
 from runnerd.forges.base import RunnerConfig
 from runnerd.lifecycle import agent_sessions
 from runnerd.model import AttemptKey, InstanceId, InstanceState, Reason
+from runnerd.runtime import steps
 from tests.support.fakes import NONCE, QUEUE, START, TOKENS, ManualClock, Place, assign, bought, registration, settle
 
 KEY = AttemptKey("key-vm-1")
@@ -388,7 +389,12 @@ async def test_an_instance_that_cannot_work_is_drained_and_its_offer_blamed(
 ) -> None:
     known(place, "booting")
     seen: list[tuple[str, str]] = []
-    place.rows.on_fault.append(lambda row, fault: seen.append((fault.reason, fault.failure.message)) or [])
+
+    def judge(row: model.Instance, fault: steps.Fault) -> list[model.Block]:
+        seen.append((fault.reason, fault.failure.message))
+        return []
+
+    place.rows.on_fault.append(judge)
     await talk.failed(SESSION, stage=stage, detail="no GPU")
     assert (place.state(), place.row().reason, place.row().detail) == ("draining", reason, "no GPU")
     assert seen == [({"gate": "gate", "runner": "register"}[stage], "no GPU")]

@@ -16,6 +16,7 @@ from runnerd.lifecycle import consoles as lifecycle_consoles
 from runnerd.lifecycle import registration as lifecycle_registration
 from runnerd.model import InstanceId, Reason
 from runnerd.reconcile import loop
+from runnerd.runtime import steps
 from tests.support import small_daemon
 from tests.support.fakes import FULL, NONCE, QUEUE, START, Place, assign, bought, refusal, registration, settle
 
@@ -338,7 +339,12 @@ async def test_a_provider_that_does_not_say_why_does_not_keep_a_row_open(
 
 async def test_a_launch_that_failed_says_so_once_to_who_wants_to_know(gate: termination.Reaper, place: Place) -> None:
     told: list[tuple[str, base.Failure]] = []
-    place.rows.on_fault.append(lambda row, fault: told.append((row.offer, fault.failure)) or [])
+
+    def judge(row: model.Instance, fault: steps.Fault) -> list[model.Block]:
+        told.append((row.offer, fault.failure))
+        return []
+
+    place.rows.on_fault.append(judge)
     failure = base.Failure(
         base.Kind.CAPACITY, "no t4 left in a", base.OfferPattern("sky/acct/east/a/*/*"), "Server.Insufficient"
     )

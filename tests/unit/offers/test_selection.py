@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from provisioners import base
 from runnerd.offers import admission, selection
 from tests.support.fakes import ManualClock, Place, instance
 from tests.support.fakes import place as make_place
@@ -18,6 +20,22 @@ def shop(place: Place, **more: Any) -> selection.Selection:
 
 def open_at(ranked: list[Any]) -> set[str]:
     return {one.offer.provider for one in ranked if one.open}
+
+
+def test_a_provider_without_a_fit_is_asked_with_the_options_of_the_pool(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place(tmp_path, clock)
+    pool = place.runtime.config.pools["gpu"].model_copy(update={"options": {"sky": {"image": "ubuntu"}}})
+    asked: list[Mapping[str, Any]] = []
+
+    def why_none(shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> str:
+        asked.append(options)
+        return "no such image"
+
+    monkeypatch.setattr(place.sky, "why_none", why_none, raising=False)
+    assert "sky: no such image" in shop(place).why_none(pool, [])
+    assert asked == [{"image": "ubuntu"}]
 
 
 def test_what_is_bought_next_waits_for_the_first_provider_until_it_may_spill(
