@@ -1,4 +1,4 @@
-"""Find what a person names: a pool of the configuration, an instance in memory or in the store."""
+"""Find what a name means: a pool of the configuration, instances and jobs in memory or in the store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from runnerd import config, errors, model
+
+
+class Jobs(Protocol):
+    """The store, for finding jobs that are no longer in memory."""
+
+    async def job(self, name: str) -> list[model.Job]: ...
 
 
 class Instances(Protocol):
@@ -35,3 +41,16 @@ async def find_instance(
         return None
     live = instances.get(model.InstanceId(name)) or next((row for row in instances.values() if row.ref == name), None)
     return live or await history.instance(name)
+
+
+async def find_jobs(jobs: Mapping[model.JobKey, model.Job], history: Jobs, name: str) -> list[model.Job]:
+    """Return the jobs that a name may mean: by key, forge id, run, name or ``repo/name``; newest first."""
+    known = jobs.get(model.JobKey(name))
+    if known is not None:
+        return [known]
+    found = await history.job(name)
+    if not found and name:
+        found = [row for row in jobs.values() if name in (f"{row.repo}/{row.name}", row.url)]
+        found.sort(key=lambda row: -row.queued_at)
+    # Memory is never behind the store, and it is what the planner acts on.
+    return [jobs.get(row.key, row) for row in found]

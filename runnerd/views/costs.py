@@ -1,4 +1,4 @@
-"""What instances cost, as the daemon's store or the state beside it tells."""
+"""Costs of instances, from the daemon's store or from an opened state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runnerd.reconcile import housekeeping
 from runnerd.store import spending
 from runnerd.views import documents
 
-#: What a group without a name is called.
+#: Names of groups that have none.
 _NAMELESS = {
     store.By.POOL: "no pool",
     store.By.PROVIDER: "no provider",
@@ -26,7 +26,7 @@ _NAMELESS = {
 async def cost(
     reading: read_model.ReadModel, *, by: str = "pool", since: float | None = None, until: float | None = None
 ) -> documents.Cost:
-    """What instances cost in a span of time, summed by one of their facts.
+    """Return the costs of instances in a span of time, summed by one of their facts.
 
     Raises :class:`errors.Refused` (400) for what cannot be summed by.
     """
@@ -37,7 +37,7 @@ async def cost(
 
 
 def read(connection: sa.Connection, by: str, since: float | None, until: float | None) -> documents.Cost:
-    """The same from an open state."""
+    """Return the same from an open state."""
     kind, now = _by(by), time.time()
     start, end = _span(since, until, now)
     return _document(spending.spending(connection, by=kind, since=start, until=end, now=now), kind, start, end, now)
@@ -55,7 +55,7 @@ def _span(since: float | None, until: float | None, now: float) -> tuple[float, 
     start = now - housekeeping.KEEP_S if since is None else since
     end = math.inf if until is None else until
     if not (math.isfinite(start) and start < end):
-        raise errors.Refused("the span must begin before it ends", status=400)
+        raise errors.Refused("the span must start before it ends", status=400)
     return start, end
 
 
@@ -65,7 +65,7 @@ def _document(found: store.Spending, by: store.By, since: float, until: float, n
     kept = now - housekeeping.KEEP_S
     if since < kept - 60.0:
         day = datetime.fromtimestamp(kept, UTC).strftime("%Y-%m-%d %H:%M")
-        notes.append(f"instances that were gone before {day} UTC are forgotten and not in these sums")
+        notes.append(f"instances that were gone before {day} UTC are no longer in the state and not in these sums")
     if by is store.By.DAY:
         notes.append("an instance that ran on several days counts on each of them, and once in the total")
     return {

@@ -1,8 +1,8 @@
-"""Why a job waits and what is tried next, or what became of it, in plain words.
+"""Explanation of one job: why it waits and what is tried next, or how it ended.
 
-Everything comes from what the daemon acts on itself: the planner's notes, blocks, attempts, the forges' health, limits,
-drained pools and open alarms.  So the answer cannot be kinder than the truth.  Supply is counted and not paired, which
-is why a waiting job is told about every instance of its pool that is on its way.
+Everything comes from the state that the daemon itself acts on: the planner's notes, the blocklist, attempts, the
+health of forges, limits, drained pools and open alarms.  Instances are counted and not paired with jobs, so a waiting
+job shows every instance of its pool that is on its way.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from runnerd import errors, model, read_model
 from runnerd.kit import display
 from runnerd.model import Instance, Job, JobState
 from runnerd.runtime import budget, lookup
-from runnerd.views import documents, facts, trail, words
+from runnerd.views import documents, entries, sentences
 
-#: Instances whose attempts are told of a waiting job at most, and lines of its time line.
+#: Most instances whose attempts are shown for a waiting job, and most lines of its time line.
 MOST_INSTANCES, MOST_LINES = 20, 400
-#: An instance planned so long before a job was told of may be for it: the count comes before the names.
-BEFORE = 5.0
+#: Seconds before a job was queued from which instances may be for it: forges report counts before names.
+BEFORE_S = 5.0
 
 
 async def explain(reading: read_model.ReadModel, name: str) -> documents.Explanation | documents.Ambiguous:
-    """One job in plain words, or ``{"ambiguous": [...]}`` when the name means several.
+    """Return the explanation of a job, or the jobs that an ambiguous name may mean.
 
     Raises :class:`errors.Refused` (404) when it means none.
     """
-    found = await trail.find_jobs(reading, name)
+    found = await lookup.find_jobs(reading.state.rows.jobs, reading.history, name)
     if not found:
         raise errors.Refused(
-            f'no job is known as "{name}"; `runnerd jobs` lists them by id. A job that no pool may serve is never told '
-            "to this daemon: compare its labels with `runnerd pools`",
+            f'no job matches "{name}"; `runnerd jobs` lists jobs by id. A job that no pool can serve is not visible to '
+            "runnerd: compare its labels with `runnerd pools`",
             status=404,
         )
     now = reading.state.clock.now()
     if len(found) > 1:
-        return {"ambiguous": [facts.job(one, now) for one in found]}
+        return {"ambiguous": [entries.job(one, now) for one in found]}
     job = found[0]
     if job.state is JobState.QUEUED:
         return await _queued(reading, job)
@@ -72,17 +72,19 @@ async def _queued(reading: read_model.ReadModel, job: Job) -> documents.Explanat
         why += offers if not coming else []
     else:
         later = []
-    summary = f"it has waited {display.span(now - job.queued_at)} for an instance of pool {job.queue.pool}"
+    summary = f"waiting for an instance of pool {job.queue.pool} for {display.span(now - job.queued_at)}"
     if job.lapses:
-        why.append(f"the forge took an assignment of it back {display.count(job.lapses, 'time')}; it stays our demand")
+        why.append(
+            f"its assignment timed out {display.count(job.lapses, 'time')} at the forge; it still counts as demand"
+        )
     return {
-        "job": facts.job(job, now),
+        "job": entries.job(job, now),
         "summary": summary,
-        "why": _unique(why) or ["it was only just told of; the next pass of the daemon counts it"],
+        "why": _unique(why) or ["it has only just been reported; the daemon counts it in its next pass"],
         "next": _unique([*coming, *([] if coming and len(rising) > ahead else later)])
-        or ["nothing until one of the reasons above goes away; every pass looks again"],
+        or ["nothing until one of the reasons above is gone; every pass checks again"],
         "ahead": ahead,
-        "instances": [facts.instance(row, reading) for row in rising[:MOST_INSTANCES]],
+        "instances": [entries.instance(row, reading) for row in rising[:MOST_INSTANCES]],
         "timeline": lines,
         "cost": None,
     }
@@ -92,26 +94,26 @@ def _forge(reading: read_model.ReadModel, job: Job) -> list[str]:
     state = reading.state
     forge = state.forges.get(job.queue.forge)
     if forge is None:
-        return [f"forge {job.queue.forge} left the configuration: nobody asks it for the job"]
+        return [f"forge {job.queue.forge} is no longer configured: its queues are not watched"]
     if job.queue not in {spec.queue for spec in state.specs}:
-        return [f"queue {job.queue} is not watched: the configuration has no such pool at that forge any more"]
+        return [f"queue {job.queue} is not watched: no configured pool serves it any more"]
     now = state.clock.now()
     demand, health, headroom = forge.demand(job.queue), forge.health(job.queue), forge.headroom(job.queue)
     found = []
     if not health.ok:
         since = f" (for {display.span(now - health.since)})" if health.since else ""
-        found.append(f"forge {job.queue.forge} is in trouble{since}: {health.problem}")
+        found.append(f"forge {job.queue.forge} is unhealthy{since}: {health.problem}")
     if health.register_after > now:
         found.append(
-            f"forge {job.queue.forge} registers no runner for the next {display.span(health.register_after - now)}"
+            f"forge {job.queue.forge} accepts no runner for another {display.span(health.register_after - now)}"
         )
     if not demand.known:
-        since = f"; its last word is {display.span(now - demand.as_of)} old" if demand.as_of else ""
-        found.append(f"forge {job.queue.forge} has not said lately what waits{since}")
+        since = f"; last reported {display.span(now - demand.as_of)} ago" if demand.as_of else ""
+        found.append(f"the demand at forge {job.queue.forge} is unknown{since}")
     elif demand.waiting == 0 and demand.as_of > job.queued_at:
-        found.append("the forge counts no waiting job in this queue: another runner may have taken it")
+        found.append("the forge reports no waiting job in this queue: another runner may have taken it")
     if headroom is not None and headroom <= 0:
-        found.append(f"forge {job.queue.forge} takes no more runners (its runner limit is reached)")
+        found.append(f"forge {job.queue.forge} accepts no more runners: its runner limit is reached")
     return found
 
 
@@ -119,19 +121,21 @@ def _pool(reading: read_model.ReadModel, job: Job, rising: Sequence[Instance], a
     state = reading.state
     pool = state.config.pools.get(job.queue.pool)
     if pool is None:
-        return [f"pool {job.queue.pool} left the configuration: nothing is bought for it"]
+        return [f"pool {job.queue.pool} is no longer configured: nothing is bought for it"]
     found = []
     if reading.state.durable.drained(pool.name):
         found.append(f"pool {pool.name} is drained by an operator; `runnerd undrain {pool.name}` ends that")
     if ahead:
-        found.append(f"{display.count(ahead, 'job')} of the pool waited before it")
+        found.append(f"ahead of it: {display.count(ahead, 'job')} of the pool")
     if rising:
-        found.append(f"{display.count(len(rising), 'instance')} of the pool on the way; whichever is first takes a job")
+        found.append(
+            f"on the way: {display.count(len(rising), 'instance')} of the pool; the first that is ready takes a job"
+        )
     return found
 
 
 def _held_back(reading: read_model.ReadModel, job: Job) -> list[str]:
-    """The planner's own words, without those that the forge's part has said already."""
+    """Return the planner's notes, without those that the part about the forge has given already."""
     notes = reading.loop.notes.get(job.queue.pool, ())
     queues = {str(queue) for queue in reading.state.queues(job.queue.pool)}
     found = []
@@ -159,15 +163,15 @@ def _coming(rising: Sequence[Instance], ahead: int, now: float) -> list[str]:
     for row in rising[: ahead + 3]:
         where = f" at {row.offer}" if row.offer else ""
         for_ = f" for {display.span(now - row.since)}"
-        detail = f" (before: {row.detail})" if row.state is model.InstanceState.PLANNED and row.detail else ""
-        found.append(f"{row.id}{where} {words.RISING[row.state]}{for_}{detail}")
+        detail = f" (previously: {row.detail})" if row.state is model.InstanceState.PLANNED and row.detail else ""
+        found.append(f"{row.id}{where} {sentences.RISING[row.state]}{for_}{detail}")
     if len(rising) > len(found):
         found.append(f"and {len(rising) - len(found)} more")
     return found
 
 
 def _offers(reading: read_model.ReadModel, job: Job) -> tuple[list[str], list[str]]:
-    """Why offers are closed, and what is tried next."""
+    """Return the reasons why offers are closed, and what is tried next."""
     pool = reading.state.config.pools.get(job.queue.pool)
     if pool is None:
         return [], []
@@ -181,12 +185,12 @@ def _offers(reading: read_model.ReadModel, job: Job) -> tuple[list[str], list[st
     by_refusal = collections.Counter(one.refusal for one in closed)
     for refusal, count in by_refusal.most_common(5):
         first = next(one.offer.key for one in closed if one.refusal == refusal)
-        more = f" and {count - 1} more" if count > 1 else ""
-        why.append(f"offer {first}{more} is closed: {refusal}")
+        more = f" and {count - 1} more are" if count > 1 else " is"
+        why.append(f"offer {first}{more} closed: {refusal}")
     if best is not None:
         source = f" ({best.offer.price_source})" if best.offer.price_source else ""
         price = f"{display.dollars(best.offer.price)} an hour{source}"
-        return why, [f"the next offer to be tried is {best.offer.key} at {price}"]
+        return why, [f"next offer to try: {best.offer.key} at {price}"]
     waits = sorted((one.until, one.offer.key) for one in closed if one.until > now)
     if waits:
         until, key = waits[0]
@@ -195,9 +199,9 @@ def _offers(reading: read_model.ReadModel, job: Job) -> tuple[list[str], list[st
 
 
 async def _story_of_pool(reading: read_model.ReadModel, job: Job) -> tuple[list[documents.Event], list[str]]:
-    """What was tried for the pool since the job was queued."""
+    """Return the time line of the pool since the job was queued, and the refusals in it."""
     history = reading.history
-    since = job.queued_at - BEFORE
+    since = job.queued_at - BEFORE_S
     members = [
         row
         for row in await history.instances(pool=job.queue.pool, limit=200)
@@ -222,7 +226,7 @@ async def _story_of_pool(reading: read_model.ReadModel, job: Job) -> tuple[list[
     own = await history.events(subject="job", id=job.key, limit=100)
     lines = [*(one for one in own if one.at < since), *events]
     told = [
-        f"tried and refused since it was queued: {what}" + (f", {count} times" if count > 1 else "")
+        f"refused since the job was queued: {what}" + (f", {count} times" if count > 1 else "")
         for what, count in refused.most_common(5)
     ]
     return _lines(lines, offers), told
@@ -246,31 +250,32 @@ async def _taken(reading: read_model.ReadModel, job: Job) -> documents.Explanati
         for registration in await reading.history.registrations(row.id):
             lines += await reading.history.events(subject="registration", id=registration.runner_name, limit=20)
     why: list[str] = []
+    conclusion = job.conclusion or "no conclusion reported"
     waited = display.span((job.started_at or job.finished_at or now) - job.queued_at)
     if job.state is JobState.RUNNING:
-        summary = f"it runs since {display.span(now - job.started_at)} after {waited} of waiting"
+        summary = f"running for {display.span(now - job.started_at)}, after waiting {waited}"
     elif not job.started_at and (job.runner_name or job.conclusion == "success"):
-        summary = f"it ended ({job.conclusion or 'no conclusion was told'}) {waited} after it was queued"
+        summary = f"ended ({conclusion}) {waited} after it was queued"
     elif not job.started_at:
-        summary = f"it ended without having run ({job.conclusion or 'no conclusion was told'}) after {waited}"
+        summary = f"ended without having run ({conclusion}) after {waited}"
     else:
         ran = display.span(job.finished_at - job.started_at)
-        summary = f"it ended ({job.conclusion or 'no conclusion was told'}) after {waited} of waiting and {ran} of work"
+        summary = f"ended ({conclusion}) after waiting {waited} and running {ran}"
     if row is None:
         if job.runner_name:
-            why.append(f"it was taken by runner {job.runner_name}, which is not of this daemon")
+            why.append(f"taken by runner {job.runner_name}, which is not one of this daemon")
     else:
         image = f", image {row.image}" if row.image else ""
-        why.append(f"it was taken by {row.id} at {row.offer or row.provider} for {words.price(row)}{image}")
+        why.append(f"taken by {row.id} at {row.offer or row.provider} for {sentences.price(row)}{image}")
         if refused:
-            why.append(f"{display.count(refused, 'offer')} refused before that one")
+            why.append(f"{display.count(refused, 'attempt')} failed before that one")
     return {
-        "job": facts.job(job, now),
+        "job": entries.job(job, now),
         "summary": summary,
         "why": why,
         "next": _after(reading, job, row),
         "ahead": 0,
-        "instances": [] if row is None else [facts.instance(row, reading)],
+        "instances": [] if row is None else [entries.instance(row, reading)],
         "timeline": _lines(lines, offers),
         "cost": None if row is None else _cost(row, now),
     }
@@ -284,18 +289,18 @@ def _after(reading: read_model.ReadModel, job: Job, row: Instance | None) -> lis
         pool = reading.state.config.pools.get(row.pool)
         found = []
         if pool is not None and row.busy_at:
-            found.append(f"it may run {display.span(max(0.0, row.busy_at + pool.max_job - now))} more (max_job)")
+            found.append(f"it may run for another {display.span(max(0.0, row.busy_at + pool.max_job - now))} (max_job)")
         witness = reading.state.observations.get(row.id)
         if witness is None or not witness.fresh(now):
-            found.append("its agent has not been heard lately; the instance is left alone until its provider says more")
+            found.append("its agent has not reported recently; the instance is kept until its provider reports more")
         return found
     if row.state in (model.InstanceState.DRAINING, model.InstanceState.ENDING):
         detail = f": {row.detail}" if row.detail else ""
         return [f"the instance is {row.state.value} ({row.reason.value or 'no reason'}{detail})"]
     if row.state in model.CLOSED:
-        end = words.end(row)
+        end = sentences.end(row)
         return [f"the instance is {row.state.value} ({row.reason.value or 'no reason'})" + (f": {end}" if end else "")]
-    return [f"the instance {words.RISING[row.state]}"] if row.state in words.RISING else []
+    return [f"the instance {sentences.RISING[row.state]}"] if row.state in sentences.RISING else []
 
 
 def _cost(row: Instance, now: float) -> documents.JobCost:
@@ -314,7 +319,7 @@ def _cost(row: Instance, now: float) -> documents.JobCost:
 def _lines(events: Sequence[model.Event], offers: dict[str, str]) -> list[documents.Event]:
     # Stable: the trail's own order decides between events of one moment.
     ordered = sorted(events, key=lambda one: one.at)[-MOST_LINES:]
-    return [facts.event(one, text=words.event(one, offer=offers.get(one.id, ""))) for one in ordered]
+    return [entries.event(one, text=sentences.event(one, offer=offers.get(one.id, ""))) for one in ordered]
 
 
 def _unique(lines: Sequence[str]) -> list[str]:

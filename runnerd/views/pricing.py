@@ -1,4 +1,4 @@
-"""What offers cost and where their prices come from."""
+"""Prices of offers and their sources."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runnerd.views import documents
 
 
 def prices(reading: read_model.ReadModel, *, pool: str = "", provider: str = "") -> documents.Prices:
-    """The offers of all pools, or of one pool or provider, in the order of the providers, the cheapest first.
+    """Return the offers of all pools, or of one pool or provider, in the order of the providers, the cheapest first.
 
     Raises :class:`errors.Refused` (404) for an unknown pool or provider.
     """
@@ -28,7 +28,7 @@ def prices(reading: read_model.ReadModel, *, pool: str = "", provider: str = "")
             if not known:
                 why = met.provisioner.why_none(one.shape(name), one.options.get(name, base.NO_OPTIONS))
                 problems.append(
-                    f"pool {one.name}, provider {name}: {met.problem or why or 'it has told no offers yet'}"
+                    f"pool {one.name}, provider {name}: {met.problem or why or 'it has reported no offers yet'}"
                 )
             for offer in known:
                 entry = found.setdefault(offer.key, _offer(offer))

@@ -15,7 +15,7 @@ from provisioners.support import numbers
 from runnerd import errors, read_model
 from runnerd.admin import commands
 from runnerd.kit import redaction
-from runnerd.views import costs, documents, explain, lists, pricing, trail
+from runnerd.views import costs, documents, events, explain, lists, output, pricing, status
 from runnerd.web import unixsocket, wire
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Admin:
 
     async def _status(self, request: web.Request) -> web.Response:
         found: documents.SocketStatus = {
-            **lists.status(self._reading),
+            **status.status(self._reading),
             "pid": os.getpid(),
             "socket": str(self._path),
         }
@@ -140,7 +140,7 @@ class Admin:
     async def _events(self, request: web.Request) -> web.Response:
         query = request.query
         return _answer(
-            await trail.events(
+            await events.events(
                 self._reading,
                 subject=query.get("subject", ""),
                 id=query.get("id", ""),
@@ -152,7 +152,7 @@ class Admin:
         )
 
     async def _logs(self, request: web.Request) -> web.Response:
-        return _answer(await trail.logs(self._reading, request.query.get("name", "")))
+        return _answer(await output.logs(self._reading, request.query.get("name", "")))
 
     async def _cost(self, request: web.Request) -> web.Response:
         query = request.query

@@ -16,7 +16,7 @@ from prometheus_client import exposition
 from runnerd import errors, read_model
 from runnerd.kit import clock, redaction
 from runnerd.metrics import counters
-from runnerd.views import lists
+from runnerd.views import status
 from runnerd.web import wire
 
 #: Seconds that the start may take before it counts as stuck: the first listings are waited for.
@@ -161,7 +161,7 @@ class Ops:
     # -- people ------------------------------------------------------------------------------------------------
 
     async def _tell_status(self, request: web.Request) -> web.Response:
-        return wire.answer(wire.redacted(lists.status(self._ready())))
+        return wire.answer(wire.redacted(status.status(self._ready())))
 
     async def _page(self, request: web.Request) -> web.Response:
         if self._reading is None:
@@ -183,7 +183,7 @@ class Ops:
             key=lambda row: (row.pool, row.created_at),
         )
         page = _PAGES.get_template("page.html.j2").render(
-            status=lists.status(reading),
+            status=status.status(reading),
             reasons=reasons,
             amiss=amiss,
             instances=instances[:MOST],

@@ -93,7 +93,7 @@ def _assert_the_path_is_told(site: sites.Site, runners: set[str]) -> None:
         # The command tells what its socket does.
         told = site.explain(known[runner]) if number else site.ask("explain", known[runner])
         texts = [line["text"] for line in told["timeline"] if line["subject"] == "attempt"]
-        assert any("got an instance" in text for text in texts), texts
+        assert any("created an instance" in text for text in texts), texts
         last = [text for text in texts if " tried" in text][-1]
         assert last.split()[1] in told["why"][0], "what it got is what was tried last"
         said += [line["text"] for line in told["timeline"]]
@@ -105,7 +105,7 @@ def _assert_the_path_is_told(site: sites.Site, runners: set[str]) -> None:
         r"eastus/1/Standard_NC4as_T4_v3/spot refused (capacity: ZonalAllocationFailed",
         r"europe-west4-a/n1-standard-4+nvidia-tesla-t4x1/spot gave no clear answer",
         # Azure's lost answer is found out within the call.
-        r"westeurope/1/Standard_NC4as_T4_v3/spot got an instance",
+        r"westeurope/1/Standard_NC4as_T4_v3/spot created an instance",
         r"us-west-2a/g4dn.xlarge/on-demand gave no clear answer",
     ):
         assert words in story, f"{words} is told of no job\n{story}"

@@ -49,7 +49,6 @@ EXEMPT = frozenset(
         "runnerd/reconcile",
         "runnerd/runtime",
         "runnerd/simulator",
-        "runnerd/views",
         "runnerd/web",
     }
 )

@@ -11,7 +11,7 @@ from runnerd import errors, model
 from runnerd.forges import base as forges
 from runnerd.forges.base import JobEvent
 from runnerd.kit import display
-from runnerd.views import explain, lists, trail
+from runnerd.views import events, explain, lists, output, status
 from tests.support import small_daemon
 
 
@@ -37,7 +37,7 @@ async def test_status_tells_pools_forges_providers_budgets_and_is_json(tmp_path:
     async with small_daemon.running(tmp_path) as small:
         await small.queue()
         await small.booting()
-        found = lists.status(small.daemon.reading)
+        found = status.status(small.daemon.reading)
         assert json.loads(json.dumps(found)) == found
         assert found["jobs"] == {"queued": 1, "running": 0, "completed": 0}
         assert found["instances"] == {"booting": 1}
@@ -46,7 +46,7 @@ async def test_status_tells_pools_forges_providers_budgets_and_is_json(tmp_path:
         assert found["providers"][0]["blocked"] == 1
         assert found["forges"][0]["queues"][0]["ok"] is True
         small.daemon.controller.admission.count()
-        (budget,) = [one for one in lists.status(small.daemon.reading)["budgets"] if one["level"] == "all"]
+        (budget,) = [one for one in status.status(small.daemon.reading)["budgets"] if one["level"] == "all"]
         assert budget["limit"] == 500 and 0 < budget["committed"] < 500
 
 
@@ -76,13 +76,13 @@ async def test_a_waiting_job_is_told_of_the_instance_on_its_way_and_of_what_refu
         for name in (key, "train", "1-train", "1", "acme/ml/train"):
             found = await explain.explain(small.daemon.reading, name)
             assert found["job"]["key"] == key
-        assert found["summary"].startswith("it has waited")
-        assert any(row.id in line and "boots" in line for line in found["next"]), found["next"]
+        assert found["summary"].startswith("waiting for an instance of pool gpu for ")
+        assert any(row.id in line and "is booting" in line for line in found["next"]), found["next"]
         assert any("refused" in line and "/east/" in line and "capacity" in line for line in found["why"]), found["why"]
         told = [line["text"] for line in found["timeline"]]
-        assert any("the forge queued the job" in line for line in told)
+        assert any("job queued" in line for line in told)
         assert any("/east/" in line and "refused" in line for line in told)
-        assert any("/west/" in line and "got an instance" in line for line in told), told
+        assert any("/west/" in line and "created an instance" in line for line in told), told
         assert [line["at"] for line in found["timeline"]] == sorted(line["at"] for line in found["timeline"])
 
 
@@ -124,7 +124,7 @@ async def test_unknown_demand_and_open_alarms_are_told(tmp_path: Path) -> None:
         small.daemon.runtime.alarms.ring("queue", "hub:acme:gpu", "session", "another client holds the session")
         small.daemon.runtime.alarms.ring("queue", "hub:acme:big", "session", "not about this one")
         found = await explain.explain(small.daemon.reading, "train")
-        assert any("has not said lately" in line and "5 min old" in line for line in found["why"])
+        assert "the demand at forge hub is unknown; last reported 5 min ago" in found["why"]
         assert any("another client holds the session" in line for line in found["why"])
         assert not any("not about this one" in line for line in found["why"])
 
@@ -145,7 +145,7 @@ async def test_jobs_ahead_are_counted(tmp_path: Path) -> None:
         await small.booting()
         found = await explain.explain(small.daemon.reading, "second")
         assert found["ahead"] == 1
-        assert "1 job of the pool waited before it" in found["why"]
+        assert "ahead of it: 1 job of the pool" in found["why"]
 
 
 async def test_a_running_job_is_told_where_it_runs_and_what_it_cost(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ async def test_a_running_job_is_told_where_it_runs_and_what_it_cost(tmp_path: Pa
         assert found["cost"]["dollars"] == pytest.approx(row.price / 2, rel=0.05)
         assert not found["cost"]["final"]
         told = [line["text"] for line in found["timeline"]]
-        assert any("the job started" in line for line in told)
+        assert any("job started" in line for line in told)
 
 
 async def test_a_job_that_somebody_elses_runner_took_says_so(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ async def test_a_job_that_somebody_elses_runner_took_says_so(tmp_path: Path) -> 
         await small.tell(JobEvent.COMPLETED, "train", runner_name="stranger", conclusion="success")
         found = await explain.explain(small.daemon.reading, "train")
         assert "success" in found["summary"]
-        assert any("stranger" in line and "not of this daemon" in line for line in found["why"])
+        assert any("stranger" in line and "not one of this daemon" in line for line in found["why"])
         assert found["cost"] is None
 
 
@@ -204,27 +204,27 @@ async def test_events_go_on_where_the_last_answer_ended(tmp_path: Path) -> None:
     async with small_daemon.running(tmp_path) as small:
         await small.queue("train")
         await small.booting()
-        first = await trail.events(small.daemon.reading, limit=1000)
+        first = await events.events(small.daemon.reading, limit=1000)
         assert {"job", "instance", "attempt", "offer"} <= {line["subject"] for line in first["events"]}
         assert first["next"] == first["events"][-1]["row"]
-        assert (await trail.events(small.daemon.reading, after=first["next"]))["events"] == []
+        assert (await events.events(small.daemon.reading, after=first["next"]))["events"] == []
         await small.queue("more", run="2", waiting=2)
-        second = await trail.events(small.daemon.reading, after=first["next"], hold=5)
+        second = await events.events(small.daemon.reading, after=first["next"], hold=5)
         assert any(line["subject"] == "job" and line["what"] == "queued" for line in second["events"])
         # Not a number is no time to wait for.
-        assert (await trail.events(small.daemon.reading, after=10**9, hold=float("nan")))["events"] == []
+        assert (await events.events(small.daemon.reading, after=10**9, hold=float("nan")))["events"] == []
 
 
 async def test_logs_show_what_the_agent_said_last_and_mask_what_looks_like_a_token(tmp_path: Path) -> None:
     async with small_daemon.running(tmp_path) as small:
         key = await small.queue("train")
         with pytest.raises(errors.Refused, match="has not run"):
-            await trail.logs(small.daemon.reading, "train")
+            await output.logs(small.daemon.reading, "train")
         row = await small.busy(key)
         for listener in small.daemon.controller.agents.on_diagnostics:
             listener(row.id, "disk full\nAuthorization: Bearer ghp_0123456789abcdef0123456789")
         for name in ("train", row.id):
-            found = await trail.logs(small.daemon.reading, name)
+            found = await output.logs(small.daemon.reading, name)
             assert found["instance"] == row.id
             assert "disk full" in found["diagnostics"] and "ghp_" not in found["diagnostics"]
             assert [line["what"] for line in found["events"]][-1] == "busy"
@@ -249,13 +249,13 @@ async def test_logs_of_what_ended_are_what_was_kept_and_no_provider_is_asked(tmp
         daemon.runtime.wake()
         await small.until(lambda: row.id not in small.rows)
         assert len(asked) == 1
-        found = await trail.logs(daemon.reading, row.id)
+        found = await output.logs(daemon.reading, row.id)
         assert (found["console"], found["console_problem"]) == ("[ 1.0] booted\n", "")
         assert found["console_at"] > 0 and found["diagnostics"] == "disk full"
-        assert (found["end"], found["end_text"]) == ("ended-by-us", "a call of ours ended it (deleted by a call)")
+        assert (found["end"], found["end_text"]) == ("ended-by-us", "ended by a call of ours (deleted by a call)")
         await daemon.store.prune(before=small.clock.now() + 60)
         with pytest.raises(errors.Refused):
-            await trail.logs(daemon.reading, row.id)
+            await output.logs(daemon.reading, row.id)
         assert len(asked) == 1
 
 
@@ -265,5 +265,5 @@ async def test_nothing_is_asked_for_an_instance_whose_console_is_forgotten(tmp_p
             model.InstanceId("old"), "gpu", model.InstanceState.GONE, 1.0, 1.0, ref="i-1", gone_at=1.0
         )
         await small.daemon.store.write(gone)
-        found = await trail.logs(small.daemon.reading, "old")
-        assert found["console"] is None and found["console_problem"] == "nothing was kept of it"
+        found = await output.logs(small.daemon.reading, "old")
+        assert found["console"] is None and found["console_problem"] == "no output of it was stored"

@@ -1,8 +1,4 @@
-"""Rows as documents: the shapes that programs get from ``--json``, the socket and the page.
-
-Every field is a JSON value; times are unix seconds, and 0 stands for "not yet".  Nothing secret is in a row, so
-nothing is masked here.
-"""
+"""Rows as documents.  Rows hold no secrets, so nothing is masked here."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from runnerd.views import documents
 
 
 def job(row: model.Job, now: float) -> documents.Job:
-    """A job.  ``id`` is the shortest name that ``explain`` takes without doubt."""
+    """Return a job as a document."""
     started = row.started_at or row.finished_at
     return {
         "id": row.aliases[-1] if row.aliases else str(row.key),
@@ -40,7 +36,7 @@ def job(row: model.Job, now: float) -> documents.Job:
 
 
 def instance(row: model.Instance, reading: read_model.ReadModel) -> documents.Instance:
-    """An instance, with what its agent and its provider last said."""
+    """Return an instance as a document, with the last reports of its agent and its provider."""
     now = reading.state.clock.now()
     witness = reading.state.observations.get(row.id)
     return {
@@ -85,7 +81,7 @@ def instance(row: model.Instance, reading: read_model.ReadModel) -> documents.In
 
 
 def alarm(one: alarms.Alarm) -> documents.Alarm:
-    """An open alarm."""
+    """Return an open alarm as a document."""
     return {
         "subject": one.subject,
         "id": one.id,
@@ -98,7 +94,7 @@ def alarm(one: alarms.Alarm) -> documents.Alarm:
 
 
 def event(one: model.Event, *, row: int = 0, text: str = "") -> documents.Event:
-    """A line of the audit trail."""
+    """Return a line of the audit trail as a document."""
     found: documents.Event = {
         "at": one.at,
         "subject": one.subject,
