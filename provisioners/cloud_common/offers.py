@@ -26,7 +26,7 @@ P = TypeVar("P", bound=Pool)
 
 
 class Stock(abc.ABC):
-    """What one region has for a pool now."""
+    """The machines that one region has for a pool now."""
 
     @property
     @abc.abstractmethod
