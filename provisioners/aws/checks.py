@@ -30,7 +30,7 @@ class Examination:
 
     context: base.Context
     settings: Settings
-    book: catalogue.Book
+    book: catalogue.Catalog
     calls: calls.Calls
     available: availability.Availability
     #: The parameters that a request is sent with; raises :class:`base.ProvisionError`.

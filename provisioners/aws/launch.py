@@ -46,7 +46,7 @@ class Launcher:
         self,
         context: base.Context,
         chosen: settings.Settings,
-        book: catalogue.Book,
+        book: catalogue.Catalog,
         *,
         connections: client.Connections,
         calls: calls.Calls,

@@ -16,7 +16,7 @@ class Offers(offers.Offers[settings.PoolOptions]):
         self,
         provider: str,
         chosen: settings.Settings,
-        book: catalogue.Book,
+        book: catalogue.Catalog,
         available: availability.Availability,
         spot: spot_prices.SpotPrices,
     ) -> None:
@@ -89,7 +89,7 @@ class Stock(offers.Stock):
         types: Mapping[str, frozenset[str]] | None,
         *,
         image: images.Image | None,
-        book: catalogue.Book,
+        book: catalogue.Catalog,
         available: availability.Availability,
         spot: spot_prices.SpotPrices,
     ) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from provisioners import base
-from provisioners.catalogue import Book, renewal
+from provisioners.catalogue import Catalog, renewal
 from provisioners.support import numbers
 
 #: Where the Price List API has an endpoint: for a client whose own region is not among them, the first.
@@ -76,7 +76,7 @@ def _prices(machine_type: str, terms: Mapping[str, Any]) -> Iterator[tuple[str, 
 
 
 async def refresh(
-    book: Book,
+    book: Catalog,
     *,
     regions: Collection[str],
     directory: str,

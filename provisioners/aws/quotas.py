@@ -28,7 +28,7 @@ def remedy(region: str, code: str) -> str:
 
 
 async def read(
-    calls_: calls.Calls, book: catalogue.Book, settings: Settings, *, provider: str, now: Callable[[], float]
+    calls_: calls.Calls, book: catalogue.Catalog, settings: Settings, *, provider: str, now: Callable[[], float]
 ) -> list[base.Quota]:
     """The quotas of all configured regions; a region that does not tell is left out.
 
@@ -64,7 +64,7 @@ async def ceilings(calls_: calls.Calls, region: str) -> dict[str, float]:
 
 async def _region(
     calls_: calls.Calls,
-    book: catalogue.Book,
+    book: catalogue.Catalog,
     settings: Settings,
     region: str,
     *,
@@ -101,7 +101,7 @@ async def _region(
     ]
 
 
-def _cpus(instance: dict[str, Any], book: catalogue.Book) -> float:
+def _cpus(instance: dict[str, Any], book: catalogue.Catalog) -> float:
     machine = book.machines.get(instance["InstanceType"])
     if machine is not None:
         return float(machine.cpus)

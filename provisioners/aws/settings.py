@@ -87,7 +87,7 @@ class Settings:
         return found.replace("{region}", region) if found else None
 
 
-def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list[str]]:
+def read(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[Settings, list[str]]:
     """The settings, and what is wrong with them."""
     reader = options.Reader(given)
     launch = _launch(reader, Launch())
@@ -129,7 +129,7 @@ def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list
         account=account or "own",
         expected_account=account,
         markets=settings.read_markets(reader),
-        prices=catalogue.read_overrides(reader, "prices", book),
+        prices=book.read_overrides(reader, "prices"),
         launch=launch,
         access_key=access,
         secret_key=secret,
@@ -163,7 +163,7 @@ class PoolOptions:
         return replace(changed, image=image) if image is not None else changed
 
 
-def read_pool(given: Mapping[str, Any], book: catalogue.Book) -> tuple[PoolOptions, list[str]]:
+def read_pool(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[PoolOptions, list[str]]:
     """A pool's options, and what is wrong with them."""
     reader = options.Reader(given)
     owner = reader.text("image_owner")

@@ -27,7 +27,7 @@ async def run(
     context: base.Context,
     chosen: settings.Settings,
     calls: azure_calls.Calls,
-    book: catalogue.Book,
+    book: catalogue.Catalog,
     available: availability.Availability,
     samples: Sequence[base.CreateRequest],
 ) -> list[base.Finding]:
@@ -50,7 +50,7 @@ class _Check:
         context: base.Context,
         chosen: settings.Settings,
         calls: azure_calls.Calls,
-        book: catalogue.Book,
+        book: catalogue.Catalog,
         available: availability.Availability,
     ) -> None:
         self._chosen = chosen

@@ -69,7 +69,7 @@ class Target:
         return base.OfferPattern.of(self.provider, self.account, region, zone, size, market)
 
 
-def target(offer: base.Offer, book: catalogue.Book) -> Target:
+def target(offer: base.Offer, book: catalogue.Catalog) -> Target:
     """Where an offer stands among the sizes of the catalogue."""
     machine = book.machines.get(offer.machine_type)
     family = [

@@ -31,7 +31,7 @@ def machine(
     provider: str,
     subscription: str,
     group: str,
-    book: catalogue.Book,
+    book: catalogue.Catalog,
     statuses: Wire | None = None,
     now: float,
 ) -> base.InstanceView:

@@ -28,7 +28,7 @@ class Launch:
         context: base.Context,
         chosen: settings.Settings,
         calls: azure_calls.Calls,
-        book: catalogue.Book,
+        book: catalogue.Catalog,
         wanted: base.CreateRequest,
     ) -> None:
         self._context = context

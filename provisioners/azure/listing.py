@@ -26,7 +26,7 @@ class Lister:
         context: base.Context,
         chosen: settings.Settings,
         calls: azure_calls.Calls,
-        book: catalogue.Book,
+        book: catalogue.Catalog,
         resource_groups: state.ResourceGroups,
     ) -> None:
         self._context = context

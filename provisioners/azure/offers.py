@@ -16,7 +16,7 @@ class Offers(offers.Offers[settings.PoolOptions]):
         self,
         provider: str,
         chosen: settings.Settings,
-        book: catalogue.Book,
+        book: catalogue.Catalog,
         available: availability.Availability,
     ) -> None:
         super().__init__(

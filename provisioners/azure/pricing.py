@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from provisioners import base
-from provisioners.catalogue import Book, renewal
+from provisioners.catalogue import Catalog, renewal
 from provisioners.support import numbers
 
 ADDRESS = "https://prices.azure.com/api/retail/prices"
@@ -60,7 +60,7 @@ def rows(page: Mapping[str, Any], region: str, *, now: float) -> Iterator[tuple[
 
 
 async def refresh(
-    book: Book,
+    book: Catalog,
     *,
     regions: Collection[str],
     directory: str,

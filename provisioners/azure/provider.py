@@ -66,7 +66,7 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
         self._lister = listing.Lister(context, self._settings, self._calls, self._book, self._resource_groups)
 
     @classmethod
-    def read_settings(cls, options: Mapping[str, Any], book: catalogue.Book) -> tuple[settings.Settings, list[str]]:
+    def read_settings(cls, options: Mapping[str, Any], book: catalogue.Catalog) -> tuple[settings.Settings, list[str]]:
         return settings.read(options, book)
 
     def read_pool(self, options: Mapping[str, Any]) -> tuple[settings.PoolOptions, list[str]]:

@@ -21,7 +21,7 @@ def read(
     provider: str,
     subscription: str,
     region: str,
-    book: catalogue.Book,
+    book: catalogue.Catalog,
     now: float,
 ) -> Iterator[base.Quota]:
     """The quotas of one region that govern something in the catalogue."""

@@ -141,7 +141,7 @@ class PoolOptions:
     regions: tuple[str, ...] = ()
 
 
-def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list[str]]:
+def read(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[Settings, list[str]]:
     """The provider's options, and what is wrong with them."""
     reader = options.Reader(given)
     subscription = reader.text("subscription")
@@ -178,14 +178,14 @@ def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list
         notice=_notice(reader),
         poll=_poll(reader),
         markets=settings.read_markets(reader),
-        prices=catalogue.read_overrides(reader, "prices", book),
+        prices=book.read_overrides(reader, "prices"),
     )
     _credential(reader, found)
     reader.done()
     return found, reader.problems
 
 
-def read_pool(given: Mapping[str, Any], book: catalogue.Book) -> tuple[PoolOptions, list[str]]:
+def read_pool(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[PoolOptions, list[str]]:
     """A pool's options, and what is wrong with them."""
     reader = options.Reader(given)
     subnets: dict[str, str] = {}
@@ -207,7 +207,7 @@ def read_pool(given: Mapping[str, Any], book: catalogue.Book) -> tuple[PoolOptio
     return found, reader.problems
 
 
-def _regions(reader: options.Reader, book: catalogue.Book) -> dict[str, Region]:
+def _regions(reader: options.Reader, book: catalogue.Catalog) -> dict[str, Region]:
     found: dict[str, Region] = {}
     for name, entry in reader.named("regions"):
         if book.regions and name not in book.regions:

@@ -1,4 +1,4 @@
-"""The operator's own prices: negotiated rates, reservations, and types whose price nobody tells.
+"""The operator's own prices: negotiated rates, reservations, and types without a published price.
 
 prices:
   g4dn.xlarge: 0.41                             # on demand, in every region
@@ -9,16 +9,12 @@ prices:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from provisioners import base, options
 
-if TYPE_CHECKING:
-    from provisioners.catalogue.book import Book
-
-#: More than this many dollars per hour is a slip of the pen.
+#: The highest price accepted, in dollars per hour; more is a typing error.
 _HIGHEST = 10000.0
 _MARKETS = {market.value: market for market in base.Market}
 
@@ -30,27 +26,30 @@ class Overrides:
     prices: Mapping[tuple[str, str, base.Market], float] = field(default_factory=dict)
 
     def dollars(self, machine_type: str, *, region: str, market: base.Market) -> float | None:
-        """The operator's price there, None where there is none."""
+        """Return the operator's price there in dollars per hour, None where there is none."""
         found = self.prices.get((region, machine_type, market))
         return self.prices.get(("", machine_type, market)) if found is None else found
 
 
-def read(reader: options.Reader, key: str, book: Book) -> Overrides:
-    """The prices under ``key``; every complaint names its dotted key and, for an unknown name, the nearest one."""
+def read(reader: options.Reader, key: str, *, machines: Collection[str], regions: Collection[str]) -> Overrides:
+    """Read the prices under ``key``, by the names that the cloud has.
+
+    Every complaint names its dotted key and, for an unknown name, the nearest one.
+    """
     found: dict[tuple[str, str, base.Market], float] = {}
     entries = reader.raw(key)
     inner = reader.inner(key)
     if not isinstance(entries, Mapping):
         return Overrides()
     for name in entries:
-        if name in book.regions:
+        if name in regions:
             place = inner.inner(name)
             if not inner.has(name):
                 inner.complain(name, "expected a map of machine types")
             for machine_type in place.given:
-                _read_type(place, str(machine_type), str(name), book, found)
+                _read_type(place, str(machine_type), str(name), machines, [*machines], found)
         elif isinstance(name, str):
-            _read_type(inner, name, "", book, found)
+            _read_type(inner, name, "", machines, [*machines, *regions], found)
         else:
             inner.complain(str(name), "expected the name of a machine type or a region")
     return Overrides(found)
@@ -60,12 +59,12 @@ def _read_type(
     reader: options.Reader,
     name: str,
     region: str,
-    book: Book,
+    machines: Collection[str],
+    names: Collection[str],
     found: dict[tuple[str, str, base.Market], float],
 ) -> None:
-    if name not in book.machines:
+    if name not in machines:
         what = "no such machine type" if region else "no such machine type or region"
-        names = [*book.machines] if region else [*book.machines, *book.regions]
         reader.complain(name, f"{what}{options.nearest(name, names)}")
         return
     if not reader.has(name):

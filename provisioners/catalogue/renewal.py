@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from provisioners import base
 from provisioners.catalogue import renewed
-from provisioners.catalogue.book import Book
+from provisioners.catalogue.catalog import Catalog
 
 #: A price that differs from the known one by more than this factor is a slip, of theirs or of ours in reading it.
 JUMP = 20.0
@@ -25,8 +25,8 @@ _TOLD = 3
 class Renewal:
     """One round of asking, for the regions that are configured."""
 
-    def __init__(self, book: Book, *, regions: Collection[str], source: str, now: float, place: str) -> None:
-        self._book = book
+    def __init__(self, catalog: Catalog, *, regions: Collection[str], source: str, now: float, place: str) -> None:
+        self._catalog = catalog
         self._regions = sorted(regions)
         self._source = source
         self._day = datetime.datetime.fromtimestamp(now, datetime.UTC).date().isoformat()
@@ -42,7 +42,7 @@ class Renewal:
 
     def quote(self, region: str, machine_type: str, market: base.Market, dollars: float) -> None:
         """Take down a price as it was read; of two for the same thing the higher one counts."""
-        if region not in self._quotes or machine_type not in self._book.machines:
+        if region not in self._quotes or machine_type not in self._catalog.machines:
             return
         problem = self._judge(region, machine_type, market, dollars)
         if problem:
@@ -61,13 +61,13 @@ class Renewal:
         self._failures.setdefault(region, why)
 
     def finish(self, directory: str) -> list[base.Finding]:
-        """Keep what is good there and have the book use it; what came of each region."""
-        old, problem = renewed.read(directory, self._book.cloud)
+        """Keep what is good there and have the catalog use it; what came of each region."""
+        old, problem = renewed.read(directory, self._catalog.cloud)
         findings = [self._finding(base.Level.WARNING, problem)] if problem else []
         fresh: dict[str, renewed.Region] = {}
         for region in self._regions:
             quotes = self._quotes[region]
-            known = sum(region in self._book.sold_in(machine_type) for machine_type in self._book.machines)
+            known = sum(region in self._catalog.available_in(machine_type) for machine_type in self._catalog.machines)
             why = self._failures.get(region, "")
             if not why and not quotes:
                 why = "the answer holds no price of any machine type in the catalogue"
@@ -89,11 +89,11 @@ class Renewal:
         return findings
 
     def _keep(self, directory: str, prices: renewed.Renewed) -> list[base.Finding]:
-        self._book.use_renewed(prices)
+        self._catalog.use_renewed(prices)
         if not directory:
             return [self._finding(base.Level.WARNING, "renewed prices are not kept: the provider has no directory")]
         try:
-            renewed.write(directory, self._book.cloud, prices)
+            renewed.write(directory, self._catalog.cloud, prices)
         except OSError as error:
             remedy = "make the directory writable for runnerd"
             return [self._finding(base.Level.ERROR, f"renewed prices cannot be kept: {error}", remedy)]
@@ -103,7 +103,7 @@ class Renewal:
         """Why that price cannot be meant; empty when it can."""
         if not math.isfinite(dollars) or dollars <= 0:
             return f"at {dollars:g} dollars"
-        known = self._book.price(machine_type, region=region, market=market)
+        known = self._catalog.price(machine_type, region=region, market=market)
         if known is None or known.dollars <= 0:
             return ""
         if dollars > known.dollars * JUMP or dollars < known.dollars / JUMP:
@@ -115,7 +115,7 @@ class Renewal:
         for machine_type, pair in self._quotes[region].items():
             spot += base.Market.SPOT in pair
             dollars = pair.get(base.Market.ON_DEMAND)
-            known = self._book.price(machine_type, region=region, market=base.Market.ON_DEMAND)
+            known = self._catalog.price(machine_type, region=region, market=base.Market.ON_DEMAND)
             changed += dollars is not None and known is not None and abs(dollars - known.dollars) > 0.01 * known.dollars
         on_demand = sum(base.Market.ON_DEMAND in pair for pair in self._quotes[region].values())
         text = f"{on_demand} prices on demand and {spot} spot prices of {self._day}, {changed} of them changed"

@@ -44,7 +44,7 @@ class Renewed:
         found = self.by_region.get(region)
         return found.as_of if found else ""
 
-    def sold_in(self, machine_type: str) -> frozenset[str]:
+    def available_in(self, machine_type: str) -> frozenset[str]:
         """The regions that have a renewed price of that type."""
         return frozenset(name for name, region in self.by_region.items() if machine_type in region.prices)
 

@@ -56,7 +56,7 @@ class Offers(abc.ABC, Generic[P]):
         *,
         regions: Collection[str],
         markets: Collection[base.Market],
-        book: catalogue.Book,
+        book: catalogue.Catalog,
         overrides: catalogue.Overrides,
     ) -> None:
         self._provider = provider

@@ -33,7 +33,7 @@ class CloudProvider(base.Basics, abc.ABC, Generic[S, P]):
 
     @classmethod
     @abc.abstractmethod
-    def read_settings(cls, options: Mapping[str, Any], book: catalogue.Book) -> tuple[S, list[str]]:
+    def read_settings(cls, options: Mapping[str, Any], book: catalogue.Catalog) -> tuple[S, list[str]]:
         """Return the provider's options as they are used, and what is wrong with them."""
 
     @abc.abstractmethod

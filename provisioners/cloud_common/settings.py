@@ -15,7 +15,7 @@ def read_markets(reader: options.Reader) -> tuple[base.Market, ...]:
     return tuple(known[name] for name in names if name in known) or tuple(base.Market)
 
 
-def read_pool_regions(reader: options.Reader, book: catalogue.Book) -> tuple[str, ...]:
+def read_pool_regions(reader: options.Reader, book: catalogue.Catalog) -> tuple[str, ...]:
     """Return the regions that a pool keeps to: those under ``regions``, by default none in particular."""
     names = reader.texts("regions")
     for name in names:
@@ -23,7 +23,7 @@ def read_pool_regions(reader: options.Reader, book: catalogue.Book) -> tuple[str
     return names
 
 
-def check_region(reader: options.Reader, key: str, name: str, book: catalogue.Book) -> None:
+def check_region(reader: options.Reader, key: str, name: str, book: catalogue.Catalog) -> None:
     """Complain of a region that the cloud does not have."""
     if name not in book.regions:
         reader.complain(key, f'no such region "{name}"{book.nearest_region(name)}')

@@ -112,8 +112,8 @@ _TIMES = ("stops_at", "ending_at", "gone_at")
 class FakeCloud:
     """All the machines of one simulated account."""
 
-    def __init__(self, book: journal.Journal | None = None) -> None:
-        self._book = book
+    def __init__(self, store: journal.Journal | None = None) -> None:
+        self._store = store
         #: Told of every call that was answered, as it goes to the log.
         self.observe: Callable[[Mapping[str, Any]], None] | None = None
         self._remember = 3600.0
@@ -143,49 +143,49 @@ class FakeCloud:
 
     def open(self, now: float) -> bool:
         """Read the journal, drop what it holds in vain; False when another process is at it, try again soon."""
-        if self._book is None:
+        if self._store is None:
             return True
         if not self.acquire(now):
             return False
         try:
             needed = len(self.machines) + len(self.counts)
-            if self._book.length > max(_WORTH, _WASTE * needed):
+            if self._store.length > max(_WORTH, _WASTE * needed):
                 counts: list[journal.Entry] = [["fault", ident, *pair] for ident, pair in self.counts.items()]
-                self._book.rewrite([*(one.entry() for one in self.machines.values()), *counts])
+                self._store.rewrite([*(one.entry() for one in self.machines.values()), *counts])
         finally:
             self.release()
         return True
 
     def close(self) -> None:
         """Let go of files.  The machines live on."""
-        if self._book is not None:
-            self._book.close()
+        if self._store is not None:
+            self._store.close()
 
     def acquire(self, now: float) -> bool:
         """Be alone with the cloud, as it is at ``now``; False when another process is at it, try again soon."""
-        if self._book is not None:
-            if not self._book.acquire():
+        if self._store is not None:
+            if not self._store.acquire():
                 return False
             try:
-                anew, entries = self._book.news()
+                anew, entries = self._store.news()
                 if anew:
                     self._forget_all()
                 for entry in entries:
                     self._apply(entry)
             except BaseException:
-                self._book.release()
+                self._store.release()
                 raise
         self._advance(now)
         return True
 
     def release(self) -> None:
         """Let the next one in."""
-        if self._book is not None:
-            self._book.release()
+        if self._store is not None:
+            self._store.release()
 
     def _write(self, *entries: journal.Entry) -> None:
-        if self._book is not None:
-            self._book.append(entries)
+        if self._store is not None:
+            self._store.append(entries)
 
     def _apply(self, entry: journal.Entry) -> None:
         what = entry[0]

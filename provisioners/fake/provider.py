@@ -50,8 +50,8 @@ class Fake(base.Basics):
                 remember=self._settings.remember,
             )
         if cloud is None:
-            book = journal.Journal(Path(context.directory) / "cloud.jsonl") if context.directory else None
-            cloud = clouds.FakeCloud(book)
+            store = journal.Journal(Path(context.directory) / "cloud.jsonl") if context.directory else None
+            cloud = clouds.FakeCloud(store)
         #: The state; hand it to another ``Fake`` to let that one go on where this one was dropped.
         self.cloud = cloud
         self.cloud.configure(remember=self._settings.remember, replay_window=self._settings.replay_window)

@@ -22,7 +22,7 @@ WIDTH = 48
 class Calls:
     """The way to the API for one provider."""
 
-    def __init__(self, context: base.Context, clients: Clients, *, project: str, book: catalogue.Book) -> None:
+    def __init__(self, context: base.Context, clients: Clients, *, project: str, book: catalogue.Catalog) -> None:
         self.context = context
         self.clients = clients
         self.book = book

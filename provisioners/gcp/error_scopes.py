@@ -43,7 +43,7 @@ class Target:
 
     provider: str
     project: str
-    book: catalogue.Book
+    book: catalogue.Catalog
     offer: base.Offer | None = None
 
     @property

@@ -7,7 +7,7 @@ from provisioners import catalogue
 _CPUS = "_CPUS"
 
 
-def gpu_types(book: catalogue.Book) -> tuple[str, ...]:
+def gpu_types(book: catalogue.Catalog) -> tuple[str, ...]:
     """Patterns for every type with GPUs; whole families where all their types have some, to keep it short."""
     families: dict[str, set[bool]] = {}
     for machine in book.machines.values():
@@ -22,7 +22,7 @@ def gpu_types(book: catalogue.Book) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def governed(book: catalogue.Book, metric: str, *, family: str = "") -> tuple[str, ...]:
+def governed(book: catalogue.Catalog, metric: str, *, family: str = "") -> tuple[str, ...]:
     """Patterns for the machine types that a quota counts; none where it counts something that every type uses."""
     if family or metric.endswith("_GPUS"):
         metric = f"{family}_GPUS" if family else metric

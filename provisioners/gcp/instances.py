@@ -49,7 +49,7 @@ def instance(
     *,
     provider: str,
     project: str,
-    book: catalogue.Book,
+    book: catalogue.Catalog,
     failure: base.Failure | None = None,
 ) -> base.InstanceView:
     """An instance."""
@@ -110,7 +110,7 @@ def address(found: compute_v1.Address, *, provider: str, project: str) -> base.R
     )
 
 
-def machine_type(found: compute_v1.Instance, book: catalogue.Book) -> str:
+def machine_type(found: compute_v1.Instance, book: catalogue.Catalog) -> str:
     """The type as offers name it; built-in GPUs are told like attached ones, so the catalogue decides."""
     name = names.last(found.machine_type)
     for attached in found.guest_accelerators:

@@ -18,7 +18,7 @@ class Launcher:
         self,
         context: base.Context,
         chosen: settings.Settings,
-        book: catalogue.Book,
+        book: catalogue.Catalog,
         *,
         calls: Calls,
         operations: operations.Operations,

@@ -103,7 +103,7 @@ class Lister:
     def __init__(
         self,
         context: base.Context,
-        book: catalogue.Book,
+        book: catalogue.Catalog,
         calls: Calls,
         operations: Operations,
         unsettled: unsettled.Launches,

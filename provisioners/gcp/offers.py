@@ -14,7 +14,9 @@ from provisioners.gcp.availability import Availability, ZoneTypes
 class Offers(offers.Offers[settings.PoolOptions]):
     """The offers of one project."""
 
-    def __init__(self, provider: str, chosen: settings.Settings, book: catalogue.Book, available: Availability) -> None:
+    def __init__(
+        self, provider: str, chosen: settings.Settings, book: catalogue.Catalog, available: Availability
+    ) -> None:
         super().__init__(
             provider,
             chosen.project,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from provisioners import base
-from provisioners.catalogue import Book, Machine, renewal
+from provisioners.catalogue import Catalog, Machine, renewal
 from provisioners.support import numbers
 
 #: The SKUs of Compute Engine.
@@ -182,7 +182,7 @@ def _figure(rate: Mapping[str, Any], key: str) -> float:
 
 
 async def refresh(
-    book: Book,
+    book: Catalog,
     *,
     regions: Collection[str],
     directory: str,

@@ -61,7 +61,7 @@ class Gcp(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
         )
 
     @classmethod
-    def read_settings(cls, options: Mapping[str, Any], book: catalogue.Book) -> tuple[settings.Settings, list[str]]:
+    def read_settings(cls, options: Mapping[str, Any], book: catalogue.Catalog) -> tuple[settings.Settings, list[str]]:
         return settings.read(options, book)
 
     def read_pool(self, options: Mapping[str, Any]) -> tuple[settings.PoolOptions, list[str]]:

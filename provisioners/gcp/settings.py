@@ -105,7 +105,7 @@ class PoolOptions:
     regions: tuple[str, ...] = ()
 
 
-def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list[str]]:
+def read(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[Settings, list[str]]:
     """The settings and every problem in them."""
     reader = options.Reader(given)
     project = reader.text("project")
@@ -129,7 +129,7 @@ def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list
         impersonate=impersonate,
         preemption_notice=int(reader.seconds("preemption_notice", 0)),
         markets=settings.read_markets(reader),
-        overrides=catalogue.read_overrides(reader, "prices", book),
+        overrides=book.read_overrides(reader, "prices"),
         endpoint=_url(reader, "endpoint", COMPUTE),
         resource_manager=_url(reader, "resource_manager", RESOURCE_MANAGER),
         iam=_url(reader, "iam", IAM),
@@ -139,7 +139,7 @@ def read(given: Mapping[str, Any], book: catalogue.Book) -> tuple[Settings, list
     return chosen, reader.problems
 
 
-def read_pool(given: Mapping[str, Any], launch: Launch, book: catalogue.Book) -> tuple[PoolOptions, list[str]]:
+def read_pool(given: Mapping[str, Any], launch: Launch, book: catalogue.Catalog) -> tuple[PoolOptions, list[str]]:
     """Return a pool's options over what its provider launches with, and every problem in them."""
     reader = options.Reader(given)
     found = PoolOptions(launch=_launch(reader, launch, book), regions=settings.read_pool_regions(reader, book))
@@ -147,7 +147,7 @@ def read_pool(given: Mapping[str, Any], launch: Launch, book: catalogue.Book) ->
     return found, reader.problems
 
 
-def _regions(reader: options.Reader, book: catalogue.Book, subnetworks: dict[str, str]) -> list[tuple[str, Region]]:
+def _regions(reader: options.Reader, book: catalogue.Catalog, subnetworks: dict[str, str]) -> list[tuple[str, Region]]:
     found: list[tuple[str, Region]] = []
     for name, entry in reader.named("regions"):
         if book.regions and name not in book.regions:
@@ -168,7 +168,7 @@ def _regions(reader: options.Reader, book: catalogue.Book, subnetworks: dict[str
     return found
 
 
-def _launch(reader: options.Reader, default: Launch, book: catalogue.Book) -> Launch:
+def _launch(reader: options.Reader, default: Launch, book: catalogue.Catalog) -> Launch:
     image = reader.text("image", default.image)
     if image and images.parse(image) is None:
         reader.complain("image", f'"{image}" is neither family:PROJECT/FAMILY nor projects/PROJECT/global/images/NAME')
@@ -204,7 +204,7 @@ def _launch(reader: options.Reader, default: Launch, book: catalogue.Book) -> La
     )
 
 
-def _subnetworks(reader: options.Reader, default: Launch, book: catalogue.Book) -> Mapping[str, str]:
+def _subnetworks(reader: options.Reader, default: Launch, book: catalogue.Catalog) -> Mapping[str, str]:
     """One for every region as a text, or one for each as a map."""
     if not reader.has("subnetwork"):
         reader.raw("subnetwork")

@@ -92,8 +92,8 @@ class Pages:
 
 
 def refresh(
-    pages: Pages, directory: Path | str, book: catalogue.Book | None = None, *regions: str
-) -> tuple[catalogue.Book, list[base.Finding]]:
+    pages: Pages, directory: Path | str, book: catalogue.Catalog | None = None, *regions: str
+) -> tuple[catalogue.Catalog, list[base.Finding]]:
     book = book or catalogue.load("aws")
     findings = asyncio.run(
         pricing.refresh(
@@ -108,7 +108,7 @@ def refresh(
     return book, findings
 
 
-def dollars(book: catalogue.Book, name: str, region: str = "eu-west-1") -> str:
+def dollars(book: catalogue.Catalog, name: str, region: str = "eu-west-1") -> str:
     found = book.price(name, region=region, market=OD)
     assert found is not None
     return f"{found.dollars:g} {found}"

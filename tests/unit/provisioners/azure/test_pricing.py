@@ -74,7 +74,7 @@ class Service:
         return page
 
 
-def refresh(service: Service, directory: Path | str = "") -> tuple[catalogue.Book, list[base.Finding]]:
+def refresh(service: Service, directory: Path | str = "") -> tuple[catalogue.Catalog, list[base.Finding]]:
     book = catalogue.load("azure")
     findings = asyncio.run(
         pricing.refresh(
@@ -84,7 +84,7 @@ def refresh(service: Service, directory: Path | str = "") -> tuple[catalogue.Boo
     return book, findings
 
 
-def dollars(book: catalogue.Book, market: base.Market = OD) -> str:
+def dollars(book: catalogue.Catalog, market: base.Market = OD) -> str:
     found = book.price(T4, region="westeurope", market=market)
     assert found is not None
     return f"{found.dollars:g} {found}"

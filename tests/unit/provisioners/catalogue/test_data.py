@@ -59,8 +59,8 @@ def test_machines_have_what_machines_have(cloud: str) -> None:
 
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_every_machine_has_a_price_somewhere_and_every_price_is_sane(cloud: str) -> None:
-    book, data = catalogue.load(cloud), shipped.read(cloud)
-    for name, machine in book.machines.items():
+    catalog, data = catalogue.load(cloud), shipped.read(cloud)
+    for name, machine in catalog.machines.items():
         priced = [pair for pair in data.prices(name).values() if any(pair)]
         assert priced, f"{name} has no price at all"
         for region, (on_demand, spot) in data.prices(name).items():
@@ -89,9 +89,9 @@ def test_azure_general_machines_cost_by_their_vcpus() -> None:
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_more_of_the_same_never_costs_less(cloud: str) -> None:
     """Two machines that differ in size alone: a price in the wrong column shows here."""
-    book, data = catalogue.load(cloud), shipped.read(cloud)
+    catalog, data = catalogue.load(cloud), shipped.read(cloud)
     families: dict[tuple[str, ...], list[catalogue.Machine]] = {}
-    for machine in book.machines.values():
+    for machine in catalog.machines.values():
         stem = re.sub(r"\d*(xlarge|large|medium)$|(?<=-)\d+$|(?<=[A-Z])\d+(?=[a-z])", "#", machine.type_name)
         families.setdefault((stem, machine.gpu, machine.accelerator), []).append(machine)
     compared = 0
@@ -184,11 +184,11 @@ def test_ec2_machines_are_as_ec2_describes_them() -> None:
 
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_prices_tell_their_day_and_source(cloud: str) -> None:
-    book, data = catalogue.load(cloud), shipped.read(cloud)
-    for region in {region for name in book.machines for region in data.prices(name)}:
+    catalog, data = catalogue.load(cloud), shipped.read(cloud)
+    for region in {region for name in catalog.machines for region in data.prices(name)}:
         assert re.fullmatch(r"20\d\d-\d\d(-\d\d)?", data.day(region)), region
-    assert any("as of 20" in source for source in book.sources)
-    assert book.regions >= data.whole
+    assert any("as of 20" in source for source in catalog.sources)
+    assert catalog.regions >= data.whole
 
 
 def test_the_data_is_small() -> None:

@@ -140,32 +140,32 @@ def test_nothing_that_fits_is_explained_with_the_nearest_thing(cloud: str, shape
 
 
 def test_a_shape_that_fits_and_has_a_price_is_not_explained() -> None:
-    book = catalogue.load("aws")
-    assert book.why_none(base.Shape(gpu="t4")) == ""
-    assert book.why_none(base.Shape(gpu="t4"), regions=("us-east-1",)) == ""
+    catalog = catalogue.load("aws")
+    assert catalog.why_none(base.Shape(gpu="t4")) == ""
+    assert catalog.why_none(base.Shape(gpu="t4"), regions=("us-east-1",)) == ""
 
 
 def test_what_is_sold_in_one_market_only_is_explained_for_the_other() -> None:
-    book = catalogue.load("gcp")
+    catalog = catalogue.load("gcp")
     b200 = {"gpu": "b200", "gpu_count": 8}
-    why = book.why_none(base.Shape(**b200), regions=("us-central1",))  # type: ignore[arg-type]
+    why = catalog.why_none(base.Shape(**b200), regions=("us-central1",))  # type: ignore[arg-type]
     assert why.startswith("no price is known for a4-highgpu-8g, on-demand in us-central1")
     spot = base.Shape(**b200, markets=(base.Market.SPOT,))  # type: ignore[arg-type]
-    assert book.why_none(spot, regions=("us-central1",)) == ""
+    assert catalog.why_none(spot, regions=("us-central1",)) == ""
 
 
 def test_what_is_not_sold_in_the_configured_regions_is_said_with_the_regions_that_have_it() -> None:
-    book = catalogue.load("gcp")
+    catalog = catalogue.load("gcp")
     shape = base.Shape(gpu="h200", gpu_count=8)
-    why = book.why_none(shape, regions=("europe-north2", "asia-east2"))
+    why = catalog.why_none(shape, regions=("europe-north2", "asia-east2"))
     assert why.startswith("a3-ultragpu-8g: not sold in asia-east2 or europe-north2; sold in asia-south1, asia-south2, ")
-    assert book.why_none(shape, regions=("europe-north2", "us-central1")) == ""
+    assert catalog.why_none(shape, regions=("europe-north2", "us-central1")) == ""
 
 
 def test_an_operators_price_says_that_a_type_is_sold_there() -> None:
-    book = catalogue.load("gcp")
+    catalog = catalogue.load("gcp")
     own = catalogue.Overrides({("europe-north2", "a3-ultragpu-8g", base.Market.ON_DEMAND): 90.0})
-    assert book.why_none(base.Shape(gpu="h200", gpu_count=8), regions=("europe-north2",), overrides=own) == ""
+    assert catalog.why_none(base.Shape(gpu="h200", gpu_count=8), regions=("europe-north2",), overrides=own) == ""
 
 
 @pytest.mark.parametrize(

@@ -13,69 +13,71 @@ from provisioners.catalogue import renewed
 OD, SPOT = base.Market.ON_DEMAND, base.Market.SPOT
 
 
-def overrides(book: catalogue.Book, prices: Any) -> catalogue.Overrides:
+def overrides(catalog: catalogue.Catalog, prices: Any) -> catalogue.Overrides:
     reader = options.Reader({"prices": prices})
-    found = catalogue.read_overrides(reader, "prices", book)
+    found = catalog.read_overrides(reader, "prices")
     reader.done()
     assert reader.problems == []
     return found
 
 
 @pytest.fixture
-def book() -> catalogue.Book:
+def catalog() -> catalogue.Catalog:
     return catalogue.load("aws")
 
 
-def test_the_order_is_operator_then_renewed_then_shipped_then_estimate(book: catalogue.Book) -> None:
+def test_the_order_is_operator_then_renewed_then_shipped_then_estimate(catalog: catalogue.Catalog) -> None:
     def price(region: str, own: catalogue.Overrides | None = None) -> str:
-        found = book.price("g4dn.xlarge", region=region, market=OD, overrides=own)
+        found = catalog.price("g4dn.xlarge", region=region, market=OD, overrides=own)
         assert found is not None
         return f"{found.dollars:.3f} {found}"
 
     assert price("us-east-1") == "0.526 catalogue 2026-07-20"
     assert price("ca-west-1").endswith(" estimate 2025-08")
-    book.use_renewed(renewed.Renewed({"us-east-1": renewed.Region("2026-11-01", "list", {"g4dn.xlarge": (0.5, None)})}))
+    catalog.use_renewed(
+        renewed.Renewed({"us-east-1": renewed.Region("2026-11-01", "list", {"g4dn.xlarge": (0.5, None)})})
+    )
     assert price("us-east-1") == "0.500 price list 2026-11-01"
-    own = overrides(book, {"g4dn.xlarge": 0.41, "us-east-1": {"g4dn.xlarge": 0.4}})
+    own = overrides(catalog, {"g4dn.xlarge": 0.41, "us-east-1": {"g4dn.xlarge": 0.4}})
     assert price("us-east-1", own) == "0.400 operator"
     assert price("eu-west-1", own) == "0.410 operator"
 
 
-def test_an_estimate_is_the_highest_price_known_anywhere(book: catalogue.Book) -> None:
-    known = [book.price("g5.xlarge", region=region, market=OD) for region in book.sold_in("g5.xlarge")]
-    found = book.price("g5.xlarge", region="il-central-1", market=OD)
+def test_an_estimate_is_the_highest_price_known_anywhere(catalog: catalogue.Catalog) -> None:
+    known = [catalog.price("g5.xlarge", region=region, market=OD) for region in catalog.available_in("g5.xlarge")]
+    found = catalog.price("g5.xlarge", region="il-central-1", market=OD)
     assert found is not None and found.source == "estimate"
     assert found.dollars == max(price.dollars for price in known if price)
 
 
-def test_a_spot_price_that_nobody_tells_is_the_on_demand_price(book: catalogue.Book) -> None:
-    found = book.price("g4dn.xlarge", region="us-east-1", market=SPOT)
+def test_a_spot_price_that_nobody_tells_is_the_on_demand_price(catalog: catalogue.Catalog) -> None:
+    found = catalog.price("g4dn.xlarge", region="us-east-1", market=SPOT)
     assert found == catalogue.Price(0.526, "estimate (on-demand price)", "2026-07-20")
-    own = overrides(book, {"g4dn.xlarge": 0.3})
-    ceiling = book.price("g4dn.xlarge", region="us-east-1", market=SPOT, overrides=own)
+    own = overrides(catalog, {"g4dn.xlarge": 0.3})
+    ceiling = catalog.price("g4dn.xlarge", region="us-east-1", market=SPOT, overrides=own)
     assert ceiling == catalogue.Price(0.3, "estimate (on-demand price)")
 
 
 def test_a_spot_price_that_is_told_counts_without_the_operators_on_demand_price() -> None:
-    book = catalogue.load("gcp")
-    own = overrides(book, {"g2-standard-4": 9.0})
-    found = book.price("g2-standard-4", region="us-central1", market=SPOT, overrides=own)
+    catalog = catalogue.load("gcp")
+    own = overrides(catalog, {"g2-standard-4": 9.0})
+    found = catalog.price("g2-standard-4", region="us-central1", market=SPOT, overrides=own)
     assert found is not None and (round(found.dollars, 3), found.source) == (0.397, "catalogue")
 
 
 def test_a_type_that_is_not_sold_on_demand_has_no_price_there() -> None:
-    book = catalogue.load("gcp")
-    assert book.price("a4-highgpu-8g", region="us-central1", market=OD) is None
-    found = book.price("a4-highgpu-8g", region="us-east1", market=SPOT)
+    catalog = catalogue.load("gcp")
+    assert catalog.price("a4-highgpu-8g", region="us-central1", market=OD) is None
+    found = catalog.price("a4-highgpu-8g", region="us-east1", market=SPOT)
     assert found is not None and found.source == "estimate"
-    assert book.price("no-such-type", region="us-central1", market=OD) is None
+    assert catalog.price("no-such-type", region="us-central1", market=OD) is None
 
 
 def test_an_operators_price_makes_an_unpriced_type_buyable() -> None:
-    book = catalogue.load("gcp")
+    catalog = catalogue.load("gcp")
     shape = base.Shape(gpu="b200", gpu_count=8)
-    assert book.why_none(shape, regions=("us-central1",)) != ""
-    assert book.why_none(shape, regions=("us-central1",), overrides=overrides(book, {"a4-highgpu-8g": 70})) == ""
+    assert catalog.why_none(shape, regions=("us-central1",)) != ""
+    assert catalog.why_none(shape, regions=("us-central1",), overrides=overrides(catalog, {"a4-highgpu-8g": 70})) == ""
 
 
 def test_what_a_region_does_not_sell_is_told_only_where_its_list_is_whole() -> None:
@@ -92,9 +94,9 @@ def test_what_a_region_does_not_sell_is_told_only_where_its_list_is_whole() -> N
     assert aws.offered("g4dn.2xlarge", "eu-west-1"), "what shipped data knows there stays"
 
 
-def test_markets_and_regions_may_be_mixed_with_plain_numbers(book: catalogue.Book) -> None:
+def test_markets_and_regions_may_be_mixed_with_plain_numbers(catalog: catalogue.Catalog) -> None:
     own = overrides(
-        book,
+        catalog,
         {
             "g4dn.xlarge": {"on-demand": 0.4, "spot": 0.15},
             "g5.xlarge": 0.9,
@@ -142,15 +144,15 @@ def test_markets_and_regions_may_be_mixed_with_plain_numbers(book: catalogue.Boo
         pytest.param([1], "prices: expected a map, not a list", id="a list"),
     ],
 )
-def test_a_bad_price_is_complained_about_with_its_key(book: catalogue.Book, prices: Any, problem: str) -> None:
+def test_a_bad_price_is_complained_about_with_its_key(catalog: catalogue.Catalog, prices: Any, problem: str) -> None:
     reader = options.Reader({"prices": prices})
-    catalogue.read_overrides(reader, "prices", book)
+    catalog.read_overrides(reader, "prices")
     reader.done()
     assert len(reader.problems) == 1 and problem in reader.problems[0]
 
 
-def test_no_prices_are_no_problem(book: catalogue.Book) -> None:
-    assert overrides(book, None).prices == {}
+def test_no_prices_are_no_problem(catalog: catalogue.Catalog) -> None:
+    assert overrides(catalog, None).prices == {}
 
 
 def test_books_of_one_cloud_do_not_share_renewed_prices() -> None:
@@ -181,14 +183,14 @@ def test_books_of_one_cloud_do_not_share_renewed_prices() -> None:
     ],
 )
 def test_a_damaged_file_of_renewed_prices_is_told_and_left(
-    book: catalogue.Book, tmp_path: Path, text: str, said: str
+    catalog: catalogue.Catalog, tmp_path: Path, text: str, said: str
 ) -> None:
     (tmp_path / "prices.json").write_text(text)
-    assert said in book.load_renewed(str(tmp_path))
-    price = book.price("g4dn.xlarge", region="us-east-1", market=OD)
+    assert said in catalog.load_renewed(str(tmp_path))
+    price = catalog.price("g4dn.xlarge", region="us-east-1", market=OD)
     assert price is not None and price.source == "catalogue"
 
 
-def test_no_directory_and_no_file_are_no_problem(book: catalogue.Book, tmp_path: Path) -> None:
-    assert book.load_renewed("") == ""
-    assert book.load_renewed(str(tmp_path / "missing")) == ""
+def test_no_directory_and_no_file_are_no_problem(catalog: catalogue.Catalog, tmp_path: Path) -> None:
+    assert catalog.load_renewed("") == ""
+    assert catalog.load_renewed(str(tmp_path / "missing")) == ""

@@ -15,25 +15,25 @@ OD, SPOT = base.Market.ON_DEMAND, base.Market.SPOT
 NOW = 1_795_651_200.0  # 2026-11-26
 
 
-def round_of(book: catalogue.Book, *regions: str) -> renewal.Renewal:
-    return renewal.Renewal(book, regions=regions, source="list", now=NOW, place="providers.gcp")
+def round_of(catalog: catalogue.Catalog, *regions: str) -> renewal.Renewal:
+    return renewal.Renewal(catalog, regions=regions, source="list", now=NOW, place="providers.gcp")
 
 
 @pytest.fixture
-def book() -> catalogue.Book:
+def catalog() -> catalogue.Catalog:
     return catalogue.load("gcp")
 
 
-def fill(asked: renewal.Renewal, book: catalogue.Book, region: str, factor: float = 1.0) -> None:
-    for name in book.machines:
-        price = book.price(name, region=region, market=OD)
+def fill(asked: renewal.Renewal, catalog: catalogue.Catalog, region: str, factor: float = 1.0) -> None:
+    for name in catalog.machines:
+        price = catalog.price(name, region=region, market=OD)
         if price:
             asked.quote(region, name, OD, price.dollars * factor)
 
 
-def test_the_summary_counts_what_changed_and_what_is_spot(book: catalogue.Book) -> None:
-    asked = round_of(book, "us-central1")
-    fill(asked, book, "us-central1")
+def test_the_summary_counts_what_changed_and_what_is_spot(catalog: catalogue.Catalog) -> None:
+    asked = round_of(catalog, "us-central1")
+    fill(asked, catalog, "us-central1")
     asked.quote("us-central1", "g2-standard-4", OD, 0.9)
     asked.quote("us-central1", "g2-standard-4", SPOT, 0.3)
     findings = asked.finish("")
@@ -42,32 +42,32 @@ def test_the_summary_counts_what_changed_and_what_is_spot(book: catalogue.Book) 
     assert "not kept: the provider has no directory" in findings[1].message
 
 
-def test_of_two_prices_the_higher_one_counts(book: catalogue.Book) -> None:
-    asked = round_of(book, "us-central1")
-    fill(asked, book, "us-central1")
+def test_of_two_prices_the_higher_one_counts(catalog: catalogue.Catalog) -> None:
+    asked = round_of(catalog, "us-central1")
+    fill(asked, catalog, "us-central1")
     for dollars in (0.8, 0.9, 0.85):
         asked.quote("us-central1", "g2-standard-4", OD, dollars)
     asked.finish("")
-    price = book.price("g2-standard-4", region="us-central1", market=OD)
+    price = catalog.price("g2-standard-4", region="us-central1", market=OD)
     assert price is not None and price.dollars == 0.9
 
 
-def test_only_regions_that_were_asked_for_and_known_types_are_taken(book: catalogue.Book) -> None:
-    asked = round_of(book, "us-central1")
-    fill(asked, book, "us-central1")
+def test_only_regions_that_were_asked_for_and_known_types_are_taken(catalog: catalogue.Catalog) -> None:
+    asked = round_of(catalog, "us-central1")
+    fill(asked, catalog, "us-central1")
     asked.quote("us-east1", "g2-standard-4", OD, 0.5)
     asked.quote("us-central1", "z9-standard-4", OD, 0.5)
     asked.refuse("us-east1", "whatever")
     findings = asked.finish("")
     assert all("us-east1" not in finding.message for finding in findings)
-    assert "z9-standard-4" not in book.machines
-    price = book.price("g2-standard-4", region="us-east1", market=OD)
+    assert "z9-standard-4" not in catalog.machines
+    price = catalog.price("g2-standard-4", region="us-east1", market=OD)
     assert price is not None and price.source == "catalogue"
 
 
-def test_many_refused_prices_are_summed_up(book: catalogue.Book) -> None:
-    asked = round_of(book, "us-central1")
-    fill(asked, book, "us-central1")
+def test_many_refused_prices_are_summed_up(catalog: catalogue.Catalog) -> None:
+    asked = round_of(catalog, "us-central1")
+    fill(asked, catalog, "us-central1")
     for name in ("g2-standard-4", "g2-standard-8", "g2-standard-12", "g2-standard-16", "g2-standard-24"):
         asked.quote("us-central1", name, OD, 1e6)
     messages = [finding.message for finding in asked.finish("") if finding.level is base.Level.WARNING]
@@ -86,11 +86,11 @@ def test_a_spot_price_is_judged_by_the_on_demand_price_where_none_is_known(dolla
     assert price is not None and price.dollars == (dollars if taken else 0.526)
 
 
-def test_the_file_is_replaced_in_one_step_and_keeps_other_regions(book: catalogue.Book, tmp_path: Path) -> None:
+def test_the_file_is_replaced_in_one_step_and_keeps_other_regions(catalog: catalogue.Catalog, tmp_path: Path) -> None:
     directory = tmp_path / "made" / "when-needed"
     for region in ("us-central1", "us-east1"):
-        asked = round_of(book, region)
-        fill(asked, book, region)
+        asked = round_of(catalog, region)
+        fill(asked, catalog, region)
         assert [finding.level for finding in asked.finish(str(directory))] == [base.Level.OK]
     assert [path.name for path in directory.iterdir()] == ["prices.json"]
     written = json.loads((directory / "prices.json").read_text())
@@ -102,10 +102,10 @@ def test_the_file_is_replaced_in_one_step_and_keeps_other_regions(book: catalogu
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_says_so(
-    book: catalogue.Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    catalog: catalogue.Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = round_of(book, "us-central1")
-    fill(asked, book, "us-central1")
+    asked = round_of(catalog, "us-central1")
+    fill(asked, catalog, "us-central1")
     asked.finish(str(tmp_path))
     before = (tmp_path / "prices.json").read_bytes()
 
@@ -113,24 +113,24 @@ def test_a_write_that_fails_leaves_the_old_file_and_says_so(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    asked = round_of(book, "us-east1")
-    fill(asked, book, "us-east1")
+    asked = round_of(catalog, "us-east1")
+    fill(asked, catalog, "us-east1")
     findings = asked.finish(str(tmp_path))
     assert findings[-1].level is base.Level.ERROR and "No space left on device" in findings[-1].message
     assert (tmp_path / "prices.json").read_bytes() == before
-    price = book.price("g2-standard-4", region="us-east1", market=OD)
+    price = catalog.price("g2-standard-4", region="us-east1", market=OD)
     assert price is not None and price.source == "price list", "used until the restart"
 
 
-def test_a_damaged_file_is_told_and_replaced(book: catalogue.Book, tmp_path: Path) -> None:
+def test_a_damaged_file_is_told_and_replaced(catalog: catalogue.Catalog, tmp_path: Path) -> None:
     (tmp_path / "prices.json").write_text("{")
-    asked = round_of(book, "us-central1")
-    fill(asked, book, "us-central1")
+    asked = round_of(catalog, "us-central1")
+    fill(asked, catalog, "us-central1")
     findings = asked.finish(str(tmp_path))
     assert [finding.level for finding in findings] == [base.Level.WARNING, base.Level.OK]
-    assert book.load_renewed(str(tmp_path)) == ""
+    assert catalog.load_renewed(str(tmp_path)) == ""
 
 
-def test_nothing_asked_is_nothing_done(book: catalogue.Book, tmp_path: Path) -> None:
-    assert round_of(book).finish(str(tmp_path)) == []
+def test_nothing_asked_is_nothing_done(catalog: catalogue.Catalog, tmp_path: Path) -> None:
+    assert round_of(catalog).finish(str(tmp_path)) == []
     assert list(tmp_path.iterdir()) == []

@@ -35,7 +35,7 @@ class Cloud:
         return type(made).validate_pool(options) if pool else type(made).validate({**made.written, **options})
 
     @property
-    def book(self) -> catalogue.Book:
+    def book(self) -> catalogue.Catalog:
         return catalogue.load(self.name)
 
 

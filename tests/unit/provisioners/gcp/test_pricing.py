@@ -136,7 +136,7 @@ class Service:
 
 def refresh(
     service: Service, directory: Path | str = "", regions: tuple[str, ...] = ("us-central1",)
-) -> tuple[catalogue.Book, list[base.Finding]]:
+) -> tuple[catalogue.Catalog, list[base.Finding]]:
     book = catalogue.load("gcp")
     findings = asyncio.run(
         pricing.refresh(
@@ -146,7 +146,7 @@ def refresh(
     return book, findings
 
 
-def renewed(book: catalogue.Book, name: str, market: base.Market = OD) -> float | None:
+def renewed(book: catalogue.Catalog, name: str, market: base.Market = OD) -> float | None:
     """The renewed price, None where there is none."""
     found = book.price(name, region="us-central1", market=market)
     return found.dollars if found is not None and found.source == "price list" else None

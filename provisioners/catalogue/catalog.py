@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from provisioners import base, options
+from provisioners.catalogue import overrides as own_prices
 from provisioners.catalogue import price, reasons, renewed, shipped
 from provisioners.catalogue.machine import Machine
 from provisioners.catalogue.overrides import Overrides
@@ -23,7 +24,7 @@ _NO_OVERRIDES = Overrides()
 
 
 @dataclass(slots=True)
-class Book:
+class Catalog:
     """The machines of one cloud, and what they cost.  Each provider has its own, for its renewed prices."""
 
     cloud: str
@@ -75,19 +76,23 @@ class Book:
                 return Price(ceiling.dollars, price.CEILING, ceiling.as_of)
         return self._estimate(machine_type, market)
 
-    def sold_in(self, machine_type: str) -> frozenset[str]:
+    def available_in(self, machine_type: str) -> frozenset[str]:
         """The regions in which the type is known to be sold, mostly by a price of it in either market."""
-        return frozenset(self._shipped.prices(machine_type)) | self._renewed.sold_in(machine_type)
+        return frozenset(self._shipped.prices(machine_type)) | self._renewed.available_in(machine_type)
 
     def offered(self, machine_type: str, region: str) -> bool:
         """False where it is known that the type is not sold in that region: its price list is whole and has none."""
-        if region in self.sold_in(machine_type):
+        if region in self.available_in(machine_type):
             return True
         return region not in self._renewed.regions and region not in self._shipped.whole
 
     def nearest_region(self, name: str) -> str:
         """A hint to append to a complaint about a region that does not exist."""
         return options.nearest(name, self.regions)
+
+    def read_overrides(self, reader: options.Reader, key: str) -> Overrides:
+        """Read the operator's own prices under a key of the options."""
+        return own_prices.read(reader, key, machines=self.machines, regions=self.regions)
 
     def load_renewed(self, directory: str) -> str:
         """Take over the price list that was last renewed there; plain words when it cannot be used, else empty."""
@@ -123,7 +128,7 @@ class Book:
             if self.offered(name, region) or own.dollars(name, region=region, market=market) is not None
         ]
         if regions and not places:
-            sold = sorted({region for name in names for region in self.sold_in(name)})
+            sold = sorted({region for name in names for region in self.available_in(name)})
             return f"{few}: not sold in {where}; sold in {', '.join(sold) or 'no region that is known'}"
         if regions and not any(
             self.price(name, region=region, market=market, overrides=own) for name, region, market in places
@@ -146,7 +151,7 @@ class Book:
         return None
 
     def _estimate(self, machine_type: str, market: base.Market) -> Price | None:
-        known = [self._listed(machine_type, region, market) for region in self.sold_in(machine_type)]
+        known = [self._listed(machine_type, region, market) for region in self.available_in(machine_type)]
         highest = max((one for one in known if one), key=lambda one: (one.dollars, one.as_of), default=None)
         return None if highest is None else Price(highest.dollars, price.ESTIMATE, highest.as_of)
 
@@ -156,6 +161,6 @@ class Book:
         return min((pair[0] for pair in pairs if pair[0] is not None), default=float("inf"))
 
 
-def load(cloud: str) -> Book:
+def load(cloud: str) -> Catalog:
     """The catalogue that ships with runnerd for ``aws``, ``gcp`` or ``azure``; KeyError for any other name."""
-    return Book(cloud, shipped.read(cloud))
+    return Catalog(cloud, shipped.read(cloud))
