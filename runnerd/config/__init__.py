@@ -36,8 +36,7 @@ from runnerd.config.pools import (
 )
 from runnerd.config.reference_page import reference
 from runnerd.config.schema import (
-    GITHUB_COMMAND,
-    GITLAB_COMMAND,
+    RUNNER_COMMANDS,
     Assets,
     AssetsTo,
     Config,
@@ -51,8 +50,7 @@ from runnerd.config.schema import (
 from runnerd.config.warnings import warnings_of
 
 __all__ = [
-    "GITHUB_COMMAND",
-    "GITLAB_COMMAND",
+    "RUNNER_COMMANDS",
     "Acquire",
     "Allow",
     "AnyForge",

@@ -102,7 +102,9 @@ def _problem(
         near = spelling.closest(value, words) if isinstance(value, str) else None
         return document.problem(place, f"{_shown(value)} is not one of {', '.join(words)}", nearest=near)
     if kind == "union_tag_not_found":
-        return document.problem((*place, "type"), "is missing; write type: github or type: gitlab")
+        return document.problem(
+            (*place, "type"), f"is missing; write {' or '.join(f'type: {kind}' for kind in _types_of_forges(model))}"
+        )
     if kind == "bool_type":
         hint = ""
         if isinstance(value, str) and value.lower() in ("yes", "on", "no", "off", "true", "false"):
@@ -157,7 +159,7 @@ def _quote(value: Any) -> str:
 
 def _words(model: type[pydantic.BaseModel], place: yamlfile.Place, detail: Any, data: Mapping[str, Any]) -> list[str]:
     if detail["type"] == "union_tag_invalid":
-        return ["github", "gitlab"]
+        return _types_of_forges(model)
     owner = model_at(model, place[:-1], data)
     field = _fields(owner).get(str(place[-1])) if owner else None
     found = _choices(field.annotation) if field else []
@@ -167,6 +169,13 @@ def _words(model: type[pydantic.BaseModel], place: yamlfile.Place, detail: Any, 
         field = _fields(owner).get(str(place[-2])) if owner else None
         found = _choices(field.annotation) if field else []
     return found
+
+
+def _types_of_forges(model: type[pydantic.BaseModel]) -> list[str]:
+    """Return the types of the union of forges."""
+    _, entry = typing.get_args(model.model_fields["forges"].annotation)
+    kinds = typing.get_args(typing.get_args(entry)[0])
+    return [word for kind in kinds for word in _choices(kind.model_fields["type"].annotation)]
 
 
 def _choices(annotation: Any) -> list[str]:

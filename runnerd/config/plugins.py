@@ -16,14 +16,7 @@ from provisioners.support import numbers, spelling
 from runnerd import errors
 from runnerd.kit import yamlfile
 
-#: Provisioners that ship with runnerd, for a checkout whose entry points are not installed.
-BUILT_IN = {
-    "aws": "provisioners.aws:Aws",
-    "azure": "provisioners.azure:Azure",
-    "fake": "provisioners.fake:Fake",
-    "gcp": "provisioners.gcp:Gcp",
-    "local": "provisioners.local:Local",
-}
+#: The group under which packages register provisioners; runnerd's own are in setup.cfg.
 ENTRY_POINTS = "runnerd.provisioners"
 
 #: Provisioner classes by type, for callers that bring their own.
@@ -32,8 +25,7 @@ Provisioners = Mapping[str, type[base.Provisioner]]
 
 def provisioner_types() -> dict[str, str]:
     """Return every installed provider type with the `module:Class` behind it. Imports none of them."""
-    found = {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
-    return {**BUILT_IN, **found}
+    return {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
 
 
 def provisioner_class(kind: str) -> type[base.Provisioner]:

@@ -267,8 +267,8 @@ class Provider(Named):
     """A source of instances. All other keys belong to the provisioner of that `type`."""
 
     type: Annotated[str, Field(min_length=1)]
-    """The provisioner: `aws`, `gcp` and `azure` (each an extra of the package), `fake` and `local` are built in; others
-    register under the entry point group `runnerd.provisioners`."""
+    """The provisioner: `local`, `fake`, or a cloud (an extra of the package), such as `aws`. Packages register others
+    under the entry point group `runnerd.provisioners`."""
 
     limits: Limits = Limits()
     """Ceilings of this provider."""

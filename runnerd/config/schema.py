@@ -12,6 +12,7 @@ import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import pydantic
@@ -24,9 +25,13 @@ from runnerd.config.limits import Limits
 from runnerd.config.pools import Defaults, Pool, Provider, Team, matches
 from runnerd.kit import secrets, yamlfile
 
-#: The commands that start runners unless `runner` sets others.
-GITHUB_COMMAND = ("/opt/actions-runner/bin/Runner.Listener", "run")
-GITLAB_COMMAND = ("/usr/bin/gitlab-runner", "run-single")
+#: By the type of the forge, the command that starts a runner unless `runner` sets another.
+RUNNER_COMMANDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "github": ("/opt/actions-runner/bin/Runner.Listener", "run"),
+        "gitlab": ("/usr/bin/gitlab-runner", "run-single"),
+    }
+)
 
 
 class AssetsTo(enum.StrEnum):
@@ -223,7 +228,7 @@ class Config(Model):
         kind = self.forges[forge].type
         levels = [self.defaults.runner, self.providers[provider].runner, self.pools[pool].runner]
         commands = [command for level in levels if (command := getattr(level, kind)) is not None]
-        command = commands[-1].command if commands else (GITHUB_COMMAND if kind == "github" else GITLAB_COMMAND)
+        command = commands[-1].command if commands else RUNNER_COMMANDS[kind]
         env: dict[str, str] = {}
         for level in levels:
             env |= level.env

@@ -39,7 +39,7 @@ def compose(runtime: shared.Runtime, row: model.Instance, *, asset_url: str = ""
     settings = runtime.config
     pool = settings.pools.get(row.pool)
     beside_daemon = _beside_daemon(runtime, row.provider)
-    commands: dict[str, tuple[str, ...]] = {"github": config.GITHUB_COMMAND, "gitlab": config.GITLAB_COMMAND}
+    commands = dict(config.RUNNER_COMMANDS)
     environment: dict[str, str] = {}
     if pool is not None and row.provider in settings.providers:
         for name, forge in settings.forges.items():

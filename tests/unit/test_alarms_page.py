@@ -23,7 +23,7 @@ def raised() -> Iterator[str]:
                 place = RAISES.get((node.func.attr, len(node.args)))
                 if place is not None:
                     id = node.args[place]
-                    if isinstance(id, ast.Constant):
+                    if isinstance(id, ast.Constant) and isinstance(id.value, str):
                         yield id.value
 
 
