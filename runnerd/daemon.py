@@ -149,7 +149,7 @@ class Daemon:
             history=self.store,
             loop=controller,
             clock_guard=controller.guard,
-            rank=controller.selection.rank,
+            rank=controller.selection.for_next,
             totals=controller.admission.totals,
             console=controller.consoles.ask,
             diagnostics=self._diagnostics,

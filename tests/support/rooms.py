@@ -19,7 +19,7 @@ def shown(
         history=history,
         loop=controller,
         clock_guard=controller.guard,
-        rank=controller.selection.rank,
+        rank=controller.selection.for_next,
         totals=controller.admission.totals,
         console=controller.consoles.ask,
         diagnostics={},

@@ -98,6 +98,16 @@ async def test_a_job_without_capacity_anywhere_is_told_why_and_when_it_is_tried_
         assert "/east/" in line and "tried again in" in line
 
 
+async def test_an_offer_that_provisioning_still_waits_to_spill_to_is_shown_as_closed(tmp_path: Path) -> None:
+    two = {"boxes": {"type": "fake", "regions": {"east": {"capacity": 0}}}, "sky": {"type": "fake"}}
+    pools = {"gpu": {"gpu": "t4", "spill_after": "1h"}}
+    async with small_daemon.running(tmp_path, providers=two, pools=pools) as small:
+        await small.queue("train")
+        await small.until(lambda: any(one.reason == "capacity" for one in small.daemon.runtime.rows.blocks.values()))
+        offers = lists.offer_list(small.daemon.reading, "gpu")["offers"]
+        assert {one["refusal"] for one in offers if one["provider"] == "sky"} == {"waits 3600 s for boxes first"}
+
+
 async def test_a_drained_pool_is_the_reason_and_no_offer_is_promised(tmp_path: Path) -> None:
     async with small_daemon.running(tmp_path) as small:
         await small.daemon.runtime.durable.write_drained("gpu", True)
