@@ -27,7 +27,7 @@ JobKey = NewType("JobKey", str)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Queue:
-    """Where jobs wait: one pool as one scope of one forge sees it.
+    """A queue of jobs: one pool as one scope of one forge sees it.
 
     Demand, scale set, session and registration belong to a queue; capacity belongs to a pool.
     """
@@ -43,16 +43,16 @@ class Queue:
 
     @classmethod
     def parse(cls, text: str) -> Queue:
-        """The inverse of ``str``."""
+        """Return the queue of that text, as ``str`` writes it."""
         forge, scope, pool = text.split(":")
         return cls(forge, scope, pool)
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """How much work a queue holds, as its forge last told it.  Unknown demand never shrinks a fleet."""
+    """The work that a queue holds, as its forge last reported it.  Unknown demand never shrinks a fleet."""
 
-    #: Jobs that wait for a runner, including lapsed ones whose run still wants them.
+    #: Jobs that wait for a runner, including those whose assignment timed out and whose run still wants them.
     waiting: int = 0
     #: Jobs that run on runners of this queue.
     running: int = 0
@@ -68,7 +68,7 @@ class Demand:
 
 
 class JobState(enum.StrEnum):
-    """Where a job stands, as far as runnerd was told."""
+    """The state of a job, as far as its forge reported it."""
 
     #: The forge holds it; no runner has it.
     QUEUED = "queued"
@@ -80,7 +80,7 @@ class JobState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One CI job.  Keyed by forge, repository, run and name: forge ids change when an assignment lapses."""
+    """One CI job.  Keyed by forge, repository, run and name: forge ids change when an assignment times out."""
 
     key: JobKey
     queue: Queue
@@ -103,12 +103,12 @@ class Job:
     finished_at: float = 0.0
     #: Where a person can read it.
     url: str = ""
-    #: How often the forge lapsed an assignment of it.
+    #: How often an assignment of it timed out at the forge.
     lapses: int = 0
 
 
 def job_key(forge: str, repo: str, run: str, name: str) -> JobKey:
-    """The name under which runnerd remembers a job, whatever ids the forge gives it."""
+    """Return the name under which runnerd knows a job, whichever ids the forge gives it."""
     return JobKey("|".join((forge, repo, run, name)))
 
 
@@ -136,7 +136,7 @@ class InstanceState(enum.StrEnum):
     BUSY = "busy"
     #: It must take no further job; the registration is being removed.
     DRAINING = "draining"
-    #: Both witnesses deny a job; the provider is asked to delete it until it is gone.
+    #: Both observers deny a job; the provider is asked to delete it until it is gone.
     ENDING = "ending"
     #: Confirmed absent.
     GONE = "gone"
@@ -154,7 +154,7 @@ INSTANCE_TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = Mapping
         _S.REQUESTING: frozenset({_S.BOOTING, _S.UNKNOWN, _S.PLANNED, _S.FAILED}),
         # Requesting again is the replay of the same attempt, byte for byte.
         _S.UNKNOWN: frozenset({_S.BOOTING, _S.REQUESTING, _S.PLANNED, _S.FAILED}),
-        # Straight to registered or busy: adopted after the database was lost, then a witness told how far it is.
+        # Straight to registered or busy: adopted after the database was lost, then an observer reported how far it is.
         _S.BOOTING: frozenset({_S.READY, _S.REGISTERED, _S.BUSY, _S.DRAINING, _S.ENDING, _S.GONE}),
         _S.READY: frozenset({_S.REGISTERING, _S.DRAINING, _S.ENDING, _S.GONE}),
         # Back to ready: the forge refused; the instance waits and is not bought again.
@@ -162,7 +162,7 @@ INSTANCE_TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = Mapping
         # Back to registering: the runner never started and asks again under a new name.
         _S.REGISTERED: frozenset({_S.BUSY, _S.REGISTERING, _S.DRAINING, _S.ENDING, _S.GONE}),
         _S.BUSY: frozenset({_S.DRAINING, _S.ENDING, _S.GONE}),
-        # Back to busy: a witness says that a job slipped in.
+        # Back to busy: an observer says that a job slipped in.
         _S.DRAINING: frozenset({_S.BUSY, _S.ENDING, _S.GONE}),
         _S.ENDING: frozenset({_S.GONE}),
         _S.GONE: frozenset(),
@@ -179,7 +179,7 @@ RISING = frozenset({_S.PLANNED, _S.REQUESTING, _S.UNKNOWN, _S.BOOTING, _S.READY,
 
 
 class Reason(enum.StrEnum):
-    """Why an instance left the path to its job, or the world."""
+    """The reason for which an instance left the path to its job, or ended."""
 
     NONE = ""
     #: Its job ended.
@@ -198,7 +198,7 @@ class Reason(enum.StrEnum):
     REGISTER_FAILED = "register-failed"
     #: Its job ran into the pool's max_job.
     MAX_JOB = "max-job"
-    #: The cloud took it back.
+    #: The cloud preempted it.
     PREEMPTED = "preempted"
     #: It ended by itself or was ended outside runnerd.
     VANISHED = "vanished"
@@ -206,7 +206,7 @@ class Reason(enum.StrEnum):
     DEAD = "dead"
     #: The runner exited without a job.
     RUNNER_EXITED = "runner-exited"
-    #: A person said so.
+    #: An operator ordered it.
     OPERATOR = "operator"
     #: Found by its tags, without a row and without work.
     ORPHAN = "orphan"
@@ -248,7 +248,7 @@ class Instance:
     market: str = ""
     gpus: int = 0
     cpus: int = 0
-    #: What it boots from, as far as its offer told; empty where not known.
+    #: The image that it boots from, as far as its offer says; empty where not known.
     image: str = ""
     #: The provider's own handle, empty until it answered.
     ref: str = ""
@@ -263,7 +263,7 @@ class Instance:
     busy_at: float = 0.0
     job_ended_at: float = 0.0
     gone_at: float = 0.0
-    #: The provider or the instance itself ends it then, whatever happens to the daemon.
+    #: The provider or the instance itself ends it then, even if the daemon never comes back.
     deadline: float = 0.0
     #: A person keeps it until then.
     hold_until: float = 0.0
@@ -276,11 +276,11 @@ class Instance:
     job_started: bool = False
     #: Found by its tags after the database was lost.
     adopted: bool = False
-    #: Plain words for people about the last thing that went wrong.
+    #: The last thing that went wrong, for people.
     detail: str = ""
     #: Who ended it, as its provider proves (a :class:`provisioners.base.EndKind` value); empty while it lives.
     end: str = ""
-    #: The provider's own words for that.
+    #: The provider's own message for that.
     end_detail: str = ""
 
     @property
@@ -289,17 +289,17 @@ class Instance:
 
 
 class ConsoleKind(enum.StrEnum):
-    """Whose words a kept text of an instance is."""
+    """The origin of a kept text of an instance."""
 
     #: What its console printed, from the provider.
     CONSOLE = "console"
-    #: The last words of its agent.
+    #: The diagnostics of its agent.
     AGENT = "agent"
 
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """What an instance printed, kept when it ends.  One of each kind per instance: the newest replaces the older."""
+    """A text that an instance printed, kept when it ends; for each instance the newest of each kind."""
 
     instance: InstanceId
     kind: ConsoleKind
@@ -312,7 +312,7 @@ class Console:
 
     @property
     def key(self) -> str:
-        """Names it in the state."""
+        """Its name in the state."""
         return f"{self.instance}/{self.kind.value}"
 
 
@@ -357,7 +357,7 @@ class Attempt:
     #: How often the call was sent.
     sends: int = 0
     price: float = 0.0
-    #: A :class:`provisioners.base.Kind` and the provider's own code and words.
+    #: A :class:`provisioners.base.Kind` and the provider's own code and message.
     failure: str = ""
     code: str = ""
     detail: str = ""
@@ -444,7 +444,7 @@ class Event:
     what: str
     #: Why, in one word.
     reason: str = ""
-    #: Plain words for people; never a secret.
+    #: For people; never a secret.
     detail: str = ""
 
 

@@ -1,4 +1,4 @@
-"""Runs a job again that a provider's preemption interrupted: proven, capped, queued durably, off unless configured.
+"""Re-runs of jobs that a preemption interrupted: proven, capped, queued durably, off unless configured.
 
 A re-run may publish twice, so nothing is guessed.  The proof is the provider's own word for why the instance ended;
 an agent's word or an absence is none.  Only a job that the forge calls failed is run again, at most so often as the
@@ -41,7 +41,7 @@ class Retrier:
         runtime.rows.on_proof.append(self._stepped)
 
     def outstanding(self, pool: str) -> bool:
-        """True while an interrupted job of the pool is on its way to run again."""
+        """Return True while an interrupted job of the pool is on its way to run again."""
         return any(self._open(one) for one in self._runtime.durable.reruns.values() if one.pool == pool)
 
     def _open(self, rerun: Rerun) -> bool:
@@ -127,5 +127,5 @@ class Retrier:
 
 
 def interrupted(row: model.Instance) -> bool:
-    """True when an instance's end should be asked of its provider: it was bought to be taken back, and had a job."""
+    """Return True when the provider should be asked why an instance ended: it could be preempted, and had a job."""
     return row.market == "spot" and row.busy_at > 0

@@ -1,7 +1,7 @@
-"""Asks the forges about jobs whose story does not end: a message was lost, or never sent.
+"""Jobs that look stuck, because a message was lost or never sent: their forges are asked for them by name.
 
-A job that runs on an instance that is gone, or waits much longer than its pool takes, is asked for by name, a few at a
-time and seldom, so that what `jobs` and `explain` say stays true without weighing on a rate limit.
+A job that runs on an instance that is gone, or waits much longer than its pool takes, is asked for a few at a time and
+seldom, so that what `jobs` and `explain` say stays true without weighing on a rate limit.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from runnerd.runtime import shared
 log = logging.getLogger(__name__)
 
 #: Seconds between rounds, and between two questions about one job.
-EVERY, PATIENCE = 120.0, 900.0
+PERIOD_S, PATIENCE_S = 120.0, 900.0
 #: Seconds after which a waiting job is asked for.
-LONG_WAIT = 1800.0
+LONG_WAIT_S = 1800.0
 #: Jobs asked for in one round.
-ROUND = 10
+MOST_JOBS = 10
 
 
 class StuckJobs:
@@ -34,35 +34,35 @@ class StuckJobs:
     async def run(self) -> None:
         """Ask in rounds until cancelled."""
         while True:
-            await self._runtime.clock.sleep(EVERY)
+            await self._runtime.clock.sleep(PERIOD_S)
             try:
                 await self.ask()
             except errors.StoreError as error:
                 log.info("what the forges said of stuck jobs was not kept: %s", error)
 
     def stuck(self) -> list[Job]:
-        """Jobs worth a question now, the longest unasked first."""
+        """Return the jobs worth a question now, the longest unasked first."""
         now = self._runtime.clock.now()
         rows = self._runtime.rows
         self._asked = {key: at for key, at in self._asked.items() if key in rows.jobs}
         found = []
         for job in rows.jobs.values():
-            if job.state is JobState.COMPLETED or now - self._asked.get(job.key, 0.0) < PATIENCE:
+            if job.state is JobState.COMPLETED or now - self._asked.get(job.key, 0.0) < PATIENCE_S:
                 continue
             if job.state is JobState.RUNNING:
                 row = rows.instances.get(job.instance) if job.instance else None
                 if row is not None and row.state is model.InstanceState.BUSY:
                     continue
-                if now - job.started_at < EVERY:
+                if now - job.started_at < PERIOD_S:
                     continue
-            elif now - job.queued_at < LONG_WAIT:
+            elif now - job.queued_at < LONG_WAIT_S:
                 continue
             found.append(job)
         found.sort(key=lambda job: self._asked.get(job.key, 0.0))
-        return found[:ROUND]
+        return found[:MOST_JOBS]
 
     async def ask(self) -> None:
-        """One round."""
+        """Ask for the jobs that look stuck, once."""
         by_forge: dict[str, list[Job]] = {}
         for job in self.stuck():
             self._asked[job.key] = self._runtime.clock.now()

@@ -1,8 +1,8 @@
-"""What forges tell about jobs, made durable and turned into facts about instances.
+"""Job updates from forges, made durable and turned into facts about instances.
 
 The forge clients hand over messages here and acknowledge them only after :meth:`JobUpdates.record` has returned.  Facts
 may come late, twice or out of order, so each is folded into the job's row by rules that do not depend on the order:
-an end is final, a start beats a wait, and an unknown runner name is somebody else's.
+an end is final, a start beats a wait, and an unknown runner name is not ours.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from runnerd.runtime import shared
 log = logging.getLogger(__name__)
 
 #: Seconds for which a count may still be older than its receipt says, and for which a pickup outweighs a count at most:
-#: a forge whose word of it was lost is believed again, or one job would wait for ever.
-AFTERMATH, LOST_WORD = 5.0, 120.0
+#: a forge whose report of it was lost is believed again, or one job would wait for ever.
+COUNT_DELAY_S, LOST_REPORT_S = 5.0, 120.0
 #: How many ids of one job are remembered.
 ALIASES = 8
 
@@ -32,7 +32,7 @@ class JobUpdates:
     def __init__(self, runtime: shared.Runtime) -> None:
         self._runtime = runtime
         self._capacity: dict[Queue, int] = {}
-        #: Queue -> instances that our agents saw picking up a job before the forge told, with the time.
+        #: Queue -> instances that our agents saw picking up a job before the forge reported it, with the time.
         self._pickups: dict[Queue, dict[InstanceId, float]] = {}
         #: Called with (before, after) for each job whose row changed.
         self.on_job: list[Callable[[Job | None, Job], None]] = []
@@ -132,7 +132,7 @@ class JobUpdates:
         return max(1, self._capacity.get(queue, 1))
 
     def announce(self, capacity: Mapping[Queue, int]) -> None:
-        """What each queue may be told to send; set by the controller after each plan."""
+        """Set the capacity that each queue announces; called after each plan."""
         self._capacity = dict(capacity)
 
     def waiting_jobs(self, queue: Queue) -> Sequence[Job]:
@@ -157,22 +157,25 @@ class JobUpdates:
             self._pickups.setdefault(new.queue, {})[new.id] = self._runtime.clock.now()
 
     def forget_pickup(self, queue: Queue, id: InstanceId) -> None:
-        """The forge has told of it: its own count is right again."""
+        """Forget a pickup that the forge has reported: its own count is right again."""
         self._pickups.get(queue, {}).pop(id, None)
 
     def pickups(self, queue: Queue, as_of: float) -> int:
-        """Jobs that were taken after the forge counted."""
+        """Return the number of jobs that were taken after the forge counted."""
         found = self._pickups.get(queue)
         if not found:
             return 0
         now = self._runtime.clock.now()
-        for id in [id for id, at in found.items() if now - at >= (LOST_WORD if at > as_of else AFTERMATH)]:
+        for id in [id for id, at in found.items() if now - at >= (LOST_REPORT_S if at > as_of else COUNT_DELAY_S)]:
             del found[id]
         return len(found)
 
 
 def fold(old: Job | None, update: forges.JobUpdate, now: float) -> Job:
-    """A job's row with one more fact.  An end is final; a wait never overwrites a start of the same assignment."""
+    """Return a job's row with one more fact.
+
+    An end is final; a wait never overwrites a start of the same assignment.
+    """
     at = update.at or now
     if old is None:
         old = Job(
@@ -192,7 +195,7 @@ def fold(old: Job | None, update: forges.JobUpdate, now: float) -> Job:
     )
     if update.event is forges.JobEvent.QUEUED:
         if old.state is not JobState.QUEUED and not known:
-            # Another assignment under the same name: a re-run, or a lapse whose end came first.
+            # Another assignment under the same name: a re-run, or an assignment timeout whose end came first.
             return dataclasses.replace(
                 job,
                 state=JobState.QUEUED,

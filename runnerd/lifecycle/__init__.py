@@ -1,1 +1,1 @@
-"""An instance from its request until it is gone."""
+"""The life of an instance, from its create request until it is gone."""

@@ -18,7 +18,7 @@ _BESIDE_DAEMON = frozenset({"local", "fake"})
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What an agent must know of its pool."""
+    """The orders of one agent."""
 
     #: GPUs that must be there; -1 for no preflight (instances without hardware of their own).
     gpus: int

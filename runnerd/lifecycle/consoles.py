@@ -1,4 +1,4 @@
-"""What an instance printed, and the diagnostics of its agent: asked for, made fit to be kept and shown, and kept.
+"""Console output of instances and diagnostics of agents: asked for, made fit to be kept and shown, and kept.
 
 A text is kept by its end, without secrets and without control characters.  Root on the instance wrote it, so it is
 data for people only.  The provider is asked once in an instance's life, and never holds an end up for long.

@@ -1,4 +1,4 @@
-"""Why an instance ended, in its provider's words: asked at its end, and again where the proof comes late."""
+"""End reasons: asked of the provider at an instance's end, and again where the proof comes late."""
 
 from __future__ import annotations
 

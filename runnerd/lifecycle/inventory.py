@@ -21,8 +21,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds for which an instance that is gone is remembered, so that an old listing does not bring it back.
 REMEMBER_S = 3600.0
+#: Seconds until a provider that failed is listed again at the latest, and for which wake-ups gather.
+RETRY_S, GATHER_S = 10.0, 0.2
 #: Seconds in which what a refused attempt left behind is gone as a rule, by its status.
-#: A failing provider is listed again after that many seconds at most, and a burst of wishes is one listing.
 LEFT_BEHIND_S = {base.InstanceStatus.ENDING: 600.0, base.InstanceStatus.FAILED: 60.0}
 #: States in which a provider should have the instance.
 EXPECTED = frozenset(
@@ -45,7 +46,7 @@ class Inventory:
         self._runtime = runtime
         self._adoption = adoption
         #: Side resources without an instance that were seen once; deleted when seen again.
-        self._residues: dict[tuple[str, str], float] = {}
+        self._orphans: dict[tuple[str, str], float] = {}
         #: Attempts whose instances were seen gone lately, and attempts that were refused lately, and when.
         self._closed: dict[str, float] = {}
         self._refused: dict[str, float] = {}
@@ -73,18 +74,15 @@ class Inventory:
             try:
                 await self.look(provider)
             except Exception as error:
-                # What was seen could not be written, or a plugin broke: the next look sees it again.
+                # What was seen could not be written, or a plugin broke: the next listing shows it again.
                 log.exception("%s: a listing could not be taken in", provider.name)
                 self._runtime.alarms.ring("provider", provider.name, "listing-failed", str(error))
-            failing = bool(provider.problem)
-            interval = (
-                min(10.0, self._runtime.config.reconcile.list_interval)
-                if failing
-                else (self._runtime.config.reconcile.list_interval)
-            )
+            interval = self._runtime.config.reconcile.list_interval
+            if provider.problem:
+                interval = min(RETRY_S, interval)
             await clock.sleep_or_wake(self._runtime.clock, interval, provider.listing_wanted)
-            # A burst of wishes makes one listing.
-            await self._runtime.clock.sleep(0.2)
+            # A burst of wake-ups makes one listing.
+            await self._runtime.clock.sleep(GATHER_S)
 
     async def look(self, provider: providers.Provider) -> None:
         """List a provider once and take in what it says."""
@@ -102,15 +100,15 @@ class Inventory:
             return
         provider.listing, provider.listed_at = listing, started
         if listing.failures:
-            words = "; ".join(f"{scope}: {why}" for scope, why in sorted(listing.failures.items()))
-            self._runtime.alarms.ring("provider", provider.name, "listing-partial", words)
+            detail = "; ".join(f"{scope}: {why}" for scope, why in sorted(listing.failures.items()))
+            self._runtime.alarms.ring("provider", provider.name, "listing-partial", detail)
         else:
             self._runtime.alarms.clear("provider", provider.name, "listing-partial")
         self._runtime.alarms.clear("provider", provider.name, "listing-failed")
         self._runtime.alarms.clear("provider", provider.name, "start-failed")
         provider.problem = ""
         await self._take_in(provider, listing, started)
-        await self._sweep_residues(provider, listing)
+        await self._sweep_orphans(provider, listing)
         self._runtime.wake()
 
     async def _take_in(self, provider: providers.Provider, listing: base.Listing, started: float) -> None:
@@ -147,31 +145,31 @@ class Inventory:
                 self._runtime.observations.missed(row.id)
 
     def _left_behind(self, attempt: str, view: base.InstanceView, started: float) -> bool:
-        """What a refused attempt left never ran and is being deleted; only if it stays it becomes a row of its own."""
+        """Return True for what a refused attempt left: it never ran and is being deleted; if it stays it is adopted."""
         refused_at = self._refused.get(attempt)
         patience = LEFT_BEHIND_S.get(view.status)
         return refused_at is not None and patience is not None and started - refused_at <= patience
 
-    async def _sweep_residues(self, provider: providers.Provider, listing: base.Listing) -> None:
+    async def _sweep_orphans(self, provider: providers.Provider, listing: base.Listing) -> None:
         present = set()
         failed = []
-        for residue in listing.residues:
-            key = (provider.name, residue.ref)
+        for orphan in listing.residues:
+            key = (provider.name, orphan.ref)
             present.add(key)
-            owner = self._runtime.rows.instances.get(InstanceId(residue.tags.get(base.TAG_INSTANCE, "")))
+            owner = self._runtime.rows.instances.get(InstanceId(orphan.tags.get(base.TAG_INSTANCE, "")))
             grace = provider.provisioner.traits.visibility_grace
-            if owner is not None or self._runtime.clock.now() - residue.created_at < grace:
+            if owner is not None or self._runtime.clock.now() - orphan.created_at < grace:
                 continue
-            if key not in self._residues:
-                self._residues[key] = self._runtime.clock.now()
+            if key not in self._orphans:
+                self._orphans[key] = self._runtime.clock.now()
                 continue
             try:
-                await provider.provisioner.delete_residue(residue)
+                await provider.provisioner.delete_residue(orphan)
             except base.ProvisionError as error:
-                failed.append(f"{residue.kind} {residue.ref}: {error}")
+                failed.append(f"{orphan.kind} {orphan.ref}: {error}")
         if failed:
             self._runtime.alarms.ring("provider", provider.name, "residue", "; ".join(failed[:5]))
         else:
             self._runtime.alarms.clear("provider", provider.name, "residue")
-        for key in [key for key in self._residues if key[0] == provider.name and key not in present]:
-            del self._residues[key]
+        for key in [key for key in self._orphans if key[0] == provider.name and key not in present]:
+            del self._orphans[key]

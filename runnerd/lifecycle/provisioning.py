@@ -225,7 +225,7 @@ class Launcher:
         self._lost.pop(attempt.key, None)
 
     def _lingers(self, attempt: Attempt) -> bool:
-        """Return True while an earlier send of the attempt may still be carried out, whatever this one was answered."""
+        """Return True while an earlier send of the attempt may still be carried out, though this one was refused."""
         if attempt.sends < 2:
             return False
         return self._runtime.clock.now() - self._lost.get(attempt.key, attempt.sent_at) < LINGER_S

@@ -1,7 +1,7 @@
-"""What carries our tags at the providers, and which of it nobody accounts for.
+"""The sweep: what carries our tags at the providers without a row, and what may be ended by its tags alone.
 
-Only looks and judges.  Whether something is ended is decided elsewhere: by the daemon, through the gate, or without one
-by the deadline that each instance and each side resource carries in its own tags.
+Nothing is ended from here.  Whether something is ended is decided elsewhere: by the daemon, through the termination
+check, or without a daemon by the deadline that each instance and each side resource carries in its own tags.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def look(
 
 
 def nothing(name: str, problem: str) -> dict[str, Any]:
-    """What is known of a provider that could not be asked."""
+    """Return the report on a provider that could not be asked."""
     return {"name": name, "problem": problem, "failures": {}, "counts": {}, "instances": [], "residues": []}
 
 
@@ -130,7 +130,7 @@ def _residue(one: base.Residue, known: Known | None, names: set[str], listing: b
 
 
 def spare_instance(each: Mapping[str, Any], now: float) -> str:
-    """Why an instance is left alone by who has no daemon; empty when it is to be ended."""
+    """Return why an instance is left alone where there is no daemon; empty when it is to be ended."""
     deadline = each["deadline"]
     if deadline <= 0:
         return "it carries no deadline: only its daemon may end it"
@@ -138,7 +138,7 @@ def spare_instance(each: Mapping[str, Any], now: float) -> str:
 
 
 def spare_residue(each: Mapping[str, Any], now: float) -> str:
-    """Why a side resource is left alone by who has no daemon; empty when it is to be deleted."""
+    """Return why a side resource is left alone where there is no daemon; empty when it is to be deleted."""
     if each["instance_listed"]:
         return f"its instance {each['instance']} is there"
     if each["row"]:

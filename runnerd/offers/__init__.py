@@ -1,1 +1,1 @@
-"""Where to buy, and whether: ranking, blocklist, admission, quotas."""
+"""Offers: which to buy next, and the limits, quotas and failures that rule some out."""

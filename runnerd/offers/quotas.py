@@ -58,9 +58,9 @@ class Quotas:
         key = offer.key if accounts else ""
         for account in accounts:
             if account.quota.pattern.matches(key):
-                words = account.refusal(offer)
-                if words:
-                    return words
+                refusal = account.refusal(offer)
+                if refusal:
+                    return refusal
         return ""
 
     def add(self, offer: Offer, count: int) -> None:

@@ -16,7 +16,7 @@ class Ranked:
     """An offer with what can be said about trying it now."""
 
     offer: Offer
-    #: Empty when it can be tried; otherwise why not, in plain words.
+    #: Empty when it can be tried; otherwise why not, for people.
     refusal: str = ""
     #: When the refusal ends by itself; 0 when it does not.
     until: float = 0.0

@@ -1,4 +1,4 @@
-"""What is sent to buy an instance: composed once, stored whole, sent the same again.
+"""The create request of an instance: composed once, stored whole, sent the same again.
 
 A request is stored with a placeholder where its one-time token goes, so that a replay is byte-identical and a dump of
 the state holds no secret.  ``check`` composes the same requests as samples, which buy nothing.
@@ -26,7 +26,7 @@ _DIGEST_SIZE = 64
 
 @dataclass(frozen=True, slots=True)
 class _BootScript:
-    """What the boot scripts of a pool have in common at a provider."""
+    """The part that all boot scripts of a pool have in common at a provider."""
 
     url: str
     python: str
@@ -58,7 +58,7 @@ def compose(
     bundle: str,
     now: float,
 ) -> base.CreateRequest:
-    """The request for one instance of an offer; ``bundle`` is the agent archive's SHA-256 in hex."""
+    """Compose the request for one instance of an offer; ``bundle`` is the agent archive's SHA-256 in hex."""
     deadline = now + pool.lifetime
     return base.CreateRequest(
         key=key,
@@ -96,7 +96,7 @@ def _boot_script(settings: config.Config, pool: config.Pool, provider: str, trai
 
 @functools.lru_cache(maxsize=1024)
 def _largest(script: _BootScript) -> int:
-    """Bytes that a script has at most when it is sent.  Cached, because every ranking of offers asks."""
+    """Return the bytes that a script has at most when it is sent.  Cached, because every ranking of offers asks."""
     text = script.render(instance="i" * _LONGEST_NAME, bundle="0" * _DIGEST_SIZE)
     return len(text.replace(base.TOKEN_PLACEHOLDER, "0" * TOKEN_SIZE).encode())
 
@@ -111,7 +111,7 @@ def _tags(
     repo: str,
     deadline: float,
 ) -> dict[str, str]:
-    """The operator's tags, then ours, which nobody overrides."""
+    """Return the operator's tags with ours, which cannot be overridden."""
     tags = {
         **settings.tags_for(pool.name, provider=offer.provider, repo=repo),
         base.TAG_CONTROLLER: settings.controller,
@@ -127,12 +127,12 @@ def _tags(
 
 
 def seal(request: base.CreateRequest) -> str:
-    """The whole request as JSON, its token a placeholder."""
+    """Return the whole request as JSON, its token a placeholder."""
     return json.dumps(dataclasses.asdict(request), sort_keys=True)
 
 
 def unseal(sealed: str, token: str) -> base.CreateRequest:
-    """The request as it is sent."""
+    """Return the request as it is sent."""
     raw = json.loads(sealed)
     offer = raw.pop("offer")
     offer["market"] = base.Market(offer["market"])

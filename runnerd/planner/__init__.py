@@ -1,12 +1,12 @@
-"""What should happen now, given everything that is known: a pure function from a snapshot to actions.
+"""The planner: a pure function from a snapshot of everything that is known to the actions that it calls for.
 
 No I/O, no clock, no randomness; the same snapshot always gives the same plan.  The plan is level-triggered: it is
 derived afresh from what is, never from what just happened, so a lost event costs one interval and a repeated action
-does nothing.  The planner says *what* and *why*; who does it, and how a failure is answered, is the controller's.
+does nothing.  The planner says *what* and *why*; the control loop carries it out and answers failures.
 
 Two rules decide most cases.  Supply is counted, not paired: a waiting job wants one more rising instance of its pool,
 whichever instance will run it.  And nothing is taken away on a guess: demand that is unknown or stale never shrinks a
-fleet, and an instance that may have a job is only ever drained, which lets both witnesses speak first.
+fleet, and an instance that may have a job is only ever drained, which lets both observers speak first.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
         wants.append(own.want())
         notes[pool.name] = ()
     for pool_name, rest in members.items():
-        if pool_name not in notes:  # its pool left the configuration and nobody described it
+        if pool_name not in notes:  # its pool left the configuration and the snapshot does not describe it
             ghost = PoolView(pool_name, retired=True)
             actions += fleet.Fleet(ghost, rest, snapshot, now).settle()
     handed_out, reasons = fair.launches(wants, room, snapshot.burst)
@@ -86,7 +86,7 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
 
 
 def _leftover_registrations(snapshot: Snapshot) -> list[Action]:
-    """Registrations outlive their instances: each is removed until the forge says that it is gone."""
+    """Return the removals of registrations that outlived their instances, until the forge says that they are gone."""
     actions: list[Action] = []
     for registration in snapshot.registrations:
         if registration.state is model.RegistrationState.GONE:

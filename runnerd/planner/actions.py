@@ -1,4 +1,4 @@
-"""What the planner says: each action with its meaning, and the plan as a whole."""
+"""The actions that the planner may ask for, and the plan as a whole."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Forget a planned instance that nobody wants any more."""
+    """Forget a planned instance that is no longer wanted."""
 
     instance: model.InstanceId
     reason: Reason
@@ -38,7 +38,7 @@ class Resolve:
     """Find out what became of an unclear create call."""
 
     instance: model.InstanceId
-    #: False when nobody wants it any more: it is not sent again.
+    #: False when it is no longer wanted: it is not sent again.
     wanted: bool
 
 
@@ -52,7 +52,7 @@ class Register:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Let the instance take no further job, then end it through the gate."""
+    """Let the instance take no further job, then end it through the termination check."""
 
     instance: model.InstanceId
     reason: Reason
@@ -61,10 +61,10 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Ask the forge to remove a draining instance's runner, and end it when both witnesses deny a job."""
+    """Ask the forge to remove a draining instance's runner, and end it when both observers deny a job."""
 
     instance: model.InstanceId
-    #: End it whatever the witnesses say: deadline, dead machine, a person's order.
+    #: End it regardless of the observations: deadline, dead machine, an operator's command.
     forced: bool = False
 
 
@@ -98,5 +98,5 @@ class Plan:
     """Actions in the order to start them, and why what is wanted is not being done."""
 
     actions: tuple[Action, ...]
-    #: Pool -> plain words on what holds it back; what ``explain`` shows.
+    #: Pool -> what holds it back, for people; ``explain`` shows it.
     notes: Mapping[str, tuple[str, ...]]

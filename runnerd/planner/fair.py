@@ -1,4 +1,4 @@
-"""Who gets the next instance when not all that is wanted is allowed: limits counted down, turns taken fairly."""
+"""Fair turns when not all that is wanted is allowed: limits are counted down, and repositories take turns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runnerd.planner.snapshot import Budget, PoolView, Snapshot
 
 @dataclass(slots=True)
 class Want:
-    """How many more instances a pool wants, and whose turn they are."""
+    """The instances that a pool wants more, and the repositories whose turn they are."""
 
     pool: PoolView
     count: int
@@ -26,7 +26,7 @@ class Want:
 
 
 class Room:
-    """What the limits still allow, counted down while launches are handed out."""
+    """The room that limits leave, counted down while launches are handed out."""
 
     def __init__(self, snapshot: Snapshot, members: Mapping[str, list[Instance]]) -> None:
         live = sum(map(len, members.values()))
@@ -61,7 +61,7 @@ class Room:
             self._team_counts[team] = (held + 1, held_gpus + gpus)
 
     def team_refusal(self, repo: str, pool: PoolView) -> str:
-        """Why the repository's team may not have one more instance; empty when it may."""
+        """Return why the repository's team may not have one more instance; empty when it may."""
         name = self._team_of.get(repo)
         if name is None:
             return ""
@@ -121,7 +121,7 @@ def _less(left: int | None, by: int) -> int | None:
 def launches(wants: list[Want], room: Room, burst: int) -> tuple[list[Action], dict[str, tuple[str, ...]]]:
     """Hand out launches one at a time to the repository that holds the fewest instances.
 
-    That is max-min fairness: one 200-job matrix cannot starve the rest, and what nobody else wants it gets.
+    That is max-min fairness: one 200-job matrix cannot starve the rest, and it gets what no other repository wants.
     """
     holds: dict[str, int] = {}
     for want in wants:

@@ -61,7 +61,7 @@ class Fleet:
     # -- per instance ------------------------------------------------------------------------------------------
 
     def settle(self) -> list[Action]:
-        """Actions that each instance's own state and observations call for."""
+        """Return the actions that each instance's own state and observations call for."""
         actions: list[Action] = []
         spare = self._unbound - self._target
         for instance in self._by_state[InstanceState.ENDING]:
@@ -103,7 +103,7 @@ class Fleet:
         return None
 
     def _forced(self, instance: Instance) -> bool:
-        """Whether a draining instance is ended whatever the witnesses say."""
+        """Return True when a draining instance is ended regardless of the observations."""
         if instance.reason in (Reason.MAX_JOB, Reason.OPERATOR):
             return True
         if self._dead(instance):
@@ -111,25 +111,25 @@ class Fleet:
         return not self._hold and self._now > instance.deadline > 0
 
     def _silent(self, instance: Instance) -> bool:
-        """Its agent has not spoken for long: it is not counted on, whatever the provider says of it."""
+        """Return True when its agent has not spoken for long: it is not counted on, even if its provider has it."""
         seen = self._observations.get(instance.id)
         if seen is None or seen.asking:
             return False
         return self._now - max(seen.agent_at, min(self._started, self._now), instance.since) > SILENCE_S
 
     def _dead(self, instance: Instance) -> bool:
-        """The agent is silent and the provider itself says that the machine does not run."""
+        """Return True when the agent is silent and the provider itself says that the machine does not run."""
         seen = self._observations.get(instance.id)
         if seen is None or seen.fresh(self._now):
             return False
         return seen.cloud in (InstanceStatus.STOPPED, InstanceStatus.FAILED) or seen.healthy is False
 
     def _past(self, instance: Instance) -> Drain | None:
-        """The machine is dead, or its time is over."""
+        """Return the drain of a machine that is dead or whose time is over."""
         seen = self._observations.get(instance.id)
         if seen is not None and seen.cloud is InstanceStatus.FAILED and not seen.fresh(self._now):
-            words = seen.failure.message if seen.failure else "the provider does not say why"
-            return Drain(instance.id, Reason.LAUNCH_FAILED, words)
+            message = seen.failure.message if seen.failure else "the provider does not say why"
+            return Drain(instance.id, Reason.LAUNCH_FAILED, message)
         if self._dead(instance):
             return Drain(instance.id, Reason.DEAD, "the agent is silent and the provider says it is dead")
         if not self._hold and not self._held(instance) and self._now > instance.deadline > 0:
@@ -158,7 +158,7 @@ class Fleet:
         if self._hold or self._held(instance):
             return None
         if self._now - instance.since > self._pool.boot:
-            detail = f"no word from its agent within {self._pool.boot:.0f} s"
+            detail = f"no report from its agent within {self._pool.boot:.0f} s"
             return Drain(instance.id, Reason.BOOT_TIMEOUT, detail)
         return None
 
@@ -188,7 +188,7 @@ class Fleet:
         return actions
 
     def _outlived(self, instance: Instance) -> Drain | None:
-        """A waiting instance that no job should land on any more."""
+        """Return the drain of a waiting instance that should get no job any more."""
         if self._hold or self._held(instance):
             return None
         if self._pool.retired:
@@ -200,7 +200,7 @@ class Fleet:
         return None
 
     def _time_for_a_job(self, instance: Instance) -> bool:
-        """An instance serves a job only if the whole of ``max_job`` fits before its deadline."""
+        """Return True when the whole of ``max_job`` fits before the deadline, so that it may still serve a job."""
         if instance.state is InstanceState.REGISTERED or instance.deadline <= 0:
             return True
         return self._now + self._pool.max_job <= instance.deadline
@@ -272,7 +272,7 @@ class Fleet:
     # -- the pool as a whole -----------------------------------------------------------------------------------
 
     def want(self) -> Want:
-        """How many more instances the pool wants, before limits."""
+        """Return how many more instances the pool wants, before limits."""
         pool = self._pool
         holds: dict[str, int] = {}
         for instance in self._members:
@@ -313,7 +313,7 @@ class Fleet:
             held_back.append(pool.closed_because or "no offer can be tried now")
             count = 0
         if count:
-            # What rises already is somebody's turn; the rest of the turns are open.
+            # What rises already has taken a turn; the rest of the turns are open.
             rising = [one for one in self._members if one.state in model.RISING]
             for instance in rising:
                 if repos.get(instance.repo, 0) > 0:

@@ -1,4 +1,4 @@
-"""What agents and providers last said about one instance, and how long that can be acted on."""
+"""Observations: what agents and providers last said about an instance, and how long that can be acted on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLACK_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What is known of one instance beside its row; kept in memory and gathered again after a restart.
+    """The knowledge about one instance beside its row; kept in memory and gathered again after a restart.
 
     Times are of the steady clock; 0 means never.
     """

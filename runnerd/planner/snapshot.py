@@ -1,4 +1,4 @@
-"""What the planner sees: the facts of one moment, gathered by the controller."""
+"""The snapshot that the planner sees: the facts of one moment, gathered by the control loop."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ class PoolView:
     retired: bool = False
     #: An interrupted job is being run again: no spot instance may take it.
     on_demand_only: bool = False
-    #: Some offer can be tried now; otherwise why not, in plain words.
+    #: Some offer can be tried now; otherwise why not, for people.
     open_offers: bool = True
     closed_because: str = ""
     #: Dollars that one more instance commits at most within the tightest window, by the best open offer.
     commitment: float = 0.0
     #: This pool's own budget; None for no limit.
     budget: Budget | None = None
-    #: Team name -> plain words when its budget cannot pay one more instance by the best open offer.
+    #: Team name -> why, for people, when its budget cannot pay one more instance by the best open offer.
     team_refusals: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 

@@ -1,4 +1,4 @@
-"""What a person should know: open alarms, folded, each with its first and last time."""
+"""Open alarms: what needs a person's attention, each once with its first and last time."""
 
 from __future__ import annotations
 

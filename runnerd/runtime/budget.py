@@ -2,7 +2,7 @@
 
 Admission is on committed dollars: what was spent inside the window, plus what every instance that lives or is being
 requested may still cost until its deadline inside the window, at the price fixed at its launch.  A busy instance is
-never ended for money, so what is promised must be counted before it is spent.
+never ended for money, so what is committed is counted before it is spent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Account:
-    """Who dollars are counted for."""
+    """The pool, provider, repository and market that dollars are counted for."""
 
     pool: str
     provider: str
@@ -55,7 +55,7 @@ class Tally:
             start = stop
 
     def inside(self, window: Window) -> Iterator[tuple[Account, float]]:
-        """The accounts' dollars of a window."""
+        """Yield the accounts' dollars of a window."""
         for (day, account), dollars in self.dollars.items():
             if window.start <= day * DAY < window.end:
                 yield account, dollars
@@ -75,8 +75,10 @@ def windows(
     until: float | None = None,
     horizon: float = 0.0,
 ) -> list[Window]:
-    """The windows that hold now or begin within ``horizon`` seconds; days and months are those of UTC, as cloud bills
-    count them.  An instance launched in the evening spends tomorrow's dollars too.
+    """Return the windows that hold now or begin within ``horizon`` seconds.
+
+    Days and months are those of UTC, as cloud bills count them.  An instance launched in the evening spends tomorrow's
+    dollars too.
     """
     found = []
     if per_day is not None:
@@ -103,13 +105,13 @@ def _month(year: int, month: int) -> float:
 
 
 def cost(start: float, end: float, price: float, window: Window) -> float:
-    """Dollars of a stretch that fall into a window."""
+    """Return the dollars of a stretch that fall into a window."""
     overlap = min(end, window.end) - max(start, window.start)
     return max(0.0, overlap) / HOUR * price
 
 
 def commitment(instance: model.Instance, now: float, window: Window) -> float:
-    """What an instance has cost and may still cost inside the window."""
+    """Return what an instance has cost and may still cost inside the window."""
     if instance.state in model.CLOSED or not 0 < instance.price < math.inf:
         return 0.0
     start = instance.running_at or now
@@ -118,12 +120,12 @@ def commitment(instance: model.Instance, now: float, window: Window) -> float:
 
 
 def next_commitment(price: float, lifetime: float, now: float, window: Window) -> float:
-    """What one more instance would commit inside the window, launched now with that lifetime."""
+    """Return what one more instance would commit inside the window, launched now with that lifetime."""
     return cost(now, now + lifetime, price, window)
 
 
 def accrued(instance: model.Instance, now: float) -> float:
-    """Dollars from running to gone, or to now."""
+    """Return the dollars from running to gone, or to now."""
     if instance.running_at <= 0:
         return 0.0
     end = instance.gone_at or now

@@ -43,11 +43,11 @@ class DurableSettings:
     # -- drained pools -----------------------------------------------------------------------------------------
 
     def drained(self, pool: str) -> bool:
-        """True while an operator drains the pool."""
+        """Return True while an operator drains the pool."""
         return self._rows.settings.get(_DRAINED + pool) == "yes"
 
     def ever_drained(self, pool: str) -> bool:
-        """True when an operator has drained the pool at some time, whether it is configured or not."""
+        """Return True when an operator has drained the pool at some time, whether it is configured or not."""
         return _DRAINED + pool in self._rows.settings
 
     async def write_drained(self, pool: str, drained: bool, *events: Event) -> None:
@@ -58,7 +58,7 @@ class DurableSettings:
 
     @property
     def reruns(self) -> Mapping[JobKey, Rerun]:
-        """The jobs that are to run again or were lately."""
+        """Return the jobs that are to run again or were lately."""
         return self._reruns
 
     async def write_rerun(self, rerun: Rerun, *events: Event) -> None:
@@ -80,7 +80,7 @@ class DurableSettings:
     # -- providers ---------------------------------------------------------------------------------------------
 
     def provider(self, name: str) -> str | None:
-        """The block of a provider's configuration as JSON, kept to end its instances once it left the file."""
+        """Return the block of a provider's configuration as JSON, kept to end its instances once it left the file."""
         return self._rows.settings.get(_PROVIDER + name)
 
     async def write_provider(self, name: str, block: str) -> None:

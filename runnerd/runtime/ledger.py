@@ -1,8 +1,9 @@
-"""What is true, in memory and on disk at once: the only place that changes a row.
+"""The ledger: rows in memory and on disk at once, and the only place that changes one.
 
 Every step of a life cycle is checked against its table, written with its event in one commit, and only then visible
-in memory.  Whoever acts on a step has awaited it, so an intent is durable before its effect.  ``expect`` makes a step
-a compare-and-set: when another task was faster, nothing happens and the caller is told.
+in memory.  A caller awaits a step before it acts on it, so an intent is durable before its effect.  ``expect`` makes
+a step a compare-and-set: when another task was faster, nothing happens and None says so.  What else must know of a
+step listens to it.
 """
 
 from __future__ import annotations
@@ -140,11 +141,11 @@ class Ledger:
     # -- reading -----------------------------------------------------------------------------------------------
 
     def registrations_of(self, instance: InstanceId) -> list[Registration]:
-        """Registrations of an instance that the forge may still have, oldest first."""
+        """Return the registrations of an instance that the forge may still have, oldest first."""
         return [self.registrations[one] for one in self._by_instance.get(instance, [])]
 
     def runner(self, name: str) -> Registration | None:
-        """The registration with that runner name, if it is not gone."""
+        """Return the registration with that runner name, if it is not gone."""
         found = self._by_runner.get(name)
         return self.registrations.get(found) if found else None
 
@@ -329,8 +330,8 @@ class Ledger:
             model.check_transition(f"attempt {new.key}", old.state, new.state)
         elif old is None and new.state is not AttemptState.REQUESTING:
             model.check_transition(f"attempt {new.key}", AttemptState.REQUESTING, new.state)
-        words = " ".join(part for part in (new.code, new.detail) if part)
-        return [new, Event(self._now(), "attempt", new.key, new.state.value, new.failure, words or new.offer)]
+        message = " ".join(part for part in (new.code, new.detail) if part)
+        return [new, Event(self._now(), "attempt", new.key, new.state.value, new.failure, message or new.offer)]
 
     def _registration_changes(self, new: Registration) -> list[Any]:
         old = self.registrations.get(new.id)
@@ -370,7 +371,7 @@ class Ledger:
                 del self._jobs[key]
 
     async def write_block(self, block: Block) -> None:
-        """Remember a blocked pattern."""
+        """Write a blocked pattern."""
         await self._store.write(*self._block_changes(block))
         self._blocks[block.pattern] = block
 
@@ -433,5 +434,5 @@ _UNPROVEN = ("", base.EndKind.UNKNOWN.value)
 
 
 def _priced(row: Instance) -> Instance:
-    """The row with a price that can be added up: earlier versions took any tag's."""
+    """Return the row with a price that can be added up: earlier versions took any tag's."""
     return row if numbers.real(row.price) is not None else dataclasses.replace(row, price=0.0)

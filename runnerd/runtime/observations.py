@@ -19,7 +19,7 @@ _NOTHING = Observation()
 
 
 class Observations(Mapping[InstanceId, Observation]):
-    """What is known of each instance beside its row."""
+    """The observations of all instances."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now

@@ -41,11 +41,11 @@ class Provider:
     #: What its last listing said, and when; None before the first.
     listing: base.Listing | None = None
     listed_at: float = 0.0
-    #: Why it cannot be used now, in plain words; empty when it can.
+    #: Why it cannot be used now, for people; empty when it can.
     problem: str = ""
     #: Whether its provisioner has been started; until then nothing else is asked of it.
     started: bool = False
-    #: The account's ceilings as last told, and when they were asked for.
+    #: The account's quotas as last reported, and when they were asked for.
     quotas: list[base.Quota] = field(default_factory=list)
     quotas_at: float = 0.0
     #: Pool -> when its offers were first asked for; those of which the first answer is awaited.
@@ -62,7 +62,7 @@ class Provider:
             self.started = True
 
     def bucket(self, region: str) -> ratelimit.Bucket:
-        """What paces the create calls that go to a region."""
+        """Return the bucket that paces the create calls to a region."""
         traits = self.provisioner.traits
         key = region if traits.paced_by_region else ""
         found = self._buckets.get(key)
@@ -74,21 +74,21 @@ class Provider:
 
     @property
     def paused_until(self) -> float:
-        """When the last of its pauses ends; in the past when none holds."""
+        """The time at which its last backoff ends; in the past when none holds."""
         return max((one.paused_until for one in self._buckets.values()), default=0.0)
 
     def known_offers(self, pool: config.Pool) -> list[base.Offer]:
-        """The offers for a pool as last told; empty before :meth:`refresh`."""
+        """Return the offers for a pool as last reported; empty before :meth:`refresh`."""
         _, asked, offers = self._offers.get(pool.name, (0.0, None, []))
         return offers if asked == self._question(pool) else []
 
     def stale(self, pool: config.Pool, now: float) -> bool:
-        """True when the offers for a pool should be asked for again."""
+        """Return True when the offers for a pool should be asked for again."""
         asked_at, asked, _ = self._offers.get(pool.name, (float("-inf"), None, []))
         return now - asked_at > OFFERS_FRESH or asked != self._question(pool)
 
     def awaited(self, pool: config.Pool, now: float) -> bool:
-        """True while the first answer about a pool's offers is awaited: what comes later in order waits for it."""
+        """Return True while the first answer about a pool's offers is awaited: later providers wait for it."""
         if pool.name in self._offers or self.retired:
             return False
         return now - self._awaited.setdefault(pool.name, now) < OFFERS_AWAITED
@@ -138,7 +138,7 @@ class Provider:
 
 
 def context(settings: config.Config, name: str, *, clock: clock.Clock, directory: Path | None = None) -> base.Context:
-    """What a provisioner gets from outside; ``directory`` stands in for its place in the state."""
+    """Return the surroundings of a provisioner; ``directory`` stands in for its place in the state."""
 
     def reveal(reference: str) -> str:
         # The mask learns the value here, before anybody can print it.

@@ -1,4 +1,4 @@
-"""What the rooms of the controller share, so that each takes one argument and none owns another's state."""
+"""The state that rooms share, so that each takes one argument and none owns another's."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Runtime:
     hold: bool = False
 
     def queues(self, pool: str) -> list[Queue]:
-        """The queues of a pool, in the order of the configuration's forges."""
+        """Return the queues of a pool, in the order of the configuration's forges."""
         return [spec.queue for spec in self.specs if spec.queue.pool == pool]
 
     def scopes(self, provider: str) -> frozenset[base.Scope]:

@@ -12,7 +12,7 @@ from runnerd.model import Attempt, AttemptKey, Instance, JobKey, Queue, Registra
 
 
 class InstanceFacts(TypedDict, total=False):
-    """What may be changed of an instance beside its state; times of the state itself are the ledger's."""
+    """Facts of an instance that may change beside its state; times of the state itself are the ledger's."""
 
     queue: Queue | None
     attempt: AttemptKey | None

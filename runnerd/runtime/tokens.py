@@ -29,15 +29,15 @@ class Tokens:
         return hmac.new(self._key, text, hashlib.sha256).hexdigest()
 
     def boot(self, attempt: AttemptKey) -> str:
-        """The one token in an instance's user-data; worthless once exchanged."""
+        """Return the one token in an instance's user-data; worthless once exchanged."""
         return f"rb1.{attempt}.{self._mac('boot', attempt)}"
 
     def session(self, attempt: AttemptKey, nonce: str) -> str:
-        """What an agent holds after the exchange."""
+        """Return the credential that an agent holds after the exchange."""
         return f"rs1.{attempt}.{nonce}.{self._mac('session', attempt, nonce)}"
 
     def read_boot(self, token: str) -> AttemptKey | None:
-        """The attempt that a boot token belongs to; None when it is not one of ours."""
+        """Return the attempt that a boot token belongs to; None when it is not one of ours."""
         found = _FORM.fullmatch(token)
         if found is None or found[1] != "rb1" or found[3] is not None:
             return None
@@ -46,7 +46,7 @@ class Tokens:
         return AttemptKey(found[2])
 
     def read_session(self, token: str) -> tuple[AttemptKey, str] | None:
-        """The attempt and nonce of a session; None when it is not one of ours."""
+        """Return the attempt and nonce of a session; None when it is not one of ours."""
         found = _FORM.fullmatch(token)
         if found is None or found[1] != "rs1" or found[3] is None:
             return None

@@ -223,7 +223,7 @@ def _leave_residues(made: daemon.Daemon) -> None:
     async def sweep(*_: Any) -> None:
         return None
 
-    made.controller.inventory._sweep_residues = sweep  # type: ignore[method-assign, assignment]
+    made.controller.inventory._sweep_orphans = sweep  # type: ignore[method-assign, assignment]
 
 
 @pytest.mark.timeout(300)

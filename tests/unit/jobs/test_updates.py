@@ -206,7 +206,7 @@ async def test_a_pickup_counts_until_the_forge_has_told_or_counted_again(
     assert sink.pickups(QUEUE, as_of=START - 1) == 1
     # The forge may have counted before the pickup and been heard after it.
     assert sink.pickups(QUEUE, as_of=START + 1) == 1
-    await clock.advance(job_updates.AFTERMATH)
+    await clock.advance(job_updates.COUNT_DELAY_S)
     assert sink.pickups(QUEUE, as_of=START - 1) == 1
     assert sink.pickups(QUEUE, as_of=START + 1) == 0
     await pick_up(place)
@@ -218,7 +218,7 @@ async def test_a_pickup_that_the_forge_never_tells_of_holds_no_job_back_for_ever
     sink: job_updates.JobUpdates, place: Place, clock: ManualClock
 ) -> None:
     await pick_up(place)
-    await clock.advance(job_updates.LOST_WORD)
+    await clock.advance(job_updates.LOST_REPORT_S)
     assert sink.pickups(QUEUE, as_of=START - 1) == 0
 
 

@@ -12,7 +12,7 @@ from runnerd.offers import blocklist
 from runnerd.runtime import steps
 from tests.support.fakes import FULL, START, ManualClock, Place, bought, instance, settle
 
-BOOT = Failure(Kind.BOOT, "no word from its agent within 300 s")
+BOOT = Failure(Kind.BOOT, "no report from its agent within 300 s")
 
 
 @pytest.fixture
