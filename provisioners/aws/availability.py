@@ -1,4 +1,4 @@
-"""Where and from what instances are launched: zones of subnets, images, which types a zone has."""
+"""Zones of subnets, images, and the machine types of each zone: asked once and cached."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def older(kept: Any) -> cache.Answers:
 
 
 class Availability:
-    """Asks once and keeps the answer."""
+    """Availability of zones, images and machine types in the account."""
 
     def __init__(self, calls: calls.Calls, cache: cache.Cache) -> None:
         self._calls = calls

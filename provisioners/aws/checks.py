@@ -1,8 +1,8 @@
-"""``runnerd check``: what would keep instances from being bought, found without buying any.
+"""``runnerd check`` for AWS: everything that can be tried without buying an instance.
 
 Permissions are tried with ``DryRun``, which Amazon answers before it does anything: ``DryRunOperation`` means allowed.
-What ends instances cannot be tried so: the policy of docs/aws.md allows it for instances of ours only, and there may
-be none.
+The calls that end instances cannot be tried so: the policy of docs/aws.md allows them for instances of ours only, and
+there may be none.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Examination:
     #: The parameters that a request is sent with; raises :class:`base.ProvisionError`.
     body: Callable[[base.CreateRequest], Any]
     findings: checks.Findings
-    #: Region -> quotas as told, None where they are not.
+    #: Region -> quotas, None where they could not be read.
     _ceilings: dict[str, dict[str, float] | None] = field(default_factory=dict)
 
     async def run(self, samples: Sequence[base.CreateRequest]) -> list[Finding]:
-        """All findings."""
+        """Return all findings."""
         if await self._credentials():
             usable = [region for region in self.settings.regions.values() if await self._region(region)]
             names = {region.name for region in usable}
@@ -50,7 +50,7 @@ class Examination:
         return self.findings.found
 
     def _failed(self, what: str, error: base.ProvisionError, *, place: str = "", level: Level = Level.ERROR) -> None:
-        """A call failed; the missing permission is named where Amazon names it."""
+        """Note a call that failed, with the missing permission where Amazon names it."""
         action = errors.denied_action(error)
         if action:
             self.findings.add(level, f"{what}: the credentials lack {action}", _POLICY, place=place)
@@ -82,7 +82,7 @@ class Examination:
     # -- regions ----------------------------------------------------------------------------------------------------
 
     async def _region(self, region: Region) -> bool:
-        """False when nothing else about it needs to be tried."""
+        """Try a region; return False when nothing else about it needs to be tried."""
         try:
             subnets = await self.calls.pages("DescribeSubnets", region.name, "Subnets")
         except base.ProvisionError as error:
@@ -137,7 +137,7 @@ class Examination:
                 self._failed(f"{operation} in {region}", answer)
 
     async def _try(self, operation: str, region: str, parameters: Mapping[str, Any]) -> base.ProvisionError | None:
-        """Why a call would be refused; None when it would not."""
+        """Return why a call would be refused; None when it would not."""
         group = rates.Group.TRIAL if operation == "RunInstances" else rates.Group.READ
         try:
             await self.calls.call(operation, region, group=group, **parameters, DryRun=True)
@@ -158,16 +158,16 @@ class Examination:
 
     async def _quotas(self, region: str) -> None:
         try:
-            told = await quotas.ceilings(self.calls, region)
+            limits = await quotas.ceilings(self.calls, region)
         except base.ProvisionError as error:
             self._ceilings[region] = None
-            self._failed(f"quotas of {region} are not told", error, level=Level.WARNING)
+            self._failed(f"the quotas of {region} could not be read", error, level=Level.WARNING)
             return
-        self._ceilings[region] = told
+        self._ceilings[region] = limits
         none = [
             group
             for group in families.GROUPS
-            if group.market in self.settings.markets and group.code in told and told[group.code] <= 0
+            if group.market in self.settings.markets and group.code in limits and limits[group.code] <= 0
         ]
         for group in none:
             self.findings.warning(
@@ -178,7 +178,7 @@ class Examination:
     # -- pools ------------------------------------------------------------------------------------------------------
 
     async def _sample(self, sample: base.CreateRequest) -> None:
-        """What one pool would send."""
+        """Try what one pool would send."""
         offer, place = sample.offer, checks.pool_of(sample)
         before = self.findings.errors
         for problem in _problems(sample):
@@ -231,11 +231,11 @@ class Examination:
             )
 
     def _ceiling(self, offer: base.Offer, machine: catalogue.Machine, place: str) -> None:
-        told = self._ceilings.get(offer.region)
+        limits = self._ceilings.get(offer.region)
         group = families.group_of(offer.machine_type, offer.market)
-        if not told or group.code not in told or told[group.code] >= machine.cpus:
+        if not limits or group.code not in limits or limits[group.code] >= machine.cpus:
             return
-        limit = f"the quota {group.name} in {offer.region} is {told[group.code]:g}"
+        limit = f"the quota {group.name} in {offer.region} is {limits[group.code]:g}"
         self.findings.error(
             f"{limit}, one {machine.name} has {machine.cpus} vCPUs",
             quotas.remedy(offer.region, group.code),
@@ -244,7 +244,7 @@ class Examination:
 
 
 def _problems(sample: base.CreateRequest) -> list[str]:
-    """What would be refused of a sample once its token is in its place."""
+    """Return what would be refused of a sample once its token is in its place."""
     full = sample.user_data.replace(base.TOKEN_PLACEHOLDER, _TOKEN)
     found = tags.problems(sample.tags)
     size = len(full.encode())

@@ -60,7 +60,7 @@ def _descriptions() -> botocore.loaders.Loader:
 
 
 class Clients:
-    """Where clients come from.  It holds no credentials, so that several providers can share one."""
+    """A source of clients.  It holds no credentials, so that several providers can share one."""
 
     def __init__(
         self,

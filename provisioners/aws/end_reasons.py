@@ -1,4 +1,4 @@
-"""Who ended an instance, as EC2 proves it.  Pure."""
+"""The cause of an instance's end, as EC2 proves it.  Pure."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ENDED = frozenset({"shutting-down", "terminated", "stopping", "stopped"})
 
 
 def failure(offer: base.Offer, instance: Mapping[str, Any]) -> base.Failure | None:
-    """Why its launch failed, None when it did not."""
+    """Return why its launch failed, None when it did not."""
     reason = instance.get("StateReason") or {}
     return errors.launch_failure(str(reason.get("Code", "")), str(reason.get("Message", "")), offer)
 
 
 def reason(offer: base.Offer, instance: Mapping[str, Any]) -> base.EndReason:
-    """Who ended it."""
+    """Return who ended it, as far as EC2 says."""
     if instance.get("State", {}).get("Name") not in ENDED:
         return base.EndReason(EndKind.UNKNOWN)
     reason = instance.get("StateReason") or {}

@@ -1,4 +1,4 @@
-"""How far an error speaks: the offers that it says something about, as an offer pattern."""
+"""The reach of an error: the offers that it says something about, as an offer pattern."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from provisioners.aws import families
 
 
 class ErrorScope(enum.Enum):
-    """How far a refusal speaks: :meth:`Target.pattern` makes the offer pattern."""
+    """The reach of a refusal: :meth:`Target.pattern` makes the offer pattern."""
 
     #: This offer and nothing else.
     OFFER = enum.auto()
@@ -18,7 +18,7 @@ class ErrorScope(enum.Enum):
     TYPE_IN_ZONE = enum.auto()
     #: The type in the region: what its requests have in common (image, boot script, options) is refused.
     TYPE_IN_REGION = enum.auto()
-    #: Whatever is launched in that zone.
+    #: Everything that is launched in that zone.
     ZONE = enum.auto()
     REGION = enum.auto()
     #: The types that one quota counts together, in this market.

@@ -1,4 +1,4 @@
-"""What Amazon's error codes mean: one row per code, and the pure function that reads an SDK exception by them.
+"""Amazon's error codes: one row per code, and the pure function that reads an SDK exception by them.
 
 The codes are those of the EC2 API reference ("Error codes for the Amazon EC2 API") and of the services beside it.
 """
@@ -80,7 +80,7 @@ ROWS: dict[str, Row[ErrorScope] | tuple[Row[ErrorScope], ...]] = {
     "IdempotentInstanceTerminated": Row(
         Kind.TRANSIENT, ErrorScope.OFFER, hint="the instance of this attempt has ended already"
     ),
-    # Who we are.
+    # The credentials.
     "AuthFailure": _REFUSED,
     "UnauthorizedOperation": _REFUSED,
     "InvalidClientTokenId": _REFUSED,
@@ -182,7 +182,7 @@ BAD_KEYS = frozenset(
         "UnrecognizedClientException",
     }
 )
-#: Nobody knows the code: refused, and said of no other offer.
+#: An unknown code: the offer is refused, and no other.
 _UNKNOWN = Row(Kind.CONFIG, ErrorScope.OFFER)
 _DENIED = re.compile(r"not authorized to perform:? (?:the )?([a-z0-9-]+:[A-Za-z*]+)")
 _NEVER_CONNECTED = (
@@ -251,7 +251,7 @@ def plain(message: str) -> str:
 
 
 def _row_of_exception(error: Exception) -> Row[ErrorScope]:
-    """What is said by an exception that never had an answer to it."""
+    """Return the row of an exception without an answer."""
     if isinstance(error, _NEVER_CONNECTED):
         return Row(Kind.TRANSIENT, ErrorScope.OFFER)
     if isinstance(error, _NO_CREDENTIALS):

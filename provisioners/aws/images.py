@@ -1,4 +1,4 @@
-"""What an instance boots from: images as operators write them, the defaults, and what is known of one."""
+"""Images: as operators write them, the defaults, and the details of one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _AMI = re.compile(r"ami-[0-9a-z]{1,32}\Z")
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What an operator wrote for an image: an id, the name of an SSM parameter, or a pattern over image names."""
+    """An image as the operator wrote it: an id, the name of an SSM parameter, or a pattern over image names."""
 
     #: One of these is set.
     id: str = ""
@@ -53,7 +53,7 @@ _CANONICAL = {"x86_64": "amd64", "arm64": "arm64"}
 
 
 def default(machine: catalogue.Machine) -> Image:
-    """What a machine boots where the operator names nothing."""
+    """Return the image of a machine where the operator names none."""
     if machine.gpu_count:
         return Image(parameter=_GPU.format(arch=machine.arch))
     return Image(parameter=_CPU.format(arch=_CANONICAL.get(machine.arch, machine.arch)))
@@ -61,7 +61,7 @@ def default(machine: catalogue.Machine) -> Image:
 
 @dataclass(frozen=True, slots=True)
 class Ami:
-    """What is known of an image."""
+    """The details of an image."""
 
     id: str
     root_device: str
@@ -72,7 +72,7 @@ class Ami:
 
 
 def ami(image: Mapping[str, Any]) -> Ami:
-    """Return what DescribeImages tells of an image."""
+    """Return the details that DescribeImages gives of an image."""
     root = str(image.get("RootDeviceName") or "/dev/sda1")
     disks = {one.get("DeviceName"): one.get("Ebs", {}) for one in image.get("BlockDeviceMappings", [])}
     return Ami(

@@ -68,10 +68,10 @@ def view(
 
 def health_of(status: Mapping[str, Any]) -> bool | None:
     """The verdict of EC2's own status checks (DescribeInstanceStatus)."""
-    told = {str(status.get(key, {}).get("Status", "")) for key in ("InstanceStatus", "SystemStatus")}
-    if "impaired" in told:
+    verdicts = {str(status.get(key, {}).get("Status", "")) for key in ("InstanceStatus", "SystemStatus")}
+    if "impaired" in verdicts:
         return False
-    return True if told == {"ok"} else None
+    return True if verdicts == {"ok"} else None
 
 
 def seconds(moment: object) -> float:

@@ -1,4 +1,4 @@
-"""Everything of ours in the account: instances and what can be left of them, region by region."""
+"""Everything of ours in the account: instances and orphaned resources, region by region."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Lister:
         self._ours = {"Name": f"tag:{base.TAG_CONTROLLER}", "Values": [controller]}
 
     async def owned(self, regions: Iterable[str], also: frozenset[base.Scope]) -> base.Listing:
-        """What there is in those regions, and in those of scopes that have rows."""
+        """List those regions, and those of scopes that have rows."""
         wanted = dict.fromkeys(regions)
         failures: dict[str, str] = {}
         for scope in sorted(also):
@@ -71,7 +71,7 @@ class Lister:
         return there, residues, ""
 
     async def _health(self, region: str, ids: list[str]) -> dict[str, bool | None]:
-        """Instance -> verdict of EC2's status checks; without verdicts where they are not told."""
+        """Instance -> verdict of EC2's status checks; without verdicts where EC2 gives none."""
         found: dict[str, bool | None] = {}
         for start in range(0, len(ids), _CHECKED):
             try:
@@ -86,7 +86,7 @@ class Lister:
             )
         return found
 
-    # -- what is left of instances -------------------------------------------------------------------------------
+    # -- orphaned resources -------------------------------------------------------------------------------
 
     async def _residues(self, region: str, instances: list[dict[str, Any]]) -> list[base.Residue]:
         found = await asyncio.gather(
@@ -107,7 +107,7 @@ class Lister:
                 return addresses
             return await self._calls.pages(operation, region, key, size=500, Filters=given)
         except base.ProvisionError as error:
-            log.warning("what is left in %s cannot be told: %s", region, error)
+            log.warning("orphaned resources in %s could not be listed: %s", region, error)
             return []
 
     async def _volumes(self, region: str) -> list[base.Residue]:
@@ -150,7 +150,7 @@ class Lister:
     def _residue(
         self, kind: str, region: str, id: str, resource: dict[str, Any], *, zone: str = "", at: object = None
     ) -> base.Residue:
-        # EC2 does not tell since when interfaces and addresses exist: two sightings have to do.
+        # EC2 does not say since when interfaces and addresses exist: two sightings have to do.
         return base.Residue(
             kind=kind,
             ref=f"{region}/{id}",
@@ -171,7 +171,7 @@ async def remove(calls_: calls.Calls, residue: base.Residue) -> None:
     }
     operation, parameters = known.get(residue.kind, ("", {}))
     if not operation:
-        raise base.ProvisionError(base.Kind.CONFIG, f"{residue.ref}: a {residue.kind} is nothing that is removed here")
+        raise base.ProvisionError(base.Kind.CONFIG, f"{residue.ref}: a {residue.kind} cannot be removed here")
     try:
         await calls_.call(operation, region, group=rates.Group.CHANGE, **parameters)
     except base.ProvisionError as error:

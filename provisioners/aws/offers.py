@@ -1,4 +1,4 @@
-"""What EC2 sells: the zones of the configured subnets, and their spot prices."""
+"""Availability at EC2: the zones of the configured subnets, and their spot prices."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class Aws(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
             user_data_limit=request.USER_DATA_LIMIT,
             residue=(
                 "nothing where the machine can shut itself down at its deadline: it is terminated then, with its disk "
-                "and its network interface; one whose system hangs runs and costs until somebody sweeps"
+                "and its network interface; one whose system hangs runs and is billed until it is swept"
             ),
         )
 

@@ -1,6 +1,6 @@
-"""The account's vCPU quotas, and how much of them is used by everybody in the account.
+"""The account's vCPU quotas, and how much of them the whole account uses.
 
-Service Quotas tells the ceilings; what runs is counted from DescribeInstances, because the usage that CloudWatch tells
+Service Quotas has the ceilings; running instances are counted from DescribeInstances, because the usage in CloudWatch
 is minutes old.
 """
 
@@ -23,16 +23,16 @@ _COUNTED = ("pending", "running")
 
 
 def remedy(region: str, code: str) -> str:
-    """Where the quota is raised."""
+    """Return where the quota is raised."""
     return f"raise it: https://{region}.console.aws.amazon.com/servicequotas/home/services/ec2/quotas/{code}"
 
 
 async def read(
     calls_: calls.Calls, book: catalogue.Catalog, settings: Settings, *, provider: str, now: Callable[[], float]
 ) -> list[base.Quota]:
-    """The quotas of all configured regions; a region that does not tell is left out.
+    """The quotas of all configured regions; a region that could not be read is left out.
 
-    Raises :class:`base.ProvisionError` when none tells.
+    Raises :class:`base.ProvisionError` when none could be read.
     """
     answers, failures = await regions.ask_each(
         settings.regions,
@@ -57,9 +57,9 @@ async def ceilings(calls_: calls.Calls, region: str) -> dict[str, float]:
         size=100,
         ServiceCode="ec2",
     )
-    told = {row["QuotaCode"]: numbers.real(row.get("Value")) for row in rows if row.get("QuotaCode") in known}
+    values = {row["QuotaCode"]: numbers.real(row.get("Value")) for row in rows if row.get("QuotaCode") in known}
     # A ceiling that is no number is not known.
-    return {code: value for code, value in told.items() if value is not None}
+    return {code: value for code, value in values.items() if value is not None}
 
 
 async def _region(
@@ -105,5 +105,5 @@ def _cpus(instance: dict[str, Any], book: catalogue.Catalog) -> float:
     machine = book.machines.get(instance["InstanceType"])
     if machine is not None:
         return float(machine.cpus)
-    told = instance.get("CpuOptions", {})
-    return float(told.get("CoreCount", 0) * told.get("ThreadsPerCore", 1))
+    options = instance.get("CpuOptions", {})
+    return float(options.get("CoreCount", 0) * options.get("ThreadsPerCore", 1))

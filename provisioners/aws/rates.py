@@ -1,4 +1,4 @@
-"""How fast Amazon's APIs may be called, as its documentation says.
+"""Rate limits of Amazon's APIs, as its documentation has them.
 
 Rates: "Throttle limits" in the EC2 developer guide (per account and region); Service Quotas has no documented one and
 answers about one call in six seconds in the long run.

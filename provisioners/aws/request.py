@@ -1,4 +1,4 @@
-"""From a create request to the parameters of RunInstances, and what Amazon would refuse of it, said beforehand.
+"""From a create request to the parameters of RunInstances, and its problems before it is sent.
 
 Everything that Amazon compares on a replay comes from the request, the image's root device, and the provider's options:
 the same request gives the same parameters.  If an option was changed in between, Amazon answers
@@ -40,7 +40,7 @@ def turned(subnets: Sequence[str], key: str) -> list[str]:
 
 
 def problems(request: base.CreateRequest) -> list[str]:
-    """What Amazon refuses of it without looking at the account; empty when nothing."""
+    """Return what Amazon refuses of a request, in any the account; empty when nothing."""
     found = tags.problems(request.tags)
     size = len(request.user_data.encode())
     if size > USER_DATA_LIMIT:

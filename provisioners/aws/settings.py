@@ -24,7 +24,7 @@ SERVICES = ("ec2", "sts", "ssm", "service-quotas", "pricing")
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How instances are launched, apart from what their request says."""
+    """The options of a launch that do not come from its request."""
 
     #: None: by what the machine is.
     image: aws_images.Image | None = None
@@ -62,7 +62,7 @@ class Settings:
     regions: Mapping[str, Region]
     #: What offers and scopes call the account.
     account: str
-    #: The account number where it is told; empty otherwise.
+    #: The account number where the options name it; empty otherwise.
     expected_account: str
     markets: tuple[base.Market, ...]
     prices: catalogue.Overrides
@@ -146,7 +146,7 @@ def read(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[Settings, l
 
 @dataclass(frozen=True, slots=True)
 class PoolOptions:
-    """What a pool sets for this provider."""
+    """A pool's options for this provider."""
 
     #: Region -> image; the region ``*`` stands for the rest.
     images: Mapping[str, aws_images.Image]
@@ -157,7 +157,7 @@ class PoolOptions:
     changes: Mapping[str, Any]
 
     def over(self, launch: Launch, region: str) -> Launch:
-        """How that pool launches there."""
+        """Return how that pool launches there."""
         changed: Launch = replace(retyped(launch, self.changes.get("disk_type", launch.disk_type)), **self.changes)
         image = self.images.get(region) or self.images.get("*")
         return replace(changed, image=image) if image is not None else changed
@@ -204,7 +204,7 @@ def _launch(reader: options.Reader, default: Launch) -> Launch:
 
 
 def _details(reader: options.Reader, default: Launch) -> Launch:
-    """What providers, regions and pools may all set; what is inherited is complained about where it was written."""
+    """Read the options that providers, regions and pools share; inherited ones are checked where they were written."""
     profile = reader.text("instance_profile", default.instance_profile)
     if reader.has("instance_profile") and not _PROFILE.match(profile):
         reader.complain("instance_profile", "expected the name or the ARN of an instance profile")

@@ -1,4 +1,4 @@
-"""Spot prices as EC2 tells them, by zone."""
+"""Current spot prices by zone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SpotPrices:
         self._prices: dict[tuple[str, str], catalogue.Price] = {}
 
     def of(self, machine_type: str, zone: str) -> catalogue.Price | None:
-        """Its price there, None when it is not told."""
+        """Return the price there, None when EC2 gave none."""
         return self._prices.get((zone, machine_type))
 
     async def refresh(self, region: str, types: Iterable[str]) -> None:
@@ -49,7 +49,7 @@ class SpotPrices:
                 EndTime=moment,
             )
         except base.ProvisionError as error:
-            log.warning("spot prices of %s are not told: %s", region, error)
+            log.warning("the spot prices of %s could not be read: %s", region, error)
             self._asked.update({(region, one): now + _RETRY for one in wanted})
             return
         newest: dict[tuple[str, str], datetime.datetime] = {}
@@ -57,7 +57,7 @@ class SpotPrices:
             place = (row["AvailabilityZone"], row["InstanceType"])
             dollars = numbers.real(row["SpotPrice"])
             if not dollars:
-                log.warning("the spot price of %s in %s is told as %.40r", place[1], place[0], row["SpotPrice"])
+                log.warning("the spot price of %s in %s is no price: %.40r", place[1], place[0], row["SpotPrice"])
                 continue
             if place not in newest or row["Timestamp"] > newest[place]:
                 newest[place] = row["Timestamp"]

@@ -13,7 +13,7 @@ _COMMON = frozenset("+-=._:/@")
 
 
 def problems(tags: Mapping[str, str]) -> list[str]:
-    """What Amazon refuses of tags."""
+    """Return what Amazon refuses of tags."""
     found = []
     if len(tags) > TAGS:
         found.append(f"{len(tags)} tags; Amazon takes {TAGS}")
@@ -34,7 +34,7 @@ def problems(tags: Mapping[str, str]) -> list[str]:
 
 
 def unusual(tags: Mapping[str, str]) -> list[str]:
-    """Tags that EC2 takes and other services of Amazon, the billing among them, do not."""
+    """Return the tags that EC2 takes and other services of Amazon, the billing among them, do not."""
     return [
         key
         for key, value in tags.items()

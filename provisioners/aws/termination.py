@@ -31,17 +31,17 @@ class Terminator:
     async def end(self, region: str, id: str) -> None:
         """Terminate one instance; not found is success.  Raises :class:`base.ProvisionError`."""
         waiting = self._waiting.setdefault(region, {})
-        told = waiting.get(id)
-        if told is None:
-            told = waiting[id] = asyncio.get_running_loop().create_future()
-            # Nobody may be left to hear it.
-            told.add_done_callback(lambda done: done.cancelled() or done.exception())
+        outcome = waiting.get(id)
+        if outcome is None:
+            outcome = waiting[id] = asyncio.get_running_loop().create_future()
+            # The caller may have been cancelled.
+            outcome.add_done_callback(lambda done: done.cancelled() or done.exception())
             if len(waiting) == 1:
                 sender = asyncio.ensure_future(self._send(region))
                 self._senders.add(sender)
                 sender.add_done_callback(self._senders.discard)
-        # Whoever stops waiting stops nobody else.
-        await asyncio.shield(told)
+        # A caller that is cancelled cancels no other.
+        await asyncio.shield(outcome)
 
     async def close(self) -> None:
         """Let what is collected go out."""
@@ -59,8 +59,8 @@ class Terminator:
         finally:
             if not batch:
                 batch = self._waiting.pop(region, {})
-            # Without effect on those that were told already.
-            _tell(batch, base.ProvisionError(base.Kind.TRANSIENT, "the termination was given up"))
+            # Without effect on those that are done.
+            _settle(batch, base.ProvisionError(base.Kind.TRANSIENT, "the termination was given up"))
 
     async def _together(self, region: str, part: dict[str, asyncio.Future[None]]) -> None:
         try:
@@ -69,28 +69,28 @@ class Terminator:
             if len(part) > 1 and error.kind in _FOR_ONE:
                 await self._alone(region, part)
             else:
-                _tell(part, None if error.kind is base.Kind.NOT_FOUND else error)
+                _settle(part, None if error.kind is base.Kind.NOT_FOUND else error)
         else:
-            _tell(part, None)
+            _settle(part, None)
 
     async def _alone(self, region: str, batch: dict[str, asyncio.Future[None]]) -> None:
-        for id, told in batch.items():
+        for id, outcome in batch.items():
             try:
                 await self._terminate(region, [id])
             except base.ProvisionError as error:
-                _tell({id: told}, None if error.kind is base.Kind.NOT_FOUND else error)
+                _settle({id: outcome}, None if error.kind is base.Kind.NOT_FOUND else error)
             else:
-                _tell({id: told}, None)
+                _settle({id: outcome}, None)
 
     async def _terminate(self, region: str, ids: list[str]) -> None:
         await self._calls.call("TerminateInstances", region, group=rates.Group.TERMINATE, InstanceIds=ids)
 
 
-def _tell(batch: dict[str, asyncio.Future[None]], error: base.ProvisionError | None) -> None:
-    for told in batch.values():
-        if told.done():
+def _settle(batch: dict[str, asyncio.Future[None]], error: base.ProvisionError | None) -> None:
+    for outcome in batch.values():
+        if outcome.done():
             continue
         if error is None:
-            told.set_result(None)
+            outcome.set_result(None)
         else:
-            told.set_exception(error)
+            outcome.set_exception(error)

@@ -1,4 +1,4 @@
-"""What the subscription can have in a region: sizes with their zones, and versions of images."""
+"""Sizes with their zones, and versions of images, that a region has for the subscription."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _older(kept: Any) -> cache.Answers:
 
 
 class Availability:
-    """Asks once and keeps the answer: sizes for an hour, in memory; versions of images for a day."""
+    """Availability in the subscription: sizes are kept for an hour, in memory; versions of images for a day."""
 
     def __init__(self, calls: calls.Calls, chosen: settings.Settings, context: base.Context) -> None:
         self._calls = calls

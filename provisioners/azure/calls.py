@@ -108,7 +108,7 @@ class Calls:
         return Accepted(answer.json(), self._operation(answer.headers))
 
     def _operation(self, headers: Any) -> str:
-        """The credential goes to the management API only, whatever an answer points at."""
+        """Return the URL of an operation; the credential goes to the management API only."""
         url = str(headers.get("Azure-AsyncOperation") or "")
         return url if urlsplit(url).netloc == urlsplit(self._settings.endpoint).netloc else ""
 
@@ -125,7 +125,7 @@ class Calls:
 
     async def machine(self, subscription: str, group: str, vm: str) -> Wire | None:
         """A machine with its instance view, None when there is none."""
-        await self._clients.limits(subscription).look(f"{group}/{vm}")
+        await self._clients.limits(subscription).read_machine(f"{group}/{vm}")
         try:
             found = await self._clients.compute(subscription).virtual_machines.get(
                 group, vm, expand="instanceView", api_version=COMPUTE_API
@@ -136,8 +136,8 @@ class Calls:
         return found.as_dict()
 
     async def instance_view(self, subscription: str, group: str, vm: str) -> Wire | None:
-        """What a machine is doing, None when there is none."""
-        await self._clients.limits(subscription).look(f"{group}/{vm}")
+        """Return the instance view of a machine, None when there is none."""
+        await self._clients.limits(subscription).read_machine(f"{group}/{vm}")
         try:
             found = await self._clients.compute(subscription).virtual_machines.instance_view(
                 group, vm, api_version=COMPUTE_API
@@ -168,7 +168,7 @@ class Calls:
 
     async def console(self, subscription: str, group: str, vm: str) -> bytes | None:
         """The serial console as far as Azure kept it, None when it kept none."""
-        await self._clients.limits(subscription).look(f"{group}/{vm}")
+        await self._clients.limits(subscription).read_machine(f"{group}/{vm}")
         client = self._clients.compute(subscription)
         found = await client.virtual_machines.retrieve_boot_diagnostics_data(group, vm, api_version=COMPUTE_API)
         url = found.serial_console_log_blob_uri
@@ -302,7 +302,7 @@ class Calls:
     # -- who may do what, and who did ------------------------------------------------------------------------------
 
     async def permissions(self, subscription: str, group: str) -> list[Wire]:
-        """What the credential may do in a resource group."""
+        """Return the permissions of the credential in a resource group."""
         await self._clients.limits(subscription).reads.take()
         path = f"{names.group_path(subscription, group)}/providers/Microsoft.Authorization/permissions"
         return await self._all(subscription, path, AUTHORIZATION_API)

@@ -31,7 +31,7 @@ async def run(
     available: availability.Availability,
     samples: Sequence[base.CreateRequest],
 ) -> list[base.Finding]:
-    """All findings; without a credential that works there is only one."""
+    """Return all findings; without a credential that works there is only one."""
     check = _Check(context, chosen, calls, book, available)
     await check.credential()
     if not check.findings.errors:
@@ -61,8 +61,8 @@ class _Check:
         self.findings = checks.Findings(context.name)
 
     def _failed(self, error: Exception, what: str, remedy: str, place: str = "") -> None:
-        told = errors.classify(error, error_scopes.Target(self._context.name, self._chosen.subscription))
-        self.findings.error(f"{what}: {told}", remedy, place=place)
+        failed = errors.classify(error, error_scopes.Target(self._context.name, self._chosen.subscription))
+        self.findings.error(f"{what}: {failed}", remedy, place=place)
 
     # -- who we are --------------------------------------------------------------------------------------------------
 
@@ -96,7 +96,7 @@ class _Check:
             self.findings.ok(f"signed in to subscription {subscription}")
 
     async def group(self, *, public: bool) -> None:
-        """The resource group, and what may be done in it."""
+        """Read the resource group, and the permissions in it."""
         subscription, group = self._chosen.subscription, self._chosen.resource_group
         try:
             found = await self._calls.resource(
@@ -121,7 +121,7 @@ class _Check:
     # -- where we buy ------------------------------------------------------------------------------------------------
 
     async def places(self, samples: Sequence[base.CreateRequest]) -> None:
-        """Subnets, security groups, and the identity."""
+        """Read subnets, security groups and the identity."""
         wanted: dict[str, str] = {}
         for region in self._chosen.regions.values():
             wanted[region.subnet] = region.name
@@ -141,10 +141,10 @@ class _Check:
         try:
             found = await self._calls.resource(subscription, resource, version)
         except errors.HEARD as error:
-            told = errors.classify(error, error_scopes.Target(self._context.name, subscription))
-            if told.kind is base.Kind.AUTH:
+            failed = errors.classify(error, error_scopes.Target(self._context.name, subscription))
+            if failed.kind is base.Kind.AUTH:
                 self.findings.warning(
-                    f"{names.tail(resource)} cannot be looked at: {told}",
+                    f"{names.tail(resource)} cannot be read: {failed}",
                     "allow the credential to read it, and to join it (subnets/join/action) where it is a network",
                     place=place,
                 )
@@ -159,13 +159,13 @@ class _Check:
             self.findings.error(f"{names.tail(resource)} is in {where}", f"name one in {region}", place=place)
 
     async def quotas(self, samples: Sequence[base.CreateRequest]) -> None:
-        """Quotas of zero where something would be bought."""
+        """Note quotas that leave no room for a pool's offer."""
         for region in self._chosen.regions:
             try:
                 usages = await self._calls.usages(self._chosen.subscription, region)
             except errors.HEARD as error:
                 self.findings.warning(
-                    f"the quotas of {region} are not told: {error}",
+                    f"the quotas of {region} could not be read: {error}",
                     "allow Microsoft.Compute/locations/usages/read in the subscription",
                 )
                 continue
@@ -192,7 +192,7 @@ class _Check:
     # -- what pools send ---------------------------------------------------------------------------------------------
 
     async def samples(self, samples: Sequence[base.CreateRequest]) -> None:
-        """Size, image, tags and script of each pool's request."""
+        """Try size, image, tags and script of each pool's request."""
         for sample in samples:
             place = checks.pool_of(sample)
             pool, problems = settings.read_pool(sample.options, self._book)
@@ -227,7 +227,7 @@ class _Check:
         sold = await self._available.sizes(offer.region)
         if sold is None:
             self.findings.warning(
-                f"the sizes of {offer.region} are not told",
+                f"the sizes of {offer.region} could not be listed",
                 "allow Microsoft.Compute/skus/read in the subscription",
                 place=place,
             )
@@ -268,9 +268,9 @@ class _Check:
                 urn = images.Urn(urn.publisher, urn.offer, urn.sku, newest) if newest else None
             found = await self._calls.image(subscription, region, urn) if urn is not None else None
         except errors.HEARD as error:
-            told = errors.classify(error, error_scopes.Target(self._context.name, subscription))
-            if told.kind not in (base.Kind.NOT_FOUND, base.Kind.CONFIG):
-                self.findings.warning(f"image {image} cannot be looked at: {told}", "see the message", place=place)
+            failed = errors.classify(error, error_scopes.Target(self._context.name, subscription))
+            if failed.kind not in (base.Kind.NOT_FOUND, base.Kind.CONFIG):
+                self.findings.warning(f"image {image} cannot be read: {failed}", "see the message", place=place)
                 return
             found = None
         if found is None:
@@ -297,9 +297,7 @@ class _Check:
         try:
             terms = await self._calls.resource(self._chosen.subscription, path, azure_calls.ORDERING_API)
         except errors.HEARD as error:
-            self.findings.warning(
-                f"whether the terms of {image} are accepted is not told: {error}", accept, place=place
-            )
+            self.findings.warning(f"the terms of {image} could not be read: {error}", accept, place=place)
             return
         if not (terms or {}).get("properties", {}).get("accepted"):
             self.findings.error(f"the terms of {image} are not accepted", accept, place=place)

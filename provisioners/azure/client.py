@@ -25,7 +25,7 @@ _CONNECT, _READ = 10.0, 60.0
 class _Once(AioHttpTransport):  # type: ignore[misc]  # azure-core exports it by a lazy import that mypy cannot see
     """Sends what it is given once.
 
-    aiohttp itself sends a PUT again when its connection breaks before the answer; nobody above would know.  There is
+    aiohttp itself sends a PUT again when its connection breaks before the answer; the caller would not know.  There is
     no public switch for that.
     """
 

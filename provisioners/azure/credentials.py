@@ -1,4 +1,4 @@
-"""How we sign in: a service principal by reference, else what the host offers."""
+"""The credential: a service principal by reference, else what the host offers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make(settings: Settings, context: base.Context) -> Any:
     if settings.ca:
         common["connection_verify"] = settings.ca
     if settings.client_secret or settings.certificate:
-        # Whoever asked comes again; the SDK's own retries would sleep in between, unseen.
+        # The caller asks again; the SDK's own retries would sleep in between, unseen.
         common["retry_total"] = 0
     if settings.client_secret:
         return _Rotating(settings, context, common)

@@ -1,8 +1,8 @@
-"""Who ended a machine, as far as Azure's activity log proves.
+"""The cause of a machine's end, as far as Azure's activity log proves it.
 
-A machine that is not there proves nothing.  The log of the subscription keeps 90 days, lags by minutes, and tells of an
+A machine that is not there proves nothing.  The log of the subscription keeps 90 days, lags by minutes, and has an
 eviction as an operation of the platform, ``Microsoft.Compute/virtualMachines/evictSpotVM/action`` (seen by others in
-their logs; not in Azure's reference), and of a deletion with the object id of whoever asked.
+their logs; not in Azure's reference), and a deletion with the object id of its caller.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _IDENTITY = "xms_mirid"
 
 
 def reason(events: Iterable[Mapping[str, Any]], *, machine: str, identity: str, us: str) -> base.EndReason:
-    """What the events of one machine prove.
+    """Return what the events of one machine prove.
 
     ``machine`` is its resource id, ``identity`` that of its user-assigned identity (empty for none), ``us`` the object
     id of our credential (empty when not known).  An eviction outweighs the deletion that may follow it.
@@ -45,7 +45,7 @@ def reason(events: Iterable[Mapping[str, Any]], *, machine: str, identity: str, 
         elif us and str(claims.get(_WHO, "")) == us:
             found = base.EndReason(base.EndKind.ENDED_BY_US, f"activity log: deleted by this credential at {at}")
         elif found.kind is base.EndKind.UNKNOWN:
-            who = str(event.get("caller") or claims.get(_WHO) or "somebody")
+            who = str(event.get("caller") or claims.get(_WHO) or "an unknown caller")
             found = base.EndReason(base.EndKind.UNKNOWN, f"activity log: deleted by {who} at {at}")
     return found
 

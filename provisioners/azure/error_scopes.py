@@ -1,4 +1,4 @@
-"""How far an error speaks: the offers that it says something about, as an offer pattern."""
+"""The reach of an error: the offers that it says something about, as an offer pattern."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from provisioners import base, catalogue
 
 
 class ErrorScope(enum.Enum):
-    """How far a failure speaks."""
+    """The reach of a failure."""
 
     #: This size, market and zone.
     OFFER = enum.auto()
@@ -70,7 +70,7 @@ class Target:
 
 
 def target(offer: base.Offer, book: catalogue.Catalog) -> Target:
-    """Where an offer stands among the sizes of the catalogue."""
+    """Return an offer with the sizes of the catalogue that share its fate."""
     machine = book.machines.get(offer.machine_type)
     family = [
         one for one in book.machines.values() if machine is not None and one.family and one.family == machine.family

@@ -1,4 +1,4 @@
-"""What an answer of Azure means for what is tried next: pure, one row for each code.
+"""Azure's error codes: one row per code, and the pure functions that read an exception by them.
 
 Azure's exceptions and HTTP statuses mislead: a size without capacity comes as 409 and so as ``ResourceExistsError``,
 and an operation that failed comes as status 200.  Only ``error.code``, and for some codes a term in the message,
@@ -118,8 +118,8 @@ EXISTS = frozenset({"PreconditionFailed", "PropertyChangeNotAllowed", "Conflict"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """An error as Azure told it."""
+class ApiError:
+    """An error as Azure sent it."""
 
     code: str
     message: str
@@ -127,12 +127,12 @@ class Told:
     all: tuple[tuple[str, str], ...] = field(default=())
 
 
-def told(error: exceptions.HttpResponseError) -> Told:
+def read(error: exceptions.HttpResponseError) -> ApiError:
     """Code and message of an answer, empty where its body has none."""
     if error.error is None:
-        return Told("", str(error.message or error))
+        return ApiError("", str(error.message or error))
     pairs = tuple(_pairs(error.error))
-    return Told(pairs[0][0], pairs[0][1], pairs)
+    return ApiError(pairs[0][0], pairs[0][1], pairs)
 
 
 def _pairs(node: Any) -> Iterator[tuple[str, str]]:
@@ -179,7 +179,7 @@ def _never_sent(error: exceptions.ServiceRequestError) -> bool:
 
 
 def _of_answer(error: exceptions.HttpResponseError, target: Target) -> base.ProvisionError:
-    heard = told(error)
+    heard = read(error)
     status = int(error.status_code or 0)
     words = _message(heard.code, heard.message)
     row = TABLE.first(heard.all)
@@ -192,7 +192,7 @@ def _of_answer(error: exceptions.HttpResponseError, target: Target) -> base.Prov
 def _of_status(
     status: int, code: str, words: str, target: Target, error: exceptions.HttpResponseError
 ) -> base.ProvisionError:
-    """A code that nobody knows speaks for this offer alone."""
+    """Return the failure of a status; an unknown code speaks for this offer alone."""
     code = code or f"HTTP {status}"
     if status == 429:
         pause = retry_after(error)
@@ -211,8 +211,8 @@ def _of_status(
 
 def retry_after(error: exceptions.HttpResponseError) -> float:
     """The pause in seconds that a throttling answer asks for, within reason."""
-    told_pause = pause_of(getattr(error.response, "headers", {}))
-    return USUAL_PAUSE if told_pause is None else told_pause
+    pause = pause_of(getattr(error.response, "headers", {}))
+    return USUAL_PAUSE if pause is None else pause
 
 
 def pause_of(headers: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""What a machine boots from: an image as the operator writes it, and as Azure takes it."""
+"""Images: as operators write them, as Azure takes them, and the defaults."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Urn:
 
 
 def default(gpus: int, arch: str) -> str:
-    """What boots where the operator names nothing."""
+    """Return the image where the operator names none."""
     if arch == "arm64":
         return ARM64
     return GPU if gpus else CPU
 
 
 def problem(text: str) -> str:
-    """What is wrong with an image as written; empty when it is one."""
+    """Return what is wrong with an image as written; empty when nothing is."""
     if _URN.match(text) or any(pattern.match(text) for pattern, _ in _PATHS):
         return ""
     return f'"{text}" is not an image: write publisher:offer:sku:version, or the id of an image or a gallery image'

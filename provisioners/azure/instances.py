@@ -1,4 +1,4 @@
-"""What Azure says of a machine or of one of its parts, in the terms of the contract; pure."""
+"""Machines and their parts in the terms of the contract; pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from provisioners.azure import error_scopes, errors, names, settings
 
 Wire = Mapping[str, Any]
 
-#: Power states of a machine that does not run and stays that way until somebody acts; each is billed in part or whole.
+#: Power states of a machine that does not run and does not start by itself; each is billed in part or whole.
 _STOPPED = frozenset({"stopped", "stopping", "deallocated", "deallocating"})
 #: Codes of a failed launch after which the machine runs all the same.
 _BOOT = frozenset(
@@ -93,14 +93,14 @@ def _status(
 
 
 def _told(seen: Wire) -> tuple[str, str, str]:
-    """Power state, and the code and message of a failed launch; each empty where it is not told."""
+    """Power state, and the code and message of a failed launch; each empty where Azure does not say."""
     power = code = message = ""
     for one in seen.get("statuses") or ():
-        told = str(one.get("code", ""))
-        if told.lower().startswith(_POWER):
-            power = told[len(_POWER) :].lower()
-        elif told.lower().startswith(_FAILED):
-            code = told[len(_FAILED) :].strip("/")
+        state = str(one.get("code", ""))
+        if state.lower().startswith(_POWER):
+            power = state[len(_POWER) :].lower()
+        elif state.lower().startswith(_FAILED):
+            code = state[len(_FAILED) :].strip("/")
             message = str(one.get("message") or one.get("displayStatus") or "")
     return power, code, message
 

@@ -1,4 +1,4 @@
-"""Buying one machine: a create-only PUT, and what becomes of it while somebody watches."""
+"""One launch: a create-only PUT, and what becomes of it while it is watched."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Launch:
         try:
             await self._calls.delete(self._subscription, self._group, self._vm)
         except Exception as error:
-            # Listings show it as failed, and whoever called deletes it.
+            # Listings show it as failed, and the caller deletes it.
             log.warning("%s: %s failed and could not be deleted yet: %s", self._context.name, self._vm, error)
             left = True
         raise base.ProvisionError(
@@ -155,4 +155,4 @@ async def grant(
 
 def _may_exist(error: HttpResponseError) -> bool:
     """True when an answer to a create-only PUT may mean that the machine is there."""
-    return error.status_code == 412 or errors.told(error).code in errors.EXISTS
+    return error.status_code == 412 or errors.read(error).code in errors.EXISTS

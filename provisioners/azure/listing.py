@@ -19,7 +19,7 @@ Wire = Mapping[str, Any]
 
 
 class Lister:
-    """Looks through the resource groups that hold ours."""
+    """Lists the resource groups that hold ours."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Lister:
         self._power: dict[str, tuple[Wire, float]] = {}
 
     async def owned(self, wanted: frozenset[base.Scope]) -> base.Listing:
-        """What is there; complete for a region of a subscription when every group of ours there could be read."""
+        """List the scopes; a region is complete when every group of ours in its subscription could be read."""
         found: list[base.InstanceView] = []
         left: list[base.Residue] = []
         failures: dict[str, str] = {}
@@ -57,7 +57,7 @@ class Lister:
             try:
                 residues = await self._residues(subscription, group, listed)
             except errors.HEARD as error:
-                # Machines are told of all the same; this name is no scope of any machine.
+                # The machines are listed all the same; this name is no scope of any machine.
                 failed = errors.classify(error, error_scopes.Target(self._context.name, subscription))
                 failures[f"{self._context.name}/{subscription}/{group}/parts"] = str(failed)
                 log.warning("%s: the parts in %s cannot be listed: %s", self._context.name, group, failed)
@@ -119,7 +119,7 @@ class Lister:
             try:
                 statuses = await self._calls.instance_view(subscription, group, parts.vm)
             except errors.HEARD as error:
-                log.info("%s: the power state of %s is not told: %s", self._context.name, parts.vm, error)
+                log.info("%s: the power state of %s could not be read: %s", self._context.name, parts.vm, error)
                 break
             if statuses is not None:
                 self._power[ref] = (statuses, now)
@@ -142,7 +142,7 @@ class Lister:
         return found
 
     async def _grants(self, subscription: str, group: str, listed: Sequence[Wire]) -> list[base.Residue]:
-        """Rights of machines to delete themselves: what is missing is given, what outlived its machine is told."""
+        """Grant machines the missing right to delete themselves; return the rights that outlived their machine."""
         controller = self._context.controller
         all_ = {names.machine_path(subscription, group, str(vm.get("name", ""))): vm for vm in listed}
         ours = [(path, vm) for path, vm in all_.items() if instances.ours(vm, controller)]

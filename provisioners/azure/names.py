@@ -26,7 +26,7 @@ class Ref:
     subscription: str
     group: str
     vm: str
-    #: Azure's own id of the machine, by which one made later under the same name is told apart; empty when not known.
+    #: Azure's own id: a machine made later under the same name has another one; empty when not known.
     vm_id: str = ""
 
     def __str__(self) -> str:

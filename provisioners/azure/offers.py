@@ -1,4 +1,4 @@
-"""What Azure sells: the sizes that a region has for the subscription, less what it may not have."""
+"""Availability at Azure: the sizes that a region has for the subscription."""
 
 from __future__ import annotations
 

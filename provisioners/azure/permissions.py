@@ -1,4 +1,4 @@
-"""What the credential has to be allowed, and what of that it is not; pure."""
+"""The actions that the credential needs, and those that it lacks; pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Azure prices, on demand and spot, from the Retail Prices API, which needs no credential.
 
-One row is one meter.  A machine type (``armSkuName``) has several: Linux and Windows (told by ``productName``), on
-demand, Spot and Low Priority (told by ``skuName``).  (Azure documentation, "Azure Retail Prices overview".)
+One row is one meter.  A machine type (``armSkuName``) has several: Linux and Windows (by ``productName``), on
+demand, Spot and Low Priority (by ``skuName``).  (Azure documentation, "Azure Retail Prices overview".)
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ async def _ask(
         if not following:
             return
         link = urllib.parse.urlsplit(following)
-        # The service gives its own port in the link; another host would be somebody else's prices.
+        # The service gives its own port in the link; another host would have other prices.
         if (link.scheme, link.hostname) != (origin.scheme, origin.hostname):
             raise ValueError(f"the next page is said to be at {link.scheme}://{link.netloc}")
     raise ValueError(f"the answer does not end after {_MOST_PAGES} pages")

@@ -116,7 +116,7 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
         return [quota for quotas in answers.values() for quota in quotas]
 
     async def _quotas(self, region: str) -> list[base.Quota]:
-        usages = await self._told(self._calls.usages(self._settings.subscription, region))
+        usages = await self._classified(self._calls.usages(self._settings.subscription, region))
         found = quotas.read(
             usages,
             provider=self._context.name,
@@ -169,15 +169,15 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
         if parts.vm_id and await self.describe(ref) is None:
             # Gone, or another machine under the same name.
             return
-        await self._told(self._calls.delete(parts.subscription, parts.group, parts.vm))
+        await self._classified(self._calls.delete(parts.subscription, parts.group, parts.vm))
 
     async def delete_residue(self, residue: base.Residue) -> None:
         subscription, group = names.subscription_of(residue.ref), names.group_of(residue.ref)
         if residue.kind == instances.DISK:
-            await self._told(self._calls.delete_disk(subscription, group, names.tail(residue.ref)))
+            await self._classified(self._calls.delete_disk(subscription, group, names.tail(residue.ref)))
             return
         version = calls.AUTHORIZATION_API if residue.kind == instances.ROLE else calls.NETWORK_API
-        await self._told(self._calls.delete_resource(subscription, residue.ref, version))
+        await self._classified(self._calls.delete_resource(subscription, residue.ref, version))
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
         parts = names.parse(ref)
         if parts is None:
             return None
-        found = await self._told(self._calls.machine(parts.subscription, parts.group, parts.vm))
+        found = await self._classified(self._calls.machine(parts.subscription, parts.group, parts.vm))
         if found is None:
             return None
         view = instances.machine(
@@ -221,7 +221,7 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
             events = await self._calls.activity(parts.subscription, machine, _iso(now - _LOG_REACH), _iso(now))
             us = end_reasons.claim(await self._calls.token(), "oid")
         except errors.HEARD as error:
-            return base.EndReason(base.EndKind.UNKNOWN, f"the activity log is not told: {error}")
+            return base.EndReason(base.EndKind.UNKNOWN, f"the activity log could not be read: {error}")
         identity = "" if self._settings.identity == settings.SYSTEM else self._settings.identity
         return end_reasons.reason(events, machine=machine, identity=identity, us=us)
 
@@ -242,8 +242,8 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
     async def check(self, samples: Sequence[base.CreateRequest] = ()) -> list[base.Finding]:
         return await checks.run(self._context, self._settings, self._calls, self._book, self._available, samples)
 
-    async def _told(self, call: Awaitable[_T]) -> _T:
-        """The answer of a call that buys nothing; its failure in the terms of the contract."""
+    async def _classified(self, call: Awaitable[_T]) -> _T:
+        """Return the answer of a call that buys nothing; raise its failure in the terms of the contract."""
         try:
             return await call
         except errors.HEARD as error:

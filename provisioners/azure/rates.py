@@ -1,9 +1,9 @@
-"""How fast Azure may be called, as its documentation says, and what its answers tell of what is left.
+"""Rate limits of Azure's APIs, as its documentation has them, and what its answers say of what is left.
 
 Azure Resource Manager allows each caller in a subscription 250 reads at once and 25 per second, 200 writes and deletes
 at once and 10 per second; below it Compute allows, by subscription and region and refilled by the minute: 500 PUTs of
-machines (1500 at once), as many deletes, 300 listings (900 at once); and by machine 12 looks at it (36 at once).  The
-strictest is kept here; creates are paced by whoever calls.
+machines (1500 at once), as many deletes, 300 listings (900 at once); and by machine 12 reads of it (36 at once).  The
+strictest is kept here; creates are paced by the caller.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ CREATE_RATE, CREATE_BURST = 500 / 60, 160
 READ_RATE, READ_BURST = 25.0, 250
 LIST_RATE, LIST_BURST = 300 / 60, 250
 DELETE_RATE, DELETE_BURST = 500 / 60, 200
-LOOK_RATE, LOOK_BURST = 12 / 60, 36
-#: Machines whose looks are counted; a machine that is forgotten starts with a full bucket again.
+MACHINE_READ_RATE, MACHINE_READ_BURST = 12 / 60, 36
+#: Machines whose reads are counted; a machine that is forgotten starts with a full bucket again.
 _MACHINES = 5000
 #: Seconds for which a bucket rests that Azure says is empty.
 _EMPTY = 2.0
@@ -40,40 +40,42 @@ class Limits:
         self.reads = self._bucket(READ_RATE, READ_BURST)
         self.lists = self._bucket(LIST_RATE, LIST_BURST)
         self.deletes = self._bucket(DELETE_RATE, DELETE_BURST)
-        self._looks: dict[str, ratelimit.Bucket] = {}
-        #: What is left by policy, as the last answers told.
+        self._machines: dict[str, ratelimit.Bucket] = {}
+        #: What is left by policy, as the last answers said.
         self.remaining: dict[str, int] = {}
 
     def _bucket(self, rate: float, burst: int) -> ratelimit.Bucket:
         return ratelimit.Bucket(rate=rate, burst=burst, now=self._context.now, sleep=self._context.sleep)
 
-    async def look(self, machine: str) -> None:
-        """Wait for the right to look at one machine."""
-        found = self._looks.pop(machine, None) or self._bucket(LOOK_RATE, LOOK_BURST)
-        # The one looked at last stands last.
-        self._looks[machine] = found
-        if len(self._looks) > _MACHINES:
-            del self._looks[next(iter(self._looks))]
+    async def read_machine(self, machine: str) -> None:
+        """Wait for the right to read one machine."""
+        found = self._machines.pop(machine, None) or self._bucket(MACHINE_READ_RATE, MACHINE_READ_BURST)
+        # The one read last stands last.
+        self._machines[machine] = found
+        if len(self._machines) > _MACHINES:
+            del self._machines[next(iter(self._machines))]
         await found.take()
         await self.reads.take()
 
-    def heard(self, method: str, status: int, headers: Any) -> None:
-        """Take over what an answer tells."""
+    def observe(self, method: str, status: int, headers: Any) -> None:
+        """Take over what an answer says of the limits."""
         bucket = {"GET": self.reads, "POST": self.reads, "DELETE": self.deletes}.get(method)
-        told = remaining(headers)
-        self.remaining |= told
+        left_by_policy = remaining(headers)
+        self.remaining |= left_by_policy
         if status == 429:
             seconds = errors.pause_of(headers)
-            log.warning("Azure throttles %s for %s s: %s", method, seconds, told or "it does not say which policy")
+            log.warning(
+                "Azure throttles %s for %s s: %s", method, seconds, left_by_policy or "it does not say which policy"
+            )
             for one in (self.reads, self.lists) if bucket is self.reads else (bucket,):
                 if one is not None:
                     one.pause(errors.USUAL_PAUSE if seconds is None else seconds)
-        elif bucket is not None and any(left <= 0 for left in told.values()):
+        elif bucket is not None and any(left <= 0 for left in left_by_policy.values()):
             bucket.pause(_EMPTY)
 
 
 def remaining(headers: Any) -> dict[str, int]:
-    """What is left by policy, from the headers of an answer.
+    """Return what is left by policy, from the headers of an answer.
 
     ``x-ms-ratelimit-remaining-resource: Microsoft.Compute/PutVM3Min;239,Microsoft.Compute/PutVM30Min;1199`` and
     ``x-ms-ratelimit-remaining-subscription-writes: 1199``.
@@ -100,4 +102,4 @@ class Gauge(policies.SansIOHTTPPolicy[Any, Any]):
 
     def on_response(self, request: Any, response: Any) -> None:
         answer = response.http_response
-        self._limits.heard(request.http_request.method, answer.status_code, answer.headers)
+        self._limits.observe(request.http_request.method, answer.status_code, answer.headers)

@@ -1,4 +1,4 @@
-"""What is asked of Azure for one machine: one body with the interface, the address and the disk in it; pure."""
+"""The request for one machine: one body with the interface, the address and the disk in it; pure."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def build(
                         "publicKeys": [
                             {
                                 "path": f"/home/{chosen.admin_user}/.ssh/authorized_keys",
-                                "keyData": chosen.ssh_key or key_of_nobody(request.key),
+                                "keyData": chosen.ssh_key or key_without_owner(request.key),
                             }
                         ]
                     },
@@ -162,14 +162,14 @@ def refuse(problems: list[str]) -> None:
         raise base.ProvisionError(base.Kind.CONFIG, "; ".join(problems), code="InvalidRequest")
 
 
-# -- a key that nobody has -------------------------------------------------------------------------------------------
+# -- a key without a private half ----------------------------------------------------------------------------------
 
 _P = 2**255 - 19
 _D = -121665 * pow(121666, _P - 2, _P) % _P
 
 
-def key_of_nobody(seed: str) -> str:
-    """A valid Ed25519 public key (RFC 8032) to which nobody holds the private one.
+def key_without_owner(seed: str) -> str:
+    """A valid Ed25519 public key (RFC 8032) without a private half.
 
     Azure takes no Linux machine without a password but with a key.  This one is a point of the curve picked by hashing;
     its private half was never known and cannot be found.  The same seed gives the same key.

@@ -26,13 +26,13 @@ def assignment(machine: str, controller: str) -> str:
 
 
 def body(role: str, principal: str, subscription: str) -> dict[str, Any]:
-    """What is asked for."""
+    """Return the body of the request for an assignment."""
     whole = role if role.lower().startswith("/subscriptions/") else f"/subscriptions/{subscription}{role}"
     return {
         "properties": {
             "roleDefinitionId": whole,
             "principalId": principal,
-            # Told, Azure does not look for the identity, which it may not find yet.
+            # With it, Azure does not look for the identity, which it may not find yet.
             "principalType": "ServicePrincipal",
         }
     }

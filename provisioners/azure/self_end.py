@@ -1,4 +1,4 @@
-"""How a machine ends itself: a guest's shutdown only stops an Azure machine, which is then billed on.
+"""Self-ending machines: a guest's shutdown only stops an Azure machine, which is then billed on.
 
 With an identity, a machine can ask Azure Resource Manager for its own deletion: the instance metadata service gives it
 a token and its resource id.  The command needs python3's standard library and nothing else.
@@ -60,7 +60,7 @@ def command(
     pause: float = 5.0,
     off: str = "systemctl poweroff",
 ) -> tuple[str, ...]:
-    """The command by which a machine deletes itself, and powers off whatever came of that."""
+    """The command by which a machine deletes itself, and then powers off in any case."""
     script = _SCRIPT.format(
         budget=budget, pause=pause, instance=_INSTANCE_API, token=_TOKEN_API, compute=_COMPUTE_API
     ).strip()

@@ -51,7 +51,7 @@ _REFUSED_USERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Where machines are bought in one region."""
+    """The options of one region."""
 
     name: str
     #: Resource id of the subnet.
@@ -87,7 +87,7 @@ class Settings:
     image: str = ""
     plan: Plan | None = None
     admin_user: str = "runner"
-    #: Empty: a key that nobody has.
+    #: Empty: a key without a private half.
     ssh_key: str = ""
     #: Resource id of the user-assigned identity by which a machine deletes itself, or ``system``; empty for none.
     identity: str = ""
@@ -117,7 +117,7 @@ class Settings:
 
     @property
     def audience(self) -> str:
-        """What tokens are for: the cloud's management API, by whatever address it is reached."""
+        """The audience of tokens: the cloud's management API, at any address."""
         return ENDPOINTS.get(self.authority, PUBLIC_ENDPOINT)
 
     @property

@@ -1,4 +1,4 @@
-"""What Azure refuses of tags; pure."""
+"""Limits of tags in Azure; pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TAG_REFUSED = "<>%&\\?/"
 
 
 def problems(tags: Mapping[str, str]) -> list[str]:
-    """Why Azure would refuse tags."""
+    """Return why Azure would refuse tags."""
     found = []
     if len(tags) > TAGS:
         found.append(f"{len(tags)} tags are too many, Azure takes {TAGS}")

@@ -18,7 +18,7 @@ _S = TypeVar("_S", contravariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Row(Generic[S]):
-    """Meaning of a code for the next attempt."""
+    """The meaning of a code for the next attempt."""
 
     kind: base.Kind
     #: How far it speaks: a member of the cloud's own ``ErrorScope``.

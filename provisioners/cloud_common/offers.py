@@ -26,7 +26,7 @@ P = TypeVar("P", bound=Pool)
 
 
 class Stock(abc.ABC):
-    """The machines that one region has for a pool now."""
+    """The machine types, zones and images of one region for a pool."""
 
     @property
     @abc.abstractmethod

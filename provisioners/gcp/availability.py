@@ -1,4 +1,4 @@
-"""What the project and its zones have: asked once a day and kept, so that an offer costs no call."""
+"""Images, zones and machine types that the project has: asked once a day and cached."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def older(kept: Any) -> cache.Answers:
 
 @dataclass(frozen=True, slots=True)
 class ZoneTypes:
-    """What a zone has; None where that is not known."""
+    """The machine types and accelerators of a zone; None where they are not known."""
 
     machine_types: frozenset[str] | None
     accelerators: frozenset[str] | None
@@ -49,7 +49,7 @@ class Availability:
     async def image(self, reference: images.Reference) -> str:
         """The link of a concrete image.  Raises CONFIG where the family has none.
 
-        While nobody answers, the family itself is the image: Compute Engine takes it for its newest image.
+        While Google does not answer, the family itself is the image: Compute Engine takes it for its newest image.
         """
         if not reference.family:
             return reference.link

@@ -1,4 +1,4 @@
-"""What can be tried without buying anything, told with what to do about it."""
+"""``runnerd check`` for Google Cloud: everything that can be tried without buying anything."""
 
 from __future__ import annotations
 
@@ -107,14 +107,14 @@ async def _permissions(round_: _Round, launches: Sequence[settings.Launch]) -> N
     url = f"{chosen.resource_manager}/v1/projects/{chosen.project}:testIamPermissions"
     asked = sorted(wanted)
     try:
-        told = await round_.calls(rates.Group.OTHER, lambda: round_.calls.clients.post(url, {"permissions": asked}))
+        answer = await round_.calls(rates.Group.OTHER, lambda: round_.calls.clients.post(url, {"permissions": asked}))
     except base.ProvisionError as error:
         round_.findings.warning(
             f"the permissions could not be tested: {error}",
             "enable the Cloud Resource Manager API (cloudresourcemanager.googleapis.com) in the project",
         )
         return
-    missing = sorted(wanted - set(told.get("permissions", [])))
+    missing = sorted(wanted - set(answer.get("permissions", [])))
     if missing:
         round_.findings.error(f"missing permissions in {chosen.project}: {', '.join(missing)}", _ROLE)
     else:
@@ -131,7 +131,7 @@ async def _zones(round_: _Round) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for name, region in round_.chosen.regions.items():
         try:
-            told = await round_.calls.found(
+            answer = await round_.calls.found(
                 rates.Group.READ,
                 lambda name=name: clients.regions.get(  # type: ignore[misc]  # a default binds the loop's name
                     project=project, region=name, retry=None, timeout=TIMEOUT
@@ -140,11 +140,11 @@ async def _zones(round_: _Round) -> dict[str, tuple[str, ...]]:
         except base.ProvisionError as error:
             round_.findings.error(f"region {name}: {error}", _ROLE)
             continue
-        if told is None:
+        if answer is None:
             hint = options.nearest(name, round_.calls.book.regions)
             round_.findings.error(f"the project has no region {name}{hint}", f"correct `regions.{name}`")
             continue
-        found[name] = tuple(sorted(names.last(one) for one in told.zones))
+        found[name] = tuple(sorted(names.last(one) for one in answer.zones))
         for zone in region.zones:
             if zone not in found[name]:
                 hint = options.nearest(zone, found[name])
@@ -170,7 +170,7 @@ async def _network(round_: _Round, launch: settings.Launch, where: str) -> None:
         try:
             found = await round_.calls.found(rates.Group.READ, ask)
         except base.ProvisionError as error:
-            round_.findings.warning(f"{reference} could not be looked at: {error}", _ROLE, place=where)
+            round_.findings.warning(f"{reference} could not be read: {error}", _ROLE, place=where)
             continue
         if found is None:
             key = "subnetwork" if subnetwork else "network"
@@ -222,19 +222,19 @@ async def _service_account(round_: _Round, launch: settings.Launch, where: str) 
         return
     url = f"{round_.chosen.iam}/v1/projects/-/serviceAccounts/{account}:testIamPermissions"
     try:
-        told = await round_.calls.found(
+        answer = await round_.calls.found(
             rates.Group.OTHER, lambda: round_.calls.clients.post(url, {"permissions": [_ACT_AS]})
         )
     except base.ProvisionError as error:
         round_.findings.warning(
-            f"whether runnerd may use {account} could not be tested: {error}",
+            f"the permission to use {account} could not be tested: {error}",
             "enable the IAM API (iam.googleapis.com) in the project",
             place=where,
         )
         return
-    if told is None:
+    if answer is None:
         round_.findings.error(f"there is no service account {account}", "correct `service_account`", place=where)
-    elif _ACT_AS not in told.get("permissions", []):
+    elif _ACT_AS not in answer.get("permissions", []):
         round_.findings.error(
             f"runnerd may not give {account} to an instance: {_ACT_AS} is missing",
             f"grant roles/iam.serviceAccountUser on {account} to the account that runnerd uses",
@@ -299,8 +299,8 @@ def _labels(round_: _Round, sample: base.CreateRequest, where: str) -> None:
         )
     changed = [name for name in tags.altered(sample.tags) if name not in lost and not name.startswith("runnerd-")]
     if changed:
-        told = ", ".join(f"{name}={made[tags.key(name)]}" for name in sorted(changed) if tags.key(name) in made)
-        round_.findings.ok(f"in bills and lists these tags show as {told}", place=where)
+        shown = ", ".join(f"{name}={made[tags.key(name)]}" for name in sorted(changed) if tags.key(name) in made)
+        round_.findings.ok(f"in bills and lists these tags show as {shown}", place=where)
 
 
 async def _quotas(

@@ -3,7 +3,7 @@
 This is the seam: a test hands in clients whose transport answers in process (``adapter``).  The transports are made by
 hand for two reasons.  The SDK's own would sign a token per API with the key, where one access token from the token
 endpoint serves all of them and goes through ``credentials`` that impersonate, too; and what an insert returns in the
-SDK polls at the default endpoint, whatever endpoint was configured.
+SDK polls at the default endpoint in place of the configured one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CONNECTIONS = 48
 
 
 def _no_secrets(reference: str) -> str:
-    raise ValueError(f"{reference}: nobody here can read secrets")
+    raise ValueError(f"{reference}: secrets cannot be read here")
 
 
 class Clients:
@@ -178,11 +178,11 @@ class Clients:
                     key, scopes=scopes
                 )
             except (ValueError, AttributeError) as error:
-                # The library's words may quote the key: they are not repeated.
-                told = str(error) if not isinstance(error, json.JSONDecodeError) else "it is not JSON"
+                # The library's message may quote the key: it is not repeated.
+                problem = str(error) if not isinstance(error, json.JSONDecodeError) else "it is not JSON"
                 raise base.ProvisionError(
                     base.Kind.AUTH,
-                    f"the key in {self._settings.credentials} cannot be used: {_brief(told)}",
+                    f"the key in {self._settings.credentials} cannot be used: {_brief(problem)}",
                     code="InvalidKey",
                 ) from None
         else:

@@ -1,7 +1,7 @@
-"""Who ended an instance, as the operations of its zone prove it: pure.
+"""The cause of an instance's end, as the operations of its zone prove it: pure.
 
 Operations outlive what they were about, each names it by its numeric id, and what the system does by itself is among
-them.  A delete counts as ours by its request id, which is derived from the handle and the hour: somebody in the
+them.  A delete counts as ours by its request id, which is derived from the handle and the hour: another member of the
 project may have deleted it too.
 """
 
@@ -42,7 +42,7 @@ def delete_id(ref: names.Ref, now: float) -> str:
 
 
 def reason(operations: Iterable[compute_v1.Operation], ref: names.Ref, target: Target) -> base.EndReason:
-    """Why that instance is not there any more, as far as it is proven: what came first caused what came after."""
+    """Return why an instance is not there any more, as far as it is proven: the first cause counts."""
     found: list[tuple[float, base.EndReason]] = []
     others: list[str] = []
     for one in operations:
@@ -53,21 +53,21 @@ def reason(operations: Iterable[compute_v1.Operation], ref: names.Ref, target: T
             return base.EndReason(EndKind.FAILED, f"its launch failed: {failure.message}", failure)
         if one.operation_type in SYSTEM:
             kind, words = SYSTEM[one.operation_type]
-            told = base.EndReason(kind, f"{words} ({one.operation_type} at {one.insert_time})")
-            found.append((instances.seconds(one.insert_time), told))
+            cause = base.EndReason(kind, f"{words} ({one.operation_type} at {one.insert_time})")
+            found.append((instances.seconds(one.insert_time), cause))
         elif one.operation_type in ("delete", "stop") and not one.error.errors:
             if _is_ours(one, ref):
-                told = base.EndReason(EndKind.ENDED_BY_US, f"deleted by us at {one.insert_time}")
-                found.append((instances.seconds(one.insert_time), told))
+                cause = base.EndReason(EndKind.ENDED_BY_US, f"deleted by us at {one.insert_time}")
+                found.append((instances.seconds(one.insert_time), cause))
             else:
-                others.append(f"{one.operation_type} by {one.user or 'somebody'} at {one.insert_time}")
+                others.append(f"{one.operation_type} by {one.user or 'an unknown caller'} at {one.insert_time}")
     if found:
         return min(found, key=lambda one: one[0])[1]
     return base.EndReason(EndKind.UNKNOWN, "; ".join(others))
 
 
 def failure(operations: Iterable[compute_v1.Operation], ref: names.Ref, target: Target) -> base.Failure | None:
-    """Why its launch failed after it was accepted; None where it did not."""
+    """Return why its launch failed after it was accepted; None where it did not."""
     for one in operations:
         if str(one.target_id) == ref.id and one.operation_type == "insert" and one.error.errors:
             return errors.from_operation(one, target).failure

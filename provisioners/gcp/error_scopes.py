@@ -1,4 +1,4 @@
-"""Where a call went, and how far its failure speaks as an offer pattern."""
+"""The reach of an error: the offers that it says something about, as an offer pattern."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SPOT = "PREEMPTIBLE_"
 
 
 class ErrorScope(enum.Enum):
-    """How far a failure speaks."""
+    """The reach of a failure."""
 
     #: For nothing: the call or the API is to blame, not the place.
     NOTHING = enum.auto()
@@ -85,7 +85,7 @@ class Target:
         return base.OfferPattern.of(self.provider, self.project, machine_type=types)
 
     def quota_pattern(self, metric: str, *, family: str = "", region: str = "") -> base.OfferPattern | None:
-        """What an exceeded quota governs: ``NVIDIA_L4_GPUS``, ``PREEMPTIBLE_NVIDIA_T4_GPUS``, ``CPUS`` and so on.
+        """Return the offers under a quota such as ``NVIDIA_L4_GPUS``, ``PREEMPTIBLE_NVIDIA_T4_GPUS`` or ``CPUS``.
 
         ``family`` is the GPU family of a quota that has one for each.  A spot instance counts against the plain metric
         where the project has no preemptible one, so that speaks for both markets.
@@ -105,7 +105,7 @@ class Target:
         elif spot:
             market = base.Market.SPOT.value
         if not types and "GPU" in metric:
-            # Some GPUs, and nobody knows which: that is no reason to leave everything alone.
+            # Some GPUs, and it is not known which: that is no reason to block everything.
             return None
         if not region or metric == "CPUS_ALL_REGIONS":
             region = base.ANY

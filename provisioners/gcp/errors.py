@@ -1,7 +1,7 @@
-"""What a failed call means: a table of Google's codes, applied to whatever the SDK raises or an operation carries.
+"""Google's error codes: one row per code, and the functions that read an exception or an operation by them.
 
 The SDK's exception classes are not consulted: it raises ``Forbidden`` for an exhausted quota and ``ServiceUnavailable``
-for a zone without machines, and retries count on the latter.  The code tells, and only where there is none the status.
+for a zone without machines, and retries count on the latter.  The code decides, the status only where there is none.
 
 Sources: "Troubleshooting VM creation", "Resource availability errors", "Rate quotas" and "Allocation quotas" of the
 Compute Engine documentation, and the schemas ``Operation.error`` and ``QuotaExceededInfo`` of its API.
@@ -34,7 +34,7 @@ _DAY = 86400.0
 _STOCKOUT = 300.0
 #: Seconds that an address range stays full, by other clients' experience.
 _ADDRESSES = 30.0
-#: Seconds for a quota of zero: somebody must raise it first.
+#: Seconds for a quota of zero: it has to be raised first.
 _ZERO = 3600.0
 #: Seconds past the minute at which a rate quota is surely refilled.
 _MINUTE_SLACK = 1.0
@@ -134,8 +134,8 @@ _QUOTA = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What an answer says of its failure, whichever way it came."""
+class ApiError:
+    """A failure as the API states it, in an answer or in an operation."""
 
     codes: tuple[str, ...]
     message: str
@@ -153,9 +153,9 @@ def from_operation(operation: compute_v1.Operation, target: Target, *, now: floa
     """Return the failure that a finished operation carries; ``maybe_created`` where something may be left of it."""
     first = operation.error.errors[0] if operation.error.errors else None
     if first is None:
-        told = Told(("",), operation.http_error_message or "the operation failed", status=0)
+        stated = ApiError(("",), operation.http_error_message or "the operation failed", status=0)
     else:
-        found = Told((first.code,), first.message or first.code)
+        found = ApiError((first.code,), first.message or first.code)
         for detail in first.error_details:
             info = detail.quota_info
             if info.metric_name or info.limit_name:
@@ -166,9 +166,9 @@ def from_operation(operation: compute_v1.Operation, target: Target, *, now: floa
                     dimensions=dict(info.dimensions),
                     limit=info.limit,
                 )
-        told = _with_words(found)
-    row = _row(told)
-    return _error(told, row, target, maybe_created=row.maybe_created, now=now)
+        stated = _with_words(found)
+    row = _row(stated)
+    return _error(stated, row, target, maybe_created=row.maybe_created, now=now)
 
 
 def classify(error: BaseException, target: Target, *, now: float, creating: bool = False) -> base.ProvisionError:
@@ -179,10 +179,10 @@ def classify(error: BaseException, target: Target, *, now: float, creating: bool
     if isinstance(error, base.ProvisionError):
         return error
     if isinstance(error, exceptions.GoogleAPICallError):
-        told = _from_http(error)
-        row = _row(told)
-        unclear = creating and (told.status >= 500 or told.status == 408) and not _definite(told)
-        return _error(told, row, target, maybe_created=unclear, now=now)
+        stated = _from_http(error)
+        row = _row(stated)
+        unclear = creating and (stated.status >= 500 or stated.status == 408) and not _definite(stated)
+        return _error(stated, row, target, maybe_created=unclear, now=now)
     if isinstance(error, auth_exceptions.GoogleAuthError):
         if isinstance(error, auth_exceptions.TransportError) or getattr(error, "retryable", False):
             return base.ProvisionError(Kind.TRANSIENT, f"{target}: no access token: {error}", code="TokenUnavailable")
@@ -221,51 +221,53 @@ def next_minute(now: float) -> float:
     return 60.0 - now % 60.0 + _MINUTE_SLACK
 
 
-def _error(told: Told, row: Row[ErrorScope], target: Target, *, maybe_created: bool, now: float) -> base.ProvisionError:
+def _error(
+    stated: ApiError, row: Row[ErrorScope], target: Target, *, maybe_created: bool, now: float
+) -> base.ProvisionError:
     retry_after = 0.0
     if row.kind is Kind.THROTTLED:
-        retry_after = told.retry_after or next_minute(now)
-    code = next((one for one in told.codes if one), str(told.status or "unknown"))
-    failed = errors.failure(row, f"{target}: {told.message}", code=code, target=target, retry_after=retry_after)
+        retry_after = stated.retry_after or next_minute(now)
+    code = next((one for one in stated.codes if one), str(stated.status or "unknown"))
+    failed = errors.failure(row, f"{target}: {stated.message}", code=code, target=target, retry_after=retry_after)
     failed.maybe_created = maybe_created
     if row.scope is ErrorScope.METRIC:
-        failed.scope = target.quota_pattern(told.metric, family=told.family, region=told.region)
-        if told.limit == 0:
+        failed.scope = target.quota_pattern(stated.metric, family=stated.family, region=stated.region)
+        if stated.limit == 0:
             failed.block_for = _ZERO
     return failed
 
 
-def _row(told: Told) -> Row[ErrorScope]:
-    row = TABLE.first((code, told.message) for code in told.codes)
+def _row(stated: ApiError) -> Row[ErrorScope]:
+    row = TABLE.first((code, stated.message) for code in stated.codes)
     if row is not None:
         return row
-    if told.status == 429:
+    if stated.status == 429:
         return _THROTTLED
-    if told.status in (401, 403):
+    if stated.status in (401, 403):
         return _AUTH
-    if 400 <= told.status < 500:
+    if 400 <= stated.status < 500:
         return _CONFIG
     # An unknown code speaks for the smallest scope, and the message is there for people.
-    return Row(Kind.TRANSIENT, ErrorScope.NOTHING if told.status else ErrorScope.OFFER, maybe_created=True)
+    return Row(Kind.TRANSIENT, ErrorScope.NOTHING if stated.status else ErrorScope.OFFER, maybe_created=True)
 
 
-def _definite(told: Told) -> bool:
+def _definite(stated: ApiError) -> bool:
     """Return True where a 5xx names a reason for which nothing was made."""
-    rows = next((TABLE.rows[normal(code)] for code in told.codes if normal(code) in TABLE.rows), ())
+    rows = next((TABLE.rows[normal(code)] for code in stated.codes if normal(code) in TABLE.rows), ())
     return bool(rows) and not any(row.maybe_created for row in rows)
 
 
-def _from_http(error: exceptions.GoogleAPICallError) -> Told:
+def _from_http(error: exceptions.GoogleAPICallError) -> ApiError:
     codes: list[str] = []
     details = [one for one in error.details if isinstance(one, Mapping)]
-    told = Told((), str(error.message or error), status=int(error.code or 0))
+    stated = ApiError((), str(error.message or error), status=int(error.code or 0))
     for detail in details:
         kind = str(detail.get("@type", ""))
         if kind.endswith("ErrorInfo") and detail.get("reason"):
             codes.append(str(detail["reason"]))
         if kind.endswith("QuotaExceededInfo") or "limitName" in detail:
-            told = _with_quota(
-                told,
+            stated = _with_quota(
+                stated,
                 limit_name=str(detail.get("limitName", "")),
                 metric_name=str(detail.get("metricName", "")),
                 dimensions=dict(detail.get("dimensions") or {}),
@@ -278,48 +280,50 @@ def _from_http(error: exceptions.GoogleAPICallError) -> Told:
     known = [one for one in codes if TABLE.find(one)]
     retry = error.response.headers.get("Retry-After", "") if error.response is not None else ""
     return _with_words(
-        Told(
+        ApiError(
             (*known, *codes),
-            _first(_SENT.sub("", told.message)),
-            metric=told.metric,
-            region=told.region,
-            family=told.family,
-            limit=told.limit,
-            status=told.status,
+            _first(_SENT.sub("", stated.message)),
+            metric=stated.metric,
+            region=stated.region,
+            family=stated.family,
+            limit=stated.limit,
+            status=stated.status,
             retry_after=numbers.real(retry) or 0.0,
         )
     )
 
 
-def _with_quota(told: Told, *, limit_name: str, metric_name: str, dimensions: Mapping[str, Any], limit: float) -> Told:
+def _with_quota(
+    stated: ApiError, *, limit_name: str, metric_name: str, dimensions: Mapping[str, Any], limit: float
+) -> ApiError:
     """Add what a ``QuotaExceededInfo`` says; its limit is named ``NVIDIA-L4-GPUS-per-project-region``."""
     metric = limit_name.partition("-per-project")[0].replace("-", "_").upper()
-    return Told(
-        told.codes,
-        told.message,
+    return ApiError(
+        stated.codes,
+        stated.message,
         metric=metric or metric_name.rpartition("/")[2].upper(),
         region=str(dimensions.get("region", "")),
         family=str(dimensions.get("gpu_family", "")),
         limit=limit,
-        status=told.status,
-        retry_after=told.retry_after,
+        status=stated.status,
+        retry_after=stated.retry_after,
     )
 
 
-def _with_words(told: Told) -> Told:
+def _with_words(stated: ApiError) -> ApiError:
     """Add what only the message says of a quota."""
-    match = _QUOTA.search(told.message)
+    match = _QUOTA.search(stated.message)
     if match is None:
-        return told
-    return Told(
-        told.codes,
-        told.message,
+        return stated
+    return ApiError(
+        stated.codes,
+        stated.message,
         metric=match["metric"],
-        region=told.region or match["region"] or "",
-        family=told.family,
-        limit=float(match["limit"].rstrip(".")) if told.limit is None else told.limit,
-        status=told.status,
-        retry_after=told.retry_after,
+        region=stated.region or match["region"] or "",
+        family=stated.family,
+        limit=float(match["limit"].rstrip(".")) if stated.limit is None else stated.limit,
+        status=stated.status,
+        retry_after=stated.retry_after,
     )
 
 

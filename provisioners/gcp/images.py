@@ -1,4 +1,4 @@
-"""What an instance boots from: references as operators write them, defaults, and how an image takes a boot script."""
+"""Images: references as operators write them, the defaults, and how an image takes a boot script."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def parse(text: str) -> Reference | None:
 
 
 def default(*, gpu: bool, arch: str) -> Reference:
-    """What a machine boots from where nobody says."""
+    """Return the image of a machine where the operator names none."""
     found = parse(ARM if arch == "arm64" else GPU if gpu else CPU)
     assert found is not None
     return found
 
 
 class Boot(enum.StrEnum):
-    """Who runs the boot script inside an image."""
+    """The program that runs the boot script inside an image."""
 
     #: As the image's name tells: cloud-init in Ubuntu, the guest agent elsewhere.
     AUTO = "auto"

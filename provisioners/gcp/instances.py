@@ -111,7 +111,7 @@ def address(found: compute_v1.Address, *, provider: str, project: str) -> base.R
 
 
 def machine_type(found: compute_v1.Instance, book: catalogue.Catalog) -> str:
-    """The type as offers name it; built-in GPUs are told like attached ones, so the catalogue decides."""
+    """The type as offers name it; built-in GPUs look like attached ones, so the catalogue decides."""
     name = names.last(found.machine_type)
     for attached in found.guest_accelerators:
         combined = f"{name}+{names.last(attached.accelerator_type)}x{attached.accelerator_count}"

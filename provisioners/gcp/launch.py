@@ -123,7 +123,7 @@ class Launcher:
             )
         raise base.ProvisionError(
             base.Kind.CONFIG,
-            f"{target}: somebody else's instance has the name {name}",
+            f"{target}: another owner's instance has the name {name}",
             scope=base.OfferPattern(offer.key),
             code="alreadyExists",
         )

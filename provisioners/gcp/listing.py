@@ -31,7 +31,7 @@ _EXPLAINED = 20
 
 @dataclass(slots=True)
 class Seen:
-    """What an aggregated list of instances told."""
+    """The content of an aggregated list of instances."""
 
     instances: list[compute_v1.Instance] = field(default_factory=list)
     #: Zones that were named.

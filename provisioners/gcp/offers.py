@@ -1,4 +1,4 @@
-"""What Compute Engine sells: the machine types and accelerators that its zones have."""
+"""Availability at Compute Engine: the machine types and accelerators that its zones have."""
 
 from __future__ import annotations
 

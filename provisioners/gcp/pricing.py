@@ -1,8 +1,8 @@
 """Google Cloud prices, on demand and spot, composed from the price list of the Cloud Billing API.
 
 The list has no machine types: it has SKUs for the cores, the memory, the GPUs and the local disks of a family, each for
-some regions and one usage (``OnDemand``, ``Preemptible``, which spot is, or a commitment).  What a SKU is for is told
-by its description alone: ``N1 Predefined Instance Core running in Americas``, ``Nvidia L4 GPU attached to Spot
+some regions and one usage (``OnDemand``, ``Preemptible``, which spot is, or a commitment).  The purpose of a SKU is in
+its description alone: ``N1 Predefined Instance Core running in Americas``, ``Nvidia L4 GPU attached to Spot
 Preemptible VMs running in Iowa``.  (Cloud Billing API, ``services.skus.list``.)
 """
 
@@ -85,7 +85,7 @@ Get = Callable[[str], Awaitable[Mapping[str, Any]]]
 
 @dataclass(slots=True)
 class Parts:
-    """What the parts of machines cost per hour: (region, market, what) -> dollars."""
+    """Prices of the parts of machines per hour: (region, market, what) -> dollars."""
 
     dollars: dict[tuple[str, base.Market, str], float] = field(default_factory=dict)
 
@@ -95,7 +95,7 @@ class Parts:
         self.dollars[key] = max(dollars, self.dollars.get(key, 0.0))
 
     def compose(self, machine: Machine, region: str, market: base.Market) -> float | None:
-        """What that machine costs there, None when the price of one of its parts is not told."""
+        """Return the price of that machine there, None when one of its parts has no price."""
         families = _FAMILIES.get(_longest(machine.type_name, _FAMILIES), ())
         amounts: list[tuple[float, list[str]]] = [
             (machine.cpus, [f"{family} Core" for family in families]),

@@ -1,7 +1,7 @@
-"""The project's ceilings as ``regions.get`` and ``projects.get`` tell them, each with the offers that it governs.
+"""The project's ceilings as ``regions.get`` and ``projects.get`` have them, each with the offers that it governs.
 
 The newest GPU families (H100 on demand, H200, B200, RTX PRO 6000) have their quota in Cloud Quotas only, one for each
-family and region, which these calls do not tell; an error that names one still blocks what it governs.
+family and region, which these calls do not have; an error that names one still blocks what it governs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CONSOLE = "https://console.cloud.google.com/iam-admin/quotas?project={project}"
 
 
 def remedy(project: str) -> str:
-    """Where a quota is raised."""
+    """Return where a quota is raised."""
     return f"raise it at {_CONSOLE.format(project=project)}"
 
 
@@ -70,7 +70,7 @@ def of_project(quotas: Iterable[compute_v1.Quota], target: Target, *, as_of: flo
 
 
 def unit_of(metric: str) -> base.Unit | None:
-    """What a metric counts; None for one that counts nothing an offer has."""
+    """Return what a metric counts; None for one that counts nothing an offer has."""
     if metric.startswith("COMMITTED_") or metric.endswith("_VWS_GPUS"):
         return None
     if metric.endswith("_GPUS") or metric == "GPUS_ALL_REGIONS":

@@ -1,4 +1,4 @@
-"""How fast Google's APIs may be called, as its documentation says.
+"""Rate limits of Google's APIs, as its documentation has them.
 
 Rate quotas are counted by project and minute, for each group of methods ("Rate quotas"): 1,500 a minute by default.
 Creates are paced by the caller, by the provider's traits; here the rest is.

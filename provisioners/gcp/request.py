@@ -48,7 +48,7 @@ def network(reference: str, region: str, *, sub: bool) -> str:
 
 
 def user_data_problem(request: base.CreateRequest) -> str:
-    """Why its boot script is not taken; empty when it is."""
+    """Return why its boot script is not taken; empty when it is."""
     size = len(request.user_data.encode())
     if size > USER_DATA_LIMIT:
         return f"the boot script has {size} bytes, Compute Engine takes {USER_DATA_LIMIT}"

@@ -1,4 +1,4 @@
-"""The options of a Google Cloud provider and of the pools that buy there, read and judged without any I/O."""
+"""The options of a Google Cloud provider and of the pools that buy there, read and checked without I/O."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _URL = re.compile(r"https?://[^/\s]+\Z")
 DISK_TYPES = ("pd-standard", "pd-balanced", "pd-ssd", "pd-extreme", "hyperdisk-balanced", "hyperdisk-extreme")
 #: Metadata items that are runnerd's own.
 OWN_ITEMS = frozenset({"user-data", "startup-script", "startup-script-url", "shutdown-script", "runnerd-tags"})
-#: GiB of a boot disk where nobody says; GPU images alone take 50.
+#: Bytes of a boot disk where no option gives a size; GPU images alone take 50.
 DISK = 100 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a pool may choose for itself; what it leaves open is as the provider has it."""
+    """The options of a launch that a pool may choose; the rest is as the provider has it."""
 
     #: As written; empty for the default of the kind of machine.
     image: str = ""

@@ -2,7 +2,7 @@
 
 A label's key has 1 to 63 of ``[a-z0-9_-]`` and starts with a letter, its value up to 63 of the same; a resource has at
 most 64 ("Organize resources using labels").  An instance carries its tags as they are in a metadata item as well, and
-that is what is told as its tags.
+those are read back as its tags.
 """
 
 from __future__ import annotations

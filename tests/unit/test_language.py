@@ -18,12 +18,9 @@ TREES = ("runnerd", "provisioners")
 EXEMPT = frozenset(
     {
         "provisioners/__init__.py",
-        "provisioners/aws",
-        "provisioners/azure",
         "provisioners/base.py",
         "provisioners/catalogue",
         "provisioners/fake",
-        "provisioners/gcp",
         "provisioners/local.py",
         "provisioners/offload.py",
         "provisioners/options.py",

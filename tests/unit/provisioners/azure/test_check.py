@@ -146,8 +146,9 @@ async def test_rights_that_only_inform_are_warned_of() -> None:
     one = lab.Lab("eastus")
     readers = ("Microsoft.Compute/skus/read", "Microsoft.Compute/locations/usages/read")
     one.arm.daemon = dataclasses.replace(one.arm.daemon, not_actions=readers)
-    findings = await one.provisioner.check([one.request()])
-    assert len([line for line in warnings(findings) if "not told" in line]) == 2
+    warned = warnings(await one.provisioner.check([one.request()]))
+    for problem in ("the sizes of eastus could not be listed", "the quotas of eastus could not be read"):
+        assert len([line for line in warned if problem in line]) == 1
 
 
 async def test_a_role_on_the_group_alone_is_enough() -> None:
@@ -160,7 +161,7 @@ async def test_networks_that_may_not_be_read_are_warned_of_with_what_they_need()
     one = lab.Lab("eastus")
     one.arm.daemon = dataclasses.replace(one.arm.daemon, not_actions=("Microsoft.Network/read",))
     found = warnings(await one.provisioner.check())
-    assert any(line.startswith("providers.az.regions.eastus: ") and "cannot be looked at" in line for line in found)
+    assert any(line.startswith("providers.az.regions.eastus: ") and "cannot be read" in line for line in found)
 
 
 async def test_a_security_group_of_another_region_is_named() -> None:
@@ -186,7 +187,7 @@ async def test_an_image_of_a_gallery_is_looked_for_where_it_is() -> None:
 @pytest.mark.parametrize(
     ("operation", "words"),
     [
-        pytest.param("images", "cannot be looked at", id="images"),
+        pytest.param("images", "cannot be read", id="images"),
         pytest.param("permissions", "resource group runnerd", id="permissions"),
     ],
 )

@@ -126,7 +126,7 @@ async def test_a_bucket_that_azure_says_is_empty_rests() -> None:
 
     one = lab.Lab()
     buckets = rates.Limits(one.context)
-    buckets.heard("GET", 200, {"x-ms-ratelimit-remaining-subscription-reads": "0"})
+    buckets.observe("GET", 200, {"x-ms-ratelimit-remaining-subscription-reads": "0"})
     assert min(buckets.remaining.values()) == 0
     before = one.clock.now()
     await buckets.reads.take()

@@ -201,16 +201,16 @@ async def test_a_slip_in_the_body_is_refused(
     assert one.arm.created == []
 
 
-def test_the_key_of_nobody_is_a_valid_point_and_the_same_for_the_same_attempt() -> None:
-    first, again, other = request.key_of_nobody("a"), request.key_of_nobody("a"), request.key_of_nobody("b")
+def test_the_key_without_owner_is_a_valid_point_and_the_same_for_the_same_attempt() -> None:
+    first, again, other = request.key_without_owner("a"), request.key_without_owner("a"), request.key_without_owner("b")
     assert first == again != other
     for key in (first, other):
         loaded = serialization.load_ssh_public_key(key.encode())
         raw = loaded.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
         assert base64.b64decode(key.split()[1])[-32:] == raw
     # Half of all numbers are no point: a key that skipped the curve's equation would hit one within 64 tries.
-    assert len({request.key_of_nobody(str(number)) for number in range(64)}) == 64
-    assert all(on_curve(request.key_of_nobody(str(number))) for number in range(64))
+    assert len({request.key_without_owner(str(number)) for number in range(64)}) == 64
+    assert all(on_curve(request.key_without_owner(str(number))) for number in range(64))
 
 
 def on_curve(key: str) -> bool:

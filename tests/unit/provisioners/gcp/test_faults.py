@@ -222,7 +222,7 @@ async def test_a_name_that_somebody_else_took_is_a_matter_of_configuration(world
     with pytest.raises(base.ProvisionError) as caught:
         await world.provisioner.create(request)
     assert (caught.value.kind, caught.value.maybe_created) == (Kind.CONFIG, False)
-    assert "somebody else" in str(caught.value)
+    assert "another owner" in str(caught.value)
     assert len(world.cloud.created) == 1
 
 
