@@ -27,8 +27,10 @@ from runnerd.forges.gitlab.client import GitLab
 from runnerd.lifecycle import agent_sessions
 from runnerd.simulator import app as simulator
 from runnerd.simulator import control, world
-from tests.simulation import life, machines, promises, virtual
-from tests.simulation.skies import Box, FakeSky, Sky
+from tests.clouds.adapter import VM
+from tests.simulation import life, machines, virtual
+from tests.simulation.cloud import Cloud, ShippedCloud
+from tests.simulation.invariants import Invariants
 
 _CONFIG = """\
 controller: sim
@@ -77,11 +79,11 @@ class Lab:
     app: simulator.App
     directory: Path
     #: By name of the provider; one that is not here when its daemon starts is the cloud that ships with runnerd.
-    skies: dict[str, Sky] = field(default_factory=dict)
+    clouds: dict[str, Cloud] = field(default_factory=dict)
     daemon: daemons.Daemon | None = None
     life: life.Life | None = None
     machines: machines.Machines = field(init=False)
-    promises: promises.Promises = field(init=False)
+    invariants: Invariants = field(init=False)
     #: Wraps what is built for a daemon, so that a test can break a rule on purpose.
     mutate: Callable[[daemons.Daemon], None] = lambda daemon: None
     #: Seams at which a daemon was killed.
@@ -104,9 +106,9 @@ class Lab:
         shared = Path("/dev/shm")
         directory = Path(tempfile.mkdtemp(prefix="runnerd-sim-", dir=shared if shared.is_dir() else None))
         lab = cls(plan, rng, clock, app, directory)
-        lab.promises = promises.Promises(lab)
+        lab.invariants = Invariants(lab)
         lab.machines = machines.Machines(
-            lab.skies, app, clock, random.Random(rng.random()), daemon=lab._agents, loss=plan.loss
+            lab.clouds, app, clock, random.Random(rng.random()), daemon=lab._agents, loss=plan.loss
         )
         os.environ.update(
             RUNNERD_SECRET="a secret of the simulation",
@@ -151,14 +153,14 @@ class Lab:
             return opened
 
         def make_provisioner(settings: config.Provider, context: base.Context) -> base.Provisioner:
-            if settings.name not in self.skies:
-                self.skies[settings.name] = FakeSky()
-            inner = self.skies[settings.name].provisioner(context, settings.options, one)
+            if settings.name not in self.clouds:
+                self.clouds[settings.name] = ShippedCloud()
+            inner = self.clouds[settings.name].provisioner(context, settings.options, one)
             return life.Provisioner(  # type: ignore[return-value]
                 inner,
                 one,
-                on_call=functools.partial(self.promises.called, settings.name, one),
-                on_answer=functools.partial(self.promises.answered, settings.name, one),
+                on_call=functools.partial(self.invariants.called, settings.name, one),
+                on_answer=functools.partial(self.invariants.answered, settings.name, one),
             )
 
         def make_forge(name: str, settings: config.AnyForge) -> Forge:
@@ -183,7 +185,7 @@ class Lab:
 
         async def main() -> None:
             await made.start()
-            made.runtime.rows.on_step.append(self.promises.stepped)
+            made.runtime.rows.on_step.append(self.invariants.stepped)
             self.mutate(made)
 
         self._main = asyncio.get_running_loop().create_task(main(), name="daemon main")
@@ -203,7 +205,7 @@ class Lab:
         if self.life is None or self.daemon is None:
             return
         self.life.die()
-        self.promises.died()
+        self.invariants.died()
         dead = [
             task
             for task in asyncio.all_tasks()
@@ -304,26 +306,21 @@ class Lab:
     @property
     def creates(self) -> list[tuple[str, str]]:
         """Every create call that reached a cloud: (attempt key, instance name)."""
-        return [(request.key, request.name) for _, request in self.promises.requests]
+        return [(request.key, request.name) for _, request in self.invariants.requests]
 
-    @property
-    def clouds(self) -> dict[str, Any]:
-        """The simulated clouds themselves, by name of the provider."""
-        return {name: sky.cloud for name, sky in self.skies.items()}
+    def vms(self) -> list[VM]:
+        """Return every machine that there is or was."""
+        return [vm for cloud in self.clouds.values() for vm in cloud.vms()]
 
-    def boxes(self) -> list[Box]:
-        """Every machine that there is or was."""
-        return [box for sky in self.skies.values() for box in sky.boxes()]
-
-    def live(self) -> list[Box]:
-        """Machines that exist and cost money."""
+    def live(self) -> list[VM]:
+        """Return the machines that exist and cost money."""
         now = self.clock.now()
-        return [box for box in self.boxes() if box.live(now)]
+        return [vm for vm in self.vms() if vm.live(now)]
 
     def check(self) -> None:
         """What must hold at every moment."""
-        self.promises.check()
-        assert not self.promises.violations, self.describe()
+        self.invariants.check()
+        assert not self.invariants.violations, self.describe()
 
     @property
     def settings_interval(self) -> float:
@@ -348,13 +345,13 @@ class Lab:
         ours = [runner for runner in self.app.world.runners.values() if runner.name.startswith("sim-")]
         rows = [row for row in self.rows().values() if row.live]
         registrations = [] if self.daemon is None else list(self.daemon.runtime.rows.registrations.values())
-        residues = [what for sky in self.skies.values() for what in sky.left()]
-        return not self.live() and not residues and not rows and not ours and not registrations
+        orphans = [what for cloud in self.clouds.values() for what in cloud.orphans()]
+        return not self.live() and not orphans and not rows and not ours and not registrations
 
     def describe(self) -> str:
         """Everything a person needs to see of a failure."""
         now = self.clock.now()
-        lines = [f"seed {self.plan.seed} at {now - virtual.EPOCH:.1f} s", *self.promises.violations]
+        lines = [f"seed {self.plan.seed} at {now - virtual.EPOCH:.1f} s", *self.invariants.violations]
         lines += [
             f"  job {job.id} {job.status} {job.conclusion} starts={job.starts} {job.runner}" for job in self.jobs()
         ]
@@ -363,7 +360,7 @@ class Lab:
             f"made at {one.created_at - virtual.EPOCH:.1f}"
             for one in self.live()
         ]
-        lines += [f"  left at {name}: {what}" for name, sky in self.skies.items() for what in sky.left()]
+        lines += [f"  left at {name}: {what}" for name, cloud in self.clouds.items() for what in cloud.orphans()]
         lines += [f"  row {row}" for row in self.rows().values()]
         lines += [f"  runner {one.name} {one.status} busy={one.busy}" for one in self.app.world.runners.values()]
         if self.daemon is not None and hasattr(self.daemon, "runtime"):

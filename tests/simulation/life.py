@@ -120,9 +120,10 @@ class Store(store.Store):
         await self.life.cross("after commit")
 
 
-class Door(Offload):
-    """The door of blocking SDK calls: each is a request and its answer, on the way for a moment, with a seam on both
-    sides.  A crash between two calls of one method lands here.
+class Executor(Offload):
+    """The executor of blocking SDK calls: each is a request and its answer, with latency and a seam on both sides.
+
+    A crash between two calls of one method lands here.
     """
 
     def __init__(self, life: Life, rng: random.Random, latency: tuple[float, float]) -> None:

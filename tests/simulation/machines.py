@@ -17,7 +17,8 @@ from runnerd.lifecycle import agent_sessions
 from runnerd.simulator import app as simulator
 from runnerd.simulator import github, world
 from runnerd.simulator.gitlab import connect
-from tests.simulation import skies, virtual
+from tests.clouds import adapter
+from tests.simulation import cloud, virtual
 
 
 class Unreachable(Exception):
@@ -25,11 +26,11 @@ class Unreachable(Exception):
 
 
 class Machines:
-    """Boots an agent on every machine of every sky."""
+    """Boots an agent on every machine of every cloud."""
 
     def __init__(
         self,
-        skies: Mapping[str, skies.Sky],
+        clouds: Mapping[str, cloud.Cloud],
         app: simulator.App,
         clock: virtual.Clock,
         rng: random.Random,
@@ -37,7 +38,7 @@ class Machines:
         daemon: Callable[[], agent_sessions.AgentSessions | None],
         loss: float,
     ) -> None:
-        self._skies = skies
+        self._clouds = clouds
         self._app = app
         self._clock = clock
         self._rng = rng
@@ -55,12 +56,12 @@ class Machines:
         """Watch for machines until cancelled."""
         while True:
             now = self._clock.now()
-            for sky in self._skies.values():
-                for box in list(sky.boxes()):
-                    known = self.running.get(box.key)
-                    if (known is None or known.box is not box) and box.running(now):
-                        agent = Agent(self, box, random.Random(self._rng.random()))
-                        self.running[box.key] = agent
+            for each in self._clouds.values():
+                for vm in list(each.vms()):
+                    known = self.running.get(vm.key)
+                    if (known is None or known.vm is not vm) and vm.running(now):
+                        agent = Agent(self, vm, random.Random(self._rng.random()))
+                        self.running[vm.key] = agent
                         task = asyncio.get_running_loop().create_task(agent.run())
                         self._tasks.add(task)
                         task.add_done_callback(self._tasks.discard)
@@ -90,9 +91,9 @@ class Machines:
 class Agent:
     """One machine's agent and runner."""
 
-    def __init__(self, machines: Machines, box: skies.Box, rng: random.Random) -> None:
+    def __init__(self, machines: Machines, vm: adapter.VM, rng: random.Random) -> None:
         self._machines = machines
-        self.box = box
+        self.vm = vm
         self._rng = rng
         self.worker = False
         self.worked = False
@@ -103,7 +104,7 @@ class Agent:
     @property
     def up(self) -> bool:
         """True while the machine runs."""
-        return self.box.running(self._machines._clock.now())
+        return self.vm.running(self._machines._clock.now())
 
     async def run(self) -> None:
         try:
@@ -118,7 +119,7 @@ class Agent:
         if self._machines.deaf:
             self._machines.deaf -= 1
             return
-        found = re.search(r'"token": "([^"]+)"', self.box.user_data)
+        found = re.search(r'"token": "([^"]+)"', self.vm.user_data)
         if found is None:
             return
         nonce = "".join(self._rng.choices("abcdef0123456789", k=24))
@@ -157,7 +158,7 @@ class Agent:
             self._runner.disconnect()
             self._runner = None
         if self.up:
-            self.box.power_off(self._machines._clock.now())
+            self.vm.power_off(self._machines._clock.now())
 
     async def _register(self) -> dict[str, Any] | None:
         self.phase = "waiting"

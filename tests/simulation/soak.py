@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 
-from tests.simulation import cloudworlds, worlds
+from tests.simulation import cloud_scenarios, scenarios
 
 
 def main() -> int:
@@ -23,7 +23,7 @@ def main() -> int:
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.DEBUG if chosen.seed is not None else logging.CRITICAL, format="%(message)s")
     seeds = [chosen.seed] if chosen.seed is not None else range(chosen.first, chosen.first + chosen.seeds)
-    play = cloudworlds.play if chosen.clouds else worlds.play
+    play = cloud_scenarios.play if chosen.clouds else scenarios.play
     failed = []
     played = 0
     started = time.monotonic()

@@ -189,7 +189,7 @@ def test_a_machine_that_dies_with_its_job_leaves_nothing_though_the_forge_calls_
         await running(world)
         break_forge(world, HOUR, forge=forge, method="DELETE", status=422, body={"message": "busy"})
         (machine,) = world.live()
-        world.clouds["sky"].preempt(machine.ref, world.clock.now())
+        world.clouds["sky"].cloud.preempt(machine.ref, world.clock.now())
         await world.sleep(30 * MINUTE)
         assert not world.live() and states(world) == [], world.describe()
         assert await world.until(world.settled, within=3 * HOUR), world.describe()
@@ -338,7 +338,7 @@ def test_a_provider_that_leaves_the_configuration_with_instances_retires() -> No
         await world.sleep(2 * MINUTE)
         assert busy in world.live() and "busy" in states(world), world.describe()
         await all_is_well(world)
-        assert len(world.clouds["sky"].listed) == 1 and len(world.clouds["sea"].listed) == 1
+        assert len(world.clouds["sky"].cloud.listed) == 1 and len(world.clouds["sea"].cloud.listed) == 1
 
     play(story, providers="  sky: {type: fake, boot: 5s}\n  sea: {type: fake, boot: 5s}\n", pools="  gpu: {}\n")
 

@@ -6,13 +6,13 @@ import os
 
 import pytest
 
-from tests.simulation import cloudworlds
+from tests.simulation import cloud_scenarios
 
 SEEDS = int(os.environ.get("CLOUD_SEEDS", "16"))
 
 
 @pytest.mark.parametrize(
-    "seed", [pytest.param(seed, id=f"{seed}-{'-'.join(cloudworlds.names(seed))}") for seed in range(SEEDS)]
+    "seed", [pytest.param(seed, id=f"{seed}-{'-'.join(cloud_scenarios.names(seed))}") for seed in range(SEEDS)]
 )
 def test_the_promises_hold_over_the_clouds_whatever_breaks(seed: int) -> None:
-    cloudworlds.play(seed)
+    cloud_scenarios.play(seed)

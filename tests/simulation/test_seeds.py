@@ -6,11 +6,11 @@ import os
 
 import pytest
 
-from tests.simulation import worlds
+from tests.simulation import scenarios
 
 SEEDS = int(os.environ.get("SEEDS", "200"))
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_the_promises_hold_whatever_breaks(seed: int) -> None:
-    worlds.play(seed)
+    scenarios.play(seed)

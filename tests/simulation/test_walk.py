@@ -33,7 +33,7 @@ def test_a_job_that_a_preemption_interrupted_is_run_again_on_demand() -> None:
         assert await world.until(lambda: len(world.creates) > 1 and world.finished(), within=3600), world.describe()
         assert await world.until(world.settled, within=3600), world.describe()
         assert [job.conclusion for job in world.jobs()][-1] == "success"
-        assert [machine.offer.market for machine in world.clouds["sky"].listed.values()][-1] == "on-demand"
+        assert [machine.offer.market for machine in world.clouds["sky"].cloud.listed.values()][-1] == "on-demand"
 
     lab.run(
         lab.Plan(
@@ -55,7 +55,7 @@ def test_the_next_offer_is_taken_at_once_although_the_limit_is_full_of_its_own_i
         events = await world.daemon.store.events(subject="instance", limit=500)
         assert not [event for event in events if event.reason == "no-offer"]
         assert {
-            name for name, sky in world.skies.items() if any(box.live(world.clock.now()) for box in sky.boxes())
+            name for name, cloud in world.clouds.items() if any(vm.live(world.clock.now()) for vm in cloud.vms())
         } == {"sea"}
 
     lab.run(

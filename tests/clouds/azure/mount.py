@@ -59,8 +59,9 @@ def mount(
     given: Mapping[str, Any],
     *,
     latency: Callable[[], float] | None = None,
+    handler: wire.Handler | None = None,
 ) -> client.Clients:
-    """Clients whose calls the simulation answers; ``latency`` gives the seconds that each call takes."""
+    """Clients that the simulation answers, or a handler in front of it; ``latency`` gives the seconds of each call."""
     chosen, problems = settings.read(given, catalogue.load("azure"))
     if problems:
         raise ValueError("; ".join(problems))
@@ -68,7 +69,7 @@ def mount(
     return client.Clients(
         chosen,
         context,
-        transport=lambda: Transport(arm.handle, sleep, latency or (lambda: 0.0)),
+        transport=lambda: Transport(handler or arm.handle, sleep, latency or (lambda: 0.0)),
         credential=lambda: Credential(arm),
     )
 

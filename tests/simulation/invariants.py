@@ -52,7 +52,7 @@ class _Level:
     paused_until: float = 0.0
 
 
-class Promises:
+class Invariants:
     """Watches one world."""
 
     def __init__(self, lab: Lab) -> None:
@@ -144,11 +144,11 @@ class Promises:
         for quota in self._lab.daemon.runtime.providers[provider].quotas:
             if now - quota.as_of > FRESH or not base.OfferPattern(quota.pattern).matches(offer.key):
                 continue
-            boxes = list(self._lab.skies[provider].boxes())
+            vms = list(self._lab.clouds[provider].vms())
             # What the cloud's own lists did not show yet when it told its quota was not in the number.
-            seen = [box for box in boxes if not box.created_at < quota.as_of < box.visible_at]
-            there = [asked[box.key] for box in seen if box.rising(now) and box.key in asked]
-            known = {box.key for box in boxes}
+            seen = [vm for vm in vms if not vm.created_at < quota.as_of < vm.visible_at]
+            there = [asked[vm.key] for vm in seen if vm.rising(now) and vm.key in asked]
+            known = {vm.key for vm in vms}
             there += [one for key, one in self._sent.items() if key not in known]
             used = sum(_units(quota.unit, one) for one in there if base.OfferPattern(quota.pattern).matches(one.key))
             if _units(quota.unit, offer) and used + _units(quota.unit, offer) > quota.limit + ROUNDING:
@@ -180,7 +180,7 @@ class Promises:
             self.complain(f"pace: {provider} {offer.region} asked for a pause and got a create")
 
     def _check_murder(self, provider: str, ref: str) -> None:
-        key = next((box.key for box in self._lab.skies[provider].boxes() if box.ref == ref), None)
+        key = next((vm.key for vm in self._lab.clouds[provider].vms() if vm.ref == ref), None)
         if key is None:
             return
         agent = self._lab.machines.running.get(key)
@@ -208,8 +208,8 @@ class Promises:
         if not gone or old.attempt is None:
             return
         now = self._lab.clock.now()
-        for box in self._lab.boxes():
-            if box.key == old.attempt and box.rising(now):
+        for vm in self._lab.vms():
+            if vm.key == old.attempt and vm.rising(now):
                 self.complain(f"blind: {old.id} is written off ({old.state}) and lives")
 
     # -- at each moment --------------------------------------------------------------------------------------------
@@ -225,29 +225,29 @@ class Promises:
     def _check_failed(self, now: float) -> None:
         """A machine whose launch failed costs for nothing: it goes at once, unless its cloud refuses."""
         found: dict[str, float] = {}
-        for name, sky in self._lab.skies.items():
+        for name, cloud in self._lab.clouds.items():
             settled = self._listing_is_complete(name, now)
-            for box in sky.boxes():
-                if not box.failed(now):
+            for vm in cloud.vms():
+                if not vm.failed(now):
                     continue
-                since = self._broken.get(box.ref, now)
-                refused = now - self._delete_failed.get(box.ref, 0.0) < CLEARING
-                found[box.ref] = since if settled and not refused else now
-                if now - found[box.ref] > 2 * self._lab.settings_interval + CLEARING:
+                since = self._broken.get(vm.ref, now)
+                refused = now - self._delete_failed.get(vm.ref, 0.0) < CLEARING
+                found[vm.ref] = since if settled and not refused else now
+                if now - found[vm.ref] > 2 * self._lab.settings_interval + CLEARING:
                     self.complain(
-                        f"failed: the launch of {box.ref} failed {now - since:.0f} s ago, and it is still there"
+                        f"failed: the launch of {vm.ref} failed {now - since:.0f} s ago, and it is still there"
                     )
         self._broken = found
 
     def _check_doubles(self, now: float) -> None:
         keys: dict[str, int] = {}
         names: dict[str, int] = {}
-        for sky in self._lab.skies.values():
-            for box in sky.boxes():
-                if sky.once_per_attempt or box.live(now):
-                    keys[box.key] = keys.get(box.key, 0) + 1
-                if box.rising(now):
-                    names[box.name] = names.get(box.name, 0) + 1
+        for cloud in self._lab.clouds.values():
+            for vm in cloud.vms():
+                if cloud.once_per_attempt or vm.live(now):
+                    keys[vm.key] = keys.get(vm.key, 0) + 1
+                if vm.rising(now):
+                    names[vm.name] = names.get(vm.name, 0) + 1
         for key, count in keys.items():
             if count > 1:
                 self.complain(f"double: attempt {key} yielded {count} instances")
@@ -261,10 +261,10 @@ class Promises:
             return
         window = budget.windows(wall=now, per_day=limits.dollars_per_day)[0]
         spent = 0.0
-        for box in self._lab.boxes():
-            price = float(box.tags[base.TAG_PRICE])
-            end = min(box.ends_at(), float(box.tags[base.TAG_DEADLINE]))
-            spent += budget.cost(box.created_at, end, price, window)
+        for vm in self._lab.vms():
+            price = float(vm.tags[base.TAG_PRICE])
+            end = min(vm.ends_at(), float(vm.tags[base.TAG_DEADLINE]))
+            spent += budget.cost(vm.created_at, end, price, window)
         if spent > window.dollars + 0.01:
             self.complain(f"overspend: ${spent:.2f} of ${window.dollars:.2f} are spent or promised")
 
@@ -273,7 +273,7 @@ class Promises:
         passed, self._looked_at = now - self._looked_at, now
         found: set[tuple[str, str]] = set()
         tracked = {row.attempt for row in self._lab.rows().values() if row.live}
-        for name in self._lab.skies:
+        for name in self._lab.clouds:
             settled = self._listing_is_complete(name, now)
             for what, patience in self._nobodys(name, tracked, now):
                 key = (name, what)
@@ -293,10 +293,10 @@ class Promises:
             return
         grace = self._traits(name).visibility_grace
         cycle = 2 * self._lab.settings_interval
-        for box in self._lab.skies[name].boxes():
-            if box.live(now) and box.key not in tracked:
-                yield f"machine {box.name} {box.ref}", grace + cycle + ADOPTING
-        for what in self._lab.skies[name].left():
+        for vm in self._lab.clouds[name].vms():
+            if vm.live(now) and vm.key not in tracked:
+                yield f"machine {vm.name} {vm.ref}", grace + cycle + ADOPTING
+        for what in self._lab.clouds[name].orphans():
             yield what, grace + cycle + SWEEPING
 
     def _listing_is_complete(self, name: str, now: float) -> bool:

@@ -18,7 +18,7 @@ from runnerd import daemon, model
 from runnerd.forges import base as forges
 from runnerd.model import InstanceState
 from runnerd.offers import request as launch_request
-from tests.simulation import cloudworlds, worlds
+from tests.simulation import cloud_scenarios, scenarios
 
 Break = Callable[[daemon.Daemon], None]
 
@@ -241,7 +241,7 @@ def _leave_residues(made: daemon.Daemon) -> None:
 )
 def test_a_broken_rule_fails_some_seed(broken: Break, promise: str, near: int) -> None:
     """``near``: where a seed is known to notice, so that the search is short; it goes on from there."""
-    _bites(worlds.play, range(near, near + 400), broken, promise)
+    _bites(scenarios.play, range(near, near + 400), broken, promise)
 
 
 @pytest.mark.timeout(300)
@@ -261,7 +261,7 @@ def test_a_broken_rule_fails_some_seed(broken: Break, promise: str, near: int) -
     ],
 )
 def test_a_broken_rule_fails_some_seed_of_the_clouds(broken: Break, promise: str, near: int) -> None:
-    _bites(cloudworlds.play, range(near, near + 120), broken, promise)
+    _bites(cloud_scenarios.play, range(near, near + 120), broken, promise)
 
 
 def _bites(play: Callable[[int, Break], object], seeds: Iterable[int], broken: Break, promise: str) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 from provisioners import base
 from runnerd import daemon as daemons
 from runnerd.simulator import faults
-from tests.simulation import clouds, lab, troubles
+from tests.clouds import registry
+from tests.simulation import clouds, lab
 
 #: Virtual seconds after the last trouble in which everything must be done and gone: longer than the longest block that
 #: a trouble here can earn (an hour at Azure).
@@ -55,8 +56,6 @@ _OTHER = (
     ("delete-throttled", 0.2),
     ("delete-stuck", 0.2),
 )
-#: Azure says of a size that it is not there for 23 hours; what it cannot allocate is asked for again after one.
-_TOO_LONG = {("capacity", "azure")}
 
 
 def play(seed: int, mutate: Callable[[daemons.Daemon], None] = lambda daemon: None) -> lab.Lab:
@@ -68,8 +67,10 @@ def play(seed: int, mutate: Callable[[daemons.Daemon], None] = lambda daemon: No
 
 
 def names(seed: int) -> list[str]:
-    """The clouds of a seed: each alone, each pair, and all three come up in turn."""
-    sets = [["aws"], ["gcp"], ["azure"], ["aws", "gcp", "azure"], ["aws", "azure"], ["gcp", "aws"], ["azure", "gcp"]]
+    """Return the clouds of a seed: each alone, all of them, and each pair come up in turn."""
+    every = list(registry.NAMES)
+    pairs = [[name, every[number - gap]] for gap in range(1, len(every) // 2 + 1) for number, name in enumerate(every)]
+    sets = [*([name] for name in every), every, *pairs]
     return sets[seed % len(sets)]
 
 
@@ -77,7 +78,7 @@ def _plan(seed: int) -> lab.Plan:
     rng = random.Random(seed)
     market = rng.choice(("on-demand", "spot-then-on-demand", "spot-then-on-demand"))
     order = rng.choice(("listed", "cheapest"))
-    types = {name: list(clouds.TYPES[name][: rng.choice((1, 2))]) for name in names(seed)}
+    types = {name: list(registry.ADAPTERS[name].t4_types[: rng.choice((1, 2))]) for name in names(seed)}
     limits = f"{{instances: {rng.choice((2, 4, 8))}}}"
     if rng.random() < 0.3:
         # Room for two or three at once: a lifetime commits about sixty cents.
@@ -95,35 +96,21 @@ def _plan(seed: int) -> lab.Plan:
     )
 
 
-def _narrow(rng: random.Random, name: str, sky: Any) -> None:
-    """Quotas and capacity that jobs can run into."""
-    cloud = sky.cloud
+def _narrow(rng: random.Random, cloud: clouds.SimulatedCloud) -> None:
+    """Set quotas and capacity that jobs can run into."""
     if rng.random() < 0.3:
-        few = rng.choice((1, 2, 3))
-        for region in clouds.PLACES[name]:
-            if name == "aws":
-                cloud.quotas[region, "L-DB2E81BA"] = 8 * few
-                cloud.quotas[region, "L-3819A6DF"] = 8 * rng.choice((0, 1, few))
-            elif name == "gcp":
-                cloud.limits[region, "NVIDIA_T4_GPUS"] = float(few)
-            else:
-                cloud.quota[region, "standardNCASv3_T4Family"] = 8 * few
-                cloud.quota[region, "lowPriorityCores"] = 8 * few
+        cloud.adapter.narrow_quotas(rng, rng.choice((1, 2, 3)))
     if rng.random() < 0.3:
         room = rng.choice((0, 1, 2))
-        region, zones = next(iter(clouds.PLACES[name].items()))
-        if name == "aws":
-            cloud.capacity[f"{zones[0]}/*/*"] = room
-        elif name == "gcp":
-            cloud.capacity[zones[0], "nvidia-tesla-t4"] = room
-        else:
-            cloud.capacity[f"{region}/{zones[0]}/*/*"] = room
+        region = next(iter(cloud.adapter.regions))
+        cloud.adapter.limit_capacity(region, cloud.adapter.zones(region)[0], room)
 
 
-def _trouble(rng: random.Random, name: str, sky: Any) -> None:
-    """Draw what goes wrong there."""
+def _break(rng: random.Random, cloud: clouds.SimulatedCloud) -> None:
+    """Draw the faults of a cloud."""
     for kind, chance in (*_CREATE, *_OTHER):
-        if name not in troubles.CLASSES[kind] or (kind, name) in _TOO_LONG or rng.random() >= chance:
+        known = kind in cloud.adapter.fault_classes and kind not in cloud.adapter.long_blocks
+        if not known or rng.random() >= chance:
             continue
         where: dict[str, Any] = {"times": rng.choice((1, 2, 4)), "probability": rng.choice((0.2, 0.5, 1.0))}
         where["after"] = rng.choice((0, 0, 1, 3))
@@ -131,8 +118,8 @@ def _trouble(rng: random.Random, name: str, sky: Any) -> None:
             # There are many listings; a place that cannot be seen is out of sight for a while.
             where |= {"times": rng.choice((1, 3, 8)), "probability": 1.0, "after": rng.randrange(30)}
         if kind == "quota":
-            where["region"] = rng.choice(list(clouds.PLACES[name]))
-        troubles.inject(sky, kind, name, **where)
+            where["region"] = rng.choice(list(cloud.adapter.regions))
+        cloud.inject(kind, **where)
 
 
 def _forge_faults(rng: random.Random, start: float) -> list[faults.Fault]:
@@ -151,9 +138,9 @@ async def _story(world: lab.Lab, mutate: Callable[[daemons.Daemon], None]) -> No
     world.mutate = mutate
     kinds = names(world.plan.seed)
     for name in rng.sample(kinds, len(kinds)):
-        sky = clouds.add(world, name, latency=rng.choice(((0.01, 0.1), (0.05, 0.8), (0.5, 4.0))))
-        _narrow(rng, name, sky)
-        _trouble(rng, name, sky)
+        cloud = clouds.add(world, name, latency=rng.choice(((0.01, 0.1), (0.05, 0.8), (0.5, 4.0))))
+        _narrow(rng, cloud)
+        _break(rng, cloud)
     forge = "github" if "type: github" in world.plan.forges else "gitlab"
     await world.start(crash_at=rng.randrange(1, 200) if rng.random() < 0.3 else None)
     await world.sleep(rng.uniform(0, 20))
@@ -176,7 +163,8 @@ async def _story(world: lab.Lab, mutate: Callable[[daemons.Daemon], None]) -> No
     world.app.faults.clear()
     world.machines.loss = 0.0
     world.machines.deaf = 0
-    troubles.clear(list(world.skies.values()))
+    for cloud in _simulated(world).values():
+        cloud.clear()
     if world.life is not None:
         world.life.crash_at = None
     await world.until(world.finished, within=PATIENCE, step=20)
@@ -190,24 +178,29 @@ async def _story(world: lab.Lab, mutate: Callable[[daemons.Daemon], None]) -> No
 
 def _check_throttled(world: lab.Lab) -> None:
     """Hardly a create call is turned away for its pace: some that were long under way, and a new life's full bucket."""
-    for name, sky in world.skies.items():
+    for name, cloud in _simulated(world).items():
         told = sum(
-            provider == name and error.kind is base.Kind.THROTTLED for provider, error in world.promises.failures
+            provider == name and error.kind is base.Kind.THROTTLED for provider, error in world.invariants.failures
         )
-        scripted = sum(fault.fired for kind, fault in sky.injected if kind == "throttled")  # type: ignore[attr-defined]
-        asked = sum(request.offer.provider == name for _, request in world.promises.requests)
+        scripted = sum(fault.fired for kind, fault in cloud.injected if kind == "throttled")
+        asked = sum(request.offer.provider == name for _, request in world.invariants.requests)
         allowed = 4 + 5 * len(world.deaths) + asked // 10
         assert told - scripted <= allowed, f"throttled: {name} turned {told - scripted} of {asked} creates away"
+
+
+def _simulated(world: lab.Lab) -> dict[str, clouds.SimulatedCloud]:
+    """Return the clouds by name; all are simulated ones here."""
+    return {name: cloud for name, cloud in world.clouds.items() if isinstance(cloud, clouds.SimulatedCloud)}
 
 
 async def _mischief(rng: random.Random, world: lab.Lab) -> None:
     """Somebody or something outside ends or stops a machine."""
     now = world.clock.now()
-    boxes: list[Any] = [box for box in world.boxes() if box.running(now)]
-    if not boxes:
+    running = [vm for cloud in _simulated(world).values() for vm in cloud.vms() if vm.running(now)]
+    if not running:
         return
-    box = rng.choice(boxes)
-    if box.market == "spot" and rng.random() < 0.5:
-        box.preempt()
+    vm = rng.choice(running)
+    if vm.market == "spot" and rng.random() < 0.5:
+        vm.preempt()
     elif rng.random() < 0.5:
-        box.power_off(now)
+        vm.power_off(now)
