@@ -148,7 +148,7 @@ class Daemon:
             state=runtime,
             history=self.store,
             loop=controller,
-            clock_guard=controller.guard,
+            clock_guard=controller.deadlines,
             rank=controller.selection.for_next,
             totals=controller.admission.totals,
             console=controller.consoles.ask,

@@ -1,4 +1,4 @@
-"""Whether the clock can be trusted with a deadline.
+"""Trust in the clock before a deadline ends something.
 
 A wall clock that jumps must not end an instance.  Steady time never jumps, but it rests on the wall clock of the
 start; so deadlines need two clocks that agree: wall and steady, or, when these have parted, wall and a forge's Date
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from runnerd import model
 from runnerd.forges.base import Forge
 from runnerd.kit import clock
+from runnerd.runtime import shared
 
 
 class Guard:
-    """Watches the clocks."""
+    """Compares the clocks."""
 
     def __init__(self, clock: clock.Clock, *, reanchor: Callable[[], None]) -> None:
         self._clock = clock
@@ -23,7 +25,7 @@ class Guard:
         self.problem = ""
 
     def check(self, forges: Iterable[Forge]) -> bool:
-        """True when deadlines must be held now."""
+        """Return True when deadlines must be held now."""
         now = self._clock.now()
         drift = clock.drift(self._clock)
         dates = [date for forge in forges if (date := forge.server_date()) is not None]
@@ -46,3 +48,46 @@ class Guard:
                 return False
         self.problem = f"the wall clock jumped by {drift:+.0f} s and no forge confirms it"
         return True
+
+
+class Deadlines:
+    """Holds all that ends an instance for its age while the clocks disagree."""
+
+    def __init__(
+        self, runtime: shared.Runtime, *, reanchor: Callable[[], None], on_shift: Callable[[float], None]
+    ) -> None:
+        self._runtime = runtime
+        self._reanchor = reanchor
+        #: Called with the seconds by which steady time has moved.
+        self._on_shift = on_shift
+        self._guard = Guard(runtime.clock, reanchor=self._take_over_wall_clock)
+
+    @property
+    def problem(self) -> str:
+        """The reason why deadlines are held; empty while they are not."""
+        return self._guard.problem
+
+    def check(self) -> None:
+        """Hold deadlines while the clocks disagree, with an alarm."""
+        hold = self._guard.check(self._runtime.forges.values())
+        if hold:
+            self._runtime.alarms.ring("daemon", "clock", "clock", self._guard.problem)
+        else:
+            self._runtime.alarms.clear("daemon", "clock", "clock")
+        self._runtime.hold = hold
+
+    def _take_over_wall_clock(self) -> None:
+        """Move steady time to the wall clock, and with it every time that ages are counted from.
+
+        What was stamped by a wrong clock keeps its age.  After a suspension the ages are too young instead, which ends
+        nothing early; the provider's own deadline does not wait.
+        """
+        before = self._runtime.clock.now()
+        self._reanchor()
+        drift = self._runtime.clock.now() - before
+        self._on_shift(drift)
+        self._runtime.observations.shift(drift)
+        # At once, because this very pass plans by these times.
+        self._runtime.rows.shift(drift)
+        event = model.Event(self._runtime.clock.now(), "daemon", "clock", "shifted", "", f"by {drift:+.0f} s")
+        self._runtime.background.spawn("clock", self._runtime.rows.keep(event))

@@ -18,7 +18,7 @@ def shown(
         state=place.runtime,
         history=history,
         loop=controller,
-        clock_guard=controller.guard,
+        clock_guard=controller.deadlines,
         rank=controller.selection.for_next,
         totals=controller.admission.totals,
         console=controller.consoles.ask,

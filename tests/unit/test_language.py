@@ -38,7 +38,6 @@ EXEMPT = frozenset(
         "runnerd/forges/github",
         "runnerd/forges/gitlab",
         "runnerd/logs.py",
-        "runnerd/reconcile",
         "runnerd/simulator",
         "runnerd/web",
     }
