@@ -243,7 +243,7 @@ def test_an_answer_of_a_forge_with_such_a_number_is_no_answer(text: str) -> None
 @pytest.mark.parametrize("text", MEANINGLESS)
 def test_no_header_of_a_forge_asks_for_a_pause_without_end(text: str) -> None:
     assert failures.seconds(text, 60.0) == 60.0
-    assert pace.wanted_pause({"retry-after": text, "ratelimit-reset": text}, None, START) == 60.0
+    assert pace.requested_backoff({"retry-after": text, "ratelimit-reset": text}, None, START) == 60.0
 
 
 @odd("value", [*MEANINGLESS, *ODD_VALUES, 1.5, -1])

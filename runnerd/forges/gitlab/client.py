@@ -1,7 +1,7 @@
 """The GitLab forge: the parts of this package behind the contract of :mod:`runnerd.forges.base`.
 
-It decides nothing about instances.  What it holds in memory (paused runners, shared tokens, followed jobs) is derived
-again from GitLab and the cursors after a restart.
+It decides nothing about instances.  Its state in memory (paused runners, shared tokens, followed jobs) is derived again
+from GitLab and the cursors after a restart.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from provisioners.base import Finding
 from runnerd import config, errors, model
 from runnerd.forges import base
 from runnerd.forges.gitlab import (
-    diagnosis,
+    check,
     discovery,
     flavour,
     heartbeat,
@@ -34,11 +34,11 @@ from runnerd.kit import http
 
 log = logging.getLogger(__name__)
 
-#: Pauses of registrations after GitLab refused some in a row, seconds: it will not change its mind soon.
-REFUSED = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-#: Pauses after GitLab could not answer, seconds.
-UNANSWERED = (2.0, 5.0, 10.0, 20.0, 40.0, 60.0)
-#: The part of the runner cap above which ``auto`` shares one record per queue.
+#: Backoff of registrations, by refusals in a row; seconds.  Long, since a refusal does not pass soon.
+REFUSED_S = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+#: Backoff of registrations, by failures in a row to get an answer; seconds.
+UNANSWERED_S = (2.0, 5.0, 10.0, 20.0, 40.0, 60.0)
+#: The part of ``runner_cap`` above which ``auto`` shares one record per queue.
 NEAR_CAP = 0.8
 
 
@@ -57,7 +57,7 @@ class GitLab:
         controller: str = "",
         windows: runners.Windows | None = None,
     ) -> None:
-        """``controller`` marks our permanent records; give it wherever two daemons may share a group."""
+        """``controller`` marks our permanent records; it is needed where two daemons may share a group."""
         self._name = name
         self._settings = settings
         self._clock = clock
@@ -96,10 +96,11 @@ class GitLab:
         self._watch: watching.Watch | None = None
         self._specs: dict[model.Queue, base.QueueSpec] = {}
         self._shared: dict[model.Queue, asyncio.Lock] = collections.defaultdict(asyncio.Lock)
-        #: By scope: refusals in a row, and no registration before then, with the reason.
+        #: Refusals of registrations in a row, by scope.
         self._refusals: collections.Counter[str] = collections.Counter()
+        #: The time before which none is sent, and the reason, by scope.
         self._register_after: dict[str, tuple[float, str]] = {}
-        #: Names by the system_id that their runner uses with a shared record.
+        #: Runner names by the system_id that the runner uses with a shared record.
         self._managers: dict[str, str] = {}
 
     @property
@@ -145,7 +146,7 @@ class GitLab:
         left = max(0, self._settings.runner_cap - count)
         if self._settings.registration is config.RunnerRecords.INSTANCE:
             return left
-        # One free place is enough for a record that any number of instances share.
+        # One free place is enough for a record that any number of instances shares.
         return None if left else 0
 
     def health(self, queue: model.Queue) -> base.Health:
@@ -170,7 +171,7 @@ class GitLab:
         after, reason = self._register_after.get(queue.scope, (0.0, ""))
         wait = after - self._clock.now()
         if wait > 0:
-            raise errors.ForgeThrottled(f"{reason} Registering pauses for {wait:.0f} s.", retry_after=wait)
+            raise errors.ForgeThrottled(f"{reason} Registration backs off for {wait:.0f} s.", retry_after=wait)
         try:
             if await self._shares(queue):
                 forge_id, token = await self._share(spec, note)
@@ -189,8 +190,7 @@ class GitLab:
             kind="gitlab",
             forge_id=forge_id,
             environment=environment,
-            # How long a runner may wait is the pool's business, kept by the agent; this only ends one that was
-            # forgotten, and 0 would be for ever.
+            # The agent ends a runner that waits for too long; this only ends one that was forgotten.  0 means no end.
             arguments=("--max-builds", "1", "--wait-timeout", str(max(1, int(spec.max_job)))),
         )
 
@@ -217,16 +217,16 @@ class GitLab:
                 raise
 
     def _refused(self, scope: str, error: errors.ForgeError) -> None:
-        """Pause registrations in the scope, so that no instance is bought for a forge that takes none."""
+        """Back off from registrations in the scope, so that no instance is bought for a forge that accepts none."""
         if self._register_after.get(scope, (0.0, ""))[0] > self._clock.now():
-            # Of a burst that was under way together only the first counts.
+            # Of a burst that was under way together, only the first counts.
             return
         self._refusals[scope] += 1
         if isinstance(error, errors.ForgeThrottled):
             pause = error.retry_after
         else:
             passing = isinstance(error, errors.ForgeUnavailable)
-            pause = pace.backoff(UNANSWERED if passing else REFUSED, self._refusals[scope], self._rng)
+            pause = pace.backoff(UNANSWERED_S if passing else REFUSED_S, self._refusals[scope], self._rng)
         self._register_after[scope] = (self._clock.now() + pause, str(error))
 
     async def _record_history(self, queue: model.Queue, views: Sequence[jobs.JobView]) -> None:
@@ -235,12 +235,12 @@ class GitLab:
         try:
             await self._watch.record_history(queue, views)
         except errors.StoreError as error:
-            # What a job was called does not hold up the removal of its runner.
-            log.warning("%s: the jobs of a removed runner were not noted: %s", self._name, error)
+            # A job that cannot be recorded must not hold up the removal of its runner.
+            log.warning("%s: the jobs of a removed runner were not recorded: %s", self._name, error)
 
     async def find(self, name: str, queue: model.Queue) -> base.RunnerView | None:
-        found = await self._runners.named(name, self._directory.scope(queue.scope))
-        return _view(found[0]) if found else None
+        rows = await self._runners.named(name, self._directory.scope(queue.scope))
+        return _view(rows[0]) if rows else None
 
     async def deregister(self, registration: model.Registration) -> base.Removal:
         if registration.forge_id.startswith(flavour.PREFIX):
@@ -256,7 +256,7 @@ class GitLab:
         except errors.ForgeError as error:
             log.warning("%s", error)
             return base.RunnerListing((), complete=False)
-        # Instances that share a record have none of their own name: their absence says nothing.
+        # Instances that share a record have none under their own name: their absence means nothing.
         shared = any(row.get("description") == self._flavours.description(queue) for row in rows)
         views = [_view(row) for row in rows if not str(row.get("description")).startswith(runners.MARK)]
         return base.RunnerListing(tuple(views), complete=not shared)
@@ -303,16 +303,14 @@ class GitLab:
         if hint is None:
             return base.WebhookAnswer(200, "nothing to do")
         if self._watch is None:
-            return base.WebhookAnswer(200, "not watching yet; the first round will see it")
+            return base.WebhookAnswer(200, "not watching yet; the first round notices it")
         return base.WebhookAnswer(200, self._watch.hint(hint))
 
     async def check(self) -> list[Finding]:
-        return await diagnosis.Diagnosis(
-            self._rest, self._directory, self._runners, self._settings, clock=self._clock
-        ).run()
+        return await check.Check(self._rest, self._directory, self._runners, self._settings, clock=self._clock).run()
 
 
-def _view(row: Mapping[str, object]) -> base.RunnerView:
+def _view(row: runners.RunnerRow) -> base.RunnerView:
     online = row.get("status") == "online" or row.get("online") is True
     return base.RunnerView(str(row.get("id")), str(row.get("description")), online=online, busy=None)
 

@@ -1,7 +1,7 @@
-"""Which projects a scope holds, and what they protect.
+"""The scopes of one forge, their projects, and the refs that these protect.
 
 A listing replaces the former one only when all its pages came: a project that is merely missing from half an answer
-must not lose its jobs.  Nothing here looks at jobs.
+must not lose its jobs.  Nothing here reads jobs.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from runnerd import errors
-from runnerd.forges.gitlab import jobs, matching, pace, rest
+from runnerd.forges import fields
+from runnerd.forges.gitlab import matching, pace, rest
 from runnerd.kit import clock as clocks
 
-#: How long the protected refs of a project are believed, seconds.
-PROTECTION_AGE = 300.0
+#: Seconds for which the protected refs of a project are kept.
+PROTECTION_KEPT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A project whose jobs are watched."""
+    """A project whose jobs are followed."""
 
     id: int
     #: Full path.
@@ -28,7 +29,7 @@ class Project:
     #: The scope whose runners serve it.
     scope: str
     public: bool = False
-    #: When something last happened in it; 0 when not told.
+    #: Unix seconds by GitLab's clock at which something happened in it last; 0 when not reported.
     active_at: float = 0.0
 
 
@@ -41,7 +42,7 @@ class Scope:
 
     @property
     def kind(self) -> str:
-        """GitLab's word for the runners of such a scope."""
+        """GitLab's type of the runners of such a scope."""
         return "group_type" if self.group else "project_type"
 
     @property
@@ -51,7 +52,7 @@ class Scope:
 
 
 class Directory:
-    """What is known of the scopes and their projects."""
+    """The scopes and the projects listed last."""
 
     def __init__(
         self, client: rest.Rest, *, groups: Sequence[str], projects: Sequence[str], clock: clocks.Clock
@@ -67,31 +68,34 @@ class Directory:
 
     @property
     def scopes(self) -> Sequence[Scope]:
+        """The scopes that the configuration names."""
         return tuple(self._scopes.values())
 
     def scope(self, path: str) -> Scope:
-        """The scope of that path; one that left the configuration is remembered as a group."""
+        """Return the scope of that path; one that left the configuration counts as a group."""
         return self._scopes.get(path) or Scope(path, True)
 
     def known(self, path: str) -> bool:
-        """Whether the scope was ever listed in full."""
+        """Return True when the scope was ever listed in full."""
         return path in self._projects
 
     def projects(self, path: str) -> Sequence[Project]:
+        """Return the projects of a scope, as listed last."""
         return tuple(self._projects.get(path, {}).values())
 
     def project(self, id: int) -> Project | None:
+        """Return a listed project by its id."""
         for listed in self._projects.values():
             if id in listed:
                 return listed[id]
         return None
 
     def covers(self, path: str) -> bool:
-        """Whether a project of that path belongs to a scope, known or new."""
+        """Return True when a project of that path belongs to a scope, listed or new."""
         return self.owner(path) is not None
 
     def owner(self, path: str) -> str | None:
-        """The one scope that a project belongs to: itself, else the innermost group, so that no job counts twice."""
+        """Return the one scope of a project: itself, else the innermost group, so that no job counts twice."""
         best = None
         for scope in self._scopes.values():
             inside = path.startswith(scope.path + "/") if scope.group else path == scope.path
@@ -100,13 +104,13 @@ class Directory:
         return best
 
     async def id_of(self, scope: Scope) -> int:
-        """GitLab's number of the scope, asked once.  Raises :class:`errors.ForgeError`."""
+        """Return GitLab's id of the scope, which is looked up once.  Raises :class:`errors.ForgeError`."""
         if scope.path not in self._ids:
-            found = await self._lookup(scope, pace.Urgency.FOREGROUND)
-            self._ids[scope.path] = jobs.number(found.get("id"))
-            if not self._ids[scope.path]:
-                del self._ids[scope.path]
-                raise errors.ForgeUnavailable(f"{self._rest.name}: GitLab gave {scope.path} no number")
+            answer = await self._lookup(scope, pace.Urgency.FOREGROUND)
+            number = fields.positive_id(answer.get("id"))
+            if not number:
+                raise errors.ForgeUnavailable(f"{self._rest.name}: GitLab answered no id for {scope.path}")
+            self._ids[scope.path] = number
         return self._ids[scope.path]
 
     async def _lookup(self, scope: Scope, urgency: pace.Urgency) -> Mapping[str, Any]:
@@ -126,12 +130,12 @@ class Directory:
         )
 
     async def refresh(self, scope: Scope) -> None:
-        """List the scope anew.  Raises :class:`errors.ForgeError` and keeps the former list then."""
+        """List the scope's projects.  Raises :class:`errors.ForgeError`, and then keeps the former list."""
         if scope.group:
             rows = await self._group_rows(scope)
         else:
             rows = [await self._lookup(scope, pace.Urgency.BACKGROUND)]
-            if (number := jobs.number(rows[0].get("id"))) > 0:
+            if (number := fields.positive_id(rows[0].get("id"))) > 0:
                 self._ids[scope.path] = number
         listed: dict[int, Project] = {}
         for row in rows:
@@ -153,13 +157,13 @@ class Directory:
                     urgency=pace.Urgency.BACKGROUND,
                 )
             except errors.ForgeNotFound:
-                # The group may have been deleted and made anew under its path.
+                # The group may have been deleted and created again under its path.
                 self._ids.pop(scope.path, None)
                 raise
             except errors.ForgeError as error:
                 if error.status not in (400, 405) or not self._keyset:
                     raise
-                # Versions without keyset paging for this list say 405; Link headers are followed all the same.
+                # Versions without keyset paging for this list answer 405; Link headers are followed all the same.
                 self._keyset = False
         raise AssertionError("the second round has no keyset to give up")  # pragma: no cover
 
@@ -176,14 +180,14 @@ class Directory:
             path=path,
             scope=scope.path,
             public=row.get("visibility") == "public",
-            active_at=jobs.moment(row.get("last_activity_at")),
+            active_at=fields.timestamp(row.get("last_activity_at")),
         )
 
     async def protection(self, project: Project) -> matching.Protection:
-        """The protected refs of a project, cached.  Raises :class:`errors.ForgeError`."""
+        """Return the protected refs of a project, kept for some minutes.  Raises :class:`errors.ForgeError`."""
         now = self._clock.now()
         cached = self._protection.get(project.id)
-        if cached is not None and now - cached[1] < PROTECTION_AGE:
+        if cached is not None and now - cached[1] < PROTECTION_KEPT_S:
             return cached[0]
         patterns = []
         for kind in ("branches", "tags"):
@@ -193,6 +197,6 @@ class Directory:
                 path={"id": project.id},
             )
             patterns.append(tuple(str(row["name"]) for row in rows if isinstance(row.get("name"), str)))
-        found = matching.Protection(branches=patterns[0], tags=patterns[1])
-        self._protection[project.id] = (found, now)
-        return found
+        protection = matching.Protection(branches=patterns[0], tags=patterns[1])
+        self._protection[project.id] = (protection, now)
+        return protection

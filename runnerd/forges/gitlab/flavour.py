@@ -1,8 +1,8 @@
 """One runner record per queue with many managers, for plans that allow few runners.
 
-The record's token is shown once and lives in memory only: after a restart a new record is made beside the old one,
-which goes when its last manager has.  An instance is known by its ``system_id``, which we choose and hand to it as
-``RUNNERD_SYSTEM_ID``.  Nothing here can pause one manager; see :meth:`Flavours.remove` for what stands in for it.
+The record's token is shown once and lives in memory only: after a restart a new record is created beside the old one,
+which is deleted when it has no manager left.  An instance is known by its ``system_id``, which we choose and pass to it
+as ``RUNNERD_SYSTEM_ID``.  GitLab cannot pause one manager; see :meth:`Flavours.remove` for the substitute.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from runnerd.forges import base
 from runnerd.forges.gitlab import discovery, jobs, rest, runners
 from runnerd.kit import clock as clocks
 
-#: Marks the id of a registration whose record is shared.
+#: Begins the forge id of a registration whose record is shared.
 PREFIX = "flavour:"
-#: The environment variable that tells an instance which system_id its runner must use.
+#: The environment variable with the system_id that the instance's runner must use.
 SYSTEM_ID = "RUNNERD_SYSTEM_ID"
-#: An instance that was given a token shows up as a manager within this, seconds.
-CONNECTS_WITHIN = 3600.0
+#: Seconds within which an instance that was given a token appears as a manager.
+CONNECTS_WITHIN_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
+    """The present record of a queue."""
+
     id: str
     token: str
-    #: What the record was made for; another pool setting needs another record.
+    #: The specification for which the record was created; another one needs another record.
     spec: base.QueueSpec
 
 
@@ -52,18 +54,21 @@ class Flavours:
         self._shared: dict[model.Queue, _Shared] = {}
         #: When a record's token was last given to an instance.
         self._handed: dict[str, float] = {}
+        #: When the manager of a runner, by name, was deleted.
         self._left: dict[str, float] = {}
+        #: When a record, by id, was paused.
         self._paused: dict[str, float] = {}
 
     def description(self, queue: model.Queue) -> str:
+        """Return the description of the queue's shared records."""
         return f"{runners.MARK}flavour {self._controller} {queue}".replace("  ", " ")
 
     def holds(self, queue: model.Queue) -> bool:
-        """Whether the queue has a shared record whose token we know."""
+        """Return True when the queue has a shared record whose token we know."""
         return queue in self._shared
 
     async def token(self, spec: base.QueueSpec, note: str) -> tuple[str, str]:
-        """The id (with :data:`PREFIX`) and token of the queue's shared record, made if there is none.
+        """Return the id (with :data:`PREFIX`) and token of the queue's shared record; create it if there is none.
 
         Raises :class:`errors.ForgeError`; a lost answer leaves a record that the next call removes.
         """
@@ -85,7 +90,7 @@ class Flavours:
         return record is not None and record.get("paused") is not True
 
     async def tidy(self, spec: base.QueueSpec) -> None:
-        """Delete the queue's former records that nobody uses any more."""
+        """Delete the queue's former records that no instance uses any more."""
         queue = spec.queue
         current = self._shared.get(queue)
         scope = self._directory.scope(queue.scope)
@@ -93,7 +98,7 @@ class Flavours:
             id_ = str(row["id"])
             if current is not None and current.id == id_ and current.spec == spec:
                 continue
-            if self._clock.now() - self._handed.get(id_, 0.0) < CONNECTS_WITHIN:
+            if self._clock.now() - self._handed.get(id_, 0.0) < CONNECTS_WITHIN_S:
                 continue
             if await self._unused(id_):
                 await self._records.delete(id_, queue.scope)
@@ -113,9 +118,9 @@ class Flavours:
     async def remove(self, registration: model.Registration) -> base.Removal:
         """End one instance's use of the shared record.
 
-        Busy while a job that has not ended is on our ``system_id``, or on one that is not of our making and so could
+        Busy while a job that has not ended is on our ``system_id``, or on one that runnerd did not choose and so could
         be ours.  Then the manager is deleted and must stay away: a process that still lives asks for a job within
-        :attr:`runners.Windows.manager` and is back in the list, and then the answer stays PENDING until it was
+        :attr:`runners.Windows.manager` and is back in the list, and then the answer stays PENDING until it has
         stopped.  Where the token is not known any more (after a restart) the whole record is paused instead, as for a
         runner of one's own.
         """
@@ -137,7 +142,7 @@ class Flavours:
         if asked - self._paused[id_] < self._windows.contacted:
             return base.Removal.PENDING
         if not unfinished:
-            # Paused, and not one job: nothing can come to any of its managers.
+            # Paused, and without a job: none can reach any of its managers.
             await self._records.delete(id_, registration.queue.scope)
             self._paused.pop(id_, None)
         return base.Removal.REMOVED
@@ -174,5 +179,5 @@ class Flavours:
 
 
 def _ours(unfinished: list[jobs.JobView], ours: str) -> bool:
-    """Whether one of the jobs is on our manager, or on one whose owner cannot be told."""
+    """Return True when one of the jobs is on our manager, or on one whose owner is unknown."""
     return any(job.system_id == ours or not job.system_id.startswith("r_rd") for job in unfinished)

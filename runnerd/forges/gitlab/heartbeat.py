@@ -1,9 +1,9 @@
-"""The record that keeps jobs waiting: GitLab drops a job after an hour if no online runner could take it.
+"""Heartbeat records, which keep jobs waiting: GitLab drops a job after an hour if no online runner could take it.
 
-A pool that scales to zero has no runner, so each queue keeps one record of its tags that is in contact through
-``POST /runners/verify`` and never asks for a job, so it never takes one.  Whether that counts as contact is not
-documented, so it is looked at each time, and a person is told when it does not.  Tokens live in memory only: after a
-restart the record's token is reset.
+A pool that scales to zero has no runner, so each queue has one record with its tags that is kept in contact through
+``POST /runners/verify`` and never asks for a job.  GitLab does not document that this counts as contact, so it is
+checked each time, and an alarm is raised when it does not.  Tokens live in memory only: after a restart the record's
+token is reset.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import logging
 import random
 
 from runnerd import errors, model
-from runnerd.forges import base
-from runnerd.forges.gitlab import discovery, jobs, pace, rest, runners
+from runnerd.forges import base, fields
+from runnerd.forges.gitlab import discovery, pace, rest, runners
 from runnerd.kit import clock as clocks
 
 log = logging.getLogger(__name__)
@@ -51,9 +51,11 @@ class Heartbeats:
 
     @property
     def mark(self) -> str:
+        """The beginning of the description of our heartbeat records."""
         return f"{runners.MARK}heartbeat {self._controller}".rstrip()
 
     def description(self, queue: model.Queue) -> str:
+        """Return the description of the queue's record."""
         return f"{self.mark} {queue}"
 
     async def keep(self, spec: base.QueueSpec, sink: base.Sink) -> None:
@@ -81,9 +83,9 @@ class Heartbeats:
             await self._clock.sleep(delay)
 
     async def beat(self, spec: base.QueueSpec) -> str:
-        """Keep the queue's record in contact.  Returns what is wrong with it in plain words, empty for nothing.
+        """Contact GitLab as the queue's record once; return the problem for people, empty for none.
 
-        Raises :class:`errors.ForgeError` when GitLab would not do a step; the caller tries again.
+        Raises :class:`errors.ForgeError` when GitLab refused a step; the caller tries again.
         """
         id_, token = self._tokens.get(spec.queue) or await self._take(spec)
         self._tokens[spec.queue] = (id_, token)
@@ -96,18 +98,18 @@ class Heartbeats:
                 anonymous=True,
             )
         except (errors.ForgeForbidden, errors.ForgeNotFound, errors.ForgeAuthFailed):
-            # Deleted, or its token was reset by somebody: the next round takes a fresh one.
+            # It was deleted or its token was reset: the next round gets a new one.
             del self._tokens[spec.queue]
             raise
-        return self._judge(id_, await self._records.show(id_), spec)
+        return self._problem(id_, await self._records.show(id_), spec)
 
-    def _judge(self, id: str, record: object, spec: base.QueueSpec) -> str:
-        if not isinstance(record, dict):
+    def _problem(self, id: str, record: runners.RunnerRow | None, spec: base.QueueSpec) -> str:
+        if record is None:
             self._tokens.pop(spec.queue, None)
-            return f"the heartbeat record {id} is gone; it is made anew"
+            return f"the heartbeat record {id} is gone; runnerd creates it again"
         risk = "a waiting job may be dropped by GitLab after an hour"
         if record.get("paused") is True:
-            return f"the heartbeat record {id} is paused, so it counts for nothing: {risk}. Resume it in GitLab."
+            return f"the heartbeat record {id} is paused, so it does not count: {risk}. Resume it in GitLab."
         if record.get("status") != "online":
             return (
                 f"the heartbeat record {id} is {record.get('status')!r} although it was verified: {risk}."
@@ -115,21 +117,21 @@ class Heartbeats:
             )
         tags = record.get("tag_list")
         if isinstance(tags, list) and set(tags) != set(spec.labels):
-            # The pool's labels changed, or somebody changed the record: the next round makes it anew.
+            # The labels of the pool or the tags of the record were changed: the next round creates it again.
             self._tokens.pop(spec.queue, None)
-            return f"the heartbeat record {id} has the tags {sorted(map(str, tags))} and is made anew; till then {risk}"
+            return f"the heartbeat record {id} has the tags {sorted(map(str, tags))} and is created again: {risk}"
         return ""
 
     async def _take(self, spec: base.QueueSpec) -> tuple[str, str]:
-        """The queue's record with a token that we know: the one there is, else a new one."""
+        """Return id and token of the queue's record: the present one with a reset token, else a new one."""
         scope = self._directory.scope(spec.queue.scope)
         description = self.description(spec.queue)
-        found = await self._records.named(description, scope)
-        for extra in found[1:]:
+        rows = await self._records.named(description, scope)
+        for extra in rows[1:]:
             # Left by a create call whose answer was lost.
             await self._records.delete(str(extra["id"]), scope.path)
-        if found:
-            id_ = str(found[0]["id"])
+        if rows:
+            id_ = str(rows[0]["id"])
             if await self._fits(id_, spec):
                 token = await self._reset(id_)
                 if token:
@@ -138,7 +140,7 @@ class Heartbeats:
         return await self._records.create(
             spec,
             description=description,
-            note=self._records.note("keeps waiting jobs from being dropped while no instance runs; takes none"),
+            note=self._records.note("keeps waiting jobs from being dropped while no instance runs; takes no job"),
         )
 
     async def _fits(self, id: str, spec: base.QueueSpec) -> bool:
@@ -149,7 +151,7 @@ class Heartbeats:
         return isinstance(tags, list) and set(tags) == set(spec.labels)
 
     async def _reset(self, id: str) -> str:
-        """A new token for a record; empty when GitLab does not do that."""
+        """Return a new token for a record; empty when GitLab refuses that."""
         what = f"reset the token of the heartbeat record {id}"
         try:
             answer = await self._rest.call(
@@ -164,8 +166,12 @@ class Heartbeats:
         """Delete the scope's heartbeat records of queues that left the configuration."""
         rows = await self._records.rows(scope)
         wanted = {self.description(queue) for queue in keep}
-        # Without a controller's name the mark could be another daemon's: then nothing is deleted.
+        # Without a controller's name the mark could be another daemon's, so nothing is deleted.
         for row in rows if self._controller else ():
             description = str(row.get("description"))
-            if description.startswith(self.mark + " ") and description not in wanted and jobs.number(row.get("id")):
+            if (
+                description.startswith(self.mark + " ")
+                and description not in wanted
+                and fields.positive_id(row.get("id"))
+            ):
                 await self._records.delete(str(row["id"]), scope.path)

@@ -1,25 +1,25 @@
-"""A GitLab job as its API shows it, read leniently, and what it means in runnerd's words.
+"""A GitLab job as its API shows it, read without trust, and the fact that it stands for.
 
-Only what is needed is looked at; a field of an unexpected type is absent, and a row without an id is refused.
+Only the fields that are needed are read; a field of an unexpected type counts as absent, and a row without an id is
+refused.
 """
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from provisioners.support import numbers
 from runnerd import model
-from runnerd.forges import base
+from runnerd.forges import base, fields
 
-#: The queue: only these are demand (doc/api/jobs: "waiting for a runner").  With two-phase commit a job that is
+#: Statuses in which the job is demand (doc/api/jobs: "waiting for a runner").  With two-phase commit a job that is
 #: assigned but not acknowledged stays pending, and may come back, so it counts as well.
 WAITING = frozenset({"pending"})
-#: A runner works on it.
+#: Statuses in which a runner works on the job.
 RUNNING = frozenset({"running", "canceling"})
-#: It will not change any more under this id.
+#: Statuses in which the job ends: under this id it changes no more.
 FINAL = frozenset({"success", "failed", "canceled", "skipped"})
 
 _CONCLUSIONS: Mapping[str, str] = {
@@ -28,7 +28,7 @@ _CONCLUSIONS: Mapping[str, str] = {
     "canceled": "cancelled",
     "skipped": "skipped",
 }
-#: Failure reasons that mean "took too long" (Ci::StuckBuilds, before and after 19.0).
+#: Failure reasons of a job that ran for too long (Ci::StuckBuilds, before and after 19.0).
 _TIMEOUTS = frozenset({"job_execution_timeout", "server_timeout_running", "server_timeout_canceling"})
 
 
@@ -48,7 +48,7 @@ class JobView:
     runner: int
     #: The runner's description, which is its name in runnerd.
     runner_name: str
-    #: Of the runner manager that has it; empty when not told.
+    #: Of the runner manager that has it; empty when not reported.
     system_id: str
     created_at: float
     started_at: float
@@ -57,49 +57,49 @@ class JobView:
     queued_for: float | None
     failure_reason: str
     url: str
-    #: Full path of its project, where the list tells it (a runner's jobs do); else empty.
+    #: Full path of its project, where the list has it (that of a runner's jobs does); else empty.
     repo: str = ""
 
     @property
     def conclusion(self) -> str:
+        """The conclusion as in :class:`base.JobUpdate`."""
         if self.status == "failed" and self.failure_reason in _TIMEOUTS:
             return "timed_out"
         return _CONCLUSIONS.get(self.status, "")
 
 
 def read(row: Mapping[str, Any], project: int) -> JobView:
-    """Read one job.  Raises ValueError when it has no id or no status."""
-    id_, status = number(row.get("id")), row.get("status")
+    """Return one job of a list, of ``project`` if that is known.  Raises ValueError when it has no id or no status."""
+    id_, status = fields.positive_id(row.get("id")), row.get("status")
     if not id_ or not isinstance(status, str):
         raise ValueError("a job without id or status")
-    tags = row.get("tag_list")
-    pipeline, runner, manager = (_mapping(row.get(key)) for key in ("pipeline", "runner", "runner_manager"))
-    owner = _mapping(row.get("project"))
+    pipeline, runner, manager = (fields.mapping(row.get(key)) for key in ("pipeline", "runner", "runner_manager"))
+    owner = fields.mapping(row.get("project"))
     queued = row.get("queued_duration")
     return JobView(
         id=id_,
-        project=project or number(owner.get("id")),
-        name=_text(row.get("name")),
+        project=project or fields.positive_id(owner.get("id")),
+        name=fields.text(row.get("name")),
         status=status,
-        tags=tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else (),
-        ref=_text(row.get("ref")),
+        tags=fields.texts(row.get("tag_list")),
+        ref=fields.text(row.get("ref")),
         is_tag=row.get("tag") is True,
-        pipeline=number(pipeline.get("id")),
-        runner=number(runner.get("id")),
-        runner_name=_text(runner.get("description")),
-        system_id=_text(manager.get("system_id")),
-        created_at=moment(row.get("created_at")),
-        started_at=moment(row.get("started_at")),
-        finished_at=moment(row.get("finished_at")),
+        pipeline=fields.positive_id(pipeline.get("id")),
+        runner=fields.positive_id(runner.get("id")),
+        runner_name=fields.text(runner.get("description")),
+        system_id=fields.text(manager.get("system_id")),
+        created_at=fields.timestamp(row.get("created_at")),
+        started_at=fields.timestamp(row.get("started_at")),
+        finished_at=fields.timestamp(row.get("finished_at")),
         queued_for=numbers.real(queued) if isinstance(queued, int | float) else None,
-        failure_reason=_text(row.get("failure_reason")),
-        url=_text(row.get("web_url")),
-        repo=_text(owner.get("path_with_namespace")),
+        failure_reason=fields.text(row.get("failure_reason")),
+        url=fields.text(row.get("web_url")),
+        repo=fields.text(owner.get("path_with_namespace")),
     )
 
 
 def update(event: base.JobEvent, view: JobView, queue: model.Queue, repo: str, *, server_now: float) -> base.JobUpdate:
-    """Put a job into the words of the contract.
+    """Return the fact that a job stands for.
 
     REST has no ``queued_at``: it is the server's present time less ``queued_duration`` (doc/api/jobs).
     """
@@ -127,27 +127,3 @@ def update(event: base.JobEvent, view: JobView, queue: model.Queue, repo: str, *
 def latest_id(job: model.Job) -> int:
     """Return GitLab's id of the job's latest attempt; 0 when it is not known."""
     return next((int(alias) for alias in reversed(job.aliases) if alias.isdigit()), 0)
-
-
-def moment(text: object) -> float:
-    """ISO 8601 to unix seconds; 0 for anything else."""
-    if not isinstance(text, str):
-        return 0.0
-    try:
-        value = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        return 0.0
-    return (value if value.tzinfo else value.replace(tzinfo=datetime.UTC)).timestamp()
-
-
-def number(value: Any) -> int:
-    """A positive id; 0 for anything else."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}

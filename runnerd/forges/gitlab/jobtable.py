@@ -1,7 +1,7 @@
-"""The jobs that are followed, and what changes when GitLab shows them again.
+"""The table of followed jobs, and the change of it when GitLab shows a job again.
 
-Memory only; what it decides is handed to the sink first and taken over here after that, so a lost write is decided
-again.  What must survive a restart is the cursor: which jobs were running.
+Memory only: a change goes to the sink first and into the table after that, so that a lost write is repeated.  The part
+that must survive a restart is the cursor: which jobs were running.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from runnerd import model
 from runnerd.forges import base
 from runnerd.forges.gitlab import jobs
 
-#: So often must GitLab deny a followed job before it counts as deleted.
+#: A followed job that GitLab did not find so often counts as deleted.
 STRIKES = 2
 
 
@@ -30,7 +30,7 @@ class Followed:
     running: bool = False
     run: str = ""
     name: str = ""
-    #: How often it was asked for and not found.
+    #: How often GitLab was asked for it and did not find it.
     misses: int = 0
 
 
@@ -60,17 +60,19 @@ class JobTable:
         self._running: dict[model.Queue, set[int]] = collections.defaultdict(set)
 
     def get(self, id: int) -> Followed | None:
+        """Return a followed job by GitLab's id."""
         return self._jobs.get(id)
 
     def of(self, project: int) -> list[Followed]:
-        """The followed jobs of a project, by id."""
+        """Return the followed jobs of a project, in the order of their ids."""
         return [self._jobs[id_] for id_ in sorted(self._projects.get(project, ()))]
 
     def waiting(self, queue: model.Queue) -> Mapping[str, int]:
-        """Waiting jobs by project path."""
+        """Return the number of waiting jobs by project path."""
         return {repo: count for repo, count in self._waiting[queue].items() if count > 0}
 
     def running(self, queue: model.Queue) -> int:
+        """Return the number of running jobs."""
         return len(self._running[queue])
 
     def put(self, job: Followed) -> None:
@@ -84,7 +86,7 @@ class JobTable:
             self._waiting[job.queue][job.repo] += 1
 
     def drop(self, id: int) -> None:
-        """Follow it no more."""
+        """Stop following a job."""
         old = self._jobs.pop(id, None)
         if old is None:
             return
@@ -95,7 +97,7 @@ class JobTable:
             self._waiting[old.queue][old.repo] -= 1
 
     def commit(self, changes: Iterable[Change]) -> None:
-        """Take over what was made durable."""
+        """Take over changes that were made durable."""
         for change in changes:
             if change.new is None:
                 self.drop(change.id)
@@ -103,7 +105,7 @@ class JobTable:
                 self.put(change.new)
 
     def cursor(self, queue: model.Queue, changes: Sequence[Change] = ()) -> dict[str, Any]:
-        """What the queue's cursor is once the changes hold: the running jobs with their projects."""
+        """Return the queue's cursor as it is with the changes: ``{"running": {job id: project id}}``."""
         running = {id_: self._jobs[id_].project for id_ in self._running[queue]}
         for change in changes:
             running.pop(change.id, None)
@@ -113,20 +115,20 @@ class JobTable:
 
 
 def restore(cursor: Mapping[str, Any], queue: model.Queue) -> list[Followed]:
-    """The running jobs that a cursor remembers; anything it holds that is not understood is left out."""
+    """Return the running jobs of a cursor; entries that are not understood are left out."""
     running = cursor.get("running")
-    found = []
+    followed = []
     for id_, project in running.items() if isinstance(running, dict) else ():
         if str(id_).isdigit() and isinstance(project, int):
-            found.append(Followed(int(id_), project, "", queue, running=True))
-    return found
+            followed.append(Followed(int(id_), project, "", queue, running=True))
+    return followed
 
 
 def step(old: Followed | None, view: jobs.JobView, queue: model.Queue | None, repo: str) -> Change | None:
-    """What it changes that GitLab shows the job so; None for nothing.
+    """Return the change now that GitLab shows the job so; None for no change.
 
-    ``queue`` is where it belongs if it is not followed yet.  A followed job keeps its queue.  Under one id a job only
-    goes forward, so an answer that says less than is known came late and is dropped.
+    ``queue`` is the queue of a job that is not followed yet; a followed job keeps its own.  Under one id a job only
+    goes forward, so an answer that is behind what is known came late and is dropped.
     """
     owner = old.queue if old is not None else queue
     if owner is None:
@@ -146,12 +148,12 @@ def step(old: Followed | None, view: jobs.JobView, queue: model.Queue | None, re
     if old is None:
         return None
     event = base.JobEvent.COMPLETED if view.status in jobs.FINAL else None
-    # Neither waiting nor running nor final (manual, resource group): no demand; should it wait again, it is new.
+    # Neither waiting nor running nor final (manual, resource group): no demand; if it waits again, it is new.
     return Change(view.id, owner, old, None, event, view)
 
 
 def missed(old: Followed) -> Change:
-    """GitLab denied the job: it counts as deleted on the second strike."""
+    """Return the change for a job that GitLab did not find: it counts as deleted on the second strike."""
     if old.misses + 1 < STRIKES:
         return Change(old.id, old.queue, old, replace(old, misses=old.misses + 1), None)
     return Change(old.id, old.queue, old, None, base.JobEvent.COMPLETED)

@@ -1,4 +1,4 @@
-"""Which queue a job belongs to: the rules by which GitLab matches runners, and the operator's own.
+"""The queue that a job belongs to: the rules by which GitLab matches runners, and the operator's own.
 
 Pure.  GitLab hands a job to a runner in whose scope it is, whose tags hold all tags of the job, that takes untagged
 jobs if it has none, and that is not for protected refs only unless the ref is protected.
@@ -23,7 +23,7 @@ class Protection:
     tags: tuple[str, ...] = ()
 
     def covers(self, ref: str, *, is_tag: bool) -> bool:
-        """Whether the ref is protected.  The ref of a merge request pipeline is not, which is GitLab's default."""
+        """Return True when the ref is protected; that of a merge request pipeline is not, which is GitLab's default."""
         if ref.startswith("refs/merge-requests/"):
             return False
         return any(_wildcard(pattern, ref) for pattern in (self.tags if is_tag else self.branches))
@@ -35,29 +35,29 @@ def _wildcard(pattern: str, ref: str) -> bool:
 
 
 def tags_fit(spec: base.QueueSpec, tags: Iterable[str]) -> bool:
-    """Whether runners of the queue match a job with these tags."""
+    """Return True when runners of the queue match a job with these tags."""
     wanted = set(tags)
     return wanted <= set(spec.labels) if wanted else spec.untagged
 
 
 def allowed(spec: base.QueueSpec, repo: str, *, public: bool) -> bool:
-    """Whether the operator lets the project use the pool."""
+    """Return True when the configuration lets the project use the pool."""
     if public and not spec.public:
         return False
     return not spec.repos or config.matches(repo, spec.repos)
 
 
 def candidates(specs: Sequence[base.QueueSpec], view: jobs.JobView, repo: str, *, public: bool) -> list[base.QueueSpec]:
-    """The queues that may serve the job as far as tags and projects go, in the order of the file."""
+    """Return the queues that may serve the job as far as tags and projects go, in the order of the file."""
     return [spec for spec in specs if tags_fit(spec, view.tags) and allowed(spec, repo, public=public)]
 
 
 def choose(
     fitting: Sequence[base.QueueSpec], view: jobs.JobView, protection: Protection | None
 ) -> base.QueueSpec | None:
-    """The one queue whose demand the job is: the first, so that overlapping pools do not buy twice.
+    """Return the one queue whose demand the job is: the first, so that overlapping pools do not buy twice.
 
-    ``protection`` may be None when no fitting queue asks for it.
+    ``protection`` may be None when no fitting queue needs it.
     """
     for spec in fitting:
         if not spec.protected_only:

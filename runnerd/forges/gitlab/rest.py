@@ -1,7 +1,7 @@
-"""GitLab's REST API, one request at a time: pace, pages, and errors in words that help.
+"""GitLab's REST API: paced requests, pages, and errors that a person can act on.
 
-A request is sent once.  Whoever asks is level-triggered and asks again; a repeated POST would make a second runner.
-The token goes to the configured address only, whatever a ``Link`` header says.
+A request is sent once: callers are level-triggered and come again, and a repeated POST would create a second runner.
+The token goes to the configured address only, even when a ``Link`` header names another.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from runnerd.kit import http
 Query = Sequence[tuple[str, str]]
 #: Keyset paging (doc/api/rest): "strongly recommended" for jobs, and stable while rows come and go.
 KEYSET: Query = (("pagination", "keyset"), ("per_page", "100"), ("order_by", "id"), ("sort", "asc"))
-#: A listing of more pages is a server that goes in circles.
+#: A listing with more pages is taken for a circle.
 MOST_PAGES = 2000
-#: How long a token that was read is used before its file is read again, seconds.
-TOKEN_AGE = 60.0
+#: Seconds for which a token is used before its file is read again.
+TOKEN_KEPT_S = 60.0
 
 _SECRET = re.compile(r"\b(?:gl[a-z]{2,8}-|whsec_)[A-Za-z0-9_.\-+/=]{6,}")
 #: One entry of a Link header; its address may hold commas.
 _LINK = re.compile(r"<([^<>]*)>([^<]*)")
+#: Advice for people, by status.
 _REMEDIES: Mapping[int, str] = {
     400: "",
     401: "Check that the token exists, is not expired and not revoked.",
     403: "Give the token the scopes api and create_runner, and its user the role Owner (groups) or Maintainer"
     " (projects).",
-    404: "Check the path, and that the token's user may see it; GitLab hides what one may not see.",
+    404: "Check the path, and that the token's user may see it: GitLab answers 404 for what a user may not see.",
     429: "Lower requests_per_minute, or raise the limit in GitLab.",
 }
 
@@ -72,7 +73,7 @@ class Rest:
         return self._name
 
     def server_now(self) -> float:
-        """Return the time by GitLab's clock, as far as its answers told it; our steady time before that."""
+        """Return the time by GitLab's clock, as its answers report it; our steady time before the first."""
         if self.server_date is None:
             return self._clock.now()
         date, read_at = self.server_date
@@ -93,10 +94,11 @@ class Rest:
     ) -> http.Response:
         """Send one request and return its answer below 300.
 
-        ``template`` is the path with ``{names}``, which also names the endpoint in metrics; ``what`` says in plain
-        words what was wanted; ``anonymous`` leaves the token out, where the body carries a runner's own; ``prepaid``
-        that the caller has taken the turn.
-        Raises :class:`errors.ForgeError` in its kinds; ``maybe_created`` when a POST may have been applied.
+        ``template`` is the path with ``{names}``, filled from ``path``; it also names the endpoint in metrics.
+        ``what`` is the operation as an infinitive, for errors.  ``anonymous`` leaves the token out, for a body that
+        carries a runner's own.  ``prepaid`` means that the caller has waited for its turn.
+
+        Raises :class:`errors.ForgeError` by status; ``maybe_created`` when a POST may have been applied.
         """
         return await self._send(
             method,
@@ -118,25 +120,28 @@ class Rest:
         urgency: pace.Urgency = pace.Urgency.FOREGROUND,
         prepaid: bool = False,
     ) -> Mapping[str, Any]:
-        """GET one object.  Raises :class:`errors.ForgeError`, also when the answer is no object."""
+        """GET one JSON object.  Raises :class:`errors.ForgeError`, also when the answer is not an object."""
         answer = await self.call("GET", template, what=what, path=path, query=query, urgency=urgency, prepaid=prepaid)
         return self.object(answer, what)
 
     def object(self, answer: http.Response, what: str) -> Mapping[str, Any]:
-        """The JSON object of an answer."""
+        """Return the JSON object of an answer.  Raises :class:`errors.ForgeUnavailable`."""
         data = self._json(answer, what)
         if not isinstance(data, dict):
             raise errors.ForgeUnavailable(
-                f"{self._name}: {what}: GitLab answered no object", status=answer.status, maybe_created=True
+                f"{self._name}: {what}: the answer is not a JSON object", status=answer.status, maybe_created=True
             )
         return data
 
     def array(self, answer: http.Response, what: str) -> list[Mapping[str, Any]]:
-        """The JSON list of objects of an answer; anything else is refused whole, since a gap could hide a job."""
+        """Return the JSON list of objects of an answer; else refuse it as a whole, since a gap could hide a job.
+
+        Raises :class:`errors.ForgeUnavailable`.
+        """
         data = self._json(answer, what)
         if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
             raise errors.ForgeUnavailable(
-                f"{self._name}: {what}: GitLab answered no list of objects", status=answer.status
+                f"{self._name}: {what}: the answer is not a list of JSON objects", status=answer.status
             )
         return data
 
@@ -152,7 +157,7 @@ class Rest:
     ) -> AsyncIterator[list[Mapping[str, Any]]]:
         """GET a list page by page, following ``Link: rel="next"`` as it is.
 
-        Ends normally only after the last page: a failure in the middle raises, so no part is taken for the whole.
+        Ends normally only after the last page: a failure in the middle raises, so that no part is taken for the whole.
         """
         url = self._base + _fill(template, path or {}) + _query(query)
         visited: set[str] = set()
@@ -174,7 +179,7 @@ class Rest:
         query: Query = (("per_page", "100"),),
         urgency: pace.Urgency = pace.Urgency.FOREGROUND,
     ) -> list[Mapping[str, Any]]:
-        """All rows of a list."""
+        """Return all rows of a list.  Raises :class:`errors.ForgeError` if any page is missing."""
         pages = self.pages(template, what=what, path=path, query=query, urgency=urgency)
         return [row async for page in pages for row in page]
 
@@ -198,11 +203,11 @@ class Rest:
         if body is not None:
             headers["Content-Type"] = "application/json"
             data = json.dumps(body, separators=(",", ":")).encode()
-        asked = self._clock.now()
+        sent_at = self._clock.now()
         try:
             answer = await self._transport.send(http.Request(method, url, headers, data))
         except errors.TransportError as error:
-            self.pace.ill()
+            self.pace.failed()
             self._count(method, template, 0)
             raise errors.ForgeUnavailable(
                 f"{self._name}: {what}: {self._masked(str(error))}",
@@ -211,35 +216,35 @@ class Rest:
         self._count(method, template, answer.status)
         date = answer.date()
         if date is not None:
-            # Half way between question and answer is when the server most likely looked at its clock.
-            self.server_date = (date, (asked + self._clock.now()) / 2)
+            # The server most likely read its clock half way between request and answer.
+            self.server_date = (date, (sent_at + self._clock.now()) / 2)
         if answer.status < 300:
-            self.pace.well(answer.headers, date)
+            self.pace.answered(answer.headers, date)
             return answer
         raise self._refusal(method, answer, what, date)
 
     def _refusal(self, method: str, answer: http.Response, what: str, date: float | None) -> errors.ForgeError:
         status = answer.status
         request = answer.headers.get("x-request-id", "")
-        said = self._masked(_said(answer))
+        detail = self._masked(_detail(answer))
         place = f" (request {request})" if request else ""
-        remedy = _REMEDIES.get(status, "It is asked again." if status >= 500 else "")
+        remedy = _REMEDIES.get(status, "runnerd retries." if status >= 500 else "")
         if 300 <= status < 400:
-            remedy = "It moved: write its present path, and the address of GitLab as it calls itself."
-        message = f"{self._name}: {what}: GitLab answered {status}{said}{place}. {remedy}".rstrip()
+            remedy = "It has moved: use its present path, and the address that GitLab itself uses."
+        message = f"{self._name}: {what}: GitLab answered {status}{detail}{place}. {remedy}".rstrip()
         if status == 429:
-            seconds = pace.wanted_pause(answer.headers, date, self._clock.wall())
+            seconds = pace.requested_backoff(answer.headers, date, self._clock.wall())
             self.pace.hold(seconds)
             return errors.ForgeThrottled(message, retry_after=seconds)
         if status == 408 or status >= 500:
-            self.pace.ill()
+            self.pace.failed()
             return errors.ForgeUnavailable(message, status=status, maybe_created=method == "POST")
         if status == 401:
-            # Read the token anew; and no hail of refused log-ins, for which servers lock addresses out.
+            # Read the token again, but back off: servers lock out an address after many refused log-ins.
             self._token = None
-            self.pace.ill()
+            self.pace.failed()
             return errors.ForgeAuthFailed(message, status=status)
-        self.pace.well(answer.headers, date)
+        self.pace.answered(answer.headers, date)
         if status == 403:
             return errors.ForgeForbidden(message, status=status)
         if status in (404, 410):
@@ -252,7 +257,7 @@ class Rest:
         try:
             return answer.json()
         except errors.ForgeError as error:
-            self.pace.ill()
+            self.pace.failed()
             raise errors.ForgeUnavailable(
                 f"{self._name}: {what}: {error}. Is there a proxy or a log-in page in front of GitLab?",
                 status=answer.status,
@@ -260,7 +265,7 @@ class Rest:
             ) from error
 
     def _next(self, answer: http.Response) -> str:
-        """The address of the next page, empty after the last."""
+        """Return the address of the next page; empty after the last."""
         entries: list[tuple[str, str]] = _LINK.findall(answer.headers.get("link", ""))
         for address, attributes in entries:
             if 'rel="next"' in attributes:
@@ -273,7 +278,7 @@ class Rest:
 
     def _secret(self) -> str:
         now = self._clock.now()
-        if self._token is None or now - self._token[1] > TOKEN_AGE:
+        if self._token is None or now - self._token[1] > TOKEN_KEPT_S:
             try:
                 self._token = (self._read_token(), now)
             except errors.SecretMissing as error:
@@ -299,8 +304,8 @@ def _query(query: Query) -> str:
     return "?" + urllib.parse.urlencode(list(query), safe="[]") if query else ""
 
 
-def _said(answer: http.Response) -> str:
-    """What the server said about its refusal, short, on one line."""
+def _detail(answer: http.Response) -> str:
+    """Return the server's own message about a refusal, shortened, on one line."""
     try:
         data = answer.json()
     except errors.ForgeError:
@@ -310,7 +315,7 @@ def _said(answer: http.Response) -> str:
     return _short(data)
 
 
-def _short(words: Any) -> str:
-    text = words if isinstance(words, str) else json.dumps(words)
+def _short(message: Any) -> str:
+    text = message if isinstance(message, str) else json.dumps(message)
     text = " ".join(text.split())[:200].rstrip(".")
     return f": {text}" if text and text not in ("null", '""') else ""

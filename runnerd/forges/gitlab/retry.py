@@ -1,25 +1,25 @@
 """Running an interrupted job again.
 
-GitLab lets nobody mark a job failed from outside: a job whose instance is dead is cancelled first, by force if it hangs
-there, and retried once it is final.  What the caller may spend on retries is the caller's business: this way goes past
-the ``retry:max`` of the job.
+GitLab lets no client mark a job failed from outside: a job whose instance is dead is cancelled first, by force if it
+hangs there, and retried once it is final.  This bypasses the ``retry:max`` of the job, so the caller keeps its own
+limit.
 """
 
 from __future__ import annotations
 
 from runnerd import errors, model
-from runnerd.forges import base
+from runnerd.forges import base, fields
 from runnerd.forges.gitlab import jobs, rest, runners
 
 
 class Retries:
-    """Retries of one forge."""
+    """The retries of one forge."""
 
     def __init__(self, client: rest.Rest) -> None:
         self._rest = client
 
     async def retry(self, job: model.Job, *, whole_run: bool) -> base.RetryOutcome:
-        """One step towards a new run.  Raises :class:`errors.ForgeError` when GitLab cannot be asked.
+        """Take one step towards a new run of the job.  Raises :class:`errors.ForgeError` when GitLab cannot be asked.
 
         Safe to repeat after a lost answer: a newer attempt of the job counts as done.
         """
@@ -42,12 +42,12 @@ class Retries:
             return base.RetryOutcome.REFUSED
         if await self._newer(view, path):
             return base.RetryOutcome.RETRIED
-        return await self._again(view, path, whole_run=whole_run)
+        return await self._retry(view, path, whole_run=whole_run)
 
     async def _cancel(self, job: model.Job, view: jobs.JobView, path: dict[str, str | int]) -> base.RetryOutcome:
         names = {view.runner_name, view.system_id}
         if job.runner_name and not names & {job.runner_name, runners.system_id(job.runner_name)}:
-            # It runs elsewhere: not the job that was interrupted.
+            # It runs elsewhere, so it is not the attempt that was interrupted.
             return base.RetryOutcome.REFUSED
         force = view.status == "canceling"
         await self._rest.call(
@@ -65,9 +65,9 @@ class Retries:
             what=f"look for a newer attempt of job {view.id}",
             path={**path, "pipeline": view.pipeline or path["pipeline"]},
         )
-        return any(row.get("name") == view.name and jobs.number(row.get("id")) > view.id for row in rows)
+        return any(row.get("name") == view.name and fields.positive_id(row.get("id")) > view.id for row in rows)
 
-    async def _again(self, view: jobs.JobView, path: dict[str, str | int], *, whole_run: bool) -> base.RetryOutcome:
+    async def _retry(self, view: jobs.JobView, path: dict[str, str | int], *, whole_run: bool) -> base.RetryOutcome:
         template = "/projects/{id}/pipelines/{pipeline}/retry" if whole_run else "/projects/{id}/jobs/{job}/retry"
         try:
             await self._rest.call(

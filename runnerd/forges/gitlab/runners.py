@@ -1,62 +1,77 @@
-"""Runner records: made once, found by name, and removed only when no job can be on them.
+"""Runner records: created once, found by name, and removed only when no job can be on them.
 
-GitLab has no "delete unless busy".  Removal is therefore paced over several calls and derived anew in each from what
-GitLab shows, so that a restart of the daemon in the middle costs a wait and nothing else.
+GitLab has no "delete unless busy".  Removal therefore takes several calls, and each derives its step from what GitLab
+shows, so that a restart of the daemon in the middle costs a wait and nothing else.
 """
 
 from __future__ import annotations
 
 import collections
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from runnerd import errors, model
-from runnerd.forges import base
+from runnerd.forges import base, fields
 from runnerd.forges.gitlab import discovery, jobs, rest
 from runnerd.kit import clock as clocks
 from runnerd.kit import redaction
 
-#: GitLab refuses a shorter ``maximum_timeout``, seconds (lib/api/user_runners.rb).
-SHORTEST_TIMEOUT = 600
-#: Longest description and maintenance note.
+#: The shortest ``maximum_timeout`` that GitLab accepts, in seconds (lib/api/user_runners.rb).
+SHORTEST_TIMEOUT_S = 600
+#: Longest description and maintenance note, in characters.
 LONGEST_TEXT = 1024
 #: Rows of one page of a list.
 PAGE = 100
-#: What every record that is not an instance's own begins with.
+#: Begins the description of every record that is not an instance's own.
 MARK = "runnerd "
+
+
+class RunnerRow(TypedDict, total=False):
+    """A runner record in a list of GitLab, or in full; no field is validated."""
+
+    id: object
+    description: object
+    #: ``online``, ``offline``, ``stale`` or ``never_contacted``.
+    status: object
+    online: object
+    paused: object
+    #: The two below in full records only.
+    tag_list: object
+    contacted_at: object
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """The waits of a removal, seconds."""
+    """The waits of a removal, in seconds."""
 
-    #: A request of the runner that GitLab was already working on when the runner was paused.
+    #: For a request of the runner that GitLab was already working on when the runner was paused.
     request: float = 30.0
-    #: An assigned job that its runner has not acknowledged goes back after this (RUNNER_ACK_QUEUE_EXPIRY_TIME).
+    #: For an assigned job that its runner has not acknowledged to go back (RUNNER_ACK_QUEUE_EXPIRY_TIME).
     acknowledge: float = 120.0
-    #: A runner that GitLab says was never in contact: only a first request on its way matters.
+    #: For a runner that was never in contact: only its first request may be on its way.
     never_contacted: float = 10.0
-    #: A create call without an answer may still be applied for so long.
+    #: For a create call without an answer, which may still be applied.
     lost_create: float = 120.0
-    #: A runner process in Workhorse's long poll asks again after at most 50 s, and then shows up as a manager.
+    #: For a runner process in Workhorse's long poll, which asks again after at most 50 s and then appears as a manager.
     manager: float = 60.0
 
     @property
     def contacted(self) -> float:
+        """The wait for a runner that was in contact."""
         return self.request + self.acknowledge
 
 
 def system_id(name: str) -> str:
-    """A ``system_id`` in the shape that gitlab-runner accepts, derived from a name so that we know whose it is."""
+    """Return a ``system_id`` in the form that gitlab-runner accepts, derived from the name of its runner."""
     return "r_rd" + hashlib.sha256(name.encode()).hexdigest()[:10]
 
 
 def creation(
     spec: base.QueueSpec, scope: discovery.Scope, number: int, *, description: str, note: str
 ) -> dict[str, Any]:
-    """The body of ``POST /user/runners``."""
+    """Return the body of ``POST /user/runners``; ``number`` is the scope's id."""
     return {
         "runner_type": scope.kind,
         ("group_id" if scope.group else "project_id"): number,
@@ -67,7 +82,7 @@ def creation(
         # Not to be lent to other projects by their maintainers.
         "locked": True,
         "access_level": "ref_protected" if spec.protected_only else "not_protected",
-        "maximum_timeout": max(SHORTEST_TIMEOUT, int(spec.max_job)),
+        "maximum_timeout": max(SHORTEST_TIMEOUT_S, int(spec.max_job)),
         "paused": False,
     }
 
@@ -89,30 +104,32 @@ class Runners:
         self._clock = clock
         self._windows = windows
         self._controller = controller
+        #: When a record, by id, was paused.
         self._paused: dict[str, float] = {}
+        #: When the create call of a runner, by name, lost its answer.
         self._lost: dict[str, float] = {}
         #: Names that one listing of several pages did not show.
-        self._denied: set[str] = set()
-        #: Records of a scope, by our last complete listing and what we did since.
+        self._missed: set[str] = set()
+        #: Records of a scope: those of the last complete listing, and our own changes since.
         self._counts: dict[str, int] = {}
         #: Create calls that are under way, so that a burst does not run into the cap.
         self._under_way: collections.Counter[str] = collections.Counter()
-        #: Told of the jobs that a removed runner had: a short one may have come and gone between two polls.
+        #: Called with the jobs that a removed runner had: a short one may have come and gone between two polls.
         self.on_history: Callable[[model.Queue, Sequence[jobs.JobView]], Awaitable[None]] | None = None
-        #: Ids of records that this process made or was told of.
+        #: Ids of records that this process created.
         self.ours: set[int] = set()
 
     def count(self, scope: str) -> int | None:
-        """How many records the scope holds, those under way included; None while unknown."""
+        """Return the number of records in the scope, those being created included; None while unknown."""
         known = self._counts.get(scope)
         return None if known is None else known + self._under_way[scope]
 
     def note(self, note: str) -> str:
-        """A maintenance note that says whose record it is."""
+        """Return a maintenance note that names the record's controller."""
         return note if note.startswith(MARK) else MARK + " ".join(part for part in (self._controller, note) if part)
 
     async def create(self, spec: base.QueueSpec, *, description: str, note: str) -> tuple[str, str]:
-        """Make a record; returns its id and its token.  One POST, never repeated.
+        """Create a record; return its id and its token.  One POST, never repeated.
 
         Raises :class:`errors.ForgeError`, with ``maybe_created`` when the record may exist all the same.
         """
@@ -129,7 +146,7 @@ class Runners:
         try:
             number = await self._directory.id_of(scope)
         except errors.ForgeError as error:
-            # Looking up the scope made no runner, whatever became of it.
+            # Looking up the scope created no runner, even if it failed.
             error.maybe_created = False
             raise
         what = f"create the runner {description} for {scope.path}"
@@ -152,8 +169,8 @@ class Runners:
         redaction.learn(token)
         return str(id_), token
 
-    async def rows(self, scope: discovery.Scope) -> list[Mapping[str, Any]]:
-        """All records of the scope itself, in full.  Raises :class:`errors.ForgeError` if any page is missing."""
+    async def rows(self, scope: discovery.Scope) -> list[RunnerRow]:
+        """Return all records of the scope itself.  Raises :class:`errors.ForgeError` if any page is missing."""
         rows = await self._rest.rows(
             scope.runners,
             what=f"list the runners of {scope.path}",
@@ -161,35 +178,36 @@ class Runners:
             query=(("type", scope.kind), ("per_page", "100")),
         )
         self._counts[scope.path] = len(rows)
-        return rows
+        return cast("list[RunnerRow]", rows)
 
-    async def named(self, description: str, scope: discovery.Scope) -> list[Mapping[str, Any]]:
-        """The records with that description, oldest first."""
-        found = [row for row in await self.rows(scope) if row.get("description") == description]
-        return sorted(found, key=lambda row: jobs.number(row.get("id")))
+    async def named(self, description: str, scope: discovery.Scope) -> list[RunnerRow]:
+        """Return the records with that description, oldest first.  Raises :class:`errors.ForgeError`."""
+        rows = [row for row in await self.rows(scope) if row.get("description") == description]
+        return sorted(rows, key=lambda row: fields.positive_id(row.get("id")))
 
-    async def show(self, id: str) -> Mapping[str, Any] | None:
-        """One record in full, None when GitLab does not have it."""
+    async def show(self, id: str) -> RunnerRow | None:
+        """Return one record in full; None when GitLab does not have it.  Raises :class:`errors.ForgeError`."""
         try:
-            return await self._rest.get("/runners/{id}", what=f"look at runner {id}", path={"id": id})
+            record = await self._rest.get("/runners/{id}", what=f"read runner {id}", path={"id": id})
         except errors.ForgeNotFound:
             return None
+        return cast("RunnerRow", record)
 
     async def open_jobs(self, id: str) -> list[jobs.JobView] | None:
-        """The jobs of a shared runner that have not ended, assigned ones included; None when the runner is gone.
+        """Return the jobs of a shared runner that have not ended, assigned ones included; None when it is gone.
 
-        Asked by state, because a long job may have any number of newer ones after it.
+        They are listed by state, because a long job may have any number of newer ones after it.
         """
-        found: list[jobs.JobView] = []
+        unfinished: list[jobs.JobView] = []
         for status in (*sorted(jobs.RUNNING), *sorted(jobs.WAITING)):
             part = await self._jobs(id, status=status)
             if part is None:
                 return None
-            found += [job for job in part if job.status not in jobs.FINAL]
-        return found
+            unfinished += [job for job in part if job.status not in jobs.FINAL]
+        return unfinished
 
     async def history(self, id: str) -> list[jobs.JobView] | None:
-        """The jobs of an instance's own runner, whatever their state; None when the runner is gone.
+        """Return the jobs of an instance's own runner in every state; None when the runner is gone.
 
         Not by ``status=running``, because a job that is assigned but not acknowledged is pending.
         """
@@ -207,16 +225,18 @@ class Runners:
         except errors.ForgeError as error:
             if error.status != 400 or not status:
                 raise
-            # A version that cannot filter by this state: then all of them.
+            # A version that cannot filter by this state: list them all.
             return await self._jobs(id)
-        # A row that cannot be read might be a running job: rather no answer than a wrong one.
+        # A row that cannot be read might be a running job: no answer is better than a wrong one.
         try:
             return [jobs.read(row, 0) for row in rows]
         except ValueError as error:
-            raise errors.ForgeUnavailable(f"{self._rest.name}: {what}: not understood: {error}") from error
+            raise errors.ForgeUnavailable(
+                f"{self._rest.name}: {what}: GitLab's answer is not understood: {error}"
+            ) from error
 
     async def pause(self, id: str) -> bool:
-        """Let it take no further job; False when GitLab does not have it."""
+        """Pause a runner, so that it takes no further job; return False when GitLab does not have it."""
         try:
             await self._rest.call(
                 "PUT", "/runners/{id}", what=f"pause runner {id}", path={"id": id}, body={"paused": True}
@@ -226,7 +246,7 @@ class Runners:
         return True
 
     async def delete(self, id: str, scope: str) -> None:
-        """Delete the record; that it is gone already is success."""
+        """Delete a record; one that is gone already is a success."""
         try:
             await self._rest.call("DELETE", "/runners/{id}", what=f"delete runner {id}", path={"id": id})
         except errors.ForgeNotFound:
@@ -241,35 +261,35 @@ class Runners:
                 self._counts[scope] -= 1
 
     async def resolve(self, registration: model.Registration) -> str | None:
-        """The id of a registration's record, by name where it is unknown; None when GitLab certainly has none.
+        """Return the id of a registration's record, by name where it is unknown; None when GitLab certainly has none.
 
-        Raises :class:`errors.ForgeConflict` while a create call without an answer may still come true.
+        Raises :class:`errors.ForgeConflict` while a create call without an answer may still be applied.
         """
         if registration.forge_id:
             return registration.forge_id
         scope = self._directory.scope(registration.queue.scope)
         now = self._clock.now()
-        found = await self.named(registration.runner_name, scope)
-        if found:
-            return str(found[0]["id"])
+        rows = await self.named(registration.runner_name, scope)
+        if rows:
+            return str(rows[0]["id"])
         asked = max(registration.created_at, self._lost.get(registration.runner_name, 0.0))
         if now - asked < self._windows.lost_create:
             raise errors.ForgeConflict(
                 f"{self._rest.name}: the call that creates {registration.runner_name} may still be under way"
             )
-        if (self._counts.get(scope.path) or 0) > PAGE and registration.runner_name not in self._denied:
-            # Several pages by offset: what is deleted meanwhile shifts the rest, so one look can miss it.
-            self._denied.add(registration.runner_name)
+        if (self._counts.get(scope.path) or 0) > PAGE and registration.runner_name not in self._missed:
+            # Several pages by offset: a record deleted meanwhile shifts the rest, so one listing can miss ours.
+            self._missed.add(registration.runner_name)
             raise errors.ForgeConflict(f"{self._rest.name}: {registration.runner_name} is looked for once more")
-        self._denied.discard(registration.runner_name)
+        self._missed.discard(registration.runner_name)
         self._lost.pop(registration.runner_name, None)
         return None
 
     async def remove(self, registration: model.Registration) -> base.Removal:
-        """One step of the careful sequence: pause, wait, no job of any kind, delete.
+        """Take one step of the sequence: pause, wait, check that it has no job of any kind, delete.
 
-        A runner with a finished job is not waited for: its process took one job (``--max-builds 1``) and never asks
-        again.  A busy one stays paused: its job goes on and no other follows.
+        A runner with a finished job needs no wait: its process took one job (``--max-builds 1``) and never asks again.
+        A busy one stays paused: its job goes on and no other follows.
         """
         try:
             id_ = await self.resolve(registration)
@@ -279,7 +299,7 @@ class Runners:
             return base.Removal.REMOVED
         scope = registration.queue.scope
         if id_ not in self._paused:
-            # Also after a restart: pausing again is harmless, and the wait counts from when we know of it.
+            # Also after a restart: pausing again is harmless, and the wait counts from now.
             if not await self.pause(id_):
                 self._forget(id_, scope)
                 return base.Removal.REMOVED
@@ -297,12 +317,12 @@ class Runners:
             await self.on_history(registration.queue, history)
         await self.delete(id_, scope)
         if not registration.forge_id and await self.named(registration.runner_name, self._directory.scope(scope)):
-            # The lost call and its repetition by a proxy: another record of that name is left.
+            # A proxy repeated the lost call: another record of that name is left.
             return base.Removal.PENDING
         return base.Removal.REMOVED
 
     async def _quiet(self, id: str, paused_for: float) -> bool:
-        """Whether so long after the pause no request of the runner can still bring it a job."""
+        """Return True when no request from before the pause can still bring the runner a job."""
         if paused_for >= self._windows.contacted:
             return True
         if paused_for < self._windows.never_contacted:

@@ -1,6 +1,6 @@
-"""Deliveries of GitLab's webhooks: who may send them, which were seen, and which job they are about.
+"""Deliveries of GitLab's webhooks: authenticated, freed of repeats, and reduced to the job that they name.
 
-A Job Hook does not hold the job's own tags (``runner.tags`` are the runner's), so it can only say which job to look at.
+A Job Hook does not hold the job's own tags (``runner.tags`` are the runner's), so it can only say which job to poll.
 Nothing here asks GitLab or decides about demand.
 """
 
@@ -17,33 +17,33 @@ from typing import Any
 
 from provisioners.support import numbers
 from runnerd import errors
-from runnerd.forges.gitlab import jobs
+from runnerd.forges import fields
 from runnerd.kit import clock as clocks
 
-#: Bytes of a delivery that are looked at.  GitLab sends up to 25 MB, a Job Hook has a few kB.
+#: Longest delivery that is read, in bytes.  GitLab sends up to 25 MB; a Job Hook has a few kB.
 MAX_BODY = 1024 * 1024
-#: Seconds that a signed delivery may be old or early (Standard Webhooks).
-TOLERANCE = 300.0
-#: Deliveries remembered to drop repeats.
-REMEMBERED = 4096
+#: Seconds by which the time of a signed delivery may differ from ours (Standard Webhooks).
+TOLERANCE_S = 300.0
+#: Deliveries kept in memory, to drop repeats.
+DELIVERIES_KEPT = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class JobHint:
-    """A job that has changed, as a delivery told it."""
+    """A job that has changed, as a delivery reports it."""
 
     project: int
-    #: Full path of its project; empty when not told.
+    #: Full path of its project; empty when not reported.
     repo: str
     job: int
     status: str
     runner: int
-    #: The job's own tags, should GitLab come to send them (MR !140760); None while it does not.
+    #: The job's own tags, if GitLab comes to send them (MR !140760); None while it does not.
     tags: tuple[str, ...] | None
 
 
 class Deliveries:
-    """Checks deliveries."""
+    """Authenticates the deliveries of one forge."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Deliveries:
         self._seen: collections.OrderedDict[str, None] = collections.OrderedDict()
 
     def take(self, headers: Mapping[str, str], body: bytes) -> JobHint | None:
-        """Check one delivery.  Returns None for one that is genuine but of no interest, or a repeat.
+        """Return the job that a delivery names; None for one that is genuine but irrelevant, or a repeat.
 
         Raises :class:`errors.Refused` with the HTTP status to answer.
         """
@@ -84,21 +84,21 @@ class Deliveries:
             raise errors.Refused("no webhook_token or signing_token is configured for this forge", status=403)
         signature = headers.get("webhook-signature")
         if signature is not None:
-            # Present, so it must hold: falling back to the plain token would let it be stripped to a weaker proof.
+            # A signature must match: falling back to the plain token would let a sender strip it to a weaker proof.
             if self._signing is None or not self._signed(signature, headers, body):
-                raise errors.Refused("the delivery's signature does not hold", status=401)
+                raise errors.Refused("the signature does not match", status=401)
             return
         given = headers.get("x-gitlab-token", "")
         if self._token is None or not hmac.compare_digest(given.encode(), self._token().encode()):
-            raise errors.Refused("the delivery's X-Gitlab-Token is wrong", status=401)
+            raise errors.Refused("the X-Gitlab-Token does not match", status=401)
 
     def _signed(self, signature: str, headers: Mapping[str, str], body: bytes) -> bool:
-        """Standard Webhooks: HMAC-SHA256 over id, timestamp and raw body; several ``v1,`` values are allowed."""
+        """Check a signature of Standard Webhooks: HMAC-SHA256 over id, timestamp and raw body, in ``v1,`` values."""
         id_, stamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
         sent = numbers.whole(stamp)
         if not id_ or not stamp.isdigit() or sent is None:
             return False
-        if abs(self._clock.wall() - sent) > TOLERANCE:
+        if abs(self._clock.wall() - sent) > TOLERANCE_S:
             return False
         assert self._signing is not None
         try:
@@ -109,7 +109,7 @@ class Deliveries:
         fits = False
         for value in signature.split():
             version, _, given = value.partition(",")
-            # Every value is compared, so that the time taken does not tell which one was near.
+            # Every value is compared, so that the time taken does not reveal which one was near.
             fits |= version == "v1" and hmac.compare_digest(given.encode(), wanted)
         return fits
 
@@ -117,27 +117,24 @@ class Deliveries:
         if key in self._seen:
             return True
         self._seen[key] = None
-        if len(self._seen) > REMEMBERED:
+        if len(self._seen) > DELIVERIES_KEPT:
             self._seen.popitem(last=False)
         return False
 
 
 def _read(data: Mapping[str, Any]) -> JobHint | None:
-    """The job of a Job Hook; None for any other event and for one without its ids."""
+    """Return the job of a Job Hook; None for any other event and for one without its ids."""
     if data.get("object_kind") != "build":
         return None
-    project, job = jobs.number(data.get("project_id")), jobs.number(data.get("build_id"))
+    project, job = fields.positive_id(data.get("project_id")), fields.positive_id(data.get("build_id"))
     if not project or not job:
         return None
-    about, runner = data.get("project"), data.get("runner")
-    repo = about.get("path_with_namespace") if isinstance(about, dict) else None
-    status = data.get("build_status")
     tags = data.get("tag_list", data.get("tags"))
     return JobHint(
         project=project,
-        repo=repo if isinstance(repo, str) else "",
+        repo=fields.text(fields.mapping(data.get("project")).get("path_with_namespace")),
         job=job,
-        status=status if isinstance(status, str) else "",
-        runner=jobs.number(runner.get("id")) if isinstance(runner, dict) else 0,
-        tags=tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else None,
+        status=fields.text(data.get("build_status")),
+        runner=fields.positive_id(fields.mapping(data.get("runner")).get("id")),
+        tags=fields.texts(tags) if isinstance(tags, list) else None,
     )

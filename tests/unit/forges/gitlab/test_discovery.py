@@ -86,6 +86,6 @@ async def test_protected_refs_are_asked_once_in_five_minutes(client: rest.Rest, 
     for _ in range(3):
         assert await known.protection(project) == matching.Protection(("main",), ("v*",))
     assert len(server.sent) == 2
-    await clock.sleep(discovery.PROTECTION_AGE + 1)
+    await clock.sleep(discovery.PROTECTION_KEPT_S + 1)
     await known.protection(project)
     assert len(server.sent) == 4

@@ -33,8 +33,8 @@ def test_a_project_cools_down_after_its_work() -> None:
     slot = round_.take(0.0)
     assert slot is not None
     round_.answered(slot, 0.0, busy=True, pages=1)
-    assert round_.interval(slot, polling.ACTIVE_FOR - 1) == 15.0
-    assert round_.interval(slot, polling.ACTIVE_FOR + 1) == 60.0
+    assert round_.interval(slot, polling.ACTIVE_FOR_S - 1) == 15.0
+    assert round_.interval(slot, polling.ACTIVE_FOR_S + 1) == 60.0
 
 
 def test_long_lists_are_asked_less_often() -> None:
@@ -42,7 +42,7 @@ def test_long_lists_are_asked_less_often() -> None:
     slot = round_.take(0.0)
     assert slot is not None
     round_.answered(slot, 0.0, busy=True, pages=11)
-    assert round_.interval(slot, 1.0) == 15.0 + 10 * polling.PER_PAGE
+    assert round_.interval(slot, 1.0) == 15.0 + 10 * polling.PER_PAGE_S
 
 
 def test_a_failing_project_is_asked_less_and_less_up_to_a_minute() -> None:

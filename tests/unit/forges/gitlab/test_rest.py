@@ -13,7 +13,7 @@ from tests.unit.forges.gitlab.gl_lab import START, TOKEN, URL, Clock, Server, lo
 
 
 async def look(client: rest.Rest) -> object:
-    return await client.get("/projects/{id}", what="look at a project", path={"id": "acme/sub/ml"})
+    return await client.get("/projects/{id}", what="read a project", path={"id": "acme/sub/ml"})
 
 
 async def test_a_path_is_quoted_and_the_token_sent_in_its_header(client: rest.Rest, server: Server) -> None:
@@ -67,7 +67,7 @@ async def test_a_refusal_says_who_what_and_which_request_without_secrets(client:
     with pytest.raises(errors.ForgeForbidden) as caught:
         await look(client)
     text = str(caught.value)
-    assert text.startswith("gl: look at a project: GitLab answered 403: insufficient_scope")
+    assert text.startswith("gl: read a project: GitLab answered 403: insufficient_scope")
     assert "(request 01HX)" in text and "scopes api and create_runner" in text
     assert TOKEN not in text and "abcdefgh12345" not in text
 

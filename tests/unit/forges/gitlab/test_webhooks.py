@@ -167,6 +167,6 @@ def test_a_stranger_cannot_use_up_a_deliverys_key(clock: Clock) -> None:
 
 def test_the_memory_of_deliveries_is_bounded(clock: Clock) -> None:
     taker = deliveries(clock)
-    for index in range(webhooks.REMEMBERED + 10):
+    for index in range(webhooks.DELIVERIES_KEPT + 10):
         taker.take({"x-gitlab-token": "secret", "idempotency-key": f"k-{index}"}, BODY)
-    assert len(taker._seen) == webhooks.REMEMBERED
+    assert len(taker._seen) == webhooks.DELIVERIES_KEPT

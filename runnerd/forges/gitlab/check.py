@@ -1,7 +1,7 @@
-"""``runnerd check`` for a GitLab: every step of the protocol that costs nothing, in plain words with remedies.
+"""``runnerd check`` for a GitLab: every step of the protocol that changes nothing.
 
-Only reads.  That a runner can really be created shows when the first one is; the scopes of the token are what can be
-told before.
+It only reads, so it judges by the scopes of the token if a runner can be created; the first runner proves it.  Each
+finding says what works, or what to do.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from runnerd import config, errors
 from runnerd.forges.gitlab import discovery, pace, rest, runners
 from runnerd.kit import clock as clocks
 
-#: ``POST /user/runners`` came with 15.11 (doc/api/users).
+#: The first version with ``POST /user/runners`` (doc/api/users).
 OLDEST = (15, 11)
-#: Signed webhooks came with 19.0.
+#: The first version with signed webhooks.
 SIGNED = (19, 0)
-#: An expiry nearer than this is told, seconds.
-EXPIRY = 14 * 86400.0
-#: Sets of token scopes that suffice for queues and runners (doc/api/runners); api covers all.
+#: A token that expires sooner gets a warning; seconds.
+EXPIRY_WARNING_S = 14 * 86400.0
+#: Token scopes that suffice for queues and runners (doc/api/runners); ``api`` covers them all.
 NEEDED = frozenset({"create_runner", "manage_runner", "read_api"})
 
 
-class Diagnosis:
-    """Checks one forge."""
+class Check:
+    """One check of one forge."""
 
     def __init__(
         self,
@@ -47,29 +47,29 @@ class Diagnosis:
         self._findings: list[Finding] = []
 
     async def run(self) -> list[Finding]:
-        """All findings.  Never raises for GitLab's sake."""
+        """Return all findings.  Never raises for GitLab's sake."""
         self._findings = []
         if not await self._token():
             return self._findings
         version = await self._version()
         for scope in self._directory.scopes:
             await self._scope(scope)
-        self._rhythm()
-        self._hooks(version)
+        self._polling()
+        self._webhooks(version)
         return self._findings
 
-    def _say(self, level: Level, message: str, remedy: str = "", *, place: str = "") -> None:
+    def _add(self, level: Level, message: str, remedy: str = "", *, place: str = "") -> None:
         self._findings.append(Finding(level, place or self._place, message, remedy))
 
     def _failed(self, error: errors.ForgeError, *, place: str = "", remedy: str = "") -> None:
-        self._say(Level.ERROR, str(error), remedy, place=place)
+        self._add(Level.ERROR, str(error), remedy, place=place)
 
     async def _token(self) -> bool:
         place = f"{self._place}.token"
         try:
-            about = await self._rest.get("/personal_access_tokens/self", what="look at the token")
+            about = await self._rest.get("/personal_access_tokens/self", what="read the token")
         except errors.ForgeNotFound:
-            self._say(Level.WARNING, "this GitLab does not tell what the token may do", place=place)
+            self._add(Level.WARNING, "this GitLab does not report the scopes of the token", place=place)
             return True
         except errors.ForgeError as error:
             self._failed(error, place=place)
@@ -84,22 +84,27 @@ class Diagnosis:
         given = about.get("scopes")
         scopes = {str(scope) for scope in given} if isinstance(given, list) else set()
         if about.get("active") is False or about.get("revoked") is True:
-            self._say(Level.ERROR, "the token is not active", "Make a new one and put it there.", place=place)
+            self._add(
+                Level.ERROR,
+                "the token is not active",
+                "Create a new one and put it in the place of the old one.",
+                place=place,
+            )
         elif "api" in scopes:
-            self._say(Level.OK, f"the token is valid, scopes {', '.join(sorted(scopes))}", place=place)
+            self._add(Level.OK, f"the token is valid, scopes {', '.join(sorted(scopes))}", place=place)
         elif scopes >= NEEDED:
-            self._say(
+            self._add(
                 Level.WARNING if self._settings.retry.preempted else Level.OK,
-                "the token serves for queues and runners, not for cancel and retry",
+                "the token is enough for queues and runners, but not for cancel and retry",
                 "Add the scope api if interrupted jobs are to be retried.",
                 place=place,
             )
         else:
             missing = ", ".join(sorted(NEEDED - scopes))
-            self._say(
+            self._add(
                 Level.ERROR,
                 f"the token lacks the scopes {missing}",
-                "Make one with api, or with create_runner, manage_runner and read_api.",
+                "Create one with api, or with create_runner, manage_runner and read_api.",
                 place=place,
             )
 
@@ -109,31 +114,31 @@ class Diagnosis:
         except ValueError:
             return
         left = day.timestamp() - self._clock.wall()
-        if left < EXPIRY:
-            self._say(
+        if left < EXPIRY_WARNING_S:
+            self._add(
                 Level.WARNING,
                 f"the token expires on {text[:10]}",
-                "Make a new one before; runnerd reads the file again within a minute.",
+                "Create a new one before that day; runnerd reads the file again within a minute.",
                 place=place,
             )
 
     async def _version(self) -> tuple[int, int] | None:
         try:
-            about = await self._rest.get("/version", what="ask for the version")
+            answer = await self._rest.get("/version", what="read the version")
         except errors.ForgeError as error:
-            self._say(Level.WARNING, str(error))
+            self._add(Level.WARNING, str(error))
             return None
-        text = str(about.get("version"))
+        text = str(answer.get("version"))
         parts = text.split(".")
         major, minor = (numbers.whole(part) for part in [*parts, ""][:2])
         if major is None or minor is None:
-            self._say(Level.WARNING, f"GitLab calls its version {text[:40]!r}")
+            self._add(Level.WARNING, f"GitLab reports the unknown version {text[:40]!r}")
             return None
         version = major, minor
         if version < OLDEST:
-            self._say(Level.ERROR, f"GitLab {text} cannot create runners by API", "Upgrade to 15.11 or later.")
+            self._add(Level.ERROR, f"GitLab {text} cannot create runners through its API", "Upgrade to 15.11 or later.")
         else:
-            self._say(Level.OK, f"GitLab {text} answers")
+            self._add(Level.OK, f"GitLab {text} answers")
         return version
 
     async def _scope(self, scope: discovery.Scope) -> None:
@@ -145,21 +150,21 @@ class Diagnosis:
             self._failed(error, place=place)
             return
         if projects:
-            self._say(Level.OK, f"{len(projects)} projects are watched", place=place)
+            self._add(Level.OK, f"{len(projects)} projects are watched", place=place)
         else:
-            self._say(
+            self._add(
                 Level.WARNING,
-                "no project with CI/CD is in it, or the token's user sees none",
+                "it holds no project with CI/CD, or none that the token's user may see",
                 "Check the path and the role of the token's user.",
                 place=place,
             )
         public = [project.path for project in projects if project.public]
         if public and scope.group:
-            self._say(
+            self._add(
                 Level.WARNING,
-                f"{len(public)} projects are public, for example {public[0]}: GitLab gives a group's runners their"
-                " jobs too, even if a pool does not count them",
-                "List the private projects one by one, or let no untrusted person run pipelines in them.",
+                f"{len(public)} projects are public, for example {public[0]}: GitLab gives their jobs to a group's"
+                " runners too, even if a pool does not count them",
+                "List the private projects one by one, or make sure that only trusted people run pipelines in them.",
                 place=place,
             )
         await self._cap(scope, place)
@@ -176,34 +181,34 @@ class Diagnosis:
             return
         cap = self._settings.runner_cap
         if count >= cap and self._settings.registration is config.RunnerRecords.INSTANCE:
-            self._say(
+            self._add(
                 Level.ERROR,
-                f"{count} runners are registered and the cap is {cap}: none can be added",
+                f"{count} runners are registered and runner_cap is {cap}: none can be added",
                 "Delete old ones, raise runner_cap if the plan allows more, or set registration: auto.",
                 place=place,
             )
         else:
-            self._say(Level.OK, f"{count} of {cap} runners are registered", place=place)
+            self._add(Level.OK, f"{count} of {cap} runners are registered", place=place)
 
-    def _rhythm(self) -> None:
+    def _polling(self) -> None:
         count = sum(len(self._directory.projects(scope.path)) for scope in self._directory.scopes)
         budget = self._settings.requests_per_minute * pace.SHARES[pace.Urgency.BACKGROUND]
         needed = count * 60.0 / self._settings.idle_poll
         if needed > budget:
-            self._say(
+            self._add(
                 Level.WARNING,
-                f"{count} projects every {self._settings.idle_poll:.0f} s are {needed:.0f} requests a minute, and"
-                f" {budget:.0f} are allowed: each is asked every {count * 60.0 / budget:.0f} s instead",
+                f"polling {count} projects every {self._settings.idle_poll:.0f} s takes {needed:.0f} requests a minute,"
+                f" and {budget:.0f} are allowed: each is polled every {count * 60.0 / budget:.0f} s instead",
                 "Raise idle_poll and add webhooks, or raise requests_per_minute.",
             )
 
-    def _hooks(self, version: tuple[int, int] | None) -> None:
+    def _webhooks(self, version: tuple[int, int] | None) -> None:
         if self._settings.signing_token is not None and version is not None and version < SIGNED:
-            self._say(Level.WARNING, "this GitLab cannot sign webhooks", "Use webhook_token, or upgrade to 19.0.")
+            self._add(Level.WARNING, "this GitLab cannot sign webhooks", "Use webhook_token, or upgrade to 19.0.")
         if self._settings.webhook_token is None and self._settings.signing_token is None:
-            self._say(
+            self._add(
                 Level.OK,
-                f"no webhook is configured: a job is seen after up to {self._settings.poll:.0f} s in an active"
+                f"no webhook is configured: a job is noticed after up to {self._settings.poll:.0f} s in an active"
                 f" project and {self._settings.idle_poll:.0f} s in a quiet one",
                 "Add a webhook with Job events to the group or the projects; see docs/gitlab.md.",
             )
