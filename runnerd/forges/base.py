@@ -94,7 +94,7 @@ class JobUpdate:
 
 
 class Sink(Protocol):
-    """The receiver of what a forge client reports (:class:`runnerd.jobs.updates.Intake`)."""
+    """The receiver of what a forge client reports (:class:`runnerd.jobs.updates.JobUpdates`)."""
 
     async def record(self, queue: model.Queue, updates: Sequence[JobUpdate], cursor: Cursor | None = None) -> None:
         """Make the facts and the queue's new cursor durable, in one commit; then wake the loop.
