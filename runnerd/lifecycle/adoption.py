@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 
 from provisioners import base
-from provisioners.support import numbers
 from runnerd import errors, model
 from runnerd.forges import base as forges
 from runnerd.model import (
@@ -87,9 +86,9 @@ class Adoption:
             market=view.offer.market if view.offer else "",
             gpus=pool.gpu_count if pool is not None else 0,
             ref=view.ref,
-            price=numbers.real(view.tags.get(base.TAG_PRICE)) or provider.usual_price(view.offer or ""),
+            price=base.tagged_price(view.tags) or provider.usual_price(view.offer or ""),
             running_at=view.created_at or now,
-            deadline=numbers.real(view.tags.get(base.TAG_DEADLINE)) or 0.0,
+            deadline=base.tagged_deadline(view.tags),
             repo=view.tags.get(request.TAG_REPO, ""),
             adopted=True,
             detail="found by its tags",

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from provisioners import base
-from provisioners.support import numbers
 from runnerd import model
 from runnerd.kit import display
 
@@ -99,8 +98,8 @@ def _instance(view: base.InstanceView, known: Known | None) -> dict[str, Any]:
         "pool": view.tags.get(base.TAG_POOL, ""),
         "attempt": attempt,
         "created_at": view.created_at,
-        "deadline": numbers.real(view.tags.get(base.TAG_DEADLINE)) or 0.0,
-        "price": numbers.real(view.tags.get(base.TAG_PRICE)) or 0.0,
+        "deadline": base.tagged_deadline(view.tags),
+        "price": base.tagged_price(view.tags),
         "tags": dict(view.tags),
         "row": row.state.value if row else "",
     }
@@ -116,8 +115,8 @@ def _residue(one: base.Residue, known: Known | None, names: set[str], listing: b
         "instance": owner,
         "pool": one.tags.get(base.TAG_POOL, ""),
         "created_at": one.created_at,
-        "deadline": numbers.real(one.tags.get(base.TAG_DEADLINE)) or 0.0,
-        "price": numbers.real(one.tags.get(base.TAG_PRICE)) or 0.0,
+        "deadline": base.tagged_deadline(one.tags),
+        "price": base.tagged_price(one.tags),
         "tags": dict(one.tags),
         "row": row.state.value if row else "",
         #: Its instance is listed; its place was listed whole.
