@@ -100,7 +100,7 @@ class Daemon:
         await self.controller.end_reasons.resume()
         self._background.spawn("reconcile", self.controller.run())
         self._background.spawn("housekeeping", housekeeping.run(self.runtime))
-        self._background.spawn("retries", self.controller.retrier.run())
+        self._background.spawn("reruns", self.controller.reruns.run())
         self._background.spawn("stuck jobs", self.controller.stuck_jobs.run())
         self._background.spawn("orphan runners", self.controller.orphan_runners.run())
         self.progress.started_at = now()
@@ -120,7 +120,6 @@ class Daemon:
             tokens=tokens.Tokens(key),
             alarms=alarms.Alarms(self._clock.now),
             background=self._background,
-            wake=lambda: None,
         )
         runtime.alarms.on_new.append(self._write_alarm)
         bundle = self.served.bundle
@@ -159,7 +158,7 @@ class Daemon:
             on_attempt=rows.on_attempt,
             on_proof=rows.on_proof,
             on_job=controller.job_updates.on_job,
-            on_rerun=controller.retrier.on_outcome,
+            on_rerun=controller.reruns.on_outcome,
             on_pass=controller.on_pass,
         )
         self.served.tokens = runtime.tokens

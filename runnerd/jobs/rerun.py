@@ -28,7 +28,7 @@ GIVE_UP_S = 24 * 3600.0
 OUTSTANDING_S = 3600.0
 
 
-class Retrier:
+class Reruns:
     """The durable queue of re-runs."""
 
     def __init__(self, runtime: shared.Runtime) -> None:

@@ -49,13 +49,12 @@ class Controller:
         reanchor: Callable[[], None] = lambda: None,
     ) -> None:
         self.runtime = runtime
-        self._woken = asyncio.Event()
-        runtime.wake = self._woken.set
+        self._woken = runtime.woken
         # In this order they hear of a step: room is freed before an offer is blocked, and both before the rest.
         self.admission = admission.Admission(runtime)
         self.blocklist = blocklist.Blocklist(runtime)
-        self.retrier = rerun.Retrier(runtime)
-        self.selection = selection.Selection(runtime, self.admission, rerun_outstanding=self.retrier.outstanding)
+        self.reruns = rerun.Reruns(runtime)
+        self.selection = selection.Selection(runtime, self.admission, rerun_outstanding=self.reruns.outstanding)
         self.job_updates = updates.JobUpdates(runtime)
         self.stuck_jobs = stuck.StuckJobs(runtime, self.job_updates)
         self.agents = agent_sessions.AgentSessions(runtime, assign=assign)

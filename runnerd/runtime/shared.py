@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,14 +44,18 @@ class Runtime:
     tokens: tokens.Tokens
     alarms: alarms.Alarms
     background: tasks.Group
-    #: Asks for a reconcile soon.
-    wake: Callable[[], None]
     providers: dict[str, providers.Provider] = field(default_factory=dict)
     forges: dict[str, Forge] = field(default_factory=dict)
     #: Every queue with what its forge must know of the pool.
     specs: tuple[QueueSpec, ...] = ()
+    #: Set when a reconcile should come soon.
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
     #: Wall and steady clock disagree: deadlines are held.
     hold: bool = False
+
+    def wake(self) -> None:
+        """Ask for a reconcile soon."""
+        self.woken.set()
 
     def queues(self, pool: str) -> list[Queue]:
         """Return the queues of a pool, in the order of the configuration's forges."""

@@ -424,7 +424,6 @@ class Place:
     rows: ledger.Ledger
     forge: ScriptedForge
     clouds: dict[str, ScriptedProvisioner]
-    wakes: list[float]
     errors: list[tuple[str, BaseException]]
 
     @property
@@ -463,7 +462,6 @@ def place(folder: Path, clock: ManualClock, **changes: Any) -> Place:
     book = Book()
     rows = ledger.Ledger(book, clock.now)
     failures: list[tuple[str, BaseException]] = []
-    wakes: list[float] = []
     forge = ScriptedForge()
     made = shared.Runtime(
         config=read,
@@ -476,7 +474,6 @@ def place(folder: Path, clock: ManualClock, **changes: Any) -> Place:
         tokens=TOKENS,
         alarms=alarms.Alarms(clock.now),
         background=tasks.Group("test", on_failure=lambda name, error: failures.append((name, error))),
-        wake=lambda: wakes.append(clock.now()),
         forges={"hub": forge},
         specs=tuple(forges.QueueSpec(model.Queue("hub", "acme", pool), ("gpu",)) for pool in read.pools),
     )
@@ -489,7 +486,7 @@ def place(folder: Path, clock: ManualClock, **changes: Any) -> Place:
             told = [cloud.offer(zone, market) for zone in cloud.zones for market in markets]
             found._offers[pool.name] = (clock.now(), found._question(pool), told)
         made.providers[name] = found
-    return Place(made, clock, book, rows, forge, clouds, wakes, failures)
+    return Place(made, clock, book, rows, forge, clouds, failures)
 
 
 def assign(row: model.Instance) -> agent_assignment.Assignment:

@@ -29,7 +29,7 @@ def shown(
         on_attempt=place.rows.on_attempt,
         on_proof=place.rows.on_proof,
         on_job=controller.job_updates.on_job,
-        on_rerun=controller.retrier.on_outcome,
+        on_rerun=controller.reruns.on_outcome,
         on_pass=controller.on_pass,
     )
     return reading, hooks

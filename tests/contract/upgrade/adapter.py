@@ -150,7 +150,7 @@ def settings_in_force(made: Any) -> dict[str, Any]:
     return {
         # As the planner sees it, not the view for people.
         "drained": sorted(one.name for one in made.controller.snapshot().pools if one.drained),
-        "reruns outstanding": sorted(one.name for one in pools if made.controller.retrier.outstanding(one.name)),
+        "reruns outstanding": sorted(one.name for one in pools if made.controller.reruns.outstanding(one.name)),
         "retired providers": {
             name: [one.settings.type, one.settings.options]
             for name, one in sorted(made.runtime.providers.items())

@@ -43,8 +43,8 @@ def asked(place: Place, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-async def queue(place: Place, asked: list[str]) -> AsyncIterator[rerun.Retrier]:
-    made = rerun.Retrier(place.runtime)
+async def queue(place: Place, asked: list[str]) -> AsyncIterator[rerun.Reruns]:
+    made = rerun.Reruns(place.runtime)
     task = asyncio.ensure_future(made.run())
     yield made
     task.cancel()
@@ -55,7 +55,7 @@ async def preempt(place: Place) -> None:
 
 
 async def test_a_preempted_job_is_written_down_before_it_counts_and_runs_again(
-    place: Place, queue: rerun.Retrier, asked: list[str], clock: ManualClock
+    place: Place, queue: rerun.Reruns, asked: list[str], clock: ManualClock
 ) -> None:
     await preempt(place)
     place.book.gate = asyncio.Event()
@@ -71,7 +71,7 @@ async def test_a_preempted_job_is_written_down_before_it_counts_and_runs_again(
 
 
 async def test_a_rerun_that_could_not_be_written_is_written_later(
-    place: Place, queue: rerun.Retrier, asked: list[str], clock: ManualClock
+    place: Place, queue: rerun.Reruns, asked: list[str], clock: ManualClock
 ) -> None:
     await preempt(place)
     place.book.broken = FULL
@@ -83,7 +83,7 @@ async def test_a_rerun_that_could_not_be_written_is_written_later(
 
 
 async def test_a_forge_is_not_asked_twice_because_its_answer_could_not_be_written(
-    place: Place, queue: rerun.Retrier, asked: list[str], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    place: Place, queue: rerun.Reruns, asked: list[str], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await preempt(place)
     await settle()
@@ -106,5 +106,5 @@ async def test_what_an_earlier_version_wrote_is_read(place: Place) -> None:
     settings = {f"retry/{KEY}": json.dumps(old), "retry/done": "", "drained/gpu": "no"}
     place.rows.load(instances=[], attempts=[], registrations=[], jobs=[], blocks=[], settings=settings)
     place.runtime.durable.__init__(place.rows)  # type: ignore[misc]
-    assert rerun.Retrier(place.runtime).outstanding("gpu")
+    assert rerun.Reruns(place.runtime).outstanding("gpu")
     assert not place.runtime.durable.drained("gpu") and place.runtime.durable.ever_drained("gpu")

@@ -94,7 +94,7 @@ async def test_facts_and_cursor_are_one_commit(sink: job_updates.JobUpdates, pla
     assert sum(isinstance(change, store.Cursor) for change in commit) == 1
     assert sum(isinstance(change, model.Job) for change in commit) == 2
     assert sink.cursor(QUEUE) == {"last": 5}
-    assert place.wakes
+    assert place.runtime.woken.is_set()
 
 
 async def test_what_cannot_be_written_is_told_so_that_it_is_not_acknowledged(

@@ -67,7 +67,7 @@ async def test_what_the_listing_says_becomes_an_observation(eyes: inventory.Inve
         0,
         False,
     )
-    assert place.wakes
+    assert place.runtime.woken.is_set()
 
 
 @pytest.mark.parametrize(

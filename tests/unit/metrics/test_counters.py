@@ -374,7 +374,7 @@ async def test_passes_of_the_loop_are_timed(measured: Measured) -> None:
 
 
 def test_wishes_to_run_again_count_when_the_forge_has_decided(measured: Measured) -> None:
-    for listener in measured.controller.retrier.on_outcome:
+    for listener in measured.controller.reruns.on_outcome:
         listener("hub", forges.RetryOutcome.LATER)
         listener("hub", forges.RetryOutcome.RETRIED)
     assert measured.value("retries_total", forge="hub", outcome="retried") == 1
