@@ -84,7 +84,7 @@ def test_json_without_meaning_is_no_json(loads: Callable[[str], Any], text: str)
 
 
 @pytest.fixture
-def eyes(place: Place) -> inventory.Inventory:
+def lister(place: Place) -> inventory.Inventory:
     return inventory.Inventory(place.runtime, adoption.Adoption(place.runtime))
 
 
@@ -110,12 +110,12 @@ def stray(place: Place, price: str, deadline: str, offer: base.OfferKey) -> None
 
 @pytest.mark.parametrize("text", MEANINGLESS)
 async def test_a_price_tag_that_cannot_be_read_is_taken_from_the_offers_and_the_limits_hold(
-    eyes: inventory.Inventory, place: Place, text: str
+    lister: inventory.Inventory, place: Place, text: str
 ) -> None:
     provider = place.runtime.providers["sky"]
     [(_, _, offers), *_] = provider._offers.values()
     stray(place, text, text, offers[0].key)
-    await eyes.look(provider)
+    await lister.look(provider)
     await fakes.settle()
     row = place.row()
     assert row.adopted and row.price == offers[0].price > 0 and row.deadline == 0.0
@@ -128,16 +128,16 @@ async def test_a_price_tag_that_cannot_be_read_is_taken_from_the_offers_and_the_
 
 
 async def test_a_price_that_no_offer_tells_yet_is_filled_in_once_one_does(
-    eyes: inventory.Inventory, place: Place
+    lister: inventory.Inventory, place: Place
 ) -> None:
     provider = place.runtime.providers["sky"]
     known, provider._offers = provider._offers, {}
     [(_, _, offers), *_] = known.values()
     stray(place, "nan", "nan", base.OfferKey(f"sky/acct/west/z/{offers[0].machine_type}/spot"))
-    await eyes.look(provider)
+    await lister.look(provider)
     assert place.row().price == 0.0
     provider._offers = known
-    await eyes.look(provider)
+    await lister.look(provider)
     assert place.row().price == max(one.price for one in offers if one.machine_type == offers[0].machine_type)
     assert not place.errors
 

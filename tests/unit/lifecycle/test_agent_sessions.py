@@ -20,7 +20,7 @@ VM = InstanceId("vm-1")
 
 
 @pytest.fixture
-def talk(place: Place) -> agent_sessions.AgentSessions:
+def sessions(place: Place) -> agent_sessions.AgentSessions:
     return agent_sessions.AgentSessions(place.runtime, assign=assign)
 
 
@@ -38,10 +38,10 @@ def grant(name: str = "vm-1") -> agent_sessions.Grant:
 
 
 async def test_the_boot_token_is_exchanged_for_a_session_and_the_duty(
-    talk: agent_sessions.AgentSessions, place: Place
+    sessions: agent_sessions.AgentSessions, place: Place
 ) -> None:
     place.put(bought("vm-1", "booting"))
-    answer = await talk.hello(BOOT, nonce=NONCE, protocol=1)
+    answer = await sessions.hello(BOOT, nonce=NONCE, protocol=1)
     assert TOKENS.read_session(answer["session"]) == (KEY, NONCE)
     assert answer["gate"] == {"gpus": 1, "gpu": "t4"}
     assert answer["limits"]["max_job"] == 7200.0
@@ -49,29 +49,33 @@ async def test_the_boot_token_is_exchanged_for_a_session_and_the_duty(
     assert place.book.commits, "the nonce is durable before the session is told"
 
 
-async def test_a_lost_answer_is_repeated_for_the_same_nonce(talk: agent_sessions.AgentSessions, place: Place) -> None:
+async def test_a_lost_answer_is_repeated_for_the_same_nonce(
+    sessions: agent_sessions.AgentSessions, place: Place
+) -> None:
     place.put(bought("vm-1", "booting"))
-    first = await talk.hello(BOOT, nonce=NONCE, protocol=1)
-    assert await talk.hello(BOOT, nonce=NONCE, protocol=1) == first
+    first = await sessions.hello(BOOT, nonce=NONCE, protocol=1)
+    assert await sessions.hello(BOOT, nonce=NONCE, protocol=1) == first
     assert not place.alarms()
 
 
-async def test_another_nonce_is_refused_and_alarmed(talk: agent_sessions.AgentSessions, place: Place) -> None:
+async def test_another_nonce_is_refused_and_alarmed(sessions: agent_sessions.AgentSessions, place: Place) -> None:
     place.put(bought("vm-1", "booting"))
-    await talk.hello(BOOT, nonce=NONCE, protocol=1)
+    await sessions.hello(BOOT, nonce=NONCE, protocol=1)
     with pytest.raises(errors.Refused, match="exchanged already") as caught:
-        await talk.hello(BOOT, nonce=OTHER, protocol=1)
+        await sessions.hello(BOOT, nonce=OTHER, protocol=1)
     assert caught.value.status == 403
     assert place.alarms() == {"token-replayed"}
     assert place.row().agent_nonce == NONCE
 
 
 async def test_of_two_agents_at_the_same_moment_one_gets_the_session(
-    talk: agent_sessions.AgentSessions, place: Place
+    sessions: agent_sessions.AgentSessions, place: Place
 ) -> None:
     place.put(bought("vm-1", "booting"))
     answers = await asyncio.gather(
-        talk.hello(BOOT, nonce=NONCE, protocol=1), talk.hello(BOOT, nonce=OTHER, protocol=1), return_exceptions=True
+        sessions.hello(BOOT, nonce=NONCE, protocol=1),
+        sessions.hello(BOOT, nonce=OTHER, protocol=1),
+        return_exceptions=True,
     )
     assert sum(isinstance(answer, errors.Refused) for answer in answers) == 1
 
@@ -89,11 +93,11 @@ async def test_of_two_agents_at_the_same_moment_one_gets_the_session(
     ],
 )
 async def test_a_bad_hello_is_refused_with_its_status(
-    talk: agent_sessions.AgentSessions, place: Place, token: str, nonce: str, protocol: int, status: int
+    sessions: agent_sessions.AgentSessions, place: Place, token: str, nonce: str, protocol: int, status: int
 ) -> None:
     place.put(bought("vm-1", "booting"))
     with pytest.raises(errors.Refused) as caught:
-        await talk.hello(token, nonce=nonce, protocol=protocol)
+        await sessions.hello(token, nonce=nonce, protocol=protocol)
     assert caught.value.status == status
     assert place.row().agent_nonce == ""
 
@@ -113,28 +117,30 @@ async def test_a_bad_hello_is_refused_with_its_status(
     ],
 )
 async def test_a_token_that_was_never_exchanged_counts_only_while_its_instance_boots(
-    talk: agent_sessions.AgentSessions, place: Place, state: str, status: int
+    sessions: agent_sessions.AgentSessions, place: Place, state: str, status: int
 ) -> None:
     place.put(bought("vm-1", state))
     with pytest.raises(errors.Refused) as caught:
-        await talk.hello(BOOT, nonce=NONCE, protocol=1)
+        await sessions.hello(BOOT, nonce=NONCE, protocol=1)
     assert caught.value.status == status
 
 
-async def test_a_token_of_an_earlier_attempt_is_worth_nothing(talk: agent_sessions.AgentSessions, place: Place) -> None:
+async def test_a_token_of_an_earlier_attempt_is_worth_nothing(
+    sessions: agent_sessions.AgentSessions, place: Place
+) -> None:
     place.put(bought("vm-1", "booting", attempt=AttemptKey("key-of-the-next-offer")))
     with pytest.raises(errors.Refused):
-        await talk.hello(BOOT, nonce=NONCE, protocol=1)
+        await sessions.hello(BOOT, nonce=NONCE, protocol=1)
 
 
 async def test_a_stolen_boot_token_gets_nothing_when_the_database_was_lost_and_the_agent_has_spoken(
-    talk: agent_sessions.AgentSessions, place: Place
+    sessions: agent_sessions.AgentSessions, place: Place
 ) -> None:
-    await talk.heartbeat(SESSION, phase="job", worker=True, job_started=True)
+    await sessions.heartbeat(SESSION, phase="job", worker=True, job_started=True)
     place.put(bought("vm-1", "booting", adopted=True))
     with pytest.raises(errors.Refused):
-        await talk.hello(BOOT, nonce=OTHER, protocol=1)
-    await talk.heartbeat(SESSION, phase="job", worker=True, job_started=True)
+        await sessions.hello(BOOT, nonce=OTHER, protocol=1)
+    await sessions.heartbeat(SESSION, phase="job", worker=True, job_started=True)
     assert (place.state(), place.row().agent_nonce) == ("busy", NONCE)
 
 
@@ -142,10 +148,10 @@ async def test_a_stolen_boot_token_gets_nothing_when_the_database_was_lost_and_t
 
 
 async def test_asking_makes_a_booting_instance_ready_and_waits_for_a_queue(
-    talk: agent_sessions.AgentSessions, place: Place, clock: ManualClock
+    sessions: agent_sessions.AgentSessions, place: Place, clock: ManualClock
 ) -> None:
     known(place, "booting", queue=None)
-    asked = asyncio.ensure_future(talk.register(SESSION, runner_started=False))
+    asked = asyncio.ensure_future(sessions.register(SESSION, runner_started=False))
     await settle()
     assert place.state() == "ready"
     assert place.runtime.observations[VM].asking
@@ -155,13 +161,13 @@ async def test_asking_makes_a_booting_instance_ready_and_waits_for_a_queue(
 
 
 async def test_a_grant_reaches_the_agent_that_waits_at_once(
-    talk: agent_sessions.AgentSessions, place: Place, clock: ManualClock
+    sessions: agent_sessions.AgentSessions, place: Place, clock: ManualClock
 ) -> None:
     known(place, "ready")
-    asked = asyncio.ensure_future(talk.register(SESSION, runner_started=False))
+    asked = asyncio.ensure_future(sessions.register(SESSION, runner_started=False))
     await settle()
     place.put(bought("vm-1", "registered", agent_nonce=NONCE))
-    talk.grant(VM, grant())
+    sessions.grant(VM, grant())
     answer = await asked
     assert clock.now() == START
     assert (answer["action"], answer["name"], answer["command"]) == ("run", "vm-1", ["/runner", "run", "--once"])
@@ -169,55 +175,57 @@ async def test_a_grant_reaches_the_agent_that_waits_at_once(
 
 
 async def test_a_lost_answer_is_given_again_until_a_job_starts(
-    talk: agent_sessions.AgentSessions, place: Place
+    sessions: agent_sessions.AgentSessions, place: Place
 ) -> None:
     known(place, "registered")
-    talk.grant(VM, grant())
-    first = await talk.register(SESSION, runner_started=False)
-    assert await talk.register(SESSION, runner_started=False) == first
-    await talk.job(SESSION, event="started")
+    sessions.grant(VM, grant())
+    first = await sessions.register(SESSION, runner_started=False)
+    assert await sessions.register(SESSION, runner_started=False) == first
+    await sessions.job(SESSION, event="started")
     with pytest.raises(errors.Refused, match="never registers again"):
-        await talk.register(SESSION, runner_started=False)
-    assert talk.grants == {}
+        await sessions.register(SESSION, runner_started=False)
+    assert sessions.grants == {}
 
 
 async def test_who_says_that_a_runner_was_started_gets_no_other(
-    talk: agent_sessions.AgentSessions, place: Place
+    sessions: agent_sessions.AgentSessions, place: Place
 ) -> None:
     known(place, "registered")
-    talk.grant(VM, grant())
+    sessions.grant(VM, grant())
     with pytest.raises(errors.Refused):
-        await talk.register(SESSION, runner_started=True)
+        await sessions.register(SESSION, runner_started=True)
 
 
 async def test_a_heartbeat_after_a_restart_closes_the_credential_as_well(
-    talk: agent_sessions.AgentSessions, place: Place
+    sessions: agent_sessions.AgentSessions, place: Place
 ) -> None:
     known(place, "registered")
-    await talk.heartbeat(SESSION, phase="finished", worker=False, job_started=True)
+    await sessions.heartbeat(SESSION, phase="finished", worker=False, job_started=True)
     with pytest.raises(errors.Refused):
-        await talk.register(SESSION, runner_started=False)
+        await sessions.register(SESSION, runner_started=False)
     assert place.row().job_started
 
 
 @pytest.mark.parametrize("state", ["draining", "ending", "gone"])
-async def test_who_is_not_wanted_is_told_to_end(talk: agent_sessions.AgentSessions, place: Place, state: str) -> None:
+async def test_who_is_not_wanted_is_told_to_end(
+    sessions: agent_sessions.AgentSessions, place: Place, state: str
+) -> None:
     known(place, state, reason=Reason.IDLE)
-    answer = await talk.register(SESSION, runner_started=False)
+    answer = await sessions.register(SESSION, runner_started=False)
     assert answer["action"] == "end"
 
 
-async def test_who_waits_is_told_as_soon_as_it_is_drained(talk: agent_sessions.AgentSessions, place: Place) -> None:
+async def test_who_waits_is_told_as_soon_as_it_is_drained(sessions: agent_sessions.AgentSessions, place: Place) -> None:
     known(place, "ready")
-    asked = asyncio.ensure_future(talk.register(SESSION, runner_started=False))
+    asked = asyncio.ensure_future(sessions.register(SESSION, runner_started=False))
     await settle()
     known(place, "draining", reason=Reason.IDLE)
-    talk.nudge(VM)
+    sessions.nudge(VM)
     assert await asked == {"action": "end", "reason": "idle"}
 
 
-async def test_a_stray_is_told_to_wait(talk: agent_sessions.AgentSessions, place: Place) -> None:
-    assert (await talk.register(SESSION, runner_started=False))["action"] == "wait"
+async def test_a_stray_is_told_to_wait(sessions: agent_sessions.AgentSessions, place: Place) -> None:
+    assert (await sessions.register(SESSION, runner_started=False))["action"] == "wait"
 
 
 @pytest.mark.parametrize(
@@ -229,15 +237,15 @@ async def test_a_stray_is_told_to_wait(talk: agent_sessions.AgentSessions, place
     ],
 )
 async def test_without_a_session_nothing_is_answered(
-    talk: agent_sessions.AgentSessions, place: Place, session: str
+    sessions: agent_sessions.AgentSessions, place: Place, session: str
 ) -> None:
     known(place, "registered")
     for call in (
-        talk.register(session, runner_started=False),
-        talk.heartbeat(session, phase="idle", worker=False),
-        talk.job(session, event="started"),
-        talk.failed(session, stage="gate", detail=""),
-        talk.diagnostics(session, text=""),
+        sessions.register(session, runner_started=False),
+        sessions.heartbeat(session, phase="idle", worker=False),
+        sessions.job(session, event="started"),
+        sessions.failed(session, stage="gate", detail=""),
+        sessions.diagnostics(session, text=""),
     ):
         with pytest.raises(errors.Refused) as caught:
             await call
@@ -245,11 +253,11 @@ async def test_without_a_session_nothing_is_answered(
 
 
 async def test_a_session_of_another_nonce_is_refused_and_alarmed(
-    talk: agent_sessions.AgentSessions, place: Place
+    sessions: agent_sessions.AgentSessions, place: Place
 ) -> None:
     known(place, "registered")
     with pytest.raises(errors.Refused) as caught:
-        await talk.register(TOKENS.session(KEY, OTHER), runner_started=False)
+        await sessions.register(TOKENS.session(KEY, OTHER), runner_started=False)
     assert caught.value.status == 403 and place.alarms() == {"token-replayed"}
 
 
@@ -271,42 +279,42 @@ async def test_a_session_of_another_nonce_is_refused_and_alarmed(
     ],
 )
 async def test_a_heartbeat_is_told_whether_to_go_on(
-    talk: agent_sessions.AgentSessions, place: Place, state: str, reason: Reason, worker: bool, action: str
+    sessions: agent_sessions.AgentSessions, place: Place, state: str, reason: Reason, worker: bool, action: str
 ) -> None:
     known(place, state, reason=reason)
-    answer = await talk.heartbeat(SESSION, phase="x", worker=worker)
+    answer = await sessions.heartbeat(SESSION, phase="x", worker=worker)
     assert answer["action"] == action
 
 
-async def test_a_worker_in_a_heartbeat_is_a_started_job(talk: agent_sessions.AgentSessions, place: Place) -> None:
+async def test_a_worker_in_a_heartbeat_is_a_started_job(sessions: agent_sessions.AgentSessions, place: Place) -> None:
     known(place, "registered")
     seen: list[str] = []
     place.rows.on_step.append(lambda old, new: seen.append(f"{new.id} {new.state.value}"))
-    await talk.heartbeat(SESSION, phase="job", worker=True, job_started=True)
+    await sessions.heartbeat(SESSION, phase="job", worker=True, job_started=True)
     assert (place.state(), place.row().job_started, seen) == ("busy", True, ["vm-1 busy"])
     assert place.runtime.observations[VM].fresh(START)
 
 
 async def test_an_agent_without_a_row_is_kept_in_mind_and_told_to_go_on(
-    talk: agent_sessions.AgentSessions, place: Place
+    sessions: agent_sessions.AgentSessions, place: Place
 ) -> None:
-    answer = await talk.heartbeat(SESSION, phase="job", worker=True, runner="vm-1", job_started=True)
+    answer = await sessions.heartbeat(SESSION, phase="job", worker=True, runner="vm-1", job_started=True)
     assert answer["action"] == "continue"
     place.put(bought("vm-1", "booting"))
     with pytest.raises(errors.Refused, match="exchanged already"):
-        await talk.hello(BOOT, nonce=OTHER, protocol=1)
-    assert await talk.hello(BOOT, nonce=NONCE, protocol=1)
+        await sessions.hello(BOOT, nonce=OTHER, protocol=1)
+    assert await sessions.hello(BOOT, nonce=NONCE, protocol=1)
 
 
 async def test_an_adopted_instance_gets_its_nonce_and_its_job_back_from_the_heartbeat(
-    talk: agent_sessions.AgentSessions, place: Place
+    sessions: agent_sessions.AgentSessions, place: Place
 ) -> None:
     place.put(bought("vm-1", "booting", adopted=True))
-    await talk.heartbeat(SESSION, phase="job", worker=True, job_started=True)
+    await sessions.heartbeat(SESSION, phase="job", worker=True, job_started=True)
     row = place.row()
     assert (row.state, row.agent_nonce, row.job_started) == (InstanceState.BUSY, NONCE, True)
     with pytest.raises(errors.Refused):
-        await talk.heartbeat(TOKENS.session(KEY, OTHER), phase="job", worker=True)
+        await sessions.heartbeat(TOKENS.session(KEY, OTHER), phase="job", worker=True)
 
 
 # -- jobs ----------------------------------------------------------------------------------------------------------
@@ -314,30 +322,30 @@ async def test_an_adopted_instance_gets_its_nonce_and_its_job_back_from_the_hear
 
 @pytest.mark.parametrize("state", ["registering", "registered", "draining"])
 async def test_a_started_job_makes_the_instance_busy(
-    talk: agent_sessions.AgentSessions, place: Place, state: str
+    sessions: agent_sessions.AgentSessions, place: Place, state: str
 ) -> None:
     known(place, state)
-    await talk.job(SESSION, event="started")
+    await sessions.job(SESSION, event="started")
     assert (place.state(), place.row().busy_at) == ("busy", START)
     assert place.runtime.observations[VM].worker
 
 
 @pytest.mark.parametrize("reason", [Reason.OPERATOR, Reason.MAX_JOB])
 async def test_a_late_start_does_not_undo_an_order(
-    talk: agent_sessions.AgentSessions, place: Place, reason: Reason
+    sessions: agent_sessions.AgentSessions, place: Place, reason: Reason
 ) -> None:
     known(place, "draining", reason=reason)
-    await talk.job(SESSION, event="started")
+    await sessions.job(SESSION, event="started")
     assert (place.state(), place.row().reason, place.row().job_started) == ("draining", reason, True)
 
 
 async def test_a_start_that_is_told_twice_changes_nothing(
-    talk: agent_sessions.AgentSessions, place: Place, clock: ManualClock
+    sessions: agent_sessions.AgentSessions, place: Place, clock: ManualClock
 ) -> None:
     known(place, "registered")
-    await talk.job(SESSION, event="started")
+    await sessions.job(SESSION, event="started")
     await clock.advance(60)
-    await talk.job(SESSION, event="started")
+    await sessions.job(SESSION, event="started")
     assert place.row().busy_at == START
 
 
@@ -349,43 +357,43 @@ async def test_a_start_that_is_told_twice_changes_nothing(
     ],
 )
 async def test_an_ended_runner_drains_the_instance(
-    talk: agent_sessions.AgentSessions, place: Place, state: str, started: bool, reason: Reason
+    sessions: agent_sessions.AgentSessions, place: Place, state: str, started: bool, reason: Reason
 ) -> None:
     known(place, state, job_started=started)
-    talk.grant(VM, grant())
-    await talk.job(SESSION, event="ended", result="succeeded")
+    sessions.grant(VM, grant())
+    await sessions.job(SESSION, event="ended", result="succeeded")
     assert (place.state(), place.row().reason, place.row().job_ended_at) == ("draining", reason, START)
-    assert talk.grants == {}
+    assert sessions.grants == {}
 
 
 async def test_a_heartbeat_tells_the_end_whose_own_report_was_lost(
-    talk: agent_sessions.AgentSessions, place: Place
+    sessions: agent_sessions.AgentSessions, place: Place
 ) -> None:
     known(place, "busy", job_started=True)
-    await talk.heartbeat(SESSION, phase="finished", worker=False, job_started=True)
+    await sessions.heartbeat(SESSION, phase="finished", worker=False, job_started=True)
     assert (place.state(), place.row().reason) == ("draining", Reason.JOB_DONE)
 
 
 async def test_a_runner_is_stopped_only_after_the_forge_has_removed_it(
-    talk: agent_sessions.AgentSessions, place: Place
+    sessions: agent_sessions.AgentSessions, place: Place
 ) -> None:
     known(place, "draining", reason=Reason.IDLE)
     place.put(registration("r1"))
-    assert (await talk.heartbeat(SESSION, phase="idle", worker=False))["action"] == "continue"
+    assert (await sessions.heartbeat(SESSION, phase="idle", worker=False))["action"] == "continue"
     await place.rows.step_registration(model.RegistrationId("r1"), model.RegistrationState.GONE)
-    assert (await talk.heartbeat(SESSION, phase="idle", worker=False))["action"] == "stop"
+    assert (await sessions.heartbeat(SESSION, phase="idle", worker=False))["action"] == "stop"
 
 
-async def test_an_unknown_event_is_refused(talk: agent_sessions.AgentSessions, place: Place) -> None:
+async def test_an_unknown_event_is_refused(sessions: agent_sessions.AgentSessions, place: Place) -> None:
     known(place, "busy")
     with pytest.raises(errors.Refused) as caught:
-        await talk.job(SESSION, event="paused")
+        await sessions.job(SESSION, event="paused")
     assert (caught.value.status, place.state()) == (400, "busy")
 
 
 @pytest.mark.parametrize(("stage", "reason"), [("gate", Reason.GATE_FAILED), ("runner", Reason.RUNNER_EXITED)])
 async def test_an_instance_that_cannot_work_is_drained_and_its_offer_blamed(
-    talk: agent_sessions.AgentSessions, place: Place, stage: str, reason: Reason
+    sessions: agent_sessions.AgentSessions, place: Place, stage: str, reason: Reason
 ) -> None:
     known(place, "booting")
     seen: list[tuple[str, str]] = []
@@ -395,37 +403,37 @@ async def test_an_instance_that_cannot_work_is_drained_and_its_offer_blamed(
         return []
 
     place.rows.on_fault.append(judge)
-    await talk.failed(SESSION, stage=stage, detail="no GPU")
+    await sessions.failed(SESSION, stage=stage, detail="no GPU")
     assert (place.state(), place.row().reason, place.row().detail) == ("draining", reason, "no GPU")
     assert seen == [({"gate": "gate", "runner": "register"}[stage], "no GPU")]
 
 
 async def test_last_words_are_kept_for_instances_that_are_known(
-    talk: agent_sessions.AgentSessions, place: Place
+    sessions: agent_sessions.AgentSessions, place: Place
 ) -> None:
     words: list[str] = []
-    talk.on_diagnostics.append(lambda id, text: words.append(f"{id}: {text}"))
-    await talk.diagnostics(SESSION, text="lost")
+    sessions.on_diagnostics.append(lambda id, text: words.append(f"{id}: {text}"))
+    await sessions.diagnostics(SESSION, text="lost")
     known(place, "draining")
-    await talk.diagnostics(SESSION, text="kernel panic")
+    await sessions.diagnostics(SESSION, text="kernel panic")
     assert words == ["vm-1: kernel panic"]
 
 
 async def test_a_write_that_fails_is_told_and_nothing_is_promised(
-    talk: agent_sessions.AgentSessions, place: Place
+    sessions: agent_sessions.AgentSessions, place: Place
 ) -> None:
     place.put(bought("vm-1", "booting"))
     place.book.broken = errors.StoreUnwritable("full")
     with pytest.raises(errors.StoreUnwritable):
-        await talk.hello(BOOT, nonce=NONCE, protocol=1)
+        await sessions.hello(BOOT, nonce=NONCE, protocol=1)
     assert place.row().agent_nonce == ""
 
 
-async def test_forgetting_lets_a_waiting_agent_go(talk: agent_sessions.AgentSessions, place: Place) -> None:
+async def test_forgetting_lets_a_waiting_agent_go(sessions: agent_sessions.AgentSessions, place: Place) -> None:
     known(place, "ready")
     place.put(registration("r1", state="registered"))
-    asked = asyncio.ensure_future(talk.register(SESSION, runner_started=False))
+    asked = asyncio.ensure_future(sessions.register(SESSION, runner_started=False))
     await settle()
     del place.rows._instances[VM]
-    talk.forget(VM)
+    sessions.forget(VM)
     assert (await asked)["action"] == "end"

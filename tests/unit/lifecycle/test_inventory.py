@@ -18,7 +18,7 @@ RUNNING = base.InstanceStatus.RUNNING
 
 
 @pytest.fixture
-def eyes(place: Place) -> inventory.Inventory:
+def lister(place: Place) -> inventory.Inventory:
     return inventory.Inventory(place.runtime, adoption.Adoption(place.runtime))
 
 
@@ -46,20 +46,20 @@ def machine(place: Place, name: str = "vm-1", key: str = "key-vm-1", **fields: A
     return view
 
 
-async def look(place: Place, eyes: inventory.Inventory, times: int = 1) -> None:
+async def look(place: Place, lister: inventory.Inventory, times: int = 1) -> None:
     for _ in range(times):
-        await eyes.look(place.runtime.providers["sky"])
+        await lister.look(place.runtime.providers["sky"])
         await settle()
 
 
 # -- observations --------------------------------------------------------------------------------------------------
 
 
-async def test_what_the_listing_says_becomes_an_observation(eyes: inventory.Inventory, place: Place) -> None:
+async def test_what_the_listing_says_becomes_an_observation(lister: inventory.Inventory, place: Place) -> None:
     place.put(bought("vm-1", "busy"))
     place.runtime.observations.missed(VM)
     machine(place, status=base.InstanceStatus.STOPPED, healthy=False)
-    await look(place, eyes)
+    await look(place, lister)
     seen = place.runtime.observations[VM]
     assert (seen.cloud, seen.cloud_at, seen.absences, seen.healthy) == (
         base.InstanceStatus.STOPPED,
@@ -83,33 +83,33 @@ async def test_what_the_listing_says_becomes_an_observation(eyes: inventory.Inve
     ],
 )
 async def test_absence_counts_only_where_the_listing_is_complete(
-    eyes: inventory.Inventory, place: Place, partial: bool, fields: dict[str, Any], absences: int
+    lister: inventory.Inventory, place: Place, partial: bool, fields: dict[str, Any], absences: int
 ) -> None:
     place.put(bought("vm-1", **({"state": "busy"} | fields)))
     place.sky.partial = partial
-    await look(place, eyes, times=2)
+    await look(place, lister, times=2)
     assert place.runtime.observations.of(VM).absences == absences
 
 
 async def test_a_listing_that_fails_closes_the_provider_until_one_succeeds(
-    eyes: inventory.Inventory, place: Place
+    lister: inventory.Inventory, place: Place
 ) -> None:
     place.put(bought("vm-1", "busy"))
     for error in (refusal(base.Kind.AUTH), RuntimeError("a bug in a plugin")):
         place.sky.listing_error = error
-        await look(place, eyes)
+        await look(place, lister)
         assert "listing failed" in place.runtime.providers["sky"].problem
         assert place.alarms() == {"listing-failed"}
         assert place.runtime.observations.of(VM).absences == 0
     place.sky.listing_error = None
-    await look(place, eyes)
+    await look(place, lister)
     assert place.runtime.providers["sky"].problem == "" and not place.alarms()
 
 
-async def test_following_goes_on_whatever_a_look_meets(eyes: inventory.Inventory, place: Place) -> None:
+async def test_following_goes_on_whatever_a_look_meets(lister: inventory.Inventory, place: Place) -> None:
     machine(place)
     place.book.broken = FULL
-    following = asyncio.ensure_future(eyes.follow(place.runtime.providers["sky"]))
+    following = asyncio.ensure_future(lister.follow(place.runtime.providers["sky"]))
     await settle()
     assert place.state() == "forgotten"
     place.book.broken = None
@@ -119,9 +119,9 @@ async def test_following_goes_on_whatever_a_look_meets(eyes: inventory.Inventory
     await asyncio.gather(following, return_exceptions=True)
 
 
-async def test_a_wish_for_a_listing_is_granted_before_its_time(eyes: inventory.Inventory, place: Place) -> None:
+async def test_a_wish_for_a_listing_is_granted_before_its_time(lister: inventory.Inventory, place: Place) -> None:
     provider = place.runtime.providers["sky"]
-    following = asyncio.ensure_future(eyes.follow(provider))
+    following = asyncio.ensure_future(lister.follow(provider))
     await settle()
     assert place.sky.count("list") == 1
     provider.listing_wanted.set()
@@ -134,69 +134,69 @@ async def test_a_wish_for_a_listing_is_granted_before_its_time(eyes: inventory.I
 # -- adoption ------------------------------------------------------------------------------------------------------
 
 
-async def test_what_carries_our_tags_without_a_row_becomes_one(eyes: inventory.Inventory, place: Place) -> None:
+async def test_what_carries_our_tags_without_a_row_becomes_one(lister: inventory.Inventory, place: Place) -> None:
     machine(place)
-    await look(place, eyes)
+    await look(place, lister)
     row = place.row()
     assert (row.state, row.adopted, row.attempt, row.ref) == (InstanceState.BOOTING, True, "key-vm-1", "i-key-vm-1")
     assert (row.price, row.deadline, row.repo, row.market) == (1.5, START + 5000, "acme/ml", "spot")
     assert row.running_at == START - 600
     assert place.alarms() == {"adopted"}
     assert place.sky.count("delete") == 0
-    await look(place, eyes)
+    await look(place, lister)
     assert list(place.rows.instances) == ["vm-1"]
 
 
-async def test_an_adopted_instance_finds_its_runner(eyes: inventory.Inventory, place: Place) -> None:
+async def test_an_adopted_instance_finds_its_runner(lister: inventory.Inventory, place: Place) -> None:
     machine(place)
     place.forge.runners = {"vm-1": RunnerView("7", "vm-1", True, True)}
-    await look(place, eyes)
+    await look(place, lister)
     assert (place.state(), place.row().job_started) == ("busy", True)
 
 
-async def test_what_is_gone_already_is_not_adopted(eyes: inventory.Inventory, place: Place) -> None:
+async def test_what_is_gone_already_is_not_adopted(lister: inventory.Inventory, place: Place) -> None:
     machine(place, status=base.InstanceStatus.GONE)
-    await look(place, eyes)
+    await look(place, lister)
     assert not place.rows.instances
 
 
 @pytest.mark.parametrize("state", ["requesting", "unknown"])
 async def test_what_is_being_requested_is_not_adopted_beside_its_row(
-    eyes: inventory.Inventory, place: Place, state: str
+    lister: inventory.Inventory, place: Place, state: str
 ) -> None:
     place.put(bought("vm-1", state))
     machine(place)
-    await look(place, eyes)
+    await look(place, lister)
     assert list(place.rows.instances) == ["vm-1"] and place.state() == state
 
 
 @pytest.mark.parametrize("row", [bought("vm-1", "booting", attempt="key-second"), instance("vm-1", "planned")])
 async def test_a_late_child_of_an_earlier_attempt_is_ended_under_a_name_of_its_own(
-    eyes: inventory.Inventory, place: Place, row: Any
+    lister: inventory.Inventory, place: Place, row: Any
 ) -> None:
     place.put(row)
     machine(place, key="key-first")
-    await look(place, eyes)
+    await look(place, lister)
     other = place.row("vm-1-key-fi")
     assert (other.state, other.reason, other.ref) == (InstanceState.DRAINING, Reason.ORPHAN, "i-key-first")
     assert place.state() == row.state.value
 
 
 async def test_such_a_late_child_is_not_taken_for_absent_while_it_is_listed(
-    eyes: inventory.Inventory, place: Place
+    lister: inventory.Inventory, place: Place
 ) -> None:
     place.put(bought("vm-1", "booting", attempt="key-second"))
     machine(place, key="key-second")
     machine(place, key="key-first")
-    await look(place, eyes, times=4)
+    await look(place, lister, times=4)
     seen = place.runtime.observations.of(InstanceId("vm-1-key-fi"))
     assert (seen.absences, seen.cloud) == (0, RUNNING)
     assert len(place.rows.instances) == 2
 
 
-async def test_tags_that_somebody_bent_do_not_stop_the_sweep(eyes: inventory.Inventory, place: Place) -> None:
+async def test_tags_that_somebody_bent_do_not_stop_the_sweep(lister: inventory.Inventory, place: Place) -> None:
     machine(place, tags={base.TAG_INSTANCE: "vm-1", base.TAG_PRICE: "cheap", base.TAG_DEADLINE: ""}, offer=None)
-    await look(place, eyes)
+    await look(place, lister)
     row = place.row()
     assert (row.price, row.deadline, row.attempt) == (0.0, 0.0, None)
 
@@ -209,12 +209,12 @@ def disk(owner: str = "vm-9", age: float = 600.0) -> base.Residue:
 
 
 async def test_a_side_resource_without_its_instance_goes_when_seen_twice(
-    eyes: inventory.Inventory, place: Place
+    lister: inventory.Inventory, place: Place
 ) -> None:
     place.sky.residues = (disk(),)
-    await look(place, eyes)
+    await look(place, lister)
     assert place.sky.count("delete_residue") == 0
-    await look(place, eyes)
+    await look(place, lister)
     assert place.sky.count("delete_residue") == 1
 
 
@@ -222,23 +222,23 @@ async def test_a_side_resource_without_its_instance_goes_when_seen_twice(
     "residue", [pytest.param(disk("vm-1"), id="of a live instance"), pytest.param(disk(age=5.0), id="too young")]
 )
 async def test_a_side_resource_that_may_be_needed_stays(
-    eyes: inventory.Inventory, place: Place, residue: base.Residue
+    lister: inventory.Inventory, place: Place, residue: base.Residue
 ) -> None:
     place.put(bought("vm-1", "requesting", agent_nonce=NONCE))
     place.sky.residues = (residue,)
-    await look(place, eyes, times=3)
+    await look(place, lister, times=3)
     assert place.sky.count("delete_residue") == 0
 
 
-async def test_a_side_resource_that_was_away_starts_anew(eyes: inventory.Inventory, place: Place) -> None:
+async def test_a_side_resource_that_was_away_starts_anew(lister: inventory.Inventory, place: Place) -> None:
     for residues in ((disk(),), (), (disk(),)):
         place.sky.residues = residues
-        await look(place, eyes)
+        await look(place, lister)
     assert place.sky.count("delete_residue") == 0
 
 
 async def test_what_a_refused_attempt_left_behind_is_no_instance_unless_it_stays(
-    eyes: inventory.Inventory, place: Place
+    lister: inventory.Inventory, place: Place
 ) -> None:
     row = bought("vm-1", "booting")
     place.put(row)
@@ -246,8 +246,8 @@ async def test_what_a_refused_attempt_left_behind_is_no_instance_unless_it_stays
     refused = dataclasses.replace(tried(row), key=model.AttemptKey("key-before"), state=AttemptState.FAILED)
     await place.rows.step(VM, InstanceState.BOOTING, attempt_row=refused)
     machine(place, key="key-before", status=base.InstanceStatus.FAILED)
-    await look(place, eyes)
+    await look(place, lister)
     assert list(place.rows.instances) == [VM]
     await place.clock.advance(inventory.LEFT_BEHIND_S[base.InstanceStatus.FAILED] + 1)
-    await look(place, eyes)
+    await look(place, lister)
     assert len(place.rows.instances) == 2, "it is taken in, and ended through the gate"

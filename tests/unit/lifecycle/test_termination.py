@@ -24,14 +24,14 @@ VM = InstanceId("vm-1")
 
 
 @pytest.fixture
-def gate(place: Place, monkeypatch: pytest.MonkeyPatch) -> termination.Reaper:
+def reaper(place: Place, monkeypatch: pytest.MonkeyPatch) -> termination.Reaper:
     monkeypatch.setattr(lifecycle_consoles, "ANSWER_S", 0.02)
     monkeypatch.setattr(end_reasons, "ANSWER_S", 0.02)
-    talk = agent_sessions.AgentSessions(place.runtime, assign=assign)
+    sessions = agent_sessions.AgentSessions(place.runtime, assign=assign)
     return termination.Reaper(
         place.runtime,
-        lifecycle_registration.Registrar(place.runtime, talk),
-        talk,
+        lifecycle_registration.Registrar(place.runtime, sessions),
+        sessions,
         adoption=adoption.Adoption(place.runtime),
         consoles=lifecycle_consoles.Consoles(place.runtime),
         end_reasons=end_reasons.EndReasons(place.runtime),
@@ -78,10 +78,10 @@ def deleted(place: Place) -> bool:
     ],
 )
 async def test_what_may_have_a_job_is_drained_first(
-    gate: termination.Reaper, place: Place, state: str, drained: bool
+    reaper: termination.Reaper, place: Place, state: str, drained: bool
 ) -> None:
     place.put(bought("vm-1", state))
-    assert await gate.drain(VM, Reason.OPERATOR, "by hand") is drained
+    assert await reaper.drain(VM, Reason.OPERATOR, "by hand") is drained
     assert place.state() == ("draining" if drained else state)
     assert not deleted(place)
 
@@ -105,81 +105,81 @@ async def test_what_may_have_a_job_is_drained_first(
     ],
 )
 async def test_it_ends_only_when_both_witnesses_deny_a_job(
-    gate: termination.Reaper, place: Place, forge: Any, agent: str, state: str
+    reaper: termination.Reaper, place: Place, forge: Any, agent: str, state: str
 ) -> None:
     draining(place, agent=agent)
     place.forge.removals = [forge]
-    await gate.release(VM, forced=False)
+    await reaper.release(VM, forced=False)
     assert place.state() == state
     assert deleted(place) is (state == "forgotten")
 
 
-async def test_an_agent_that_fell_silent_is_no_witness(gate: termination.Reaper, place: Place) -> None:
+async def test_an_agent_that_fell_silent_is_no_witness(reaper: termination.Reaper, place: Place) -> None:
     draining(place, agent="works")
     await place.clock.advance(100)
-    await gate.release(VM, forced=False)
+    await reaper.release(VM, forced=False)
     assert place.state() == "draining" and not deleted(place)
 
 
-async def test_who_never_exchanged_its_token_needs_no_witness(gate: termination.Reaper, place: Place) -> None:
+async def test_who_never_exchanged_its_token_needs_no_witness(reaper: termination.Reaper, place: Place) -> None:
     place.put(bought("vm-1", "draining", reason=Reason.BOOT_TIMEOUT))
-    await gate.release(VM, forced=False)
+    await reaper.release(VM, forced=False)
     assert deleted(place)
 
 
 @pytest.mark.parametrize("forge", [Removal.BUSY, Removal.PENDING, errors.ForgeUnavailable("503")])
 async def test_an_override_ends_it_whatever_the_witnesses_say(
-    gate: termination.Reaper, place: Place, forge: Any
+    reaper: termination.Reaper, place: Place, forge: Any
 ) -> None:
     draining(place, Reason.MAX_JOB, agent="works")
     place.forge.removals = [forge]
-    await gate.release(VM, forced=True)
+    await reaper.release(VM, forced=True)
     assert deleted(place)
     assert place.state() == "gone", "its registration keeps it in mind"
     assert len(place.rows.registrations) == 1
 
 
 async def test_a_runner_that_is_busy_for_a_moment_after_its_job_is_asked_again(
-    gate: termination.Reaper, place: Place
+    reaper: termination.Reaper, place: Place
 ) -> None:
     draining(place, Reason.JOB_DONE)
     place.forge.removals = [Removal.BUSY, Removal.BUSY]
     for _ in range(2):
-        await gate.release(VM, forced=False)
+        await reaper.release(VM, forced=False)
         assert place.state() == "draining"
-    await gate.release(VM, forced=False)
+    await reaper.release(VM, forced=False)
     assert deleted(place)
 
 
 async def test_an_adopted_instance_is_not_ended_while_a_forge_cannot_say_what_it_has(
-    gate: termination.Reaper, place: Place
+    reaper: termination.Reaper, place: Place
 ) -> None:
     place.put(bought("vm-1", "draining", adopted=True, reason=Reason.BOOT_TIMEOUT))
     place.runtime.observations.heard(VM)
     place.forge.listing_error = errors.ForgeUnavailable("503")
-    await gate.release(VM, forced=False)
+    await reaper.release(VM, forced=False)
     assert place.state() == "draining"
     place.forge.listing_error = None
     place.forge.runners = {"vm-1": RunnerView("7", "vm-1", True, True)}
     place.forge.removals = [Removal.BUSY]
-    await gate.release(VM, forced=False)
+    await reaper.release(VM, forced=False)
     assert (place.state(), deleted(place)) == ("busy", False)
 
 
-async def test_nothing_is_released_that_is_not_draining(gate: termination.Reaper, place: Place) -> None:
+async def test_nothing_is_released_that_is_not_draining(reaper: termination.Reaper, place: Place) -> None:
     place.put(bought("vm-1", "busy"), registration("r1"))
-    await gate.release(VM, forced=True)
+    await reaper.release(VM, forced=True)
     assert place.forge.calls == [] and not deleted(place)
 
 
 # -- delete --------------------------------------------------------------------------------------------------------
 
 
-async def test_what_the_provider_confirms_is_closed_with_its_reason(gate: termination.Reaper, place: Place) -> None:
+async def test_what_the_provider_confirms_is_closed_with_its_reason(reaper: termination.Reaper, place: Place) -> None:
     draining(place)
     seen = []
     place.rows.on_step.append(lambda _, new: seen.append((new.state.value, new.reason.value)))
-    await gate.release(VM, forced=False)
+    await reaper.release(VM, forced=False)
     assert seen == [("ending", "idle"), ("gone", "idle")]
 
 
@@ -188,21 +188,21 @@ def _view(place: Place) -> base.InstanceView:
     return base.InstanceView("i-key-vm-1", "vm-1", offer.scope, base.InstanceStatus.RUNNING, {}, START)
 
 
-async def test_not_found_counts_twice_and_not_while_it_is_young(gate: termination.Reaper, place: Place) -> None:
+async def test_not_found_counts_twice_and_not_while_it_is_young(reaper: termination.Reaper, place: Place) -> None:
     place.put(bought("vm-1", "ending", age=10.0))
-    await gate.delete(VM)
-    await gate.delete(VM)
+    await reaper.delete(VM)
+    await reaper.delete(VM)
     assert place.state() == "ending", "a young instance may not show yet"
     await place.clock.advance(60)
-    await gate.delete(VM)
+    await reaper.delete(VM)
     assert place.state() == "ending"
-    await gate.delete(VM)
+    await reaper.delete(VM)
     assert place.state() == "forgotten"
     assert place.sky.count("delete") == 2, "an accepted order is not repeated with every look"
 
 
 async def test_an_order_that_was_accepted_is_given_again_after_a_while(
-    gate: termination.Reaper, place: Place, monkeypatch: pytest.MonkeyPatch
+    reaper: termination.Reaper, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.put(bought("vm-1", "ending"))
     place.sky.machines["i-key-vm-1"] = dataclasses.replace(_view(place), status=base.InstanceStatus.ENDING)
@@ -213,35 +213,35 @@ async def test_an_order_that_was_accepted_is_given_again_after_a_while(
 
     monkeypatch.setattr(place.sky, "delete", accepted)
     for _ in range(4):
-        await gate.delete(VM)
+        await reaper.delete(VM)
         await place.clock.advance(termination.DELETE_AGAIN_S / 2)
     assert orders == [START, START + termination.DELETE_AGAIN_S]
 
 
 async def test_what_was_seen_once_is_gone_when_it_is_not_there_any_more_however_young(
-    gate: termination.Reaper, place: Place
+    reaper: termination.Reaper, place: Place
 ) -> None:
     place.put(bought("vm-1", "ending", age=5.0))
     place.runtime.observations.seen(VM, _view(place))
-    await gate.delete(VM)
+    await reaper.delete(VM)
     assert place.state() == "ending", "one look alone proves nothing"
-    await gate.delete(VM)
+    await reaper.delete(VM)
     assert place.state() == "forgotten"
 
 
-async def test_a_delete_that_fails_is_alarmed_and_tried_again(gate: termination.Reaper, place: Place) -> None:
+async def test_a_delete_that_fails_is_alarmed_and_tried_again(reaper: termination.Reaper, place: Place) -> None:
     draining(place)
     place.sky.delete_error = refusal(base.Kind.THROTTLED, retry_after=30.0)
-    await gate.release(VM, forced=False)
+    await reaper.release(VM, forced=False)
     assert place.state() == "ending" and place.alarms() == {"delete-failed"}
     assert place.runtime.providers["sky"].paused_until == 0, "creates have a bucket of their own"
     place.sky.delete_error = None
-    await gate.delete(VM)
+    await reaper.delete(VM)
     assert place.state() == "forgotten" and not place.alarms()
 
 
 async def test_an_instance_that_is_still_on_its_way_out_stays_ending(
-    gate: termination.Reaper, place: Place, monkeypatch: pytest.MonkeyPatch
+    reaper: termination.Reaper, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draining(place)
 
@@ -250,16 +250,16 @@ async def test_an_instance_that_is_still_on_its_way_out_stays_ending(
         place.sky.machines[ref] = dataclasses.replace(view, status=base.InstanceStatus.ENDING)
 
     monkeypatch.setattr(place.sky, "delete", slow)
-    await gate.release(VM, forced=False)
+    await reaper.release(VM, forced=False)
     assert place.state() == "ending"
 
 
 async def test_an_instance_of_an_unconfigured_provider_is_alarmed_not_forgotten(
-    gate: termination.Reaper, place: Place
+    reaper: termination.Reaper, place: Place
 ) -> None:
     place.put(bought("vm-1", "ending"))
     place.runtime.providers.clear()
-    await gate.delete(VM)
+    await reaper.delete(VM)
     assert place.state() == "ending" and place.alarms() == {"no-provider"}
 
 
@@ -275,22 +275,22 @@ async def test_an_instance_of_an_unconfigured_provider_is_alarmed_not_forgotten(
     ],
 )
 async def test_a_preemption_is_what_the_provider_proves(
-    gate: termination.Reaper, place: Place, kind: base.EndKind, reason: Reason
+    reaper: termination.Reaper, place: Place, kind: base.EndKind, reason: Reason
 ) -> None:
     seen = []
     place.rows.on_step.append(lambda _, new: seen.append(new.reason))
     place.put(bought("vm-1", "busy"))
     place.sky.ends = kind
-    await gate.close(VM, Reason.VANISHED)
+    await reaper.close(VM, Reason.VANISHED)
     assert seen == [reason]
     assert VM not in place.runtime.observations
 
 
-async def test_closing_keeps_the_row_until_its_registration_is_gone(gate: termination.Reaper, place: Place) -> None:
+async def test_closing_keeps_the_row_until_its_registration_is_gone(reaper: termination.Reaper, place: Place) -> None:
     place.put(bought("vm-1", "busy"), registration("r1"))
-    await gate.close(VM, Reason.VANISHED)
+    await reaper.close(VM, Reason.VANISHED)
     assert place.state() == "gone"
-    await gate.close(VM, Reason.VANISHED)
+    await reaper.close(VM, Reason.VANISHED)
     assert place.book.events() == ["gone"]
 
 
@@ -304,13 +304,13 @@ async def test_closing_keeps_the_row_until_its_registration_is_gone(gate: termin
     ],
 )
 async def test_every_end_is_told_in_the_providers_words(
-    gate: termination.Reaper, place: Place, state: str, reason: Reason, kind: base.EndKind, end: Reason, told: bool
+    reaper: termination.Reaper, place: Place, state: str, reason: Reason, kind: base.EndKind, end: Reason, told: bool
 ) -> None:
     seen: list[model.Instance] = []
     place.rows.on_step.append(lambda _, new: seen.append(new))
     place.put(bought("vm-1", state, reason=reason))
     answers(place, why=base.EndReason(kind, "Client.UserInitiatedShutdown:\n by token ghp_" + "a1B2" * 6))
-    await gate.close(VM, reason or Reason.VANISHED)
+    await reaper.close(VM, reason or Reason.VANISHED)
     assert (seen[-1].end, seen[-1].reason) == (kind.value, end)
     assert seen[-1].end_detail == "Client.UserInitiatedShutdown: by token ***"
     assert seen[-1].detail == (seen[-1].end_detail if told else "")
@@ -325,19 +325,19 @@ async def test_every_end_is_told_in_the_providers_words(
     ],
 )
 async def test_a_provider_that_does_not_say_why_does_not_keep_a_row_open(
-    gate: termination.Reaper, place: Place, why: Any, words: str
+    reaper: termination.Reaper, place: Place, why: Any, words: str
 ) -> None:
     seen: list[model.Instance] = []
     place.rows.on_step.append(lambda _, new: seen.append(new))
     place.put(bought("vm-1", "busy"))
     answers(place, why=why)
     async with asyncio.timeout(2):
-        await gate.close(VM, Reason.VANISHED)
+        await reaper.close(VM, Reason.VANISHED)
     assert (seen[-1].state.value, seen[-1].reason, seen[-1].end) == ("gone", Reason.VANISHED, "unknown")
     assert seen[-1].end_detail == words
 
 
-async def test_a_launch_that_failed_says_so_once_to_who_wants_to_know(gate: termination.Reaper, place: Place) -> None:
+async def test_a_launch_that_failed_says_so_once_to_who_wants_to_know(reaper: termination.Reaper, place: Place) -> None:
     told: list[tuple[str, base.Failure]] = []
 
     def judge(row: model.Instance, fault: steps.Fault) -> list[model.Block]:
@@ -352,17 +352,17 @@ async def test_a_launch_that_failed_says_so_once_to_who_wants_to_know(gate: term
     place.rows.on_step.append(lambda _, new: seen.append(new))
     place.put(bought("vm-1", "booting"))
     answers(place, why=base.EndReason(base.EndKind.FAILED, "", failure))
-    await asyncio.gather(gate.close(VM, Reason.VANISHED), gate.close(VM, Reason.VANISHED))
+    await asyncio.gather(reaper.close(VM, Reason.VANISHED), reaper.close(VM, Reason.VANISHED))
     assert told == [("sky/acct/east/a/small/on-demand", failure)]
     assert [(row.reason, row.end, row.detail) for row in seen] == [(Reason.LAUNCH_FAILED, "failed", "no t4 left in a")]
 
 
-async def test_what_came_up_and_broke_later_is_no_failed_launch(gate: termination.Reaper, place: Place) -> None:
+async def test_what_came_up_and_broke_later_is_no_failed_launch(reaper: termination.Reaper, place: Place) -> None:
     seen: list[model.Instance] = []
     place.rows.on_step.append(lambda _, new: seen.append(new))
     place.put(bought("vm-1", "busy", ready_at=START - 60))
     answers(place, why=base.EndReason(base.EndKind.FAILED, "it broke", base.Failure(base.Kind.BOOT, "it broke")))
-    await gate.close(VM, Reason.VANISHED)
+    await reaper.close(VM, Reason.VANISHED)
     assert seen[-1].reason is Reason.VANISHED
 
 
@@ -409,10 +409,10 @@ def kept(place: Place, kind: model.ConsoleKind = model.ConsoleKind.CONSOLE) -> l
     ]
 
 
-async def test_what_it_printed_is_kept_before_it_is_deleted(gate: termination.Reaper, place: Place) -> None:
+async def test_what_it_printed_is_kept_before_it_is_deleted(reaper: termination.Reaper, place: Place) -> None:
     draining(place)
     calls = answers(place, console="\x1b[1mbooted\x1b[0m with ghp_" + "a1B2" * 6 + "\r\n")
-    await gate.release(VM, forced=False)
+    await reaper.release(VM, forced=False)
     assert calls == ["console", "delete", "why"]
     assert kept(place) == [("booted with ***\n", "")]
 
@@ -427,45 +427,45 @@ async def test_what_it_printed_is_kept_before_it_is_deleted(gate: termination.Re
     ],
 )
 async def test_an_end_does_not_wait_long_for_what_it_printed(
-    gate: termination.Reaper, place: Place, console: Any, problem: str
+    reaper: termination.Reaper, place: Place, console: Any, problem: str
 ) -> None:
     draining(place, Reason.MAX_JOB)
     answers(place, console=console)
     async with asyncio.timeout(2):
-        await gate.release(VM, forced=True)
+        await reaper.release(VM, forced=True)
     assert deleted(place)
     assert kept(place) == [("", problem)]
 
 
 async def test_a_console_is_asked_for_once_however_often_the_delete_is_repeated(
-    gate: termination.Reaper, place: Place
+    reaper: termination.Reaper, place: Place
 ) -> None:
     place.put(bought("vm-1", "ending", reason=Reason.LAUNCH_FAILED))
     calls = answers(place, console=refusal())
     place.sky.delete_error = refusal(base.Kind.TRANSIENT)
     for _ in range(100):
-        await gate.delete(VM)
+        await reaper.delete(VM)
     assert (calls.count("console"), calls.count("delete")) == (1, 100)
 
 
-async def test_a_console_is_not_asked_for_again_after_a_restart(gate: termination.Reaper, place: Place) -> None:
+async def test_a_console_is_not_asked_for_again_after_a_restart(reaper: termination.Reaper, place: Place) -> None:
     place.put(bought("vm-1", "ending"))
     await place.book.write(model.Console(VM, model.ConsoleKind.CONSOLE, START, "", "sky: no answer"))
     calls = answers(place)
-    await gate.delete(VM)
+    await reaper.delete(VM)
     assert "console" not in calls and "delete" in calls
 
 
-async def test_what_vanished_is_asked_for_what_it_printed(gate: termination.Reaper, place: Place) -> None:
+async def test_what_vanished_is_asked_for_what_it_printed(reaper: termination.Reaper, place: Place) -> None:
     place.put(bought("vm-1", "busy"))
     calls = answers(place, console="Kernel panic - not syncing\n")
-    await gate.close(VM, Reason.VANISHED)
+    await reaper.close(VM, Reason.VANISHED)
     assert sorted(calls) == ["console", "why"]
     assert kept(place) == [("Kernel panic - not syncing\n", "")]
 
 
 async def test_an_instance_is_deleted_although_its_console_cannot_be_written(
-    gate: termination.Reaper, place: Place, monkeypatch: pytest.MonkeyPatch
+    reaper: termination.Reaper, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.put(bought("vm-1", "ending"))
     answers(place)
@@ -477,7 +477,7 @@ async def test_an_instance_is_deleted_although_its_console_cannot_be_written(
         await write(*changes)
 
     monkeypatch.setattr(place.book, "write", full)
-    await gate.delete(VM)
+    await reaper.delete(VM)
     assert deleted(place)
 
 
@@ -501,13 +501,13 @@ async def test_last_words_are_kept_and_many_of_them_are_not_all_written(place: P
 
 
 async def test_a_provider_that_learns_late_is_asked_again_who_interrupted_a_job(
-    gate: termination.Reaper, place: Place, monkeypatch: pytest.MonkeyPatch
+    reaper: termination.Reaper, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.sky.traits = dataclasses.replace(place.sky.traits, proof_lag=900.0)
     proofs: list[model.Instance] = []
     place.rows.on_proof.append(lambda old, new: proofs.append(new))
     place.put(bought("vm-1", "busy", market="spot", busy_at=START - 60, job=model.JobKey("j")))
-    await gate.close(VM, Reason.VANISHED)
+    await reaper.close(VM, Reason.VANISHED)
     await place.clock.advance(100)
     assert not proofs
     place.sky.ends = base.EndKind.PREEMPTED
@@ -516,24 +516,24 @@ async def test_a_provider_that_learns_late_is_asked_again_who_interrupted_a_job(
     assert proofs[0] in [change for commit in place.book.commits for change in commit]
 
 
-async def test_no_proof_within_the_time_in_which_it_may_come_is_none(gate: termination.Reaper, place: Place) -> None:
+async def test_no_proof_within_the_time_in_which_it_may_come_is_none(reaper: termination.Reaper, place: Place) -> None:
     place.sky.traits = dataclasses.replace(place.sky.traits, proof_lag=120.0)
     proofs: list[model.Instance] = []
     place.rows.on_proof.append(lambda old, new: proofs.append(new))
     place.put(bought("vm-1", "busy", market="spot", busy_at=START - 60, job=model.JobKey("j")))
-    await gate.close(VM, Reason.VANISHED)
+    await reaper.close(VM, Reason.VANISHED)
     await place.clock.advance(1000)
     place.sky.ends = base.EndKind.PREEMPTED
     await place.clock.advance(1000)
     assert not proofs and not place.errors
 
 
-async def test_a_proof_that_could_not_be_written_is_asked_for_again(gate: termination.Reaper, place: Place) -> None:
+async def test_a_proof_that_could_not_be_written_is_asked_for_again(reaper: termination.Reaper, place: Place) -> None:
     place.sky.traits = dataclasses.replace(place.sky.traits, proof_lag=900.0)
     proofs: list[model.Instance] = []
     place.rows.on_proof.append(lambda old, new: proofs.append(new))
     place.put(bought("vm-1", "busy", market="spot", busy_at=START - 60, job=model.JobKey("j")))
-    await gate.close(VM, Reason.VANISHED)
+    await reaper.close(VM, Reason.VANISHED)
     place.sky.ends = base.EndKind.PREEMPTED
     place.book.broken = FULL
     await place.clock.advance(40)
@@ -583,7 +583,7 @@ async def test_a_proof_that_comes_after_a_restart_of_the_daemon_is_counted(
 
 
 async def test_a_deletion_that_never_ends_is_told(
-    gate: termination.Reaper, place: Place, monkeypatch: pytest.MonkeyPatch
+    reaper: termination.Reaper, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.put(bought("vm-1", "ending", age=1.0))
     place.sky.machines["i-key-vm-1"] = dataclasses.replace(_view(place), status=base.InstanceStatus.ENDING)
@@ -592,12 +592,12 @@ async def test_a_deletion_that_never_ends_is_told(
         return None
 
     monkeypatch.setattr(place.sky, "delete", accepted)
-    await gate.delete(VM)
+    await reaper.delete(VM)
     assert not place.alarms()
     await place.clock.advance(termination.STUCK_S)
-    await gate.delete(VM)
+    await reaper.delete(VM)
     assert place.alarms() == {"delete-stuck"}
     place.sky.machines.clear()
-    await gate.delete(VM)
-    await gate.delete(VM)
+    await reaper.delete(VM)
+    await reaper.delete(VM)
     assert place.state() == "forgotten" and not place.alarms()

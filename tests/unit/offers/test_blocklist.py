@@ -16,7 +16,7 @@ BOOT = Failure(Kind.BOOT, "no report from its agent within 300 s")
 
 
 @pytest.fixture
-def keeper(place: Place) -> blocklist.Blocklist:
+def blocks(place: Place) -> blocklist.Blocklist:
     return blocklist.Blocklist(place.runtime)
 
 
@@ -33,7 +33,7 @@ def machine(number: int, **fields: Any) -> model.Instance:
 
 
 async def test_a_machine_that_did_not_come_up_speaks_against_its_offer_alone(
-    keeper: blocklist.Blocklist, place: Place
+    blocks: blocklist.Blocklist, place: Place
 ) -> None:
     await fail(place, machine(1), Kind.BOOT)
     assert set(place.rows.blocks) == {"sky/acct/east/a/type-1/spot"}
@@ -41,7 +41,7 @@ async def test_a_machine_that_did_not_come_up_speaks_against_its_offer_alone(
 
 
 async def test_an_image_is_suspected_when_machines_in_a_row_fail_with_it(
-    keeper: blocklist.Blocklist, place: Place
+    blocks: blocklist.Blocklist, place: Place
 ) -> None:
     for number in range(1, 4):
         await fail(place, machine(number), "gate")
@@ -49,7 +49,7 @@ async def test_an_image_is_suspected_when_machines_in_a_row_fail_with_it(
     assert "image-suspected" in place.alarms()
 
 
-async def test_one_machine_that_came_up_clears_the_image(keeper: blocklist.Blocklist, place: Place) -> None:
+async def test_one_machine_that_came_up_clears_the_image(blocks: blocklist.Blocklist, place: Place) -> None:
     for number in (1, 2):
         await fail(place, machine(number), Kind.BOOT)
     place.put(machine(9))
@@ -59,7 +59,7 @@ async def test_one_machine_that_came_up_clears_the_image(keeper: blocklist.Block
 
 
 async def test_failures_that_lie_far_apart_are_not_the_images(
-    keeper: blocklist.Blocklist, place: Place, clock: ManualClock
+    blocks: blocklist.Blocklist, place: Place, clock: ManualClock
 ) -> None:
     for number in range(1, 4):
         await fail(place, machine(number), Kind.BOOT)
@@ -67,7 +67,7 @@ async def test_failures_that_lie_far_apart_are_not_the_images(
     assert not any("image-1" in pattern for pattern in place.rows.blocks)
 
 
-async def test_a_preemption_gives_its_place_a_rest(keeper: blocklist.Blocklist, place: Place) -> None:
+async def test_a_preemption_gives_its_place_a_rest(blocks: blocklist.Blocklist, place: Place) -> None:
     place.put(machine(1))
     await place.rows.step(InstanceId("vm-1"), InstanceState.GONE, reason=Reason.PREEMPTED)
     await settle()
@@ -77,7 +77,7 @@ async def test_a_preemption_gives_its_place_a_rest(keeper: blocklist.Blocklist, 
 
 
 async def test_when_one_of_ours_ends_a_quota_that_it_was_under_is_tried_again(
-    keeper: blocklist.Blocklist, place: Place
+    blocks: blocklist.Blocklist, place: Place
 ) -> None:
     for pattern, reason in (("sky/acct/east/*/*/*", "quota"), ("sky/*", "capacity"), ("sea/*", "quota")):
         await place.rows.write_block(Block(pattern, reason, START + 600, START))
@@ -87,13 +87,13 @@ async def test_when_one_of_ours_ends_a_quota_that_it_was_under_is_tried_again(
     assert set(place.rows.blocks) == {"sky/*", "sea/*"}
 
 
-async def test_an_instance_whose_offer_is_not_known_blames_nobody(keeper: blocklist.Blocklist, place: Place) -> None:
+async def test_an_instance_whose_offer_is_not_known_blames_nobody(blocks: blocklist.Blocklist, place: Place) -> None:
     await fail(place, dataclasses.replace(bought("vm-1"), offer="sky/acct/east/a/?/?"), Kind.BOOT)
     assert not place.rows.blocks
 
 
 async def test_what_a_fault_blocks_is_written_with_the_step_that_it_caused(
-    keeper: blocklist.Blocklist, place: Place
+    blocks: blocklist.Blocklist, place: Place
 ) -> None:
     await fail(place, machine(1), Kind.BOOT)
     (commit,) = place.book.commits
@@ -101,7 +101,7 @@ async def test_what_a_fault_blocks_is_written_with_the_step_that_it_caused(
 
 
 async def test_a_fault_whose_step_could_not_be_written_blocks_nothing_and_counts_once(
-    keeper: blocklist.Blocklist, place: Place
+    blocks: blocklist.Blocklist, place: Place
 ) -> None:
     place.book.broken = FULL
     for _ in range(blocklist.IMAGE_FAULTS):
@@ -114,14 +114,14 @@ async def test_a_fault_whose_step_could_not_be_written_blocks_nothing_and_counts
 
 
 async def test_a_pool_that_found_no_offer_rests_longer_each_time_until_something_boots(
-    keeper: blocklist.Blocklist, place: Place
+    blocks: blocklist.Blocklist, place: Place
 ) -> None:
     for number in (1, 2):
         place.put(instance(f"vm-{number}", "planned"))
         id = InstanceId(f"vm-{number}")
         await place.rows.step(id, InstanceState.FAILED, reason=Reason.NO_OFFER, detail="all are blocked")
-    cooling = keeper.cooling("gpu")
+    cooling = blocks.cooling("gpu")
     assert (cooling.count, cooling.until, cooling.detail) == (2, START + blocklist.COOL_DOWN_S[2], "all are blocked")
     place.put(bought("vm-3", "requesting"))
     await place.rows.step(InstanceId("vm-3"), InstanceState.BOOTING)
-    assert keeper.cooling("gpu") == blocklist.Cooling()
+    assert blocks.cooling("gpu") == blocklist.Cooling()

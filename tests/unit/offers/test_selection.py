@@ -12,10 +12,10 @@ from tests.support.fakes import ManualClock, Place, instance
 from tests.support.fakes import place as make_place
 
 
-def shop(place: Place, **more: Any) -> selection.Selection:
-    books = admission.Admission(place.runtime)
-    books.count()
-    return selection.Selection(place.runtime, books, **more)
+def make_selection(place: Place, **more: Any) -> selection.Selection:
+    levels = admission.Admission(place.runtime)
+    levels.count()
+    return selection.Selection(place.runtime, levels, **more)
 
 
 def open_at(ranked: list[Any]) -> set[str]:
@@ -34,7 +34,7 @@ def test_a_provider_without_a_fit_is_asked_with_the_options_of_the_pool(
         return "no such image"
 
     monkeypatch.setattr(place.sky, "why_none", why_none, raising=False)
-    assert "sky: no such image" in shop(place).why_none(pool, [])
+    assert "sky: no such image" in make_selection(place).why_none(pool, [])
     assert asked == [{"image": "ubuntu"}]
 
 
@@ -43,13 +43,13 @@ def test_what_is_bought_next_waits_for_the_first_provider_until_it_may_spill(
 ) -> None:
     place = make_place(tmp_path, clock, pools={"gpu": {"spill_after": "10m"}})
     pool = place.runtime.config.pools["gpu"]
-    desk = shop(place)
-    assert open_at(desk.rank(pool)) == {"sky", "sea"}
-    assert open_at(desk.for_next(pool)) == {"sky"}, "a job that is planned now waits"
+    selected = make_selection(place)
+    assert open_at(selected.rank(pool)) == {"sky", "sea"}
+    assert open_at(selected.for_next(pool)) == {"sky"}, "a job that is planned now waits"
     place.put(instance("vm-1", "planned", age=300.0), instance("vm-2", "planned"))
-    assert open_at(desk.for_next(pool)) == {"sky"}
+    assert open_at(selected.for_next(pool)) == {"sky"}
     place.put(instance("vm-1", "planned", age=600.0))
-    assert open_at(desk.for_next(pool)) == {"sky", "sea"}, "the oldest is next"
+    assert open_at(selected.for_next(pool)) == {"sky", "sea"}, "the oldest is next"
 
 
 @pytest.mark.parametrize(("market", "sure"), [("spot-then-on-demand", True), ("spot", False), ("on-demand", True)])
@@ -58,5 +58,5 @@ def test_a_preempted_job_runs_again_on_demand_where_the_pool_may_buy_that(
 ) -> None:
     place = make_place(tmp_path, clock, pools={"gpu": {"market": market}})
     pool = place.runtime.config.pools["gpu"]
-    assert shop(place, rerun_outstanding=lambda name: name == "gpu").on_demand_only(pool) is sure
-    assert not shop(place).on_demand_only(pool)
+    assert make_selection(place, rerun_outstanding=lambda name: name == "gpu").on_demand_only(pool) is sure
+    assert not make_selection(place).on_demand_only(pool)
