@@ -37,8 +37,8 @@ def make_launcher(place: Place) -> provisioning.Launcher:
     books = admission.Admission(place.runtime)
     books.count()
     blocklist.Blocklist(place.runtime)
-    make_selection = selection.Selection(place.runtime, books)
-    return provisioning.Launcher(place.runtime, books, make_selection, bundle=lambda: "ab" * 32)
+    chosen = selection.Selection(place.runtime, books)
+    return provisioning.Launcher(place.runtime, books, chosen, bundle=lambda: "ab" * 32)
 
 
 def make_selection(place: Place) -> selection.Selection:
@@ -101,10 +101,10 @@ async def test_nothing_is_bought_from_a_later_provider_before_the_first_has_told
 ) -> None:
     place = make_place(tmp_path, clock)
     place.runtime.providers["sky"]._offers.clear()
-    launcher, pool = make_selection(place), place.runtime.config.pools["gpu"]
-    assert {one.refusal for one in launcher.rank(pool)} == {"waits for the first offers of sky"}
+    selected, pool = make_selection(place), place.runtime.config.pools["gpu"]
+    assert {one.refusal for one in selected.rank(pool)} == {"waits for the first offers of sky"}
     await clock.advance(60)
-    assert any(one.open for one in launcher.rank(pool))
+    assert any(one.open for one in selected.rank(pool))
 
 
 async def test_a_pool_buys_nothing_dearer_than_it_pays(tmp_path: Path, clock: ManualClock) -> None:
