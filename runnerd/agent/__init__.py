@@ -1,1 +1,1 @@
-"""What runs on an instance: standard library only, imports nothing else of runnerd."""
+"""The agent that runs on an instance: standard library only, imports nothing else of runnerd."""

@@ -1,8 +1,8 @@
-"""The agent's side of the protocol with the daemon (docs/agent-protocol.md): one method for each request.
+"""The agent's side of the protocol with the daemon (docs/agent-protocol.md): one method per request.
 
-Two kinds of trouble come out: :class:`Unreachable`, for which asking again is right, and :class:`Refused`, the
-daemon's considered no.  Nothing is repeated here; who asks decides.  Redirects are not followed, because they would
-carry the session to wherever they point.
+Two kinds of errors are raised: :class:`Unreachable`, after which a retry makes sense, and :class:`Refused`, a final
+refusal by the daemon.  Nothing is retried here; that is up to the caller.  Redirects are not followed, because they
+would send the session to another address.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 
-from runnerd.agent import documents, watchdog
+from runnerd.agent import strict_json, watchdog
 
 #: The version of the protocol that this agent speaks.
 PROTOCOL = 1
-#: Seconds that an answer may take; registration is held open by the daemon for 25.
+#: Time-outs of a request in seconds; the daemon holds a registration open for up to 25.
 TIMEOUT, REGISTER_TIMEOUT = 15.0, 40.0
 _ANSWER_LIMIT = 1024 * 1024
-#: Refusals that are the daemon's own and final for that request.
+#: Statuses by which the daemon itself refuses a request for good.
 _FINAL = frozenset({400, 401, 403, 409, 413, 426})
 
 
 class Unreachable(Exception):
-    """The daemon did not answer, or something between here and there answered instead."""
+    """The daemon did not answer, or something in between answered instead."""
 
 
 class Refused(Exception):
-    """The daemon says no."""
+    """The daemon refused the request."""
 
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)
@@ -48,16 +48,16 @@ class Welcome:
     instance: str
     #: Seconds between heartbeats.
     heartbeat: float
-    #: GPUs that must be there, -1 for no gate; and their model, empty for any.
+    #: Required number of GPUs, -1 for no preflight; and their model, empty for any.
     gpus: int
     gpu: str
     limits: watchdog.Limits
-    #: The user that the runner runs as; empty for the agent's own.
+    #: The user that runs the runner; empty for the agent's own.
     user: str
 
     @classmethod
     def read(cls, answer: dict[str, typing.Any]) -> Welcome:
-        """Raises :class:`Unreachable` for anything that is not the answer to hello."""
+        """Parse the answer to hello.  Raises :class:`Unreachable` when it is malformed."""
         try:
             limits = answer["limits"]
             return cls(
@@ -74,16 +74,16 @@ class Welcome:
                 user=str(answer.get("user") or ""),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise Unreachable(f"the answer to hello makes no sense: {error!r}") from error
+            raise Unreachable(f"the answer to hello is malformed: {error!r}") from error
 
 
 @dataclass(frozen=True)
-class Orders:
-    """The answer to a registration request."""
+class Assignment:
+    """The answer to a registration request: wait, end, or run this runner."""
 
     #: ``wait``, ``end`` or ``run``.
     action: str
-    #: Seconds until it is worth asking again.
+    #: Seconds to wait before the next request.
     after: float = 0.0
     reason: str = ""
     #: The runner's name and kind, ``github`` or ``gitlab``.
@@ -93,8 +93,8 @@ class Orders:
     environment: dict[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def read(cls, answer: dict[str, typing.Any]) -> Orders:
-        """Raises :class:`Unreachable` for anything that is not an order."""
+    def read(cls, answer: dict[str, typing.Any]) -> Assignment:
+        """Parse the answer to register.  Raises :class:`Unreachable` when it is malformed."""
         action = answer.get("action")
         try:
             if action == "wait":
@@ -104,7 +104,7 @@ class Orders:
             if action == "run":
                 command = tuple(_text(word) for word in answer["command"])
                 if answer["kind"] not in ("github", "gitlab") or not command:
-                    raise ValueError("no runner of a known kind")
+                    raise ValueError("unknown kind of runner, or no command")
                 return cls(
                     "run",
                     name=_text(answer["name"]),
@@ -113,13 +113,13 @@ class Orders:
                     environment={str(key): str(value) for key, value in answer["environment"].items()},
                 )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            # The message of the error may quote a secret of the environment: only its kind is told.
-            raise Unreachable(f"the answer to register makes no sense: {type(error).__name__}") from None
-        raise Unreachable("the answer to register holds no known action")
+            # The error's message may quote a secret of the environment: only its type is reported.
+            raise Unreachable(f"the answer to register is malformed: {type(error).__name__}") from None
+        raise Unreachable("the answer to register has no known action")
 
 
 def clamp(seconds: typing.Any) -> float:
-    """A pause between heartbeats that neither floods nor forgets."""
+    """Return an interval between heartbeats within sensible bounds."""
     return min(300.0, max(0.02, _seconds(seconds)))
 
 
@@ -131,19 +131,19 @@ def _seconds(value: typing.Any) -> float:
 
 def _text(value: typing.Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError("not a text")
+        raise ValueError("not a string")
     return value
 
 
 class Backoff:
-    """Pauses between repetitions: doubling, with jitter, up to a limit; afresh after a success."""
+    """Pauses between retries: doubling, with jitter, up to a limit; reset after a success."""
 
     def __init__(self, first: float, most: float, rng: random.Random) -> None:
         self._first, self._most, self._rng = first, most, rng
         self._next = first
 
     def pause(self) -> float:
-        """Seconds to wait before the next try: between half of the step and all of it."""
+        """Return the seconds to wait before the next try: between half of the step and all of it."""
         step, self._next = self._next, min(self._most, 2 * self._next)
         return step * self._rng.uniform(0.5, 1.0)
 
@@ -157,7 +157,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class Client:
-    """Requests to one daemon.  May be used by several threads."""
+    """Requests to one daemon.  Thread-safe."""
 
     def __init__(self, url: str, *, ca_file: str = "", timeout: float = TIMEOUT) -> None:
         self._url = url + "/agent/v1/"
@@ -170,13 +170,13 @@ class Client:
         self.session = ""
 
     def hello(self, token: str, nonce: str) -> dict[str, typing.Any]:
-        """Exchange the boot token for a session; the answer as it came, for :meth:`Welcome.read`."""
+        """Exchange the boot token for a session; return the raw answer, for :meth:`Welcome.read`."""
         return self._call("hello", {"protocol": PROTOCOL, "nonce": nonce}, token=token)
 
-    def register(self) -> Orders:
+    def register(self) -> Assignment:
         """Ask for a runner; held open by the daemon for up to 25 seconds."""
         answer = self._call("register", {"runner_started": False}, timeout=max(self._timeout, REGISTER_TIMEOUT))
-        return Orders.read(answer)
+        return Assignment.read(answer)
 
     def heartbeat(self, body: dict[str, typing.Any]) -> dict[str, typing.Any]:
         return self._call("heartbeat", body)
@@ -196,7 +196,7 @@ class Client:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(self._url + name, data=data, method="POST")
         request.add_header("Content-Type", "text/plain" if isinstance(body, bytes) else "application/json")
-        # Not repeated by a handler to another host: see the redirect rule above.
+        # Never sent to another host: see the redirect rule above.
         request.add_unredirected_header("Authorization", f"Bearer {token or self.session}")
         timeout = timeout or self._timeout
         deadline = time.monotonic() + timeout
@@ -210,9 +210,9 @@ class Client:
             reason = getattr(error, "reason", None) or error
             raise Unreachable(f"{name}: {type(error).__name__}: {reason}") from error
         try:
-            read = documents.loads(text)
+            read = strict_json.loads(text)
         except ValueError:
-            raise Unreachable(f"{name}: the answer is not JSON; something else answers at {self._url}") from None
+            raise Unreachable(f"{name}: the answer is not JSON; another service answers at {self._url}") from None
         if not isinstance(read, dict):
             raise Unreachable(f"{name}: the answer is not an object")
         return read
@@ -223,7 +223,7 @@ class Client:
         except (OSError, http.client.HTTPException):
             text = ""
         try:
-            read = documents.loads(text)
+            read = strict_json.loads(text)
             text = str(read.get("error") or read.get("message") or text) if isinstance(read, dict) else text
         except ValueError:
             pass
@@ -234,7 +234,7 @@ class Client:
 
 
 def _read(answer: typing.Any, deadline: float) -> bytes:
-    """The body, within its limits of size and time: a time-out of the socket alone lets an answer drip for ever."""
+    """Return the body within limits of size and time: a socket time-out alone lets an answer trickle in forever."""
     data = b""
     while chunk := answer.read1(65536):
         data += chunk

@@ -1,7 +1,7 @@
-"""What the agent is told by its boot script: ``agent.json`` in the agent's own directory.
+"""The agent's configuration: ``agent.json`` in its own directory, written by the boot script.
 
-Read once at the start.  The boot token in it is good for one exchange, and is taken out of the file after that; keys
-that are not known are left alone, because the boot script may be newer than the agent.
+Read once at the start.  The boot token in it is valid for one exchange and is removed from the file afterwards.
+Unknown keys are ignored, because the boot script may be newer than the agent.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import typing
 import urllib.parse
 from dataclasses import dataclass, field
 
-from runnerd.agent import documents, metadata
+from runnerd.agent import metadata, strict_json
 
 
 class Invalid(Exception):
-    """The agent's configuration cannot be used."""
+    """The agent's configuration is invalid."""
 
 
 @dataclass(frozen=True)
@@ -25,29 +25,29 @@ class Settings:
     """The agent's configuration."""
 
     path: pathlib.Path
-    #: Where the daemon's public listener is reached, without a slash at the end.
+    #: URL of the daemon's public listener, without a trailing slash.
     url: str
-    #: The instance's name, for people; the daemon knows it by the token.
+    #: The instance's name, for logs; the daemon identifies it by the token.
     instance: str
-    #: The boot token; empty once it was exchanged.
+    #: The boot token; empty once it has been exchanged.
     token: str = field(repr=False, default="")
-    #: Certificate authorities beside the system's, as a PEM file; empty for none.
+    #: PEM file of certificate authorities in addition to the system's; empty for none.
     ca_file: str = ""
-    #: The command that switches the machine off; empty where the end of the agent is the end of the instance.
+    #: The command that powers the machine off; empty where the instance ends with the agent.
     power_off: tuple[str, ...] = ()
-    #: A file whose appearance means that the machine will be taken away; empty for none.
+    #: A file whose appearance announces that the machine will be shut down; empty for none.
     notice_file: str = ""
-    #: Seconds that must be left of a notice when the runner is told to stop: its shutdown takes up to 30.
+    #: Seconds that must be left of a notice when the runner is stopped: its shutdown takes up to 30.
     notice_reserve: float = 35.0
-    #: The cloud whose metadata service is asked for notices; None to find out from the firmware.
+    #: The cloud whose metadata service is polled for notices; None to detect it from the firmware.
     cloud: metadata.Cloud | None = None
-    #: Where that service is; empty for where clouds have it.
+    #: URL of that service; empty for the clouds' well-known address.
     metadata_url: str = ""
-    #: Seconds of notice that were asked for when the machine was launched (Google's preemptionNoticeDuration).
+    #: Seconds of notice requested when the machine was launched (Google's preemptionNoticeDuration).
     preemption_notice: float = 0.0
-    #: A directory for what the runner's user must reach, when that is not the agent's user.
+    #: A directory for the files that the runner's user needs, when that is not the agent's user.
     shared: str = "/var/lib/runnerd-agent"
-    #: Seconds to go on asking for a session before giving up.
+    #: Seconds to keep asking for a session before giving up.
     patience: float = 3600.0
     #: Seconds to wait for the GPU driver.
     gate_patience: float = 120.0
@@ -62,11 +62,11 @@ def load(path: pathlib.Path) -> Settings:
     """Read the file.  Raises :class:`Invalid`, which names the file and the key."""
     path = path.absolute()
     try:
-        given = documents.loads(path.read_text(encoding="utf-8"))
+        given = strict_json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise Invalid(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        # The text stays out of the message: it may hold the token.
+        # The content stays out of the message: it may contain the token.
         raise Invalid(f"{path} is not JSON") from error
     if not isinstance(given, dict):
         raise Invalid(f"{path} must hold a JSON object")
@@ -84,7 +84,7 @@ def load(path: pathlib.Path) -> Settings:
         instance=reader.text("instance", ""),
         token=reader.text("token", ""),
         ca_file=reader.text("ca_file", ""),
-        power_off=reader.words("power_off"),
+        power_off=reader.strings("power_off"),
         notice_file=reader.text("notice_file", ""),
         notice_reserve=reader.seconds("notice_reserve", 35.0),
         cloud=reader.cloud("cloud"),
@@ -99,21 +99,21 @@ def load(path: pathlib.Path) -> Settings:
 def _is_plain(url: str) -> bool:
     try:
         parts = urllib.parse.urlsplit(url)
-        # Reading the port judges it.
+        # Reading the port validates it.
         return parts.scheme == "http" and bool(parts.hostname) and parts.port != 0 and not (parts.path or parts.query)
     except ValueError:
         return False
 
 
 def forget_token(path: pathlib.Path) -> None:
-    """Take the boot token out of the file: from now on it is worth nothing, and nobody needs to find it."""
-    given = documents.loads(path.read_text(encoding="utf-8"))
+    """Remove the boot token from the file: once exchanged it is worthless."""
+    given = strict_json.loads(path.read_text(encoding="utf-8"))
     if given.pop("token", None) is not None:
         write(path, given)
 
 
 def write(path: pathlib.Path, value: object) -> None:
-    """Write JSON that only the agent's user can read; a reader sees all of it or what was there before."""
+    """Write JSON atomically, readable by the agent's user only."""
     draft = path.with_name(f".{path.name}.new")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(handle, "w", encoding="utf-8") as file:
@@ -125,7 +125,7 @@ def write(path: pathlib.Path, value: object) -> None:
 
 
 class _Reader:
-    """Takes typed values out of the object."""
+    """Reads typed values from the object."""
 
     def __init__(self, path: pathlib.Path, given: dict[str, typing.Any]) -> None:
         self._path = path
@@ -134,7 +134,7 @@ class _Reader:
     def text(self, key: str, default: str | None = None) -> str:
         value = self._given.get(key, default)
         if not isinstance(value, str) or (default is None and not value):
-            raise Invalid(f'{self._path}: "{key}" must be a text')
+            raise Invalid(f'{self._path}: "{key}" must be a string')
         return value
 
     def cloud(self, key: str) -> metadata.Cloud | None:
@@ -146,10 +146,10 @@ class _Reader:
             known = ", ".join(f'"{one.value}"' for one in metadata.Cloud)
             raise Invalid(f'{self._path}: "{key}" must be one of {known}') from None
 
-    def words(self, key: str) -> tuple[str, ...]:
+    def strings(self, key: str) -> tuple[str, ...]:
         value = self._given.get(key, [])
         if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
-            raise Invalid(f'{self._path}: "{key}" must be a list of words')
+            raise Invalid(f'{self._path}: "{key}" must be a list of strings')
         return tuple(value)
 
     def seconds(self, key: str, default: float) -> float:

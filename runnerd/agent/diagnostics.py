@@ -1,4 +1,4 @@
-"""The agent's log and its last words, with every secret taken out before a byte is written or sent."""
+"""The agent's log and its final diagnostics, with every secret redacted before a byte is written or sent."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import re
 import sys
 import threading
 
-#: Bytes of diagnostics that the daemon takes.
+#: Bytes of diagnostics that the daemon accepts.
 LIMIT = 256 * 1024
 _LOG_LIMIT = 4 * 1024 * 1024
-#: Forms of credentials: ours, GitHub's, GitLab's, JSON web tokens, and whatever stands in an Authorization header.
+#: Forms of credentials: ours, GitHub's, GitLab's, JSON web tokens, and the values of Authorization headers.
 _FORMS = re.compile(
     r"r[bs]1\.[A-Za-z0-9_.-]{16,}"
     r"|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,}"
@@ -23,7 +23,7 @@ _SECRET_NAME = re.compile(r"(?i)token|jit|secret|passw|credential|auth|private|_
 
 
 class Secrets:
-    """What must never be told."""
+    """The values to redact.  Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,11 +32,11 @@ class Secrets:
     def add(self, *values: str) -> None:
         with self._lock:
             fresh = {value for value in values if len(value) >= 6} | set(self._values)
-            # The longest first: one may be a part of another.
+            # Longest first: one may be a part of another.
             self._values = sorted(fresh, key=len, reverse=True)
 
     def learn(self, environment: dict[str, str]) -> None:
-        """Add the values of variables whose names say that they are secret."""
+        """Add the values of variables whose names mark them as secret."""
         self.add(*(value for name, value in environment.items() if _SECRET_NAME.search(name)))
 
     def redact(self, text: str) -> str:
@@ -53,12 +53,12 @@ class _Formatter(logging.Formatter):
         self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
-        # Tracebacks are part of what is formatted, so they pass through here too.
+        # Tracebacks are part of the formatted text, so they are redacted too.
         return self._secrets.redact(super().format(record))
 
 
 def start_log(path: pathlib.Path, secrets: Secrets) -> logging.Logger:
-    """Log to standard error and to a file that only the agent's user can read; the logger above all of the agent's."""
+    """Log to standard error and to a file that only the agent's user can read; return the agent's root logger."""
     root = logging.getLogger("agent")
     root.setLevel(logging.INFO)
     root.propagate = False
@@ -77,7 +77,7 @@ def start_log(path: pathlib.Path, secrets: Secrets) -> logging.Logger:
 
 
 def stop_log() -> None:
-    """Close the log's files."""
+    """Close the log's handlers."""
     root = logging.getLogger("agent")
     for handler in list(root.handlers):
         root.removeHandler(handler)
@@ -85,7 +85,7 @@ def stop_log() -> None:
 
 
 def tail(path: pathlib.Path, limit: int) -> str:
-    """The end of a file; nothing when there is none."""
+    """Return the end of a file; empty when there is none."""
     try:
         with open(path, "rb") as file:
             file.seek(0, 2)
@@ -98,10 +98,10 @@ def tail(path: pathlib.Path, limit: int) -> str:
 def collect(
     title: str, agent_log: pathlib.Path, runner_log: pathlib.Path, secrets: Secrets, *, runner_root: str = ""
 ) -> bytes:
-    """The last words: tails of the agent's log, the runner's output and the GitHub listener's own log."""
+    """Return the diagnostics: tails of the agent's log, the runner's output and the GitHub listener's own log."""
     parts = [title, "", "--- agent", tail(agent_log, 64 * 1024), "--- runner", tail(runner_log, 96 * 1024)]
     if runner_root:
-        # The worker's log holds the job's message, and with it what the job was told in confidence: not sent.
+        # The worker's log contains the job message, and with it the job's secrets: not sent.
         logs = sorted(pathlib.Path(runner_root).glob("_diag/Runner_*.log"))
         if logs:
             parts += [f"--- {logs[-1].name}", tail(logs[-1], 64 * 1024)]

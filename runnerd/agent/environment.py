@@ -1,7 +1,7 @@
-"""Where the runner lives and what it finds there: directories, user, variables.
+"""The runner's surroundings: directories, user, environment variables.
 
-Secrets reach the runner by its environment alone.  The agent's own directory stays closed to another user; what such
-a user needs is copied to a directory of its own, which it can read and, but for its work, not change.
+Secrets reach the runner through its environment only.  The agent's own directory stays closed to other users; the
+files that such a user needs are copied to a separate directory, which it can read but, except for its work, not change.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from runnerd.agent import cml, hooks, processes
 
 
 class Unusable(Exception):
-    """The runner's surroundings cannot be made."""
+    """The runner's surroundings cannot be prepared."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Place:
 
 
 def account(user: str) -> Account | None:
-    """Who the runner runs as: ``user`` where the agent may choose, else its own user, as None.
+    """Return the account that runs the runner: ``user`` where the agent may choose, else None for its own user.
 
     Raises :class:`Unusable` when there is no such user.
     """
@@ -54,7 +54,7 @@ def account(user: str) -> Account | None:
     try:
         found = pwd.getpwnam(user)
     except KeyError:
-        raise Unusable(f'the user "{user}" that jobs are to run as does not exist on this instance') from None
+        raise Unusable(f'the user "{user}" for jobs does not exist on this instance') from None
     if found.pw_uid == os.geteuid():
         return None
     groups = tuple(os.getgrouplist(found.pw_name, found.pw_gid))
@@ -62,7 +62,7 @@ def account(user: str) -> Account | None:
 
 
 def prepare(home: pathlib.Path, shared: pathlib.Path, who: Account | None) -> Place:
-    """Make the directories and the ``cml`` commands.  Raises :class:`Unusable`."""
+    """Create the directories and the ``cml`` commands.  Raises :class:`Unusable`."""
     base = home if who is None else shared
     try:
         source = bundle()
@@ -76,7 +76,7 @@ def prepare(home: pathlib.Path, shared: pathlib.Path, who: Account | None) -> Pl
             hooks=hooks.Hooks(base / "hooks", base / "marks", base / "hooks" / "gpu.txt"),
             account=who,
         )
-        # A job of another time may have left marks here; they would be taken for this one's.
+        # An earlier job may have left marks here; they would be mistaken for this one's.
         shutil.rmtree(place.hooks.marks, ignore_errors=True)
         place.hooks.facts.unlink(missing_ok=True)
         for path, mode in ((place.bin, 0o755), (place.hooks.directory, 0o755)):
@@ -89,12 +89,12 @@ def prepare(home: pathlib.Path, shared: pathlib.Path, who: Account | None) -> Pl
                 os.chown(path, who.uid, who.gid)
         cml.install(place.bin, sys.executable, source)
     except OSError as error:
-        raise Unusable(f"the runner's directories cannot be made: {error}") from error
+        raise Unusable(f"the runner's directories cannot be created: {error}") from error
     return place
 
 
 def bundle() -> pathlib.Path:
-    """The agent's zip archive, or the directory that holds its package."""
+    """Return the path of the agent's zip archive, or of the directory that contains its package."""
     here = pathlib.Path(__file__).absolute()
     for above in here.parents:
         if above.is_file():
@@ -116,7 +116,7 @@ def _copy(source: pathlib.Path, base: pathlib.Path) -> pathlib.Path:
 def variables(
     given: dict[str, str], place: Place, *, kind: str, instance: str, mark: str, base: dict[str, str]
 ) -> dict[str, str]:
-    """The runner's environment: the agent's own as ``base``, then the daemon's, then what the agent decides.
+    """Return the runner's environment: the agent's own as ``base``, then the daemon's, then the agent's settings.
 
     Writes the hooks of a GitHub runner.
     """
@@ -133,9 +133,9 @@ def variables(
     made.setdefault("RUNNERD_INSTANCE", instance)
     if kind == "github":
         made.update(place.hooks.write(instance, made))
-        # run.sh hands signals on to its listener only with this; the listener itself does not look at it.
+        # run.sh forwards signals to its listener only with this; the listener itself ignores it.
         made.setdefault("RUNNER_MANUALLY_TRAP_SIG", "1")
         if place.account is None and os.geteuid() == 0:
-            # The operator named no user; the runner would refuse.
+            # The operator named no user; the runner would refuse to run as root.
             made.setdefault("RUNNER_ALLOW_RUNASROOT", "1")
     return made

@@ -1,8 +1,8 @@
 """Scripts that GitHub's runner calls at the start and the end of its job.
 
-Scraped output may change its words; a hook cannot be missed.  Each leaves a mark that the agent looks for, adds the
-summary of the instance to the job's own, and then does what the operator's hook of the same name does.  A hook of
-ours never fails a job.  The runner calls no COMPLETED hook for a job that a shutdown cut short.
+The wording of scraped output may change; a hook cannot be missed.  Each leaves a mark that the agent polls for, adds
+the instance's summary to the job's, and then runs the operator's hook of the same name.  These hooks never fail a
+job.  The runner calls no COMPLETED hook for a job that was cut short by a shutdown.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ _COMPLETED = """\
 
 @dataclass(frozen=True)
 class Hooks:
-    """Where the scripts and the marks are."""
+    """The paths of the scripts and the marks."""
 
     directory: pathlib.Path
-    #: Where the runner's user can write.
+    #: A directory that the runner's user can write to.
     marks: pathlib.Path
-    #: What the agent measured, one line, for the summary.
+    #: The agent's GPU measurements, one line, for the summary.
     facts: pathlib.Path
 
     @property
     def started(self) -> bool:
-        """The hook at the start of a job was called."""
+        """True once the hook at the start of a job was called."""
         return (self.marks / "started").exists()
 
     @property
     def completed(self) -> bool:
-        """The hook at the end of a job was called."""
+        """True once the hook at the end of a job was called."""
         return (self.marks / "completed").exists()
 
     def write(self, instance: str, environment: dict[str, str]) -> dict[str, str]:
-        """Write both scripts; the variables that name them.
+        """Write both scripts; return the variables that name them.
 
-        The operator's own hooks are taken from ``environment`` and called by ours.
+        The operator's own hooks are taken from ``environment`` and called by these.
         """
         variables = {}
         for variable, name, text in ((STARTED, "started.sh", _STARTED), (COMPLETED, "completed.sh", _COMPLETED)):

@@ -1,7 +1,7 @@
 """The instance metadata service of a cloud: which cloud this is, and one bounded request to the service.
 
-Spoken to directly: a link-local address is never reached through a proxy, whatever the environment says, redirects
-are not followed, and names are not resolved.  Nothing here trusts the answer; a job with root can answer in its place.
+The service is asked directly: never through a proxy, even if the environment sets one, redirects are not followed,
+and no name is resolved.  The answer is not trusted; a job with root can answer in the service's place.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import typing
 import urllib.parse
 from dataclasses import dataclass
 
-#: Where all three clouds have it (their documentation of the instance metadata service).
+#: The service's address at all three clouds (their documentation of the instance metadata service).
 ADDRESS = "http://169.254.169.254"
 #: Seconds for a request that is not held open, from the connection to the last byte.
 TIMEOUT = 3.0
@@ -32,33 +32,33 @@ _NVIDIA = "0x10de"
 
 
 class Cloud(enum.Enum):
-    """The clouds whose notices are understood; the words of agent.json."""
+    """The clouds whose notices are understood; the values are those of agent.json."""
 
     AWS = "aws"
     GCP = "gcp"
     AZURE = "azure"
-    #: A machine in none of these: nothing is asked.
+    #: A machine in none of these: no service is polled.
     NONE = ""
 
 
 def detect(dmi: pathlib.Path = _DMI) -> Cloud:
-    """The cloud by what the firmware tells of its maker: nothing is sent to find out."""
+    """Return the cloud according to the firmware; no request is sent."""
     if "Amazon EC2" in (_line(dmi / "sys_vendor"), _line(dmi / "board_vendor"), _line(dmi / "chassis_asset_tag")):
         return Cloud.AWS
-    # The machines on Xen, of which some have a V100.
+    # Xen machines, some of which have a V100.
     if _line(dmi / "sys_vendor") == "Xen" and "amazon" in _line(dmi / "bios_version").lower():
         return Cloud.AWS
-    # Google makes laptops too; only the product tells.
+    # Google makes laptops too; only the product name is distinctive.
     if _line(dmi / "product_name") == "Google Compute Engine":
         return Cloud.GCP
-    # As for Microsoft, every Hyper-V has its name; only Azure has this tag.
+    # Every Hyper-V machine names Microsoft; only Azure has this tag.
     if _line(dmi / "chassis_asset_tag") == _AZURE_TAG:
         return Cloud.AZURE
     return Cloud.NONE
 
 
 def has_gpu(pci: pathlib.Path = _PCI) -> bool:
-    """True when there is a device of NVIDIA's, with or without its driver."""
+    """Return True when there is an NVIDIA device, with or without its driver."""
     try:
         return any(_line(path) == _NVIDIA for path in pci.glob("*/vendor"))
     except OSError:
@@ -73,13 +73,13 @@ def _line(path: pathlib.Path) -> str:
         return ""
 
 
-class Silent(Exception):
-    """The service gives no answer that can be used.  The text is ours: nothing of the answer is in it."""
+class NoAnswer(Exception):
+    """The service gave no usable answer.  The message quotes nothing of the answer."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the service said."""
+    """An answer of the service."""
 
     status: int
     text: str
@@ -89,7 +89,7 @@ class Answer:
         return str(self.headers.get(name, "")).strip()
 
     def until(self, when: time.struct_time) -> float:
-        """Seconds from the answer to a time in UTC, by the service's own clock where it tells it."""
+        """Return the seconds from the answer to a time in UTC, by the service's own clock where it sends one."""
         try:
             date = calendar.timegm(email.utils.parsedate(self.header("Date")) or ())
         except (TypeError, ValueError, OverflowError, IndexError):
@@ -115,7 +115,7 @@ class Service:
         method: str = "GET",
         timeout: float = 0.0,
     ) -> Answer:
-        """One request, over within its time however slowly the answer drips.  Raises :class:`Silent`."""
+        """Send one request; it ends within its time-out even if the answer trickles in.  Raises :class:`NoAnswer`."""
         timeout = timeout or self.timeout
         deadline = time.monotonic() + timeout
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self._authority}", "Connection: close"]
@@ -126,18 +126,18 @@ class Service:
         try:
             with socket.create_connection((self._host, self._port), timeout=timeout) as line:
                 line.sendall(request)
-                # The response wants of its socket nothing but the file.
+                # The response needs only the file of its socket.
                 response = http.client.HTTPResponse(typing.cast("socket.socket", _Reading(line, deadline)))
                 with response:
                     response.begin()
                     data = _body(response)
                     return Answer(response.status, data.decode("utf-8", "replace"), response.headers)
         except socket.timeout:  # noqa: UP041 - not yet the same as TimeoutError in Python 3.9
-            raise Silent(f"no answer within {timeout:g} seconds") from None
+            raise NoAnswer(f"no answer within {timeout:g} seconds") from None
         except OSError as error:
-            raise Silent(error.strerror or type(error).__name__) from None
+            raise NoAnswer(error.strerror or type(error).__name__) from None
         except (http.client.HTTPException, ValueError) as error:
-            raise Silent(f"an answer that is not HTTP ({type(error).__name__})") from None
+            raise NoAnswer(f"an answer that is not HTTP ({type(error).__name__})") from None
 
 
 def _body(response: http.client.HTTPResponse) -> bytes:
@@ -145,14 +145,14 @@ def _body(response: http.client.HTTPResponse) -> bytes:
     while chunk := response.read1(_LIMIT):
         data += chunk
         if len(data) > _LIMIT:
-            raise Silent("an answer that is too large")
+            raise NoAnswer("an answer that is too large")
     if response.length:
-        raise Silent("an answer that was cut off")
+        raise NoAnswer("an answer that was cut off")
     return data
 
 
 class _Reading(io.RawIOBase):
-    """Reads from a socket until a deadline: a time-out of the socket alone lets an answer drip for ever."""
+    """Reads from a socket until a deadline: a socket time-out alone lets an answer trickle in forever."""
 
     def __init__(self, line: socket.socket, deadline: float) -> None:
         super().__init__()

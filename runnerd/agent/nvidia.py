@@ -1,6 +1,6 @@
-"""What NVIDIA's driver says of the GPUs: which there are, and how busy they are.
+"""The GPUs according to NVIDIA's driver: their models and their utilization.
 
-Refuses to guess: a tool that is missing, hangs or fails is an answer of its own.
+Nothing is guessed: a tool that is missing, hangs or fails raises an error of its own.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 _PROC = pathlib.Path("/proc/driver/nvidia/gpus")
 
 
-class Silent(Exception):
-    """The driver does not answer."""
+class NoAnswer(Exception):
+    """The driver gave no usable answer."""
 
 
 def _ask(*arguments: str, timeout: float) -> str:
@@ -29,45 +29,45 @@ def _ask(*arguments: str, timeout: float) -> str:
             check=False,
         )
     except FileNotFoundError:
-        raise Silent("there is no nvidia-smi on the PATH") from None
+        raise NoAnswer("there is no nvidia-smi on the PATH") from None
     except subprocess.TimeoutExpired:
-        raise Silent(f"nvidia-smi does not answer within {timeout:g} seconds") from None
+        raise NoAnswer(f"nvidia-smi does not answer within {timeout:g} seconds") from None
     except OSError as error:
-        raise Silent(f"nvidia-smi cannot be run: {error}") from None
+        raise NoAnswer(f"nvidia-smi cannot be run: {error}") from None
     text = done.stdout.decode("utf-8", "replace")
     if done.returncode != 0:
-        said = " ".join(text.split())[:300]
-        raise Silent(f"nvidia-smi failed with status {done.returncode}: {said}")
+        output = " ".join(text.split())[:300]
+        raise NoAnswer(f"nvidia-smi failed with status {done.returncode}: {output}")
     return text
 
 
 def models(*, timeout: float = 20.0, proc: pathlib.Path = _PROC) -> list[str]:
-    """The model of each GPU.  Raises :class:`Silent` when neither nvidia-smi nor the driver's files answer."""
+    """Return the model of each GPU.  Raises :class:`NoAnswer` when neither nvidia-smi nor the driver's files answer."""
     try:
         return listed(_ask("-L", timeout=timeout))
-    except Silent as error:
-        found = []
+    except NoAnswer as error:
+        names = []
         for path in sorted(proc.glob("*/information")):
             try:
                 text = path.read_text(encoding="utf-8", errors="replace")
             except OSError:
                 continue
             model = re.search(r"^Model:\s*(.+?)\s*$", text, re.MULTILINE)
-            found.append(model[1] if model else "")
+            names.append(model[1] if model else "")
         # A GPU that fell off its bus makes nvidia-smi fail while the file still names it.
-        if found and "no nvidia-smi" in str(error):
-            return found
+        if names and "no nvidia-smi" in str(error):
+            return names
         raise
 
 
 def listed(text: str) -> list[str]:
-    """The models in the output of ``nvidia-smi -L``; parts of a GPU (MIG) are not GPUs."""
+    """Return the models in the output of ``nvidia-smi -L``; parts of a GPU (MIG) are not GPUs."""
     return re.findall(r"^GPU \d+: (.+?) \(UUID: [^)]*\)\s*$", text, re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Use:
-    """How busy the GPUs were at one moment."""
+    """Utilization of the GPUs at one moment."""
 
     #: Mean over the GPUs, in percent.
     busy: float
@@ -77,52 +77,52 @@ class Use:
 
 
 def use(*, timeout: float = 5.0) -> Use:
-    """Raises :class:`Silent`."""
+    """Return the current utilization.  Raises :class:`NoAnswer`."""
     return used(
         _ask("--query-gpu=utilization.gpu,memory.used,memory.total", "--format=csv,noheader,nounits", timeout=timeout)
     )
 
 
 def used(text: str) -> Use:
-    """Read the answer to the query.  Raises :class:`Silent`."""
+    """Parse the answer to the query.  Raises :class:`NoAnswer`."""
     rows = []
     for line in text.splitlines():
         try:
             busy, memory, total = (_number(part) for part in line.split(","))
         except ValueError:
-            # "[N/A]": a GPU in MIG mode tells no utilisation.
+            # "[N/A]": a GPU in MIG mode reports no utilization.
             continue
         rows.append((busy, memory, total))
     if not rows:
-        raise Silent("nvidia-smi tells no utilisation")
+        raise NoAnswer("nvidia-smi reports no utilization")
     return Use(sum(row[0] for row in rows) / len(rows), sum(row[1] for row in rows), sum(row[2] for row in rows))
 
 
 class Meter:
-    """Takes samples while a job runs and writes one line about them."""
+    """Samples the utilization while a job runs and writes one line of summary."""
 
-    def __init__(self, target: pathlib.Path, *, look: typing.Callable[[], Use] = use) -> None:
-        self._target, self._look = target, look
+    def __init__(self, target: pathlib.Path, *, measure: typing.Callable[[], Use] = use) -> None:
+        self._target, self._measure = target, measure
         self._count = 0
         self._busy = self._peak = self._memory = 0.0
         self._broken = False
 
     def sample(self) -> None:
-        """Take one; after a failure none is taken any more, for it may have cost seconds."""
+        """Take a sample; none is taken after a failure, which may have cost seconds."""
         if self._broken:
             return
         try:
-            one = self._look()
-        except Silent:
+            reading = self._measure()
+        except NoAnswer:
             self._broken = True
             return
         self._count += 1
-        self._busy += one.busy
-        self._peak = max(self._peak, one.busy)
-        self._memory = max(self._memory, one.memory)
+        self._busy += reading.busy
+        self._peak = max(self._peak, reading.busy)
+        self._memory = max(self._memory, reading.memory)
         text = (
-            f"{self._busy / self._count:.0f} % busy on average, {self._peak:.0f} % at most; "
-            f"memory {self._memory / 1024:.1f} of {one.total / 1024:.1f} GiB\n"
+            f"{self._busy / self._count:.0f} % busy on average, {self._peak:.0f} % peak; "
+            f"memory {self._memory / 1024:.1f} of {reading.total / 1024:.1f} GiB\n"
         )
         draft = self._target.with_suffix(".new")
         try:
@@ -134,7 +134,7 @@ class Meter:
 
 
 def _number(text: str) -> float:
-    found = float(text)
-    if not 0 <= found < 1e15 or not text.isascii() or "_" in text:
+    value = float(text)
+    if not 0 <= value < 1e15 or not text.isascii() or "_" in text:
         raise ValueError(f"{text!r} is not a reading")
-    return found
+    return value

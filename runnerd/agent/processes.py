@@ -1,9 +1,9 @@
-"""Processes of this machine, told apart for certain, and everything that a runner has started.
+"""Processes of this machine, identified without ambiguity, and the process tree of a runner.
 
-A pid alone names nothing: a process here is a pid and its start time, and signals go through a pidfd that was opened
-before the start time was compared.  A runner's tree is found by what its members cannot easily shed: a mark in their
-environment, their session, and their descent; the agent adopts orphans, so that descent is not lost by forking twice.
-What runs in containers belongs to the container engine, and is not found here.  Linux only.
+A pid alone is ambiguous: a process here is a pid and its start time, and signals go through a pidfd that was opened
+before the start time was compared.  A runner's tree is found by properties that its members cannot easily shed: a mark
+in their environment, their session, and their ancestry; the agent adopts orphans, so that ancestry is not lost by
+forking twice.  Processes in containers belong to the container engine and are not found.  Linux only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SET_CHILD_SUBREAPER = 36
 
 @dataclass(frozen=True)
 class Process:
-    """One process, never confused with another of the same boot."""
+    """One process, unique within a boot."""
 
     pid: int
     #: Clock ticks from boot to its start: field 22 of /proc/PID/stat (proc(5)).
@@ -41,12 +41,12 @@ class Stat:
 
     @property
     def dead(self) -> bool:
-        """It only waits to be collected."""
+        """True for a process that only waits to be reaped by its parent."""
         return self.state in "ZXx"
 
 
 def boot_id() -> str:
-    """The kernel's name of this boot (random(4)); empty where it tells none."""
+    """Return the kernel's id of this boot (random(4)); empty where it has none."""
     try:
         return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -58,12 +58,12 @@ def adopt_orphans() -> None:
     try:
         ctypes.CDLL(None, use_errno=True).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     except (OSError, AttributeError):
-        # Mark and session still find all but those that hide on purpose.
+        # Mark and session still find all but the processes that hide on purpose.
         return
 
 
 def stat(pid: int) -> Stat | None:
-    """What the kernel says of the process; None when there is none."""
+    """Return the kernel's facts about the process; None when there is none."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             line = file.read()
@@ -75,24 +75,24 @@ def stat(pid: int) -> Stat | None:
 
 
 def identify(pid: int) -> Process | None:
-    """Who has that pid now; None for nobody and for the dead."""
-    found = stat(pid)
-    return None if found is None or found.dead else found.process
+    """Return the process that has that pid now; None when there is none or it is dead."""
+    facts = stat(pid)
+    return None if facts is None or facts.dead else facts.process
 
 
 def alive(process: Process) -> bool:
-    """True while exactly that process lives."""
+    """Return True while exactly that process lives."""
     return identify(process.pid) == process
 
 
 def send(process: Process, number: int) -> bool:
-    """Signal exactly that process; False when it is gone."""
+    """Signal exactly that process; return False when it is gone."""
     try:
         handle = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return False
     except OSError:
-        # A kernel before 5.3: compared and signalled in two steps, which is as good as it has.
+        # A kernel before 5.3: compared and signalled in two steps, the best it offers.
         return _send_plain(process, number)
     try:
         if not alive(process):
@@ -116,31 +116,31 @@ def _send_plain(process: Process, number: int) -> bool:
 
 
 def table() -> dict[int, Stat]:
-    """Every process, the dead ones included."""
-    found = {}
+    """Return all processes by pid, dead ones included."""
+    processes = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
-            one = stat(int(name))
-            if one is not None:
-                found[one.process.pid] = one
-    return found
+            facts = stat(int(name))
+            if facts is not None:
+                processes[facts.process.pid] = facts
+    return processes
 
 
 def members(mark: str, *, session: int = 0, adopted: bool = False) -> list[Process]:
-    """The living processes of a runner's tree; never this process or one above it.
+    """Return the living processes of a runner's tree; never this process or an ancestor of it.
 
-    ``session`` is the runner's session while its leader is not yet collected, so that the number is still its own.
+    ``session`` is the runner's session while its leader is not yet reaped, so that the number is still its own.
     With ``adopted`` every child of this process counts: the caller has no other children then.
     """
     everything = table()
     ours = set()
     needle = os.fsencode(f"{MARK}={mark}")
-    for pid, one in everything.items():
-        if (session and one.session == session) or (adopted and one.parent == os.getpid()) or _marked(pid, needle):
+    for pid, facts in everything.items():
+        if (session and facts.session == session) or (adopted and facts.parent == os.getpid()) or _marked(pid, needle):
             ours.add(pid)
     children: dict[int, list[int]] = {}
-    for pid, one in everything.items():
-        children.setdefault(one.parent, []).append(pid)
+    for pid, facts in everything.items():
+        children.setdefault(facts.parent, []).append(pid)
     frontier = list(ours)
     while frontier:
         for child in children.get(frontier.pop(), ()):
@@ -159,43 +159,43 @@ def _marked(pid: int, needle: bytes) -> bool:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return needle in file.read().split(b"\0")
     except OSError:
-        # Gone meanwhile, a kernel thread, or another user's.
+        # Gone meanwhile, a kernel thread, or of another user.
         return False
 
 
 def collect_orphans(spare: typing.Collection[int] = ()) -> None:
-    """Collect adopted children that have ended, all but those in ``spare``."""
-    for pid, one in table().items():
-        if one.dead and one.parent == os.getpid() and pid not in spare:
+    """Reap adopted children that have ended, except those in ``spare``."""
+    for pid, facts in table().items():
+        if facts.dead and facts.parent == os.getpid() and pid not in spare:
             try:
                 os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
                 continue
 
 
-def clear(look: typing.Callable[[], list[Process]], *, grace: float, patience: float) -> list[Process]:
-    """End all that ``look`` finds, asked first and forced after ``grace`` seconds; what is left after ``patience``."""
+def clear(find: typing.Callable[[], list[Process]], *, grace: float, patience: float) -> list[Process]:
+    """End the processes that ``find`` returns, with SIGKILL after ``grace``; return the rest after ``patience``."""
     began = time.monotonic()
     asked: set[Process] = set()
     pause = 0.01
     while True:
-        left = look()
+        left = find()
         waited = time.monotonic() - began
         if not left or waited >= patience:
             return left
-        for one in left:
+        for process in left:
             if waited >= grace:
-                _try(one, signal.SIGKILL)
-            elif one not in asked:
-                asked.add(one)
-                _try(one, signal.SIGTERM)
+                _try_send(process, signal.SIGKILL)
+            elif process not in asked:
+                asked.add(process)
+                _try_send(process, signal.SIGTERM)
         time.sleep(pause)
         pause = min(0.2, pause * 1.5)
 
 
-def _try(process: Process, number: int) -> None:
+def _try_send(process: Process, number: int) -> None:
     try:
         send(process, number)
     except PermissionError:
-        # Another user's, by setuid; it is the machine's end that ends it.
+        # Of another user, by setuid; it ends with the machine.
         return

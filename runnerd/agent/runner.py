@@ -1,7 +1,7 @@
-"""The runner's process: started once, watched by what it prints, ended with everything that it started.
+"""The runner's process: started once, followed through its output, ended with everything that it started.
 
-Its output goes to a file, not to a pipe, so that a job survives the agent's own end, and an agent that is started
-again takes up where the last one was.  Secrets are in its environment and nowhere else.
+Its output goes to a file, not to a pipe, so that a job survives the end of the agent, and a restarted agent continues
+where the last one stopped.  Secrets are in its environment and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import shutil
 import subprocess
 import typing
 
-from runnerd.agent import client, environment, home, hooks, lines, processes
+from runnerd.agent import client, environment, hooks, processes, runner_output, state_directory
 
 log = logging.getLogger("agent.runner")
 
-#: The output is cut when it is longer than this and has been read.
+#: Bytes after which the output file is truncated, once it has been read.
 _OUTPUT_LIMIT = 16 * 1024 * 1024
+#: Bytes of a line; no relevant one is longer.
 _LINE_LIMIT = 64 * 1024
 
 
@@ -33,8 +34,8 @@ class Runner:
 
     def __init__(
         self,
-        record: home.RunnerRecord,
-        at: home.Home,
+        record: state_directory.RunnerRecord,
+        at: state_directory.StateDirectory,
         marks: hooks.Hooks,
         *,
         child: subprocess.Popen[bytes] | None = None,
@@ -52,31 +53,31 @@ class Runner:
     @classmethod
     def start(
         cls,
-        orders: client.Orders,
+        assignment: client.Assignment,
         place: environment.Place,
-        at: home.Home,
+        at: state_directory.StateDirectory,
         *,
         instance: str,
         base: dict[str, str],
         adopts: bool = False,
     ) -> Runner:
-        """Start what the daemon ordered, in a session of its own.
+        """Start the assigned runner, in a session of its own.
 
         With ``adopts`` every child of this process belongs to the runner.  Raises :class:`NotStarted`.
         """
         mark = secrets.token_hex(16)
         variables = environment.variables(
-            orders.environment, place, kind=orders.kind, instance=instance, mark=mark, base=base
+            assignment.environment, place, kind=assignment.kind, instance=instance, mark=mark, base=base
         )
-        program = _program(orders.command[0], variables["PATH"], place.work)
-        record = home.RunnerRecord(
-            kind=orders.kind,
-            name=orders.name,
+        program = _program(assignment.command[0], variables["PATH"], place.work)
+        record = state_directory.RunnerRecord(
+            kind=assignment.kind,
+            name=assignment.name,
             mark=mark,
             boot=processes.boot_id(),
             root=str(pathlib.Path(program).parent.parent),
         )
-        # From here on this instance never registers again, whatever happens.
+        # From here on this instance never registers again.
         at.keep_runner(record)
         output = os.open(at.runner_log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         who = place.account
@@ -85,7 +86,7 @@ class Runner:
             identity = {"user": who.uid, "group": who.gid, "extra_groups": who.groups}
         try:
             child = subprocess.Popen(
-                (program, *orders.command[1:]),
+                (program, *assignment.command[1:]),
                 cwd=place.work,
                 env=variables,
                 stdin=subprocess.DEVNULL,
@@ -99,26 +100,28 @@ class Runner:
             raise NotStarted(f"the runner command {program} cannot be run: {error.strerror}") from error
         finally:
             os.close(output)
-        # Not collected yet, so the pid is certainly its own.
-        found = processes.stat(child.pid)
-        started = found.process.started if found is not None else 0
+        # Not reaped yet, so the pid is certainly its own.
+        facts = processes.stat(child.pid)
+        started = facts.process.started if facts is not None else 0
         record = dataclasses.replace(record, pid=child.pid, started=started)
         at.keep_runner(record)
         return cls(record, at, place.hooks, child=child, adopts=adopts)
 
     @classmethod
-    def resume(cls, record: home.RunnerRecord, at: home.Home, marks: hooks.Hooks) -> Runner | None:
-        """The runner of an earlier agent; it may have ended meanwhile.  None when it was never started."""
+    def resume(
+        cls, record: state_directory.RunnerRecord, at: state_directory.StateDirectory, marks: hooks.Hooks
+    ) -> Runner | None:
+        """Return the runner of an earlier agent, which may have ended meanwhile; None when it was never started."""
         if record.boot != processes.boot_id():
-            # Nothing of another boot lives; its numbers mean nothing now.
+            # No process of another boot lives; its pids are meaningless now.
             record = dataclasses.replace(record, pid=0, started=0)
             return cls(record, at, marks) if record.job_at >= 0 else None
         if not record.pid:
-            # The agent died in the very act: the leader of its own session that carries the mark is the runner.
-            for one in processes.members(record.mark):
-                seen = processes.stat(one.pid)
-                if seen is not None and seen.session == one.pid:
-                    record = dataclasses.replace(record, pid=one.pid, started=one.started)
+            # The agent died while starting it: the session leader that carries the mark is the runner.
+            for process in processes.members(record.mark):
+                facts = processes.stat(process.pid)
+                if facts is not None and facts.session == process.pid:
+                    record = dataclasses.replace(record, pid=process.pid, started=process.started)
                     at.keep_runner(record)
                     return cls(record, at, marks)
             return None
@@ -133,15 +136,15 @@ class Runner:
         return self._marks
 
     def keep_job(self, at: float) -> None:
-        """Write down that a job was seen, at that monotonic time."""
+        """Record that a job was seen, at that monotonic time."""
         self.record = dataclasses.replace(self.record, job_at=at)
         self._home.keep_runner(self.record)
 
     def exited(self) -> bool:
-        """True once the runner's own process has ended; what it started may live on."""
+        """Return True once the runner's own process has ended; its children may live on."""
         if self._child is None:
             return not self.record.pid or not processes.alive(self._process)
-        # Looked at and not collected: its number stays its own until its tree has been cleared.
+        # Polled and not reaped: its pid stays its own until its tree has been cleared.
         return os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     @property
@@ -150,20 +153,20 @@ class Runner:
         return None if self._child is None else self._child.returncode
 
     def send(self, number: int) -> None:
-        """Signal the runner itself, which passes on what its job must know."""
+        """Signal the runner itself, which forwards signals to its job as needed."""
         processes.send(self._process, number)
 
     def clear(self, *, grace: float, patience: float) -> None:
-        """End everything that is left of the runner's tree, itself included."""
-        # The session's number is certain only while its leader is not collected.
+        """End the rest of the runner's tree, itself included."""
+        # The session's number is unambiguous only while its leader is not reaped.
         session = self._child.pid if self._child is not None and self._child.returncode is None else 0
 
-        def look() -> list[processes.Process]:
+        def find() -> list[processes.Process]:
             return processes.members(self.record.mark, session=session, adopted=self._adopts and bool(session))
 
-        left = processes.clear(look, grace=grace, patience=patience)
+        left = processes.clear(find, grace=grace, patience=patience)
         if left:
-            log.error("processes %s of the runner do not end", ", ".join(str(one.pid) for one in left))
+            log.error("processes %s of the runner do not end", ", ".join(str(process.pid) for process in left))
         if self._child is not None:
             try:
                 self._child.wait(timeout=1.0)
@@ -173,26 +176,26 @@ class Runner:
             self.collect()
 
     def collect(self) -> None:
-        """Collect adopted orphans that have ended."""
+        """Reap adopted orphans that have ended."""
         if self._adopts:
             processes.collect_orphans({self._child.pid} if self._child is not None else ())
 
-    def look(self, *, last: bool = False) -> list[lines.Sighting]:
-        """What its output tells since the last look; with ``last`` also from a line without an end."""
+    def read_events(self, *, last: bool = False) -> list[runner_output.Event]:
+        """Return the events in its new output; with ``last`` also from an unterminated line."""
         data = self._rest + self._fresh()
         whole, newline, rest = data.rpartition(b"\n")
         if last:
             whole, rest = data, b""
         elif not newline:
             whole, rest = b"", data
-        # A line without an end that is longer than any that matters.
+        # Drop an unterminated line that is longer than any relevant one.
         self._rest = rest if len(rest) <= _LINE_LIMIT else b""
-        found = []
+        events = []
         for line in whole.split(b"\n"):
-            seen = lines.read(self.kind, line.decode("utf-8", "replace"))
-            if seen is not None:
-                found.append(seen)
-        return found
+            event = runner_output.read(self.kind, line.decode("utf-8", "replace"))
+            if event is not None:
+                events.append(event)
+        return events
 
     def _fresh(self) -> bytes:
         try:
@@ -203,13 +206,13 @@ class Runner:
             return b""
         self._offset += len(data)
         if self._offset > _OUTPUT_LIMIT:
-            # The runner appends, so it goes on at the new end.
+            # The runner appends, so it continues at the new end.
             os.truncate(self._home.runner_log, 0)
             self._offset = 0
         return data
 
     def last_line(self) -> str:
-        """The last line that it printed."""
+        """Return the last line of its output."""
         try:
             with open(self._home.runner_log, "rb") as file:
                 file.seek(0, 2)
@@ -217,8 +220,8 @@ class Runner:
                 text = file.read(4096).decode("utf-8", "replace")
         except OSError:
             return ""
-        said = [line.strip() for line in text.splitlines() if line.strip()]
-        return said[-1][:300] if said else ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return lines[-1][:300] if lines else ""
 
 
 def _program(name: str, path: str, work: pathlib.Path) -> str:
@@ -229,7 +232,7 @@ def _program(name: str, path: str, work: pathlib.Path) -> str:
         if os.path.isdir(program) or not os.access(program, os.X_OK):
             raise NotStarted(f"the runner command {program} is not executable")
         return program
-    found = shutil.which(name, path=path)
-    if found is None:
+    program_path = shutil.which(name, path=path)
+    if program_path is None:
         raise NotStarted(f'the runner command "{name}" does not exist on this instance; the PATH is {path}')
-    return found
+    return program_path

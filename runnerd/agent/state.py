@@ -1,4 +1,4 @@
-"""What the agent knows of itself, shared by its threads under one lock."""
+"""The agent's state, shared by its threads under one lock."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import time
 import typing
 from dataclasses import dataclass
 
-from runnerd.agent import notices
+from runnerd.agent import shutdown_notices
 
 
 class Phase(enum.Enum):
-    """Where the instance is in its life; the words of the protocol."""
+    """The phases of an instance; the values are those of the protocol."""
 
-    #: Its hardware is being proven.
+    #: The GPU preflight runs.
     GATE = "gate"
-    #: It asks for a runner.
+    #: The agent asks for a runner.
     WAITING = "waiting"
     #: The runner is being started.
     STARTING = "starting"
@@ -25,25 +25,25 @@ class Phase(enum.Enum):
     IDLE = "idle"
     #: A job runs.
     JOB = "job"
-    #: The job is over.
+    #: The job has ended.
     FINISHED = "finished"
-    #: The instance is about to go.
+    #: The instance is about to end.
     ENDING = "ending"
 
 
 @dataclass(frozen=True)
 class Order:
-    """What the daemon wants, and what it was told when it said so."""
+    """An order of the daemon, with the state that it was given for."""
 
     #: ``stop`` or ``end``.
     action: str
     reason: str
-    #: The order answers a heartbeat that said so.
+    #: ``worker`` of the heartbeat that the order answers.
     worker: bool
 
 
 class State:
-    """The agent's state.  Every method may be called by any thread."""
+    """The agent's state.  Thread-safe."""
 
     def __init__(self, now: float) -> None:
         self._condition = threading.Condition()
@@ -52,7 +52,7 @@ class State:
         self._worker = False
         self._job_started = False
         self._order: Order | None = None
-        self._notice: notices.Notice | None = None
+        self._notice: shutdown_notices.Notice | None = None
         self._gone_at = math.inf
         self._heard = now
 
@@ -67,7 +67,7 @@ class State:
             self._phase = Phase.STARTING
 
     def start_job(self) -> None:
-        """A job is there.  An order from when there was none is void: the daemon must decide anew."""
+        """Record a job's start.  An order given before it is void: the daemon must decide again."""
         with self._condition:
             self._worker = self._job_started = True
             self._phase = Phase.JOB
@@ -76,14 +76,14 @@ class State:
             self._condition.notify_all()
 
     def end_job(self) -> None:
-        """The runner's process tree is gone."""
+        """Record that the runner's process tree has ended."""
         with self._condition:
             self._worker = False
             self._phase = Phase.FINISHED
             self._condition.notify_all()
 
     def body(self) -> dict[str, typing.Any]:
-        """A heartbeat."""
+        """Return the body of a heartbeat."""
         with self._condition:
             body: dict[str, typing.Any] = {
                 "phase": self._phase.value,
@@ -98,22 +98,22 @@ class State:
             return body
 
     def obey(self, order: Order | None, *, now: float) -> None:
-        """Take the daemon's answer to a heartbeat; None for ``continue``."""
+        """Store the daemon's answer to a heartbeat; None for ``continue``."""
         with self._condition:
             self._heard = max(self._heard, now)
             if order is not None and order.worker != self._worker:
-                # Said about another state of affairs; the next heartbeat brings the answer to this one.
+                # Given for a state that has changed; the next heartbeat brings the answer to the current one.
                 return
             self._order = order
             self._condition.notify_all()
 
     def hear(self, now: float) -> None:
-        """The daemon answered something."""
+        """Record that the daemon answered."""
         with self._condition:
             self._heard = max(self._heard, now)
 
-    def warn(self, notice: notices.Notice) -> None:
-        """The machine will be taken away; the soonest notice counts."""
+    def warn(self, notice: shutdown_notices.Notice) -> None:
+        """Record a notice that the machine goes away; the earliest counts."""
         with self._condition:
             if notice.at > 0:
                 self._gone_at = min(self._gone_at, notice.at)
@@ -122,12 +122,12 @@ class State:
             self._condition.notify_all()
 
     def wake(self) -> None:
-        """End the waits: something else has happened."""
+        """End all waits."""
         with self._condition:
             self._condition.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Until something changes, for that long at most."""
+        """Wait until the state changes, at most for that long."""
         with self._condition:
             self._condition.wait(seconds)
 
@@ -137,13 +137,13 @@ class State:
             return self._order
 
     @property
-    def notice(self) -> notices.Notice | None:
+    def notice(self) -> shutdown_notices.Notice | None:
         with self._condition:
             return self._notice
 
     @property
     def gone_at(self) -> float:
-        """When the machine goes at the latest, as far as any notice has told (monotonic seconds); else infinity."""
+        """The time by which the machine goes, by the notices so far (monotonic seconds); infinity without one."""
         with self._condition:
             return self._gone_at
 

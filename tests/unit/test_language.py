@@ -26,7 +26,6 @@ EXEMPT = frozenset(
         "provisioners/support",
         "provisioners/testing.py",
         "runnerd/admin",
-        "runnerd/agent",
         "runnerd/assets.py",
         "runnerd/bootstrap",
         "runnerd/cli",

@@ -23,7 +23,7 @@ from provisioners.catalogue import renewed, shipped
 from provisioners.support import numbers, units
 from runnerd import errors
 from runnerd.agent import client as agent_client
-from runnerd.agent import documents, nvidia
+from runnerd.agent import nvidia, strict_json
 from runnerd.forges.github import failures
 from runnerd.forges.github.scalesets import messages, tally
 from runnerd.forges.gitlab import jobs, pace
@@ -71,7 +71,7 @@ def test_a_number_with_a_part_is_no_whole_one(value: object) -> None:
     assert numbers.real(value) is not None and numbers.whole(value) is None
 
 
-@pytest.mark.parametrize("loads", [numbers.loads, documents.loads])
+@pytest.mark.parametrize("loads", [numbers.loads, strict_json.loads])
 @pytest.mark.parametrize("text", NO_JSON)
 def test_json_without_meaning_is_no_json(loads: Callable[[str], Any], text: str) -> None:
     assert json.loads(text)
@@ -337,4 +337,4 @@ def test_no_agent_waits_for_a_time_that_is_no_number(value: object) -> None:
     with pytest.raises(ValueError):
         agent_client.clamp(value)
     with pytest.raises(agent_client.Unreachable):
-        agent_client.Orders.read({"action": "wait", "after": value})
+        agent_client.Assignment.read({"action": "wait", "after": value})

@@ -1,8 +1,7 @@
-"""The built-in ``cml``: reports of CI jobs as comments, with upstream CML 0.20.6's flags, environment and
-requests.
+"""The built-in ``cml``: reports of CI jobs as comments, compatible with the flags and requests of CML 0.20.6.
 
 Built in are ``comment create|update``, ``asset publish`` and the old ``publish`` and ``send-comment``. It
-never sends telemetry and never uploads to a public third party that nobody named. Standard library only, any
+never sends telemetry and uploads to no public third party unless its address is given. Standard library only, any
 Python from 3.9.
 
 The seam to the agent is two functions. The agent's zipapp serves the sub-command ``cml`` by

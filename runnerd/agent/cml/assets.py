@@ -1,7 +1,7 @@
-"""Puts files where a comment can show them: the operator's asset store, or GitLab itself.
+"""Uploads of files that a comment shows: to the operator's asset store, or to GitLab itself.
 
 Contract of a store (upstream's, reference section 3.5): POST of the raw bytes with type, length and name; the
-answer's body is the URL. There is no default store: a public third party is used only when somebody names it.
+answer's body is the URL. There is no default store: a public third party is used only when its address is given.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import urllib.parse
 from runnerd.agent.cml import context as contexts
 from runnerd.agent.cml import driver, failures, transport
 
-#: Bytes of a file that is still published; a report is no place for more, and the file is held in memory.
+#: Largest file in bytes that is published; it is held in memory.
 _LARGEST_FILE = 256 * 1024 * 1024
 #: Seconds between two reads while a store takes a file.
 _TIMEOUT = 300.0
@@ -72,7 +72,7 @@ class Publisher:
             return self._forge.upload(upload)
         if not self._url:
             raise failures.Failure(
-                f"{upload.name} has to be uploaded to be seen in a comment, and no place to upload to is set",
+                f"{upload.name} must be uploaded to be shown in a comment, and no asset store is set",
                 "set CML_ASSET_URL to your asset store (the operator of runnerd sets it under `assets`), "
                 "or leave files out of the report with --publish=false",
             )
@@ -105,7 +105,7 @@ class Publisher:
             "Content-Length": str(len(upload.data)),
             "Content-Disposition": f'inline; filename="{plain}"',
         }
-        # The same file twice is one file to the store, and runnerd's may be down for the moment of a restart.
+        # The store keeps equal files once, so a retry is safe; runnerd's store may be down during a restart.
         return self._http.send(
             "POST", url, headers=headers, body=upload.data, secret_path=True, patient=True, timeout=_TIMEOUT
         )

@@ -1,4 +1,4 @@
-"""Runs a command line of ``cml``: finds what it means, does it, and tells people when it cannot."""
+"""Entry point of ``cml``: parses the command line, runs the command and reports errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runnerd.agent.cml import job as jobs
 
 VERSION = "0.20.6 (built into runnerd)"
 
-#: Commands of upstream that are not built in: their words, why, and what to use.
+#: Commands of upstream that are not built in: their names, the reason, and a replacement.
 _ELSEWHERE = (
     (
         ("runner", "runner launch"),
@@ -60,7 +60,7 @@ def main(argv: typing.Sequence[str] | None = None, context: contexts.Context | N
     """
     argv = sys.argv if argv is None else argv
     if context is None:
-        _speak_utf8()
+        _write_utf8()
         context = contexts.Context()
     name = os.path.basename(argv[0]) if argv else "cml"
     arguments = list(argv[1:])
@@ -74,10 +74,10 @@ def main(argv: typing.Sequence[str] | None = None, context: contexts.Context | N
     except KeyboardInterrupt:
         context.error("interrupted")
     except BrokenPipeError:
-        # Whoever read the output has gone; there is nobody to tell.
+        # The reader of the output has gone.
         pass
     except Exception as error:
-        # An answer of a shape that nobody expected ends in a sentence; the trace is for who asks for it.
+        # An unexpected error ends in one sentence; the trace is logged at level debug.
         context.debug(traceback.format_exc())
         context.error(
             f"unexpected {type(error).__name__}: {error}\n"
@@ -86,8 +86,8 @@ def main(argv: typing.Sequence[str] | None = None, context: contexts.Context | N
     return 1
 
 
-def _speak_utf8() -> None:
-    """Write UTF-8 whatever the locale: a report's title must not fail in a container without one."""
+def _write_utf8() -> None:
+    """Write UTF-8 in every locale: a report's title must not fail in a container without one."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
@@ -130,7 +130,7 @@ def _comment(parsed: options.Parsed, context: contexts.Context) -> int:
     http = transport.Transport(context)
     forge = _forge(parsed, context, http)
     forge.greet()
-    _say_deprecated(parsed, context, forge)
+    _warn_deprecated(parsed, context, forge)
     url = assets.store_url(
         (
             parsed.text("publish-url"),
@@ -167,15 +167,14 @@ def _publish(parsed: options.Parsed, context: contexts.Context) -> int:
     try:
         forge = _forge(parsed, context, http)
     except failures.Failure as failure:
-        # An asset store needs neither token nor repository; the forge is then only told about, and may be
-        # missing.
+        # An asset store needs neither token nor repository; the forge is then optional.
         if native or not url:
             raise
         context.debug(str(failure))
     if forge is not None:
         forge.greet()
         native = native or (not url and forge.can_upload)
-    _say_deprecated(parsed, context, forge)
+    _warn_deprecated(parsed, context, forge)
     if parsed.flag("gitlab-uploads"):
         context.warn("--gitlab-uploads will be deprecated soon, use --native instead")
     path = context.directory / parsed.arguments[0]
@@ -208,7 +207,7 @@ def _forge(parsed: options.Parsed, context: contexts.Context, http: transport.Tr
     return gitlab.Gitlab(context, http, repo=repo, token=token)
 
 
-def _say_deprecated(parsed: options.Parsed, context: contexts.Context, forge: driver.Driver | None) -> None:
+def _warn_deprecated(parsed: options.Parsed, context: contexts.Context, forge: driver.Driver | None) -> None:
     assert parsed.command is not None
     if not parsed.command.deprecated:
         return

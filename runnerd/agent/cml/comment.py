@@ -15,18 +15,18 @@ from runnerd.agent.cml import assets, driver, failures, markdown, repository, wa
 from runnerd.agent.cml import context as contexts
 from runnerd.agent.cml import job as jobs
 
-#: GitLab's address is asked for anew for each file that is considered, as upstream does, but not more often
-#: than this: a report with a hundred links would otherwise send hundreds of requests for nothing.
+#: GitLab's address is probed again for each file, as upstream does, but at most so often: a report with a
+#: hundred links would otherwise send hundreds of useless requests.
 _MOST_PROBES = 8
 
-#: Seconds between two looks at watched files, and for how many looks they have to stay the same.
+#: Seconds between two polls of watched files, and the number of polls for which they must not change.
 _WATCH_INTERVAL = 1.0
-_STABLE_LOOKS = 2
+_STABLE_POLLS = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a person asked for, and where."""
+    """One invocation of ``comment create`` or ``comment update``."""
 
     #: The report, as named on the command line; links in it are relative to its directory.
     report: pathlib.Path
@@ -92,7 +92,7 @@ def find_target(context: contexts.Context, forge: driver.Driver, request: Reques
     kind, slash, number = wanted.partition("/")
     if not slash or not number or kind.lower() not in ("commit", "pr", "issue"):
         raise failures.Failure(
-            f'--target="{wanted}" is no target',
+            f'--target="{wanted}" is not a valid target',
             "write commit, pr, auto, commit/SHA, pr/NUMBER or issue/NUMBER",
         )
     return driver.Target(kind.lower(), number)
@@ -109,22 +109,22 @@ def watch(
     """Post when a file changes and update from then on; ends only with the process.
 
     Watched are the report and the local files it refers to, or the trigger file alone, which is removed once
-    served. What is there at the start is not posted: only changes are, as upstream has it.
+    served. The initial content is not posted: only changes are, as in upstream.
     """
-    seen = _look(request, trigger)
+    seen = _snapshot(request, trigger)
     pending: dict[pathlib.Path, tuple[int, int]] | None = None
     stable = 0
     context.info("watching for file changes...")
     while True:
         context.sleep(_WATCH_INTERVAL)
-        now = _look(request, trigger)
+        now = _snapshot(request, trigger)
         if now == seen:
             pending, stable = None, 0
             continue
-        # A file that is still being written changes between two looks.
+        # A file that is still being written changes between two polls.
         stable = stable + 1 if now == pending else 0
         pending = now
-        if stable < _STABLE_LOOKS - 1:
+        if stable < _STABLE_POLLS - 1:
             continue
         if trigger is None or trigger in now:
             try:
@@ -134,10 +134,10 @@ def watch(
                 context.warn(str(failure))
             if trigger is not None:
                 trigger.unlink(missing_ok=True)
-        seen, pending, stable = _look(request, trigger), None, 0
+        seen, pending, stable = _snapshot(request, trigger), None, 0
 
 
-def _look(request: Request, trigger: pathlib.Path | None) -> dict[pathlib.Path, tuple[int, int]]:
+def _snapshot(request: Request, trigger: pathlib.Path | None) -> dict[pathlib.Path, tuple[int, int]]:
     """Return modification time and size of each watched file that is there."""
     paths = [trigger] if trigger is not None else [request.report]
     if trigger is None:
@@ -145,15 +145,15 @@ def _look(request: Request, trigger: pathlib.Path | None) -> dict[pathlib.Path, 
             text = request.report.read_bytes().decode("utf-8-sig")
         except (OSError, UnicodeDecodeError):
             text = ""
-        paths += [_local(request.report.parent, found.url) for found in markdown.references(text)]
-    looked = {}
+        paths += [_local(request.report.parent, reference.url) for reference in markdown.references(text)]
+    states = {}
     for path in paths:
         try:
             facts = path.stat()
         except (OSError, ValueError):
             continue
-        looked[path] = (facts.st_mtime_ns, facts.st_size)
-    return looked
+        states[path] = (facts.st_mtime_ns, facts.st_size)
+    return states
 
 
 def _mark(context: contexts.Context, forge: driver.Driver, request: Request) -> watermark.Watermark | None:

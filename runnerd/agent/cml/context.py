@@ -1,7 +1,7 @@
-"""What a command may touch besides the network: environment, streams, directory, time, chance and git.
+"""Everything a command uses besides the network: environment, streams, directory, time, randomness and git.
 
-Kept in one object so that tests drive a whole command without changing the process.
-Secrets are registered here once, and no line leaves through :class:`Context` with one in it.
+Kept in one object so that tests run a whole command without changing the process.
+Secrets are registered here once, and :class:`Context` masks them in every line that it prints.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import uuid
 #: Verbosity by the names of ``--log``.
 LEVELS = {"error": 0, "warn": 1, "info": 2, "debug": 3}
 
-#: A secret shorter than this is not masked: it would mangle every line that has the same letters.
+#: Shorter secrets are not masked: that would mangle every line with the same letters.
 _SHORTEST_SECRET = 4
 
-#: Seconds a question to git may take.
+#: Seconds that one git command may take.
 _GIT_TIMEOUT = 30.0
 
 
@@ -41,7 +41,7 @@ class Context:
     stderr: typing.TextIO = dataclasses.field(default_factory=lambda: sys.stderr)
     #: Waits that many seconds.
     sleep: typing.Callable[[float], None] = time.sleep
-    #: The wall clock in unix seconds; needed because forges tell when a rate limit ends as a time of day.
+    #: The wall clock in unix seconds; needed because forges state the end of a rate limit as a time of day.
     now: typing.Callable[[], float] = time.time
     #: A fresh uuid4 as text.
     new_uuid: typing.Callable[[], str] = _new_uuid
@@ -85,7 +85,7 @@ class Context:
             print(f"cml: {level}: {self.masked(text)}", file=self.stderr, flush=True)
 
     def git(self, *arguments: str) -> str | None:
-        """Ask git in this directory; None if git is missing, fails, or says nothing.
+        """Return the output of git in this directory; None if git is missing, fails, or prints nothing.
 
         ``safe.directory`` is passed for the one call. Upstream writes it to the user's global configuration
         instead, which outlives the job on a machine that is used again.

@@ -13,15 +13,15 @@ from runnerd.agent.cml import context as contexts
 from runnerd.agent.cml import failures
 from runnerd.agent.cml import job as jobs
 
-#: Variables that hold a token, first come first served; CI_JOB_TOKEN is none of them, it may not comment.
+#: Variables that hold a token, in order of precedence; CI_JOB_TOKEN is not one of them, it may not comment.
 _TOKENS = ("REPO_TOKEN", "repo_token", "GITHUB_TOKEN", "GITLAB_TOKEN")
-#: The one that by its name belongs to the other forge, and is not sent to this one.
+#: The variable whose name belongs to the other forge, and which is not sent to this one.
 _TOKEN_OF_THE_OTHER = {jobs.GITHUB: "GITLAB_TOKEN", jobs.GITLAB: "GITHUB_TOKEN"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What a report is posted to."""
+    """The object that a report is posted to."""
 
     #: ``commit``, ``pr`` or ``issue``.
     kind: str
@@ -47,7 +47,7 @@ class Driver(typing.Protocol):
 
     @property
     def sha(self) -> str:
-        """The commit of the job; empty if the environment does not tell."""
+        """The commit of the job; empty if the environment does not name it."""
 
     @property
     def pull_request(self) -> str:
@@ -66,13 +66,13 @@ class Driver(typing.Protocol):
         """Send what upstream sends before any command."""
 
     def warn(self, text: str) -> None:
-        """Say a warning where people of this forge see it."""
+        """Print a warning where users of this forge see it."""
 
     def pull_requests_of(self, sha: str) -> list[str]:
         """Return the numbers of the open pull requests that have this commit."""
 
     def newest(self, target: Target, wanted: typing.Callable[[str], bool]) -> str | None:
-        """Return the id of the newest comment whose text is wanted."""
+        """Return the id of the newest comment whose text satisfies ``wanted``."""
 
     def create(self, target: Target, report: str) -> str:
         """Post a comment and return its URL."""

@@ -1,13 +1,13 @@
-"""The one error that a person running ``cml`` sees: what happened, where, what to do.
+"""The errors that users of ``cml`` see: what happened, where, and what to do.
 
-Everything the package raises on purpose is a :class:`Failure`; it ends the command with exit code 1.
+Every expected error of the package is a :class:`Failure`; it ends the command with exit code 1.
 """
 
 from __future__ import annotations
 
 
 class Failure(Exception):
-    """A command that cannot go on, in words for the person who wrote the workflow.
+    """A command that cannot continue, explained to the author of the workflow.
 
     :param what: what happened, and where.
     :param remedy: what to do about it; empty if there is nothing useful to say.
@@ -23,7 +23,7 @@ class Failure(Exception):
 
 
 class Refused(Failure):
-    """A forge answered, and the answer is no.
+    """A refusal by a forge.
 
     :param status: the HTTP status code.
     """

@@ -1,7 +1,7 @@
 """Comments on GitHub, GitHub Enterprise Server and ghe.com, by the requests that upstream sends.
 
 Paths, bodies, media types and the ``token`` scheme are those recorded from CML 0.20.6. Telemetry is never
-sent; the question about the acting user that upstream asks for it is, so that the sequence of requests stays
+sent; upstream's request for the acting user, which belongs to it, is, so that the sequence of requests stays
 the same.
 """
 
@@ -19,7 +19,7 @@ from runnerd.agent.cml import job as jobs
 _ACCEPT = "application/vnd.github.v3+json"
 #: Media type by which upstream asks for the pull requests of a commit.
 _ACCEPT_PULLS = "application/vnd.github.groot-preview+json"
-#: Seconds for the request whose answer nobody needs.
+#: Seconds for the request whose answer is not used.
 _GREETING_TIMEOUT = 10.0
 #: Pages of comments that are looked through at most; 30 comments each.
 _MOST_PAGES = 200
@@ -40,7 +40,7 @@ class Github:
         self._token = token
         path = urllib.parse.urlsplit(repo.address).path.strip("/").split("/")
         if len(path) < 2:
-            raise failures.Failure(f"{repo.address} is no repository", "give https://HOST/OWNER/NAME with --repo")
+            raise failures.Failure(f"{repo.address} is not a repository", "give https://HOST/OWNER/NAME with --repo")
         self._repo = f"/repos/{_quoted(path[0])}/{_quoted(path[1])}"
         self._base = repo.api or _api(repo.address)
         self._event: dict[str, typing.Any] | None = None
@@ -92,25 +92,24 @@ class Github:
 
     def newest(self, target: driver.Target, wanted: typing.Callable[[str], bool]) -> str | None:
         first = self._call("GET", self._comments(target))
-        found = [first]
+        answers = [first]
         links = _links(first)
         if "last" in links:
-            # The oldest come first, so the newest are looked at from the end; upstream sees the first page
-            # only.
+            # The oldest come first, so pages are read from the end; upstream reads the first page only.
             pages = _pages_backwards(links["last"])
-            found = []
+            answers = []
             for url in pages:
                 answer = self._call("GET", url)
                 match = _last_wanted(answer, wanted)
                 if match is not None:
                     return match
-            found.append(first)
+            answers.append(first)
         else:
-            while "next" in links and len(found) < _MOST_PAGES:
+            while "next" in links and len(answers) < _MOST_PAGES:
                 answer = self._call("GET", links["next"])
-                found.append(answer)
+                answers.append(answer)
                 links = _links(answer)
-        for answer in reversed(found):
+        for answer in reversed(answers):
             match = _last_wanted(answer, wanted)
             if match is not None:
                 return match
@@ -135,8 +134,8 @@ class Github:
     def _pull_request_event(self) -> dict[str, typing.Any]:
         if self._event is None:
             self._event = driver.event(self._context)
-        found = self._event.get("pull_request")
-        return found if isinstance(found, dict) else {}
+        pull_request = self._event.get("pull_request")
+        return pull_request if isinstance(pull_request, dict) else {}
 
     def _comments(self, target: driver.Target) -> str:
         kind = "commits" if target.kind == "commit" else "issues"
@@ -165,8 +164,8 @@ class Github:
         return answer
 
     def _url(self, answer: transport.Answer) -> str:
-        found = answer.json()
-        return str(found.get("html_url", "")) if isinstance(found, dict) else ""
+        comment = answer.json()
+        return str(comment.get("html_url", "")) if isinstance(comment, dict) else ""
 
 
 def _api(address: str) -> str:
@@ -215,7 +214,7 @@ def _refused(method: str, answer: transport.Answer) -> failures.Refused:
         403: "the token may not do this: give the workflow "
         "`permissions: {contents: write, pull-requests: write}`, or use a personal access token",
         404: "check --repo and --target; a token that may not see the repository gets the same answer",
-        410: "issues or comments are switched off for this repository, or locked",
+        410: "issues or comments are disabled or locked in this repository",
         422: "GitHub refuses the text or the target: a comment has at most 65536 characters, "
         "and a commit has to be pushed before it can be commented",
     }.get(answer.status, "run this again later" if answer.status >= 500 else "")

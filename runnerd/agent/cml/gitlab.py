@@ -61,16 +61,15 @@ class Gitlab:
         self._context.warn(text)
 
     def pull_requests_of(self, sha: str) -> list[str]:
-        found = self._call("GET", f"/repository/commits/{_quoted(sha)}/merge_requests").json()
+        requests = self._call("GET", f"/repository/commits/{_quoted(sha)}/merge_requests").json()
         return [
             str(request["web_url"]).rstrip("/").rpartition("/")[2]
-            for request in found
+            for request in requests
             if request.get("state") == "opened"
         ]
 
     def newest(self, target: driver.Target, wanted: typing.Callable[[str], bool]) -> str | None:
-        """See :meth:`driver.Driver.newest`; GitLab sends the newest notes first, commit comments the
-        oldest."""
+        """See :meth:`driver.Driver.newest`; GitLab lists the newest notes first, but the oldest commit comments."""
         path = self._notes(target)
         text = "note" if target.kind == "commit" else "body"
         best: str | None = None
@@ -105,8 +104,8 @@ class Gitlab:
     def probe(self) -> None:
         """Ask each prefix of the repository's path for the API's version; the first that answers is the server.
 
-        Upstream does so anew for each file it considers for upload; callers keep to that. Where the job states the
-        API's address there is nothing to ask, and no other path of the host sees the token.
+        Upstream repeats this for each file that it considers for upload, and so do the callers. Where the job states
+        the API's address nothing is probed, and no other path of the host receives the token.
 
         :raises failures.Failure: none answered like a GitLab.
         """
@@ -122,8 +121,8 @@ class Gitlab:
                 answer = self._http.send("GET", f"{base}/api/v4/version", headers=self._headers())
                 if answer.status >= 400:
                     raise _refused("GET", answer)
-                found = answer.json()
-                if isinstance(found, dict) and found.get("version"):
+                version = answer.json()
+                if isinstance(version, dict) and version.get("version"):
                     bases.append(base)
             except failures.Failure as failure:
                 refusals.append(failure)
@@ -145,8 +144,8 @@ class Gitlab:
         )
         body = head.encode("utf-8") + upload.data + f"\r\n--{boundary}--\r\n".encode()
         content_type = f"multipart/form-data;boundary={boundary}"
-        found = self._call("POST", "/uploads", body=body, content_type=content_type).json()
-        return str(found["url"])
+        uploaded = self._call("POST", "/uploads", body=body, content_type=content_type).json()
+        return str(uploaded["url"])
 
     def _notes(self, target: driver.Target) -> str:
         kinds = {"commit": "repository/commits", "pr": "merge_requests", "issue": "issues"}

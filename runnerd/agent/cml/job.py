@@ -1,7 +1,7 @@
 """The facts that a CI job's variables state: forge, server, API, repository and working folder.
 
-They are the forge's own word on where the job belongs, so they come before anything that git says: the
-directory of a job may lie in a checkout of something else.
+They are set by the forge itself, so they take precedence over git: the directory of a job may lie in a
+checkout of another repository.
 """
 
 from __future__ import annotations

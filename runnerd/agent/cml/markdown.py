@@ -1,4 +1,4 @@
-"""Finds the links, images and reference definitions of a report, and rewrites where they point.
+"""The links, images and reference definitions of a report: parsing, and rewriting of their destinations.
 
 Only destinations are replaced; everything else of the text stays byte for byte as its author wrote it
 (upstream prints the whole document anew from its syntax tree). Code, comments and HTML are not looked into:
@@ -16,7 +16,7 @@ import typing
 
 
 class Kind(enum.Enum):
-    """What kind of thing points somewhere."""
+    """The kinds of references."""
 
     #: ``![alt](destination "title")``
     IMAGE = "image"
@@ -28,10 +28,10 @@ class Kind(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """One place in a document that points somewhere."""
+    """One reference in a document."""
 
     kind: Kind
-    #: Where it points, with escapes and entities resolved.
+    #: Its destination, with escapes and entities resolved.
     url: str
     title: str
     #: The half-open range of the document that holds the destination, angle brackets included.
@@ -57,11 +57,11 @@ _SPACE = " \t\r\n"
 
 
 def references(text: str) -> list[Reference]:
-    """List what points somewhere, in the order of the document."""
+    """List the references, in the order of the document."""
     found: list[Reference] = []
     for start, end in _prose(text):
         definitions = list(_definitions(text, start, end))
-        # What is inside of a definition is no link of its own.
+        # A link inside of a definition does not count.
         taken = {definition.start for definition in definitions}
         found.extend(definitions)
         found.extend(inline for inline in _inlines(text, start, end) if inline.start not in taken)

@@ -45,13 +45,13 @@ class Command:
     help: str
     prefix: str
     options: tuple[Option, ...]
-    #: Said when an old name is used; empty for today's names.
+    #: The warning for an old name; empty for current names.
     deprecated: str = ""
 
 
 #: Options of every command.
 GLOBAL = (
-    Option("log", "how much to say: error, warn, info, debug", choices=("error", "warn", "info", "debug")),
+    Option("log", "log level: error, warn, info, debug", choices=("error", "warn", "info", "debug")),
     Option("driver", "the forge: github or gitlab (default: by host, then by environment)"),
     Option("repo", "URL of the repository (default: the job's; outside CI, git remote origin)"),
     Option("driver-token", "token for the forge (default: REPO_TOKEN, GITHUB_TOKEN, ...)", aliases=("token",)),
@@ -66,10 +66,10 @@ COMMENT = (
     ),
     Option("pr", "old form of --target=pr", flag=True, hidden=True),
     Option("commit-sha", "old form of --target=commit/SHA", aliases=("head-sha",), hidden=True),
-    Option("watch", "stay, and update the comment whenever the report or its files change", flag=True),
+    Option("watch", "keep running, and update the comment whenever the report or its files change", flag=True),
     Option("trigger-file", "with --watch: update when this file changes, then remove it", hidden=True),
     Option("publish", "upload the local files that the report refers to (default: true)", flag=True),
-    Option("publish-url", "where to upload to (default: CML_COMMENT_PUBLISH_URL or CML_ASSET_URL)"),
+    Option("publish-url", "address of the asset store (default: CML_COMMENT_PUBLISH_URL or CML_ASSET_URL)"),
     Option("publish-native", "upload to the forge itself (GitLab only)", flag=True, aliases=("native",)),
     Option("update", "update the newest comment of this title instead of creating one", flag=True, hidden=True),
     Option("rm-watermark", "leave out the mark by which updates find the comment", flag=True, hidden=True),
@@ -77,7 +77,7 @@ COMMENT = (
 )
 
 ASSET = (
-    Option("url", "where to upload to (default: CML_ASSET_URL)"),
+    Option("url", "address of the asset store (default: CML_ASSET_URL)"),
     Option("md", "print markdown instead of the bare URL", flag=True),
     Option("title", "title for the markdown", aliases=("t",)),
     Option("native", "upload to the forge itself (GitLab only)", flag=True),
@@ -90,7 +90,7 @@ ASSET = (
 COMMANDS = (
     Command(("comment", "create"), "markdown file", "post a report as a comment", "CML_COMMENT", COMMENT),
     Command(("comment", "update"), "markdown file", "update the newest report, or post it", "CML_COMMENT", COMMENT),
-    Command(("asset", "publish"), "asset", "upload a file and print where it is", "CML_ASSET", ASSET),
+    Command(("asset", "publish"), "asset", "upload a file and print its URL", "CML_ASSET", ASSET),
     Command(
         ("send-comment",),
         "markdown file",
@@ -109,7 +109,7 @@ COMMANDS = (
     ),
 )
 
-#: Old prefixes of environment variables; a variable of the old form wins, as upstream has it.
+#: Old prefixes of environment variables; a variable of the old form wins, as in upstream.
 _OLD_PREFIXES = {"CML_PUBLISH_": "CML_ASSET_", "CML_SEND_COMMENT_": "CML_COMMENT_"}
 #: Options whose ``CML_<OPTION>`` stands for every command's ``CML_<COMMAND>_<OPTION>``, and wins over it.
 _COMMON = ("DRIVER", "DRIVER_TOKEN", "LOG", "REPO", "TOKEN")
@@ -117,10 +117,10 @@ _COMMON = ("DRIVER", "DRIVER_TOKEN", "LOG", "REPO", "TOKEN")
 
 @dataclasses.dataclass
 class Parsed:
-    """A command line, understood."""
+    """A parsed command line."""
 
     command: Command | None
-    #: What is left of the positional arguments after the command's words.
+    #: The positional arguments after the command's words.
     arguments: tuple[str, ...]
     values: dict[str, str]
     flags: dict[str, bool]
@@ -134,7 +134,7 @@ class Parsed:
 
 
 def parse(arguments: typing.Sequence[str], env: typing.Mapping[str, str]) -> Parsed:
-    """Understand a command line and its environment; raises :class:`failures.Failure` with what is wrong."""
+    """Parse a command line and its environment; raises :class:`failures.Failure` with what is wrong."""
     everything = {name: option for command in COMMANDS for option in command.options for name in option.names}
     everything.update({name: option for option in GLOBAL for name in option.names})
     words, given = _tokens(arguments, everything)

@@ -1,4 +1,4 @@
-"""The repository that a report goes to, found without letting a token out to another server than the job's.
+"""The repository that a report goes to; a token is sent to no other server than the job's.
 
 An explicit ``--repo`` decides, as in upstream. In a CI job the job's variables come next; git's remote counts
 only where they do not name the repository, only from a checkout inside the job's folder, and only on the job's

@@ -1,4 +1,4 @@
-"""Writes the executables by which a job finds ``cml`` and its old names on its PATH.
+"""The executables on a job's PATH: ``cml`` and its old names.
 
 Upstream's npm install has six aliases and its binary none (reference section 3.1); jobs of either kind find
 what they call.
@@ -10,8 +10,7 @@ import os
 import pathlib
 import shlex
 
-#: Every name that upstream ever installed; those without a built-in command say what to use instead, and exit
-#: 1.
+#: Every name that upstream ever installed; those without a built-in command name a replacement and exit with 1.
 NAMES = (
     "cml",
     "cml-publish",
@@ -22,8 +21,7 @@ NAMES = (
     "cml-tensorboard-dev",
 )
 
-#: Runs the package from a directory; ``-I`` hides the job's PYTHON* variables and its working directory from
-#: us.
+#: Runs the package from a directory; ``-I`` ignores the job's PYTHON* variables and working directory.
 _FROM_DIRECTORY = "import sys; sys.path.insert(0, sys.argv.pop(1)); from runnerd.agent import cml; sys.exit(cml.main())"
 
 
@@ -45,7 +43,7 @@ def install(directory: str | os.PathLike[str], python: str, bundle: str | os.Pat
         fresh = place / f".{name}.new"
         fresh.write_text(_script(name, python, bundle), encoding="utf-8")
         fresh.chmod(0o755)
-        # Replaced in one step: a job may be running the old one.
+        # Replaced atomically: a job may be running the old one.
         fresh.replace(path)
         written.append(path)
     return written

@@ -1,7 +1,6 @@
 """HTTP for the forges and the asset store, by the standard library: bounded in time, size and tries.
 
-Refuses to carry a token to another host by a redirect, and to send a request twice when the first may have
-been done.
+Never sends a token to another host by a redirect, nor a request twice when the first may have been executed.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _RATE_LIMIT_TRIES = 5
 _PATIENCE = 900.0
 #: Seconds between the tries of a request that changes nothing, after the forge or the network failed.
 _DELAYS = (1.0, 2.0, 4.0)
-#: The same for a request that may be repeated whatever became of it, to a server that may be restarting: a minute.
+#: The same for an idempotent request to a server that may be restarting: a minute in all.
 _PATIENT_DELAYS = (1.0, 1.0, 2.0, 2.0, 4.0, 4.0, 8.0, 8.0, 15.0, 15.0)
 _REDIRECTS = 5
 #: Failures before anything was sent, so that even a POST may be repeated.
@@ -41,7 +40,7 @@ _UNSENT = (ConnectionRefusedError, socket.gaierror)
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a server said."""
+    """An answer of a server."""
 
     status: int
     #: Lower-case names.
@@ -54,7 +53,7 @@ class Answer:
         return self.body.decode("utf-8-sig", "replace")
 
     def json(self) -> typing.Any:
-        """Parse the body; raises :class:`failures.Failure` when it is not JSON, a proxy's login page say."""
+        """Parse the body; raises :class:`failures.Failure` when it is not JSON, such as a proxy's login page."""
         try:
             return json.loads(self.text)
         except ValueError:
@@ -65,8 +64,7 @@ class Answer:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Hands redirects back as answers: the default keeps the Authorization header on its way to another
-    host."""
+    """Returns redirects as answers: by default the Authorization header would go to the other host."""
 
     def redirect_request(self, *_: typing.Any, **__: typing.Any) -> None:
         return None
@@ -78,8 +76,7 @@ class Transport:
     def __init__(self, context: contexts.Context) -> None:
         self._context = context
         self._waited = 0.0
-        # A CA bundle that is named twice is read once; a bundle that cannot be read costs a warning, not the
-        # report.
+        # A CA bundle that cannot be read causes a warning, not a failure.
         trust = ssl.create_default_context()
         for name in ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"):
             path = context.env.get(name)
@@ -104,7 +101,7 @@ class Transport:
         patient: bool = False,
         timeout: float = _TIMEOUT,
     ) -> Answer:
-        """Send one request and return the last answer, whatever its status.
+        """Send one request and return the last answer, even one with an error status.
 
         :param secret_path: name only the host in messages; the path is what protects the address.
         :param once: try a single time, for requests whose answer is not needed.
@@ -166,23 +163,22 @@ class Transport:
     def _pause(self, answer: Answer, tries: int) -> float | None:
         """Return the seconds to wait if this answer is about the rate, None if it is about something else."""
         headers = answer.headers
-        told = _retry_after(headers.get("retry-after", ""), self._context.now())
+        delay = _retry_after(headers.get("retry-after", ""), self._context.now())
         if answer.status == 429:
-            spent = True
+            rate_limited = True
         elif answer.status == 403:
-            # GitHub: a primary limit has nothing remaining, a secondary one says how long or says so in
-            # words.
-            spent = told is not None or headers.get("x-ratelimit-remaining") == "0"
-            spent = spent or "secondary rate limit" in answer.text.lower()
+            # GitHub: a primary limit has no requests remaining, a secondary one states a delay or says so in its text.
+            rate_limited = delay is not None or headers.get("x-ratelimit-remaining") == "0"
+            rate_limited = rate_limited or "secondary rate limit" in answer.text.lower()
         else:
             return None
-        if not spent or tries >= _RATE_LIMIT_TRIES:
+        if not rate_limited or tries >= _RATE_LIMIT_TRIES:
             return None
-        if told is None:
+        if delay is None:
             reset = headers.get("x-ratelimit-reset") or headers.get("ratelimit-reset") or ""
-            told = float(reset) - self._context.now() + 1.0 if reset.isascii() and reset.isdigit() else 60.0
-        told = max(1.0, told)
-        return told if self._waited + told <= _PATIENCE else None
+            delay = float(reset) - self._context.now() + 1.0 if reset.isascii() and reset.isdigit() else 60.0
+        delay = max(1.0, delay)
+        return delay if self._waited + delay <= _PATIENCE else None
 
 
 def place(url: str) -> str:
@@ -198,7 +194,7 @@ def host(url: str) -> str:
 
 
 def excerpt(text: str, length: int = 300) -> str:
-    """Return the begin of a body on one line."""
+    """Return the beginning of a body on one line."""
     flat = " ".join(text.split())
     return flat if len(flat) <= length else flat[:length] + "..."
 
@@ -219,7 +215,7 @@ def _unreachable(method: str, where: str, cause: BaseException) -> failures.Fail
     elif isinstance(cause, socket.gaierror):
         remedy = "check the host name, and the proxy variables if this machine needs a proxy"
     elif method != "GET" and not isinstance(cause, _UNSENT):
-        remedy = "look whether it was done before you run this again: the request may have arrived"
+        remedy = "the request may have arrived: check its effect before you run this again"
     else:
         remedy = "check that this machine can reach the server, and run this again"
     return failures.Failure(f"no answer to {method} {where}: {cause or type(cause).__name__}", remedy)

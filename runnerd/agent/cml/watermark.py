@@ -10,7 +10,7 @@ import re
 
 _IMAGE = "https://cml.dev/watermark.png"
 
-#: How every watermark's title begins, whatever its label.
+#: The beginning of every watermark's title.
 TITLE = "CML watermark"
 
 #: Characters that upstream escapes in the title; a forge may give them back either way.
@@ -38,7 +38,7 @@ class Watermark:
         return f'![]({url} "{self.title}")'
 
     def is_in(self, text: str) -> bool:
-        """Tell whether the text has a mark of the same title, for whatever commit."""
+        """Tell whether the text has a mark of the same title, for any commit."""
         title = "".join(
             r"\\?" + re.escape(letter) if letter in _ESCAPED else re.escape(letter) for letter in self._plain
         )

@@ -12,12 +12,12 @@ import threading
 import time
 import typing
 
-from runnerd.agent import config, diagnostics, home, life, notices, shift
+from runnerd.agent import config, diagnostics, lifecycle, shutdown_notices, state_directory, supervisor
 
 TOKEN = "rb1.attempt-1." + "b" * 64
 SESSION = "rs1.attempt-1.nonce-of-the-test." + "a" * 64
 JIT = "SmFzdC1hLXNlY3JldC1jb25maWd1cmF0aW9u"
-FAST = shift.Pace(
+FAST = supervisor.Pace(
     tick=0.02, grace=0.6, linger=0.4, linger_hook=2.0, leftovers=0.3, sample=0.2, finished=0.6, farewell=5.0
 )
 
@@ -189,8 +189,8 @@ class Agent:
         directory: pathlib.Path,
         url: str,
         *,
-        pace: shift.Pace = FAST,
-        sources: typing.Sequence[notices.Source] = (),
+        pace: supervisor.Pace = FAST,
+        sources: typing.Sequence[shutdown_notices.Source] = (),
         **more: typing.Any,
     ) -> None:
         directory.mkdir(exist_ok=True)
@@ -198,11 +198,11 @@ class Agent:
         if not path.exists():
             write_config(directory, url, **more)
         settings = config.load(path)
-        self.home = home.Home(directory)
+        self.home = state_directory.StateDirectory(directory)
         secrets = diagnostics.Secrets()
         secrets.add(settings.token)
         diagnostics.start_log(self.home.log, secrets)
-        self.life = life.Life(settings, self.home, secrets, sources=sources, pace=pace, rng=random.Random(1))
+        self.life = lifecycle.Lifecycle(settings, self.home, secrets, sources=sources, pace=pace, rng=random.Random(1))
         self.code: int | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 

@@ -83,7 +83,7 @@ def test_the_bundle_serves_cml(pyz: pathlib.Path) -> None:
 def test_an_agent_that_is_called_wrongly_says_so(pyz: pathlib.Path, arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, pyz, *arguments], capture_output=True, text=True, timeout=20)
     assert done.returncode == 2
-    assert "--config FILE is needed" in done.stderr or "/nowhere/agent.json cannot be read" in done.stderr
+    assert "--config FILE is required" in done.stderr or "/nowhere/agent.json cannot be read" in done.stderr
 
 
 def test_the_bundle_lives_a_whole_life_and_switches_off(

@@ -9,7 +9,7 @@ import typing
 
 import pytest
 
-from runnerd.agent import client, config, home
+from runnerd.agent import client, config, state_directory
 from tests.unit.agent import agent_loopback
 
 
@@ -97,12 +97,12 @@ def test_an_answer_that_drips_for_ever_is_given_up() -> None:
 )
 def test_orders_that_make_no_sense_are_no_orders(answer: dict[str, typing.Any]) -> None:
     with pytest.raises(client.Unreachable) as caught:
-        client.Orders.read(answer)
+        client.Assignment.read(answer)
     assert "secret-1" not in str(caught.value)
 
 
 def test_secrets_are_in_no_representation() -> None:
-    orders = client.Orders.read(
+    orders = client.Assignment.read(
         {"action": "run", "name": "x", "kind": "github", "command": ["a"], "environment": {"T": "secret-1"}}
     )
     assert orders.environment == {"T": "secret-1"}
@@ -116,7 +116,7 @@ def test_secrets_are_in_no_representation() -> None:
     [
         ("{", "is not JSON"),
         ("[]", "JSON object"),
-        ('{"token": "t"}', '"url" must be a text'),
+        ('{"token": "t"}', '"url" must be a string'),
         ('{"url": "ftp://x"}', "http or https"),
         ('{"url": "http://x", "power_off": "halt"}', '"power_off" must be a list'),
         ('{"url": "http://x", "patience": -1}', '"patience" must be a number of seconds'),
@@ -140,17 +140,17 @@ def test_keys_of_a_newer_boot_script_are_left_alone(tmp_path: pathlib.Path) -> N
 
 
 def test_the_nonce_is_made_once_and_fits_the_protocol(tmp_path: pathlib.Path) -> None:
-    nonce = home.Home(tmp_path).nonce()
+    nonce = state_directory.StateDirectory(tmp_path).nonce()
     assert 16 <= len(nonce) <= 128
     assert set(nonce) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
-    assert home.Home(tmp_path).nonce() == nonce
+    assert state_directory.StateDirectory(tmp_path).nonce() == nonce
     assert stat.S_IMODE((tmp_path / "nonce").stat().st_mode) == 0o600
 
 
 def test_two_agents_do_not_share_a_directory(tmp_path: pathlib.Path) -> None:
-    first, second = home.Home(tmp_path), home.Home(tmp_path)
+    first, second = state_directory.StateDirectory(tmp_path), state_directory.StateDirectory(tmp_path)
     first.occupy()
-    with pytest.raises(home.Occupied):
+    with pytest.raises(state_directory.Occupied):
         second.occupy()
     first.leave()
     second.occupy()

@@ -11,7 +11,17 @@ import time
 
 import pytest
 
-from runnerd.agent import client, diagnostics, environment, home, hooks, notices, processes, runner, state
+from runnerd.agent import (
+    client,
+    diagnostics,
+    environment,
+    hooks,
+    processes,
+    runner,
+    shutdown_notices,
+    state,
+    state_directory,
+)
 from tests.unit.agent import agent_loopback
 
 # -- diagnostics -------------------------------------------------------------------------------------------------------
@@ -87,10 +97,10 @@ def test_diagnostics_are_bounded_and_hold_the_ends_of_the_logs(tmp_path: pathlib
 )
 def test_a_file_is_a_notice(tmp_path: pathlib.Path, text: str, reason: str, left: float | None) -> None:
     path = tmp_path / "notice"
-    source = notices.File(path)
-    assert source.look() is None
+    source = shutdown_notices.File(path)
+    assert source.poll() is None
     path.write_text(text)
-    found = source.look()
+    found = source.poll()
     assert found is not None
     assert found.text == reason
     if left is None:
@@ -101,21 +111,21 @@ def test_a_file_is_a_notice(tmp_path: pathlib.Path, text: str, reason: str, left
 
 def test_the_soonest_notice_counts() -> None:
     own = state.State(0)
-    own.warn(notices.Notice("spot", at=100.0))
-    own.warn(notices.Notice("later", at=200.0))
-    assert own.notice == notices.Notice("spot", at=100.0)
-    own.warn(notices.Notice("shutdown"))
-    assert own.notice == notices.Notice("shutdown")
+    own.warn(shutdown_notices.Notice("spot", at=100.0))
+    own.warn(shutdown_notices.Notice("later", at=200.0))
+    assert own.notice == shutdown_notices.Notice("spot", at=100.0)
+    own.warn(shutdown_notices.Notice("shutdown"))
+    assert own.notice == shutdown_notices.Notice("shutdown")
 
 
 def test_a_failing_source_does_not_silence_the_others(tmp_path: pathlib.Path) -> None:
-    class Broken(notices.Source):
-        def look(self) -> notices.Notice | None:
+    class Broken(shutdown_notices.Source):
+        def poll(self) -> shutdown_notices.Notice | None:
             raise RuntimeError("no metadata service")
 
-    told: list[notices.Notice] = []
+    told: list[shutdown_notices.Notice] = []
     (tmp_path / "notice").write_text("")
-    watch = notices.Watch([Broken(), notices.File(tmp_path / "notice")], told.append, every=0.01)
+    watch = shutdown_notices.Watch([Broken(), shutdown_notices.File(tmp_path / "notice")], told.append, interval=0.01)
     watch.start()
     deadline = time.monotonic() + 5
     while not told and time.monotonic() < deadline:
@@ -294,12 +304,14 @@ def test_the_runner_is_on_record_before_it_is_started(tmp_path: pathlib.Path, mo
     def killed(*args: object, **more: object) -> None:
         raise Killed
 
-    orders = client.Orders("run", name="acme-ci-1", kind="gitlab", command=("/bin/true",), environment={"T": "hidden"})
+    assignment = client.Assignment(
+        "run", name="acme-ci-1", kind="gitlab", command=("/bin/true",), environment={"T": "hidden"}
+    )
     place = environment.prepare(tmp_path, tmp_path, None)
-    at = home.Home(tmp_path)
+    at = state_directory.StateDirectory(tmp_path)
     monkeypatch.setattr(subprocess, "Popen", killed)
     with pytest.raises(Killed):
-        runner.Runner.start(orders, place, at, instance="i", base={"PATH": "/bin"})
+        runner.Runner.start(assignment, place, at, instance="i", base={"PATH": "/bin"})
     record = at.runner()
     assert record is not None
     assert (record.pid, record.kind, record.name) == (0, "gitlab", "acme-ci-1")

@@ -131,7 +131,7 @@ def test_target_pr_without_a_pull_request_fails(bench: loopback.Bench) -> None:
 def test_a_target_that_is_none_fails_before_anything_is_posted(bench: loopback.Bench, target: str) -> None:
     on_pull_request(bench)
     assert bench.run("cml", "comment", "create", f"--target={target}", "report.md") == 1
-    assert "is no target" in bench.err
+    assert "is not a valid target" in bench.err
     assert [asked.method for asked in bench.forge.asked] == ["GET"]
 
 
@@ -190,7 +190,7 @@ def test_no_store_is_ever_assumed_on_github(bench: loopback.Bench) -> None:
     del bench.env["CML_ASSET_URL"]
     bench.write("report.md", "![](plots/out.png)\n")
     assert bench.run("cml", "comment", "create", "report.md") == 1
-    assert "out.png has to be uploaded" in bench.err
+    assert "out.png must be uploaded" in bench.err
     assert "set CML_ASSET_URL" in bench.err
     assert [asked.method for asked in bench.forge.asked] == ["GET"]
 

@@ -1,7 +1,7 @@
-"""The one thread that speaks to the daemon while the instance lives: reports, in their order, and heartbeats.
+"""The thread that reports to the daemon while the instance lives: reports, in order, and heartbeats.
 
-One thread, because order matters: "job started" before "job ended", and no heartbeat that still tells of a job after
-the report of its end.  A report is repeated until it is answered; the daemon takes a repeated one for what it is.
+One thread, because order matters: "job started" before "job ended", and no heartbeat that still mentions a job after
+the report of its end.  A report is repeated until it is answered; the daemon recognizes repetitions.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ import typing
 
 from runnerd.agent import client, state
 
-log = logging.getLogger("agent.speaker")
+log = logging.getLogger("agent.reporting")
 
 
-class Speaker:
+class Reporter:
     """Delivers reports and heartbeats."""
 
-    def __init__(self, line: client.Client, own: state.State, *, heartbeat: float, rng: random.Random) -> None:
-        self._line, self._own = line, own
+    def __init__(self, daemon: client.Client, shared: state.State, *, heartbeat: float, rng: random.Random) -> None:
+        self._client, self._state = daemon, shared
         self._heartbeat = heartbeat
         self._backoff = client.Backoff(0.3, 10.0, rng)
         self._condition = threading.Condition()
         self._reports: collections.deque[tuple[str, typing.Callable[[], None]]] = collections.deque()
         self._poked = True
         self._stopped = False
-        self._silent = False
-        self._thread = threading.Thread(target=self._run, name="speaker", daemon=True)
+        self._unreachable = False
+        self._thread = threading.Thread(target=self._run, name="reports", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def report(
-        self, what: str, send: typing.Callable[[], None], *, change: typing.Callable[[], None] | None = None
+        self, subject: str, send: typing.Callable[[], None], *, change: typing.Callable[[], None] | None = None
     ) -> None:
-        """Send this, after what was reported before, until it is answered; followed by a heartbeat.
+        """Queue a report, repeated until it is answered and followed by a heartbeat.
 
-        ``change`` alters the agent's state; no heartbeat tells of that before the report was sent.
+        ``change`` alters the agent's state; no heartbeat mentions the change before the report was sent.
         """
         with self._condition:
             if change is not None:
                 change()
-            self._reports.append((what, send))
+            self._reports.append((subject, send))
             self._poked = True
             self._condition.notify_all()
 
@@ -56,7 +56,7 @@ class Speaker:
             self._condition.notify_all()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until every report is answered; False when time ran out."""
+        """Wait until every report is answered; return False when the time ran out."""
         deadline = time.monotonic() + seconds
         with self._condition:
             while self._reports:
@@ -67,7 +67,7 @@ class Speaker:
             return True
 
     def stop(self) -> None:
-        """Say nothing more; what is being said has a second to end."""
+        """Stop reporting; a request under way has a second to finish."""
         with self._condition:
             self._stopped = True
             self._condition.notify_all()
@@ -93,55 +93,55 @@ class Speaker:
             if due or delivered:
                 with self._condition:
                     if self._reports and time.monotonic() >= retry_at:
-                        # Came meanwhile: it goes first.
+                        # Queued meanwhile: it goes first.
                         self._poked = True
                         continue
-                    body = self._own.body()
+                    body = self._state.body()
                 self._beat(body)
                 beat_at = time.monotonic() + self._heartbeat
 
     def _deliver(self) -> bool:
-        """Send all reports that there are; False when one could not be delivered."""
+        """Send all queued reports; return False when one could not be delivered."""
         while True:
             with self._condition:
                 if not self._reports or self._stopped:
                     return True
-                what, send = self._reports[0]
+                subject, send = self._reports[0]
             try:
                 send()
             except client.Unreachable as error:
-                log.warning("%s could not be reported: %s", what, error)
+                log.warning("%s could not be reported: %s", subject, error)
                 return False
             except client.Refused as error:
-                # The daemon has decided; saying it again changes nothing.
-                log.error("the report of %s was refused: %s", what, error)
+                # The daemon has decided; repeating the report changes nothing.
+                log.error("the report of %s was refused: %s", subject, error)
             else:
                 self._backoff.reset()
-                self._own.hear(time.monotonic())
+                self._state.hear(time.monotonic())
             with self._condition:
                 self._reports.popleft()
                 self._condition.notify_all()
 
     def _beat(self, body: dict[str, typing.Any]) -> None:
         try:
-            answer = self._line.heartbeat(body)
+            answer = self._client.heartbeat(body)
             action = answer.get("action")
             if action not in ("continue", "stop", "end"):
-                raise client.Unreachable("the answer to a heartbeat holds no known action")
+                raise client.Unreachable("the answer to a heartbeat has no known action")
         except client.Unreachable as error:
-            if not self._silent:
+            if not self._unreachable:
                 log.warning("the daemon cannot be reached: %s", error)
-            self._silent = True
+            self._unreachable = True
             return
         except client.Refused as error:
             log.error("the heartbeat was refused: %s", error)
-            # Not allowed any more: with a job that changes nothing, without one there is nothing to stay for.
+            # No longer allowed: irrelevant while a job runs; without one there is no reason to stay.
             if error.status == 403 and not body["worker"]:
-                self._own.obey(state.Order("end", "refused", worker=False), now=time.monotonic())
+                self._state.obey(state.Order("end", "refused", worker=False), now=time.monotonic())
             return
-        if self._silent:
+        if self._unreachable:
             log.info("the daemon answers again")
-        self._silent = False
+        self._unreachable = False
         try:
             self._heartbeat = client.clamp(answer.get("heartbeat", self._heartbeat))
         except (TypeError, ValueError):
@@ -149,4 +149,4 @@ class Speaker:
         order = None
         if action != "continue":
             order = state.Order(action, str(answer.get("reason", "")), worker=bool(body["worker"]))
-        self._own.obey(order, now=time.monotonic())
+        self._state.obey(order, now=time.monotonic())

@@ -1,4 +1,4 @@
-"""JSON as its standard has it: numbers that are none are refused."""
+"""JSON as the standard defines it: NaN and infinities are refused."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import typing
 
 
 def loads(text: str | bytes) -> typing.Any:
-    """Decode JSON.  Raises ValueError, for ``NaN``, ``Infinity`` and ``1e400`` too, which Python takes."""
+    """Decode JSON.  Raises ValueError, for ``NaN``, ``Infinity`` and ``1e400`` too, which Python accepts."""
     return json.loads(text, parse_constant=_number, parse_float=_number)
 
 
 def _number(text: str) -> float:
-    found = float(text)
-    if not math.isfinite(found):
+    number = float(text)
+    if not math.isfinite(number):
         raise ValueError(f"{text[:60]} is not a number")
-    return found
+    return number

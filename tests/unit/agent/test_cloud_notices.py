@@ -12,7 +12,7 @@ import typing
 
 import pytest
 
-from runnerd.agent import config, metadata, notices, preemption, state
+from runnerd.agent import cloud_notices, config, metadata, shutdown_notices, state
 from tests.unit.agent import agent_loopback, clouds_loopback
 from tests.unit.agent.agent_loopback import Agent, script
 
@@ -55,7 +55,7 @@ def said() -> typing.Iterator[list[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(f"{record.levelname} {record.getMessage()}")
 
-    log, handler = logging.getLogger("agent.preemption"), Keep()
+    log, handler = logging.getLogger("agent.cloud_notices"), Keep()
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -70,18 +70,18 @@ def daemon() -> typing.Iterator[agent_loopback.Daemon]:
         yield made
 
 
-def watch(service: clouds_loopback.Service, *, timeout: float = 0.2, **more: typing.Any) -> preemption.Watcher:
+def watch(service: clouds_loopback.Service, *, timeout: float = 0.2, **more: typing.Any) -> cloud_notices.Watcher:
     """The watcher of that cloud, in a hurry."""
     line = metadata.Service(service.url, timeout=timeout)
     if isinstance(service, clouds_loopback.Ec2):
-        return preemption.Aws(line, every=0.01)
+        return cloud_notices.Aws(line, interval=0.01)
     if isinstance(service, clouds_loopback.Arm):
-        return preemption.Azure(line, every=0.01, **{"first": timeout, **more})
-    return preemption.Gcp(line, "preempted", preemption.preempted(0), **{"hold": 0.1, "floor": 0.01, **more})
+        return cloud_notices.Azure(line, interval=0.01, **{"first": timeout, **more})
+    return cloud_notices.Gcp(line, "preempted", cloud_notices.preempted(0), **{"hold": 0.1, "floor": 0.01, **more})
 
 
-def poll(watcher: preemption.Watcher) -> preemption.Poller:
-    return preemption.Poller("the cloud", watcher, first=0.01, most=0.02, rng=random.Random(1))
+def poll(watcher: cloud_notices.Watcher) -> cloud_notices.Poller:
+    return cloud_notices.Poller("the cloud", watcher, first=0.01, most=0.02, rng=random.Random(1))
 
 
 def until(look: typing.Callable[[], typing.Any], what: str = "nothing came") -> typing.Any:
@@ -94,7 +94,7 @@ def until(look: typing.Callable[[], typing.Any], what: str = "nothing came") -> 
     pytest.fail(what)
 
 
-def left(notice: notices.Notice | None) -> float:
+def left(notice: shutdown_notices.Notice | None) -> float:
     assert notice is not None
     assert notice.at > 0, "no time is told"
     return notice.at - time.monotonic()
@@ -162,7 +162,7 @@ def test_a_gpu_is_found_without_its_driver(tmp_path: pathlib.Path) -> None:
 
 
 def test_outside_of_a_cloud_nothing_is_asked() -> None:
-    assert preemption.sources(metadata.Cloud.NONE) == []
+    assert cloud_notices.sources(metadata.Cloud.NONE) == []
 
 
 @pytest.mark.parametrize(("text", "cloud"), [("aws", "AWS"), ("gcp", "GCP"), ("azure", "AZURE"), ("", "NONE")])
@@ -211,7 +211,7 @@ def test_ec2_says_nothing_until_the_interruption_and_then_its_time(ec2: clouds_l
 
 
 def test_ec2_is_asked_every_five_seconds_with_one_token(ec2: clouds_loopback.Ec2) -> None:
-    watcher = preemption.Aws(metadata.Service(ec2.url))
+    watcher = cloud_notices.Aws(metadata.Service(ec2.url))
     assert [watcher.step().pause for _ in range(3)] == [5.0] * 3
     assert [method for method, _, _ in ec2.asked].count("PUT") == 1
 
@@ -239,7 +239,7 @@ def test_a_rebalance_recommendation_of_ec2_is_noted_once_and_never_acted_on(
     ec2.rebalance = True
     watcher = watch(ec2)
     assert [watcher.step().notice for _ in range(20)] == [None] * 20
-    assert len([line for line in said if "recommends to leave" in line]) == 1
+    assert len([line for line in said if "recommends rebalancing" in line]) == 1
     assert len([path for path in ec2.paths() if path.endswith("rebalance")]) == 1
 
 
@@ -266,7 +266,7 @@ def test_times_of_ec2_that_make_no_sense(ec2: clouds_loopback.Ec2, action: dict[
 @pytest.mark.parametrize("text", ["[]", "null", '{"action": "dance", "time": "2026-11-25T10:00:00Z"}', "terminate"])
 def test_what_is_not_an_interruption_is_none(ec2: clouds_loopback.Ec2, text: str) -> None:
     ec2.action = text
-    with pytest.raises(metadata.Silent):
+    with pytest.raises(metadata.NoAnswer):
         watch(ec2).step()
 
 
@@ -274,7 +274,7 @@ def test_a_token_that_would_forge_a_request_is_not_used(
     ec2: clouds_loopback.Ec2, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ec2, "answer", lambda *given: (200, {}, "a\r\nX-Evil: yes"))
-    with pytest.raises(metadata.Silent, match="a token that is none"):
+    with pytest.raises(metadata.NoAnswer, match="an invalid token"):
         watch(ec2).step()
     assert len(ec2.asked) == 1
 
@@ -297,21 +297,21 @@ def test_a_machine_whose_clock_is_wrong_still_knows_the_time_that_is_left(
 def test_a_preemption_leaves_the_asked_for_notice_and_thirty_seconds(
     gce: clouds_loopback.Gce, lead: float, expected: float
 ) -> None:
-    watcher = preemption.Gcp(metadata.Service(gce.url), "preempted", preemption.preempted(lead), hold=0.05)
+    watcher = cloud_notices.Gcp(metadata.Service(gce.url), "preempted", cloud_notices.preempted(lead), hold=0.05)
     assert watcher.step().notice is None
     gce.change(preempted="TRUE")
     notice = watcher.step().notice
     assert left(notice) == pytest.approx(expected, abs=2)
-    assert notice == notices.Notice("spot preemption", at=notice.at if notice else 0)
+    assert notice == shutdown_notices.Notice("spot preemption", at=notice.at if notice else 0)
 
 
 def test_a_held_request_is_answered_the_moment_that_the_value_changes(gce: clouds_loopback.Gce) -> None:
     source = poll(watch(gce, hold=20, floor=0.0))
-    assert source.look() is None
+    assert source.poll() is None
     gce.wait(2)
     began = time.monotonic()
     gce.change(preempted="TRUE")
-    until(source.look)
+    until(source.poll)
     assert time.monotonic() - began < 2
     assert len(gce.asked) == 2
     assert gce.paths()[1].endswith("last_etag=" + b"FALSE".hex())
@@ -329,8 +329,8 @@ def test_a_service_that_answers_at_once_is_not_flooded(gce: clouds_loopback.Gce,
     ("gpu", "expected"), [pytest.param(True, 3600, id="an hour with a GPU"), pytest.param(False, 60, id="a minute")]
 )
 def test_maintenance_that_ends_the_machine_is_a_notice(gce: clouds_loopback.Gce, gpu: bool, expected: float) -> None:
-    watcher = preemption.Gcp(
-        metadata.Service(gce.url), "maintenance-event", preemption.Maintenance(3600.0 if gpu else 60.0), hold=0.05
+    watcher = cloud_notices.Gcp(
+        metadata.Service(gce.url), "maintenance-event", cloud_notices.Maintenance(3600.0 if gpu else 60.0), hold=0.05
     )
     assert watcher.step().notice is None
     gce.change(event="TERMINATE_ON_HOST_MAINTENANCE")
@@ -338,8 +338,8 @@ def test_maintenance_that_ends_the_machine_is_a_notice(gce: clouds_loopback.Gce,
 
 
 def test_a_live_migration_is_noted_once_and_never_acted_on(gce: clouds_loopback.Gce, said: list[str]) -> None:
-    read = preemption.Maintenance(60)
-    watcher = preemption.Gcp(metadata.Service(gce.url), "maintenance-event", read, hold=0.02)
+    read = cloud_notices.Maintenance(60)
+    watcher = cloud_notices.Gcp(metadata.Service(gce.url), "maintenance-event", read, hold=0.02)
     gce.change(event="MIGRATE_ON_HOST_MAINTENANCE")
     assert [watcher.step().notice for _ in range(3)] == [None] * 3
     assert len(said) == 1
@@ -347,18 +347,18 @@ def test_a_live_migration_is_noted_once_and_never_acted_on(gce: clouds_loopback.
 
 def test_an_answer_without_googles_mark_is_not_believed(gce: clouds_loopback.Gce) -> None:
     gce.change(preempted="TRUE", flavour="")
-    with pytest.raises(metadata.Silent, match="not Google's"):
+    with pytest.raises(metadata.NoAnswer, match="not Google's"):
         watch(gce).step()
 
 
 def test_both_keys_of_google_are_watched(gce: clouds_loopback.Gce) -> None:
-    both = preemption.sources(metadata.Cloud.GCP, url=gce.url, gpu=True)
+    both = cloud_notices.sources(metadata.Cloud.GCP, url=gce.url, gpu=True)
     try:
         for source in both:
-            assert source.look() is None
+            assert source.poll() is None
         gce.wait(4)
         gce.change(event="TERMINATE_ON_HOST_MAINTENANCE", preempted="TRUE")
-        found = [until(source.look) for source in both]
+        found = [until(source.poll) for source in both]
     finally:
         for source in both:
             source.stop()
@@ -380,7 +380,7 @@ def test_azure_tells_what_happens_and_not_before_when(arm: clouds_loopback.Arm, 
 
 
 def test_azure_is_asked_every_second_and_nothing_is_ever_acknowledged(arm: clouds_loopback.Arm) -> None:
-    watcher = preemption.Azure(metadata.Service(arm.url))
+    watcher = cloud_notices.Azure(metadata.Service(arm.url))
     assert watcher.step().pause == 1.0
     arm.schedule("Preempt", 30)
     assert watcher.step().notice is not None
@@ -406,7 +406,7 @@ def test_the_eviction_of_a_neighbour_is_not_ours(arm: clouds_loopback.Arm) -> No
 def test_an_eviction_that_has_started_may_happen_at_any_moment(arm: clouds_loopback.Arm) -> None:
     arm.schedule("Terminate", 300)
     arm.schedule("Preempt", None)
-    assert watch(arm).step().notice == notices.Notice("spot eviction")
+    assert watch(arm).step().notice == shutdown_notices.Notice("spot eviction")
 
 
 def test_the_soonest_event_of_azure_counts(arm: clouds_loopback.Arm) -> None:
@@ -436,7 +436,7 @@ def test_the_first_answer_of_azure_may_take_its_time_and_later_ones_may_not(
     monkeypatch.setattr(arm, "answer", answer)
     watcher = watch(arm, timeout=0.2, first=5.0)
     assert watcher.step().notice is None
-    with pytest.raises(metadata.Silent, match=r"no answer within 0\.2 seconds"):
+    with pytest.raises(metadata.NoAnswer, match=r"no answer within 0\.2 seconds"):
         watcher.step()
 
 
@@ -450,22 +450,22 @@ def test_a_service_in_trouble_gives_no_notice_and_one_line_and_is_asked_until_it
 ) -> None:
     service: typing.Any = request.getfixturevalue(cloud)
     source = poll(watch(service, timeout=0.1))
-    assert source.look() is None
+    assert source.poll() is None
     until(lambda: said)
     service.change(trouble=trouble)
     before = len(service.asked)
     until(lambda: len(said) == 2)
     service.wait(before + 3)
-    assert source.look() is None
+    assert source.poll() is None
     assert "/elsewhere" not in service.paths()
     service.change(trouble="")
     until(lambda: len(said) == 3)
     service.change(action='{"action": "terminate"}', preempted="TRUE")
     if cloud == "arm":
         service.schedule("Preempt", None)
-    assert until(source.look)
+    assert until(source.poll)
     assert said[0] == "INFO the cloud: the metadata service answers"
-    assert said[1].startswith("WARNING the cloud: the metadata service is silent: ")
+    assert said[1].startswith("WARNING the cloud: the metadata service does not answer: ")
     assert said[2:] == ["INFO the cloud: the metadata service answers again"]
 
 
@@ -474,13 +474,13 @@ def test_a_service_that_vanishes_is_found_again(request: pytest.FixtureRequest, 
     service: typing.Any = request.getfixturevalue(cloud)
     source = poll(watch(service))
     service.vanish()
-    assert source.look() is None
+    assert source.poll() is None
     until(lambda: said)
     service.start()
     until(lambda: len(said) == 2)
     source.stop()
     assert said == [
-        "WARNING the cloud: the metadata service is silent: Connection refused; a notice may be missed",
+        "WARNING the cloud: the metadata service does not answer: Connection refused; a notice may be missed",
         "INFO the cloud: the metadata service answers again",
     ]
 
@@ -489,7 +489,7 @@ def test_a_service_that_vanishes_is_found_again(request: pytest.FixtureRequest, 
 def test_a_request_ends_within_its_time(ec2: clouds_loopback.Ec2, trouble: str) -> None:
     ec2.trouble = trouble
     began = time.monotonic()
-    with pytest.raises(metadata.Silent, match=r"no answer within 0\.3 seconds"):
+    with pytest.raises(metadata.NoAnswer, match=r"no answer within 0\.3 seconds"):
         metadata.Service(ec2.url).ask("/", {}, timeout=0.3)
     assert time.monotonic() - began < 2
 
@@ -505,20 +505,20 @@ def test_a_request_ends_within_its_time(ec2: clouds_loopback.Ec2, trouble: str) 
 )
 def test_an_answer_that_is_none_is_named(ec2: clouds_loopback.Ec2, trouble: str, words: str) -> None:
     ec2.trouble = trouble
-    with pytest.raises(metadata.Silent, match=words):
+    with pytest.raises(metadata.NoAnswer, match=words):
         metadata.Service(ec2.url).ask("/", {})
 
 
 def test_no_exception_leaves_a_source_and_its_words_are_not_logged(said: list[str]) -> None:
     class Broken:
-        def step(self) -> preemption.Step:
+        def step(self) -> cloud_notices.Step:
             raise RuntimeError("the words of somebody else")
 
     source = poll(Broken())
-    assert source.look() is None
+    assert source.poll() is None
     until(lambda: said)
     time.sleep(0.1)
-    assert source.look() is None
+    assert source.poll() is None
     source.stop()
     assert len(said) == 1
     assert "RuntimeError" in said[0]
@@ -526,23 +526,23 @@ def test_no_exception_leaves_a_source_and_its_words_are_not_logged(said: list[st
 
 
 def test_a_silent_service_is_asked_with_growing_pauses_up_to_ten_seconds() -> None:
-    source = preemption.Poller("x", watch_nothing(), rng=random.Random(1))
+    source = cloud_notices.Poller("x", watch_nothing(), rng=random.Random(1))
     pauses = [source._fail("x") for _ in range(8)]
     assert all(0.5 <= pause <= 1 for pause in pauses[:1])
     assert all(5 <= pause <= 10 for pause in pauses[4:])
 
 
-def watch_nothing() -> preemption.Watcher:
+def watch_nothing() -> cloud_notices.Watcher:
     class Nothing:
-        def step(self) -> preemption.Step:
-            return preemption.Step(None, 10)
+        def step(self) -> cloud_notices.Step:
+            return cloud_notices.Step(None, 10)
 
     return Nothing()
 
 
 def test_a_source_that_is_stopped_asks_no_more(ec2: clouds_loopback.Ec2) -> None:
     source = poll(watch(ec2))
-    source.look()
+    source.poll()
     ec2.wait(3)
     source.stop()
     assert source._thread is not None
@@ -572,12 +572,12 @@ def test_no_proxy_is_asked(request: pytest.FixtureRequest, monkeypatch: pytest.M
 def test_the_time_that_is_left_is_told_with_the_notice() -> None:
     own = state.State(0)
     assert "notice_left" not in own.body()
-    own.warn(notices.Notice("the agent was sent SIGTERM"))
+    own.warn(shutdown_notices.Notice("the agent was sent SIGTERM"))
     assert own.body()["notice"] == "the agent was sent SIGTERM"
     assert "notice_left" not in own.body()
     assert own.gone_at == math.inf
-    own.warn(notices.Notice("spot", at=time.monotonic() + 100))
-    own.warn(notices.Notice("maintenance", at=time.monotonic() + 3000))
+    own.warn(shutdown_notices.Notice("spot", at=time.monotonic() + 100))
+    own.warn(shutdown_notices.Notice("maintenance", at=time.monotonic() + 3000))
     assert own.body()["notice_left"] in (99, 100)
     assert own.body()["notice"] == "the agent was sent SIGTERM"
 
@@ -623,7 +623,7 @@ def test_a_stubborn_job_is_killed_while_there_is_time_to_report_it(
     notice = tmp_path / "notice"
     pace = dataclasses.replace(agent_loopback.FAST, grace=30.0, parting=3.0)
     daemon.run([script(tmp_path / "runner", STUBBORN)])
-    agent = Agent(tmp_path / "home", daemon.url, pace=pace, sources=[notices.File(notice)]).start()
+    agent = Agent(tmp_path / "home", daemon.url, pace=pace, sources=[shutdown_notices.File(notice)]).start()
     daemon.wait("heartbeat", lambda body: body["worker"])
     notice.write_text('{"seconds": 4, "reason": "spot"}')
     began = time.monotonic()
@@ -639,7 +639,7 @@ def test_a_notice_that_comes_after_the_daemons_order_still_shortens_the_grace(
     notice = tmp_path / "notice"
     pace = dataclasses.replace(agent_loopback.FAST, grace=30.0, parting=0.5)
     daemon.run([script(tmp_path / "runner", STUBBORN)])
-    agent = Agent(tmp_path / "home", daemon.url, pace=pace, sources=[notices.File(notice)]).start()
+    agent = Agent(tmp_path / "home", daemon.url, pace=pace, sources=[shutdown_notices.File(notice)]).start()
     daemon.wait("heartbeat", lambda body: body["worker"])
     daemon.busy = "end"
     until(lambda: list(tmp_path.rglob("told")), "the runner was not told to end")
@@ -655,7 +655,7 @@ def test_an_idle_instance_leaves_at_once_however_long_it_has(
     daemon: agent_loopback.Daemon, tmp_path: pathlib.Path, gce: clouds_loopback.Gce
 ) -> None:
     gce.change(event="TERMINATE_ON_HOST_MAINTENANCE")
-    source = preemption.sources(metadata.Cloud.GCP, url=gce.url, gpu=True)
+    source = cloud_notices.sources(metadata.Cloud.GCP, url=gce.url, gpu=True)
     began = time.monotonic()
     assert Agent(tmp_path / "home", daemon.url, sources=source).start().join() == 0
     assert time.monotonic() - began < 5

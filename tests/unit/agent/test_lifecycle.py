@@ -13,7 +13,7 @@ import typing
 
 import pytest
 
-from runnerd.agent import lines, notices, processes
+from runnerd.agent import processes, runner_output, shutdown_notices
 from tests.unit.agent import agent_loopback
 from tests.unit.agent.agent_loopback import FAST, Agent, Daemon, script
 
@@ -117,7 +117,7 @@ def test_wrong_hardware_is_reported_and_never_registers(
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     daemon.gate = {"gpus": 1, "gpu": "t4"}
     assert Agent(room, daemon.url).start().join() == 0
-    assert daemon.events() == [("gate", 'the GPU is "NVIDIA L4", wanted is t4')]
+    assert daemon.events() == [("gate", 'the GPU is "NVIDIA L4", t4 is required')]
     assert not daemon.said("register")
     assert b"NVIDIA L4" in daemon.said("diagnostics")[0]
 
@@ -192,7 +192,7 @@ def test_a_notice_ends_a_waiting_instance_in_the_middle_of_a_held_request(daemon
 
     room.mkdir()
     notice = room / "notice"
-    agent = Agent(room, daemon.url, sources=[notices.File(notice)])
+    agent = Agent(room, daemon.url, sources=[shutdown_notices.File(notice)])
     daemon.script["register"] = hold
     agent.start()
     daemon.wait("register")
@@ -493,7 +493,7 @@ def test_a_notice_lets_a_job_run_until_the_reserve_is_reached(
 ) -> None:
     notice = tmp_path / "notice"
     daemon.run([script(tmp_path / "runner", BUSY)])
-    agent = Agent(room, daemon.url, sources=[notices.File(notice)], notice_reserve=4).start()
+    agent = Agent(room, daemon.url, sources=[shutdown_notices.File(notice)], notice_reserve=4).start()
     daemon.wait("heartbeat", lambda body: body["worker"])
     notice.write_text('{"seconds": 5, "reason": "spot interruption"}')
     began = time.monotonic()
@@ -511,7 +511,7 @@ def test_an_agent_started_again_takes_up_the_running_job(
 ) -> None:
     room.mkdir()
     (tmp_path / "first.py").write_text(
-        f"import sys; sys.path[:0] = [{str(pathlib.Path(lines.__file__).parents[2])!r}]\n"
+        f"import sys; sys.path[:0] = [{str(pathlib.Path(runner_output.__file__).parents[2])!r}]\n"
         "from runnerd.agent.__main__ import main\nsys.exit(main(['--config', sys.argv[1]]))\n"
     )
     path = agent_loopback.write_config(room, daemon.url)
@@ -536,7 +536,7 @@ def test_an_agent_that_died_while_starting_the_runner_never_registers_again(daem
     record = {"kind": "github", "name": "x", "mark": "no-such-mark", "boot": processes.boot_id()}
     (room / "runner.json").write_text(json.dumps(record))
     assert Agent(room, daemon.url).start().join() == 0
-    assert daemon.events() == [("runner", "the agent was started again while it started the runner")]
+    assert daemon.events() == [("runner", "the agent was restarted while it started the runner")]
     assert not daemon.said("register")
 
 

@@ -1,6 +1,6 @@
-"""The hardware gate: an instance that lacks the GPUs it is paid for takes no job.
+"""The GPU preflight: an instance that lacks the GPUs it is paid for takes no job.
 
-The driver may need a while after boot, so the wait for it is bounded, not zero.
+The driver may need some time after boot, so the preflight waits for it, within a limit.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import typing
 
 from runnerd.agent import nvidia
 
-#: Seconds to go on looking when the driver answers with too few GPUs: more may still come up.
-SETTLE = 15.0
-_EVERY = 1.0
+#: Seconds to keep polling when the driver reports too few GPUs: more may still come up.
+SETTLE_S = 15.0
+#: Seconds between two polls.
+_INTERVAL_S = 1.0
 
 
 class Failed(Exception):
-    """The hardware is not what it should be."""
+    """The GPUs are not the required ones."""
 
 
 def fits(wanted: str, model: str) -> bool:
-    """True when a model's full name is that of the wanted GPU: ``a100-40`` is ``NVIDIA A100-SXM4-40GB``.
+    """Return True when a model's full name matches the required GPU: ``a100-40`` is ``NVIDIA A100-SXM4-40GB``.
 
-    Memory is compared where the name tells it; a name without it is taken at its word.
+    Memory is compared only where the model's name states it.
     """
     words = [word for word in re.split(r"[^a-z0-9]+", model.lower()) if word]
     name, *rest = [word for word in re.split(r"[^a-z0-9]+", wanted.lower()) if word] or [""]
@@ -39,35 +40,39 @@ def fits(wanted: str, model: str) -> bool:
     return True
 
 
-def prove(
+def check(
     gpus: int,
     gpu: str,
     *,
     patience: float,
-    look: typing.Callable[[], list[str]] = nvidia.models,
+    list_models: typing.Callable[[], list[str]] = nvidia.models,
     now: typing.Callable[[], float] = time.monotonic,
     sleep: typing.Callable[[float], None] = time.sleep,
 ) -> list[str]:
-    """The models of the GPUs; nothing is asked when none are wanted.  Raises :class:`Failed`.
+    """Return the models of the GPUs; the driver is not asked when none are required.  Raises :class:`Failed`.
 
-    ``patience`` is how many seconds to wait for the driver.
+    ``patience`` is the number of seconds to wait for the driver.
     """
     if gpus <= 0:
         return []
     began = now()
     while True:
         try:
-            models = look()
+            models = list_models()
             if len(models) == gpus:
                 wrong = [model for model in models if not fits(gpu, model)]
                 if wrong:
-                    raise Failed(f'the GPU is "{wrong[0]}", wanted is {gpu}')
+                    raise Failed(f'the GPU is "{wrong[0]}", {gpu} is required')
                 return models
-            trouble = f"{len(models)} GPUs are there, wanted are {gpus}"
-            limit = min(patience, SETTLE)
-        except nvidia.Silent as error:
-            trouble = f"{error}; wanted are {gpus} GPUs"
+            problem = f"{_gpus(len(models))} found, {_gpus(gpus)} required"
+            limit = min(patience, SETTLE_S)
+        except nvidia.NoAnswer as error:
+            problem = f"{error}; {_gpus(gpus)} required"
             limit = patience
         if now() - began >= limit:
-            raise Failed(trouble)
-        sleep(_EVERY)
+            raise Failed(problem)
+        sleep(_INTERVAL_S)
+
+
+def _gpus(count: int) -> str:
+    return f"{count} GPU" if count == 1 else f"{count} GPUs"

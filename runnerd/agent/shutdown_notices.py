@@ -1,8 +1,8 @@
-"""Notices that the machine will be taken away: a spot interruption, a shutdown.
+"""Notices that the machine goes away: a spot interruption, a shutdown.
 
-A source is one thing with a method ``look``; those of the clouds are in ``preemption``.  Here are a file, which any
-script can write, and the signal that the agent itself gets when its machine shuts down.  The agent's word is no proof
-of a preemption; the daemon asks the cloud.
+A source has a method ``poll``; those of the clouds are in ``cloud_notices``.  Here are a file, which any script can
+write, and the signals that the agent receives when its machine shuts down.  The agent's report does not prove a
+preemption; the daemon asks the cloud.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 import typing
 from dataclasses import dataclass
 
-log = logging.getLogger("agent.notices")
+log = logging.getLogger("agent.shutdown_notices")
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,19 @@ class Notice:
     at: float = 0.0
 
     def act_at(self, reserve: float) -> float:
-        """When the runner must be told, so that ``reserve`` seconds are left for a fast failure."""
+        """Return when the runner must be stopped, so that ``reserve`` seconds are left for it to fail its job."""
         return self.at - reserve
 
 
 class Source(abc.ABC):
-    """Where a notice may come from."""
+    """A source of notices."""
 
     @abc.abstractmethod
-    def look(self) -> Notice | None:
-        """The notice, if there is one; must not block for more than a few seconds."""
+    def poll(self) -> Notice | None:
+        """Return the notice, if there is one; must not block for more than a few seconds."""
 
     def stop(self) -> None:  # noqa: B027 - most have nothing to stop
-        """Nobody will look any more."""
+        """Stop; the source is not polled any more."""
 
 
 class File(Source):
@@ -51,15 +51,15 @@ class File(Source):
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
 
-    def look(self) -> Notice | None:
-        """The notice, with its time counted from now."""
+    def poll(self) -> Notice | None:
+        """Return the notice, with its time counted from now."""
         try:
             with open(self._path, encoding="utf-8", errors="replace") as file:
                 text = file.read(4096).strip()
         except FileNotFoundError:
             return None
         except OSError as error:
-            # It is there, and somebody meant it: the reader's trouble must not lose the warning.
+            # The file exists, so a notice was intended: a read error must not lose it.
             return Notice(f"{self._path}: {error.strerror}")
         try:
             read = json.loads(text)
@@ -73,21 +73,21 @@ class File(Source):
 
 
 class Signals(Source):
-    """The signals by which a machine that shuts down, or a person, tells the agent itself to end."""
+    """The signals by which a shutdown of the machine, or a person, ends the agent."""
 
     def __init__(self) -> None:
-        # Its put may interrupt anything, itself included: the one thing that a signal handler can safely do.
+        # Its put is reentrant, so a signal handler may call it.
         self._got: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def install(self) -> None:
-        """Take SIGTERM, SIGINT and SIGHUP of this process; from the main thread."""
+        """Handle SIGTERM, SIGINT and SIGHUP of this process; to be called from the main thread."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._take)
 
     def _take(self, number: int, frame: object) -> None:
         self._got.put(number)
 
-    def look(self) -> Notice | None:
+    def poll(self) -> Notice | None:
         try:
             number = self._got.get_nowait()
         except queue.Empty:
@@ -96,12 +96,12 @@ class Signals(Source):
 
 
 class Watch:
-    """Looks at the sources from a thread of its own; each is told of once."""
+    """Polls the sources from a thread of its own; each source reports at most one notice."""
 
     def __init__(
-        self, sources: typing.Sequence[Source], tell: typing.Callable[[Notice], None], *, every: float = 0.2
+        self, sources: typing.Sequence[Source], on_notice: typing.Callable[[Notice], None], *, interval: float = 0.2
     ) -> None:
-        self._sources, self._tell, self._every = sources, tell, every
+        self._sources, self._on_notice, self._interval = sources, on_notice, interval
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="notices", daemon=True)
 
@@ -115,19 +115,19 @@ class Watch:
             source.stop()
 
     def _run(self) -> None:
-        silent = list(self._sources)
+        waiting = list(self._sources)
         failed: set[int] = set()
-        while silent and not self._stop.is_set():
-            for source in list(silent):
+        while waiting and not self._stop.is_set():
+            for source in list(waiting):
                 try:
-                    found = source.look()
+                    notice = source.poll()
                 except Exception:
-                    # Asked again, but not told of five times a second.
+                    # Polled again, but logged once and not five times a second.
                     if id(source) not in failed:
                         log.exception("a source of notices failed")
                     failed.add(id(source))
                     continue
-                if found is not None:
-                    silent.remove(source)
-                    self._tell(found)
-            self._stop.wait(self._every)
+                if notice is not None:
+                    waiting.remove(source)
+                    self._on_notice(notice)
+            self._stop.wait(self._interval)
