@@ -75,9 +75,6 @@ class Offers(offers.Offers[settings.PoolOptions]):
             return f"the pool's subnets {', '.join(pool.subnets)} are none of the provider's"
         return f"no zone of the configured subnets has {', '.join(machine.name for machine in machines[:5])}"
 
-    def rank(self, offer: base.Offer, shape: base.Shape, *, region: int, zone: int) -> tuple[float, ...]:
-        return shape.markets.index(offer.market), region, zone, offer.price
-
 
 class Stock(offers.Stock):
     """A region of EC2."""

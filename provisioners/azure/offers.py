@@ -49,9 +49,6 @@ class Offers(offers.Offers[settings.PoolOptions]):
     ) -> str:
         return ""
 
-    def rank(self, offer: base.Offer, shape: base.Shape, *, region: int, zone: int) -> tuple[float, ...]:
-        return (region,)
-
 
 class Stock(offers.Stock):
     """A region of Azure."""

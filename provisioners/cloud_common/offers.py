@@ -78,10 +78,6 @@ class Offers(abc.ABC, Generic[P]):
     def why_unsold(self, machines: Sequence[catalogue.Machine], regions: Sequence[str], pool: P) -> str:
         """Say why no zone of the regions has the machines, for people; empty where one may have them."""
 
-    @abc.abstractmethod
-    def rank(self, offer: base.Offer, shape: base.Shape, *, region: int, zone: int) -> tuple[float, ...]:
-        """Return the key by which offers are sorted, from their places in the operator's order of regions and zones."""
-
     async def find(self, shape: base.Shape, pool: P) -> list[base.Offer]:
         """Return the offers for a shape.
 
@@ -99,7 +95,7 @@ class Offers(abc.ABC, Generic[P]):
             log.warning("%s: no offers from %s: %s", self._provider, region, error)
             self._failures[region] = error
         keyed = [
-            (self.rank(offer, shape, region=index, zone=zone), offer)
+            (_rank(offer, shape, region=index, zone=zone), offer)
             for index, region in enumerate(wanted)
             for zone, offer in found.get(region, ())
         ]
@@ -159,3 +155,15 @@ class Offers(abc.ABC, Generic[P]):
         if failed:
             return "; ".join(f"{region}: {self._failures[region]}" for region in failed)
         return self.why_unsold(self._book.fitting(shape), wanted, pool)
+
+
+def _rank(offer: base.Offer, shape: base.Shape, *, region: int, zone: int) -> tuple[float, ...]:
+    """Return the key by which offers are sorted: as the pool and the provider list them, then by price.
+
+    ``region`` and ``zone`` are places in the operator's order.  What the key leaves equal stays in the order of the
+    catalogue.
+    """
+    listed = {name: place for place, name in enumerate(shape.types)}
+    machine_type = offer.machine_type
+    named = listed.get(machine_type, listed.get(machine_type.partition("+")[0], len(listed)))
+    return shape.markets.index(offer.market), region, named, offer.price, zone

@@ -53,12 +53,6 @@ class Offers(offers.Offers[settings.PoolOptions]):
             f"none of the zones {', '.join(zones)} has {' or '.join(names[:3])}: name other zones or write `zones: all`"
         )
 
-    def rank(self, offer: base.Offer, shape: base.Shape, *, region: int, zone: int) -> tuple[float, ...]:
-        places = {name: index for index, name in enumerate(shape.types)}
-        type_name = offer.machine_type.partition("+")[0]
-        place = places.get(offer.machine_type, places.get(type_name, len(places)))
-        return shape.markets.index(offer.market), region, place
-
 
 class Stock(offers.Stock):
     """A region of Compute Engine.

@@ -18,17 +18,26 @@ SPOT = base.Shape(gpu="t4", gpu_count=1, markets=(Market.SPOT,))
 DLAMI = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
 
 
-async def test_offers_come_by_market_then_region_then_subnet_then_price(world: World) -> None:
+async def test_offers_come_by_market_then_region_then_price_then_subnet(world: World) -> None:
     east, west = world.options["regions"]["us-east-1"], world.options["regions"]["us-west-2"]
     regions = {"us-west-2": west, "us-east-1": {"subnets": east["subnets"][::-1]}}
     offers = await (await world.provider(regions=regions)).offers(T4)
-    places_ = list(dict.fromkeys((one.market.value, one.zone) for one in offers))
-    zones = ["us-west-2a", "us-east-1b", "us-east-1a"]
-    assert places_ == [("spot", zone) for zone in zones] + [("on-demand", zone) for zone in zones]
-    first = [one.price for one in offers if (one.market, one.zone) == (Market.ON_DEMAND, "us-west-2a")]
-    assert first == sorted(first) and len(first) > 2
+    places_ = list(dict.fromkeys((one.market.value, one.region) for one in offers))
+    assert places_ == [(market, region) for market in ("spot", "on-demand") for region in regions]
+    for market, region in places_:
+        prices = [one.price for one in offers if (one.market, one.region) == (market, region)]
+        assert prices == sorted(prices) and len(prices) > 2
+    cheapest = [one.zone for one in offers if (one.market, one.region) == (Market.ON_DEMAND, "us-east-1")][:2]
+    assert cheapest == ["us-east-1b", "us-east-1a"]
     assert offers[-1].scope == "aws/own/us-east-1/us-east-1a"
     assert all(one.gpus == 1 and one.cpus >= 4 for one in offers)
+
+
+async def test_a_zone_where_the_spot_price_is_lower_comes_first(world: World) -> None:
+    world.cloud.spot_prices.update({"us-east-1a/g4dn.xlarge": 0.21, "us-east-1b/g4dn.xlarge": 0.16})
+    offers = await (await world.provider()).offers(SPOT)
+    zones = [one.zone for one in offers if one.machine_type == "g4dn.xlarge" and one.region == "us-east-1"]
+    assert zones == ["us-east-1b", "us-east-1a"]
 
 
 async def test_the_account_is_the_configured_one(world: World) -> None:

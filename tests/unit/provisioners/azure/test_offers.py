@@ -9,10 +9,11 @@ from tests.clouds import azure
 from tests.clouds.azure import lab
 
 
-async def test_offers_come_in_the_order_of_regions_then_by_price_in_every_zone_and_market() -> None:
+async def test_offers_come_by_market_then_in_the_order_of_regions_in_every_zone() -> None:
     one = lab.Lab("westeurope", "eastus")
     offers = await one.provisioner.offers(lab.SHAPE)
-    assert [offer.region for offer in offers] == sorted((offer.region for offer in offers), reverse=True)
+    places = list(dict.fromkeys((offer.market, offer.region) for offer in offers))
+    assert places == [(market, region) for market in lab.SHAPE.markets for region in ("westeurope", "eastus")]
     first = [offer for offer in offers if offer.machine_type == lab.T4 and offer.region == "eastus"]
     assert {(offer.zone, offer.market) for offer in first} == {(z, m) for z in "123" for m in base.Market}
     assert {offer.account for offer in offers} == {one.arm.subscription}
