@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from provisioners import base, options
 from provisioners.catalogue import machines
-from provisioners.processes import records, room
+from provisioners.processes import instance_directory, records
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -103,7 +103,7 @@ class Local(base.Basics):
         self._settings, problems = read(options)
         if problems:
             raise ValueError("; ".join(problems))
-        self._room = room.Room(Path(context.directory))
+        self._instances = instance_directory.InstanceDirectory(Path(context.directory))
 
     @classmethod
     def validate(cls, options: Mapping[str, Any]) -> list[str]:
@@ -138,7 +138,7 @@ class Local(base.Basics):
             raise base.ProvisionError(base.Kind.TRANSIENT, str(error), code=type(error).__name__) from error
 
     async def start(self) -> None:
-        await self._offload(self._room.open, now=self._context.now())
+        await self._offload(self._instances.open, now=self._context.now())
 
     async def close(self) -> None:
         """Nothing is held open."""
@@ -171,7 +171,7 @@ class Local(base.Basics):
                 base.Kind.CONFIG, f"{request.offer.key} is no offer of this provider", code="NoSuchOffer"
             )
         now = self._context.now()
-        spec = room.Spec(
+        spec = instance_directory.Spec(
             key=request.key,
             name=request.name,
             tags=request.tags,
@@ -183,14 +183,14 @@ class Local(base.Basics):
             grace=self._settings.grace,
         )
         try:
-            await self._offload(self._room.purge, now=now, keep=self._settings.keep)
-            found = await self._offload(self._room.create, spec, request.user_data, slots=self._settings.slots)
-        except room.Full as error:
+            await self._offload(self._instances.purge, now=now, keep=self._settings.keep)
+            found = await self._offload(self._instances.create, spec, request.user_data, slots=self._settings.slots)
+        except instance_directory.NoFreeSlot as error:
             scope = base.OfferPattern.of(self._context.name, PLACE, PLACE, PLACE)
             raise base.ProvisionError(base.Kind.CAPACITY, str(error), scope=scope, code="NoFreeSlot") from error
-        except room.Taken as error:
+        except instance_directory.NameTaken as error:
             raise base.ProvisionError(base.Kind.CONFIG, str(error), code="NameTaken") from error
-        except room.Unclear as error:
+        except instance_directory.LaunchUnclear as error:
             raise base.ProvisionError(
                 base.Kind.TRANSIENT, str(error), code="LaunchUnclear", maybe_created=True
             ) from error
@@ -200,10 +200,10 @@ class Local(base.Basics):
         found = await self._find(ref)
         return None if found is None else self._view(found)
 
-    async def _find(self, ref: str) -> room.Snapshot | None:
+    async def _find(self, ref: str) -> instance_directory.Snapshot | None:
         if not machines.INSTANCE.match(ref):
             return None
-        return await self._offload(self._room.find, ref, now=self._context.now())
+        return await self._offload(self._instances.find, ref, now=self._context.now())
 
     async def delete(self, ref: str) -> None:
         """End it and wait until it is gone: at most the grace and some seconds.
@@ -212,7 +212,7 @@ class Local(base.Basics):
         """
         if not machines.INSTANCE.match(ref):
             return
-        if not await self._offload(self._room.ask_to_end, ref, records.Cause.DELETED, now=self._context.now()):
+        if not await self._offload(self._instances.ask_to_end, ref, records.Cause.DELETED, now=self._context.now()):
             return
         waited = 0.0
         while waited < self._settings.grace + _SLACK:
@@ -220,10 +220,10 @@ class Local(base.Basics):
             if found is None or found.gone:
                 return
             if not found.supervised and waited > 0:
-                await self._offload(self._room.kill, ref)
+                await self._offload(self._instances.kill, ref)
             await self._context.sleep(_LOOK)
             waited += _LOOK
-        await self._offload(self._room.kill, ref)
+        await self._offload(self._instances.kill, ref)
         await self._context.sleep(_LOOK)
         found = await self._find(ref)
         if found is not None and not found.gone:
@@ -234,15 +234,15 @@ class Local(base.Basics):
 
     async def list_owned(self, also: frozenset[base.Scope] = frozenset()) -> base.Listing:
         now = self._context.now()
-        await self._offload(self._room.purge, now=now, keep=self._settings.keep)
+        await self._offload(self._instances.purge, now=now, keep=self._settings.keep)
         try:
-            found = await self._offload(lambda: list(self._room.everything(now=now)))
+            found = await self._offload(lambda: list(self._instances.everything(now=now)))
         except base.ProvisionError as error:
             return base.Listing(views=(), complete_scopes=frozenset(), failures={self._scope: str(error)})
         views = (self._view(one) for one in found if one.tags.get(base.TAG_CONTROLLER) == self._context.controller)
         return base.Listing(views=tuple(views), complete_scopes=self.scopes())
 
-    def _view(self, found: room.Snapshot) -> base.InstanceView:
+    def _view(self, found: instance_directory.Snapshot) -> base.InstanceView:
         return base.InstanceView(
             ref=found.name,
             name=found.tags.get(base.TAG_INSTANCE, found.name),
@@ -263,7 +263,7 @@ class Local(base.Basics):
     async def console_log(self, ref: str) -> str | None:
         if not machines.INSTANCE.match(ref):
             return None
-        return await self._offload(self._room.console, ref)
+        return await self._offload(self._instances.console, ref)
 
     async def check(self, samples: Sequence[base.CreateRequest] = ()) -> list[base.Finding]:
         place = f"providers.{self._context.name}"
@@ -302,7 +302,7 @@ def _check_directory(directory: Path, place: str) -> list[base.Finding]:
     return [base.Finding(base.Level.ERROR, place, message, remedy)]
 
 
-def status(found: room.Snapshot) -> base.InstanceStatus:
+def status(found: instance_directory.Snapshot) -> base.InstanceStatus:
     """What the processes say of the instance."""
     if found.gone:
         return base.InstanceStatus.GONE

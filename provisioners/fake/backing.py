@@ -14,7 +14,7 @@ from typing import ParamSpec, TypeVar
 
 from provisioners import base, local
 from provisioners.fake import cloud as clouds
-from provisioners.processes import records, room
+from provisioners.processes import instance_directory, records
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -27,6 +27,7 @@ _CAUSES = {
     base.EndKind.PREEMPTED: records.Cause.PREEMPTED,
     base.EndKind.SELF_ENDED: records.Cause.DEADLINE,
 }
+_REFUSED = (instance_directory.NameTaken, instance_directory.LaunchUnclear)
 
 
 class LaunchFailed(Exception):
@@ -37,11 +38,11 @@ class Processes:
     """The processes of one simulated cloud."""
 
     def __init__(self, directory: Path, *, grace: float, remember: float) -> None:
-        self._room = room.Room(directory)
+        self._instances = instance_directory.InstanceDirectory(directory)
         self._grace = grace
         self._remember = remember
         self._launching: dict[str, asyncio.Task[None]] = {}
-        self._found: dict[str, room.Snapshot] = {}
+        self._found: dict[str, instance_directory.Snapshot] = {}
 
     async def _offload(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
@@ -51,7 +52,7 @@ class Processes:
 
     async def open(self, now: float) -> None:
         """Make the directory, finish what was left half-way."""
-        await self._offload(self._room.open, now=now)
+        await self._offload(self._instances.open, now=now)
 
     async def close(self) -> None:
         """Wait for launches under way."""
@@ -68,7 +69,7 @@ class Processes:
     async def _start(self, machine: clouds.Machine, script: str) -> None:
         stops = machine.stops_at < math.inf
         ends_at = min(machine.stops_at if stops else machine.ending_at, machine.created_at + 10 * _LATEST)
-        spec = room.Spec(
+        spec = instance_directory.Spec(
             key=machine.key,
             name=machine.name,
             tags=machine.tags,
@@ -80,18 +81,26 @@ class Processes:
             grace=self._grace,
         )
         try:
-            await asyncio.to_thread(self._room.create, spec, script)
-        except (OSError, ValueError, records.Busy, room.Taken, room.Unclear) as error:
-            await self._offload(self._room.ask_to_end, machine.name, records.Cause.UNSTARTED, now=machine.created_at)
+            await asyncio.to_thread(self._instances.create, spec, script)
+        except (
+            OSError,
+            ValueError,
+            records.Busy,
+            instance_directory.NameTaken,
+            instance_directory.LaunchUnclear,
+        ) as error:
+            await self._offload(
+                self._instances.ask_to_end, machine.name, records.Cause.UNSTARTED, now=machine.created_at
+            )
             raise LaunchFailed(str(error)) from error
 
     async def ask_to_end(self, machine: clouds.Machine, now: float) -> None:
         """Let them end; returns at once."""
-        await self._offload(self._room.ask_to_end, machine.name, records.Cause.DELETED, now=now)
+        await self._offload(self._instances.ask_to_end, machine.name, records.Cause.DELETED, now=now)
 
     async def console(self, machine: clouds.Machine) -> str | None:
         """The end of their output."""
-        return await self._offload(self._room.console, machine.name)
+        return await self._offload(self._instances.console, machine.name)
 
     def present(self, machine: clouds.Machine) -> bool:
         """True when some of them were there at the last look."""
@@ -116,9 +125,9 @@ class Processes:
             if (reason := await self._compare(machine, now, lost_after)) is not None
         ]
 
-    def _look(self, names: Iterable[str], now: float) -> dict[str, room.Snapshot]:
-        self._room.purge(now=now, keep=self._remember)
-        found = {name: self._room.find(name, now=now) for name in names}
+    def _look(self, names: Iterable[str], now: float) -> dict[str, instance_directory.Snapshot]:
+        self._instances.purge(now=now, keep=self._remember)
+        found = {name: self._instances.find(name, now=now) for name in names}
         return {name: one for name, one in found.items() if one is not None}
 
     async def _compare(self, machine: clouds.Machine, now: float, lost_after: float) -> base.EndReason | None:
@@ -130,7 +139,7 @@ class Processes:
                 if found.cause is None:
                     await self.ask_to_end(machine, now)
                 if not found.supervised or now >= machine.gone_at + self._grace + _SLACK:
-                    await self._offload(self._room.kill, machine.name)
+                    await self._offload(self._instances.kill, machine.name)
             return None
         if now >= machine.ending_at or now >= machine.stops_at or machine.breaks:
             return None

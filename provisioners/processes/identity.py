@@ -19,7 +19,7 @@ MARK = "RUNNERD_INSTANCE_DIRECTORY"
 
 
 def boot_id() -> str:
-    """The kernel's name of this boot (random(4)); a process of another boot is gone for certain."""
+    """Return the kernel's name of this boot (random(4)); a process of another boot is gone for certain."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
@@ -54,7 +54,7 @@ class Stat:
 
 
 def stat(pid: int) -> Stat | None:
-    """The process's stat line, None when there is no such process."""
+    """Return the process's stat line, None when there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             line = file.read()
@@ -73,7 +73,7 @@ def stat(pid: int) -> Stat | None:
 
 
 def identify(pid: int) -> Identity | None:
-    """Who has that pid now; None for nobody, and for one that is dead but not collected."""
+    """Return the process that has that pid now; None for none, and for a zombie."""
     found = stat(pid)
     if found is None or found.state in "ZXx":
         return None
@@ -81,12 +81,12 @@ def identify(pid: int) -> Identity | None:
 
 
 def alive(identity: Identity) -> bool:
-    """True while exactly that process lives."""
+    """Return True while exactly that process lives."""
     return identify(identity.pid) == identity
 
 
 def send(identity: Identity, number: int) -> bool:
-    """Signal exactly that process; False when it is gone."""
+    """Send a signal to exactly that process; False when it is gone."""
     try:
         handle = os.pidfd_open(identity.pid)
     except ProcessLookupError:
@@ -117,12 +117,14 @@ def _marked(pid: int, mark: bytes) -> bool:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return mark in file.read().split(b"\0")
     except OSError:
-        # Gone meanwhile, a kernel thread, or another user's: none of them is ours to touch.
+        # Gone meanwhile, a kernel thread, or another user's process: not part of the instance.
         return False
 
 
 def members(directory: str, roots: Iterable[Identity] = ()) -> list[Identity]:
-    """Every living process of the instance in that directory: marked ones, and descendants of these and of ``roots``.
+    """Return every living process of the instance in that directory.
+
+    These are the marked ones, and the descendants of them and of ``roots``.
 
     ``roots`` themselves are included while they live.
     """

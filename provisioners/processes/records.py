@@ -1,9 +1,9 @@
-"""What is written in the directory of one local instance, and in which order.
+"""The files in the directory of one local instance, and the order in which they are written.
 
 ``record.json`` appears together with the directory, by one rename, before anything is started: it is the intent.
 ``identity.json`` is written under ``start.lock`` by the process that is to run the instance, before it runs anything:
-whoever finds it there does not start a second one.  ``end.json`` says why the instance ends; it is written once, the
-first writer wins, and under the same lock when it comes from outside, so that nothing starts after it.
+a process that finds it there does not start a second one.  ``end.json`` holds the cause of the end; it is written once,
+by the first writer, and under the same lock when it comes from outside, so that nothing starts after it.
 ``gone.json`` says that the last process was seen to be gone.  Standard library only, because the supervisor imports it.
 """
 
@@ -33,9 +33,9 @@ CONSOLE = "console.log"
 
 
 class Cause(enum.StrEnum):
-    """Why an instance ended."""
+    """The cause of an instance's end."""
 
-    #: We deleted it.
+    #: A call of runnerd deleted it.
     DELETED = "deleted"
     #: Its script came to an end with status 0.
     EXIT = "exit"
@@ -43,13 +43,13 @@ class Cause(enum.StrEnum):
     CRASH = "crash"
     #: Its deadline passed.
     DEADLINE = "deadline"
-    #: The simulated provider took it back.
+    #: The simulated provider preempted it.
     PREEMPTED = "preempted"
     #: The simulated provider switched it off, and goes on billing.
     STOPPED = "stopped"
-    #: Somebody else sent its supervisor a signal.
+    #: Its supervisor received a signal from elsewhere.
     SIGNAL = "signal"
-    #: Its supervisor is gone and left no word.
+    #: Its supervisor is gone and recorded no cause.
     VANISHED = "vanished"
     #: The host was started anew.
     REBOOT = "reboot"
@@ -58,7 +58,7 @@ class Cause(enum.StrEnum):
 
 
 class Busy(Exception):
-    """Somebody else holds the lock for longer than is reasonable."""
+    """Another process holds the lock for longer than is reasonable."""
 
 
 @contextlib.contextmanager
@@ -109,7 +109,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """The JSON object in that file, None when there is no file.  Raises ValueError for anything else."""
+    """Return the JSON object in that file, None when there is no file.  Raises ValueError for anything else."""
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
@@ -124,11 +124,11 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def end(directory: Path, cause: Cause, *, at: float, detail: str = "") -> bool:
-    """Write why it ends, unless that is written already."""
+    """Record the cause of the end, unless one is recorded already; False in that case."""
     return write(directory / END, {"cause": cause.value, "at": at, "detail": detail}, replace=False)
 
 
 def supervisor(directory: Path) -> identity.Identity | None:
-    """Who runs the instance, None when nobody was ever started."""
+    """Return the process that runs the instance, None when none was ever started."""
     value = read(directory / IDENTITY)
     return None if value is None else identity.Identity.from_dict(value)

@@ -31,6 +31,7 @@ FORMER = {
     "provisioners.azure": "clients prices views",
     "provisioners.catalogue": "book",
     "provisioners.gcp": "clients place prices views",
+    "provisioners.processes": "room",
     "tests.clouds": "arm ec2 gce",
     "tests.unit": "core_fakes small_daemon",
 }

@@ -179,7 +179,7 @@ async def test_a_repeated_request_starts_what_a_crash_prevented_and_nothing_twic
         made = await again.create(request)
     await cloud.until(made.ref, InstanceStatus.RUNNING)
     for _ in range(100):
-        if starts.exists():
+        if starts.exists() and starts.read_text():
             break
         await asyncio.sleep(0.02)
     assert starts.read_text() == "started\n"

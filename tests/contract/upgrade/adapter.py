@@ -17,7 +17,7 @@ from unittest import mock
 
 from provisioners import aws, azure, base, gcp, offload
 from provisioners.catalogue import renewed
-from provisioners.processes import room
+from provisioners.processes import instance_directory
 from runnerd import assets, config, daemon, errors, model, store
 from runnerd.bootstrap import agent_archive as archive
 from runnerd.forges import base as forges
@@ -97,7 +97,7 @@ def provisioner(chosen: Any, context: Any, handler: Callable[[Any], Any], *, tok
 @contextlib.contextmanager
 def no_local_launches() -> Iterator[None]:
     """A local instance is recorded and no process is started for it."""
-    with mock.patch.object(room.Room, "_launch", lambda self, directory: None):
+    with mock.patch.object(instance_directory.InstanceDirectory, "_launch", lambda self, directory: None):
         yield
 
 

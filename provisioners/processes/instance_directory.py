@@ -1,6 +1,6 @@
-"""The instances of one provider on this host: a directory, in it one directory each.
+"""The instances of one provider on this host: a directory with one directory for each instance.
 
-All of it blocks for milliseconds and is meant to run in a thread.  Everything known is on disk; two rooms on the same
+All calls block for milliseconds and are meant to run in a thread.  The state is on disk; two objects on the same
 directory, also in two processes, see the same and cannot start an instance twice.
 """
 
@@ -20,39 +20,40 @@ from typing import Any
 import provisioners
 from provisioners.processes import identity, records, supervisor
 
-#: How long a launch may take, in seconds, before its outcome counts as unknown.
-_LAUNCH = 30.0
-#: Bytes of console that are told.
-CONSOLE_TAIL = 64 * 1024
+#: Seconds that a launch may take before its outcome counts as unknown.
+_LAUNCH_LIMIT_S = 30.0
+#: Bytes of console output that are returned.
+CONSOLE_TAIL_BYTES = 64 * 1024
 _LAUNCHER = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from provisioners.processes import supervisor; supervisor.main(sys.argv[2])"
 )
 
 
-class Full(Exception):
+class NoFreeSlot(Exception):
     """Every slot is taken."""
 
 
-class Taken(Exception):
+class NameTaken(Exception):
     """The name belongs to an instance with another key."""
 
 
-class Unclear(Exception):
+class LaunchUnclear(Exception):
     """The instance is on record, whether it was started is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What an instance is made of."""
+    """The description of an instance to start."""
 
     key: str
     name: str
     tags: Mapping[str, str]
     offer: str
     created_at: float
-    #: Seconds after ``created_at`` at which the script starts, and at which all of it ends, and why.
+    #: Seconds after ``created_at`` at which the script starts.
     starts_after: float
+    #: Seconds after ``created_at`` at which all of it ends, and the cause recorded then.
     ends_after: float
     ends_cause: records.Cause
     #: Seconds between SIGTERM and SIGKILL.
@@ -79,7 +80,7 @@ class Snapshot:
     ended_at: float
 
 
-class Room:
+class InstanceDirectory:
     """A directory of instances."""
 
     def __init__(self, directory: Path) -> None:
@@ -88,9 +89,9 @@ class Room:
         self._lock = self._directory / "lock"
 
     def open(self, *, now: float) -> None:
-        """Make the directory; finish what a killed predecessor left half-way.
+        """Create the directory and finish what a killed predecessor left half-way.
 
-        A create that was on record but not started is started: it was accepted, and whoever asked may look for it.
+        A create that was recorded but not started is started: it was accepted, and its caller may look for it.
         """
         self._instances.mkdir(mode=0o700, parents=True, exist_ok=True)
         with records.locked(self._lock):
@@ -99,35 +100,36 @@ class Room:
         for name in self.names():
             directory = self._instances / name
             try:
-                found = self._look(directory, now=now)
+                found = self._inspect(directory, now=now)
             except ValueError:
                 continue
             if found is not None and not found.started and found.cause is None:
                 try:
                     self._launch(directory)
-                except (Unclear, OSError) as error:
+                except (LaunchUnclear, OSError) as error:
                     self._fence(directory, records.Cause.UNSTARTED, now=now, detail=str(error))
 
     def names(self) -> list[str]:
-        """The names on record, oldest spelling order."""
+        """Return the recorded names in alphabetical order."""
         try:
             return sorted(name for name in os.listdir(self._instances) if not name.startswith("."))
         except FileNotFoundError:
             return []
 
     def create(self, spec: Spec, script: str, *, slots: int | None = None) -> Snapshot:
-        """Start the instance, or show the one that has this key already.
+        """Start the instance, or return the one that has this key already.
 
-        Raises :class:`Full`, :class:`Taken` and OSError when certainly nothing was started, and :class:`Unclear`.
+        Raises :class:`NoFreeSlot`, :class:`NameTaken` and OSError when it is certain that nothing was started, else
+        :class:`LaunchUnclear`.
         """
         with records.locked(self._lock):
             existing = self._by_key(spec.key, now=spec.created_at)
             if existing is None:
                 directory = self._instances / spec.name
                 if directory.exists():
-                    raise Taken(f'the name "{spec.name}" belongs to another instance')
+                    raise NameTaken(f'the name "{spec.name}" belongs to another instance')
                 if slots is not None and self._used(now=spec.created_at) >= slots:
-                    raise Full(f"all {slots} slots are taken")
+                    raise NoFreeSlot(f"all {slots} slots are taken")
                 self._record(directory, spec, script)
             else:
                 directory = self._instances / existing.name
@@ -140,12 +142,12 @@ class Room:
             self._fence(directory, records.Cause.UNSTARTED, now=spec.created_at)
             if records.supervisor(directory) is not None:
                 self.ask_to_end(spec.name, records.Cause.UNSTARTED, now=spec.created_at)
-                raise Unclear(f"the launch of {spec.name} failed half-way; it is being ended") from None
+                raise LaunchUnclear(f"the launch of {spec.name} failed half-way; it is being ended") from None
             self._remove(directory)
             raise
-        found = self._look(directory, now=spec.created_at)
+        found = self._inspect(directory, now=spec.created_at)
         if found is None:
-            raise Unclear(f"the instance {spec.name} was deleted while it was created")
+            raise LaunchUnclear(f"the instance {spec.name} was deleted while it was created")
         return found
 
     def _record(self, directory: Path, spec: Spec, script: str) -> None:
@@ -179,7 +181,10 @@ class Room:
             raise
 
     def _launch(self, directory: Path) -> None:
-        """Start the supervisor; harmless when one was started before.  Raises OSError when none was, Unclear."""
+        """Start the supervisor; harmless when one was started before.
+
+        Raises OSError when none was started, :class:`LaunchUnclear` when that is not known.
+        """
         root = str(Path(provisioners.__file__).resolve().parent.parent)
         console = os.open(directory / records.CONSOLE, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -191,11 +196,13 @@ class Room:
                 cwd=directory,
                 env=supervisor.environment(directory, directory.name),
                 start_new_session=True,
-                timeout=_LAUNCH,
+                timeout=_LAUNCH_LIMIT_S,
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise Unclear(f"the supervisor of {directory.name} did not answer within {_LAUNCH:g} s") from error
+            raise LaunchUnclear(
+                f"the supervisor of {directory.name} did not answer within {_LAUNCH_LIMIT_S:g} s"
+            ) from error
         finally:
             os.close(console)
         if (directory / records.IDENTITY).exists() or (directory / records.END).exists():
@@ -203,13 +210,13 @@ class Room:
         raise OSError(f"the supervisor of {directory.name} could not be started (status {done.returncode})")
 
     def find(self, name: str, *, now: float) -> Snapshot | None:
-        """The instance of that name, None when there is none on record."""
-        return self._look(self._instances / name, now=now)
+        """Return the instance of that name, None when there is no record."""
+        return self._inspect(self._instances / name, now=now)
 
     def everything(self, *, now: float) -> Iterator[Snapshot]:
-        """Every instance on record.  Raises OSError or ValueError, naming the file, when one cannot be read."""
+        """Yield every recorded instance.  Raises OSError or ValueError, naming the file, when one cannot be read."""
         for name in self.names():
-            found = self._look(self._instances / name, now=now)
+            found = self._inspect(self._instances / name, now=now)
             if found is not None:
                 yield found
 
@@ -217,17 +224,17 @@ class Room:
         for name in self.names():
             record = records.read(self._instances / name / records.RECORD)
             if record is not None and record["key"] == key:
-                return self._look(self._instances / name, now=now)
+                return self._inspect(self._instances / name, now=now)
         return None
 
     def _used(self, *, now: float) -> int:
         return sum(not one.gone for one in self.everything(now=now))
 
-    def _look(self, directory: Path, *, now: float) -> Snapshot | None:
+    def _inspect(self, directory: Path, *, now: float) -> Snapshot | None:
         try:
             return self._read(directory, now=now)
         except FileNotFoundError:
-            # Removed while we looked.
+            # Removed meanwhile.
             if (directory / records.RECORD).exists():
                 raise
             return None
@@ -242,7 +249,7 @@ class Room:
         ended = records.read(directory / records.END)
         gone = (directory / records.GONE).exists()
         if not gone and not supervised and (who is not None or ended is not None or rebooted):
-            # The supervisor writes its last word before it goes, so a second look decides between "left" and "lost".
+            # The supervisor writes the cause before it exits, so a second read decides between "ended" and "lost".
             ended = records.read(directory / records.END)
             if rebooted or not identity.members(str(directory)):
                 cause = records.Cause.REBOOT if rebooted else records.Cause.VANISHED
@@ -267,12 +274,12 @@ class Room:
         )
 
     def _fence(self, directory: Path, cause: records.Cause, *, now: float, detail: str = "") -> None:
-        """After this nothing is started in that directory any more."""
+        """Record the end, after which nothing is started in that directory any more."""
         with records.locked(directory / records.LOCK):
             records.end(directory, cause, at=now, detail=detail)
 
     def ask_to_end(self, name: str, cause: records.Cause, *, now: float) -> bool:
-        """Write why it ends and wake its supervisor, which does the rest; False when there is nothing on record."""
+        """Record the cause and wake the supervisor, which does the rest; False when there is no record."""
         directory = self._instances / name
         try:
             self._fence(directory, cause, now=now)
@@ -284,7 +291,7 @@ class Room:
         return True
 
     def kill(self, name: str) -> None:
-        """End every process of it at once, the supervisor last so that it can still collect what it inherits."""
+        """Kill every process of it at once, the supervisor last so that it can still reap what it inherits."""
         directory = self._instances / name
         who = records.supervisor(directory)
         roots = [] if who is None else [who]
@@ -295,14 +302,14 @@ class Room:
             identity.send(who, signal.SIGKILL)
 
     def purge(self, *, now: float, keep: float) -> None:
-        """Forget instances that have been gone for longer than ``keep`` seconds."""
+        """Remove instances that have been gone for longer than ``keep`` seconds."""
         for name in self.names():
             gone = records.read(self._instances / name / records.GONE)
             if gone is not None and now - float(gone["at"]) > keep:
                 self._remove(self._instances / name)
 
     def _strip(self, directory: Path) -> None:
-        """Drop what only a living instance needs: the boot script with its token, and the job's files."""
+        """Delete what only a living instance needs: the boot script with its token, and the job's files."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(directory / records.BOOT)
         shutil.rmtree(directory / records.HOME, ignore_errors=True)
@@ -318,10 +325,10 @@ class Room:
                 shutil.rmtree(away, ignore_errors=True)
 
     def console(self, name: str) -> str | None:
-        """The end of its console output, None when there is nothing on record."""
+        """Return the end of its console output, None when there is no record."""
         directory = self._instances / name
         parts: list[bytes] = []
-        wanted = CONSOLE_TAIL
+        wanted = CONSOLE_TAIL_BYTES
         for path in (directory / records.CONSOLE, directory / f"{records.CONSOLE}.1"):
             try:
                 with open(path, "rb") as file:
