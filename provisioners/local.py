@@ -1,7 +1,7 @@
 """Instances that are processes beside the daemon, for the demo and for trusted jobs only.
 
-Nothing isolates a job from the daemon or from another job: they run as the same user and see the same files.  What it
-does promise is what every provisioner promises: at most one instance per key, found again after any crash, ended at
+Nothing isolates a job from the daemon or from another job: they run as the same user and see the same files.  It does
+guarantee what every provisioner guarantees: at most one instance per key, found again after any crash, ended at
 its deadline without the daemon, and ended with everything that it started.  Linux only.
 """
 
@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 
 #: The one place that this provider has, as account, region and zone.
 PLACE = "local"
-#: Seconds between looks while an instance is on its way out, and how long beyond the grace to be patient.
+#: Seconds between polls of an instance that is on its way out, and seconds beyond the grace to wait for it.
 _LOOK, _SLACK = 0.05, 5.0
 _ENDS = {
     records.Cause.DELETED: base.EndKind.ENDED_BY_US,
@@ -44,11 +44,11 @@ _WORDS = {
     records.Cause.EXIT: "its boot script ended",
     records.Cause.CRASH: "its boot script failed",
     records.Cause.DEADLINE: "its deadline passed",
-    records.Cause.PREEMPTED: "taken back",
+    records.Cause.PREEMPTED: "preempted",
     records.Cause.STOPPED: "switched off",
-    records.Cause.SIGNAL: "its supervisor was told to end",
-    records.Cause.VANISHED: "its processes disappeared without a word",
-    records.Cause.REBOOT: "the host was started anew",
+    records.Cause.SIGNAL: "its supervisor received a signal to end",
+    records.Cause.VANISHED: "its processes disappeared without a trace",
+    records.Cause.REBOOT: "the host was restarted",
     records.Cause.UNSTARTED: "it could not be started",
 }
 
@@ -67,7 +67,7 @@ class Settings:
 
 
 def read(given: Mapping[str, Any]) -> tuple[Settings, list[str]]:
-    """The settings, and what is wrong with them."""
+    """Read the settings; return them and what is wrong with them."""
     reader = options.Reader(given)
     gpu = reader.text("gpu")
     default = machines.MachineType(
@@ -131,7 +131,7 @@ class Local(base.Basics):
         return base.Scope.of(self._context.name, PLACE, PLACE, PLACE)
 
     async def _offload(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Run blocking work in a thread; what goes wrong there becomes a ProvisionError."""
+        """Run blocking work in a thread; its errors become a :class:`base.ProvisionError`."""
         try:
             return await asyncio.to_thread(call, *args, **kwargs)
         except (OSError, ValueError, records.Busy) as error:
@@ -303,7 +303,7 @@ def _check_directory(directory: Path, place: str) -> list[base.Finding]:
 
 
 def status(found: instance_directory.Snapshot) -> base.InstanceStatus:
-    """What the processes say of the instance."""
+    """Return the status that the processes show."""
     if found.gone:
         return base.InstanceStatus.GONE
     if found.cause is not None:
@@ -315,5 +315,5 @@ def status(found: instance_directory.Snapshot) -> base.InstanceStatus:
 
 
 def reason(cause: records.Cause, detail: str) -> base.EndReason:
-    """A cause as the contract tells it."""
+    """Return a recorded cause in the terms of the contract."""
     return base.EndReason(_ENDS[cause], f"{_WORDS[cause]}: {detail}" if detail else _WORDS[cause])

@@ -1,4 +1,4 @@
-"""The one door through which blocking code (the database, cloud SDKs) leaves the event loop."""
+"""The executor by which blocking code (the database, cloud SDKs) leaves the event loop."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 class Offload:
-    """``width`` threads at most; ``Offload(0)`` runs inline, which makes the simulation deterministic.
+    """An executor of at most ``width`` threads; ``Offload(0)`` runs inline, which makes the simulation deterministic.
 
-    A cancelled call is not stopped: its thread carries it to its end, and nobody hears the outcome.
+    A cancelled call is not stopped: its thread carries it to its end, and the outcome is dropped.
     """
 
     def __init__(self, width: int, *, name: str = "offload") -> None:
@@ -25,6 +25,6 @@ class Offload:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def close(self, *, wait: bool = True) -> None:
-        """Let the threads go; with ``wait`` the calls under way end first."""
+        """Release the threads; with ``wait`` the calls under way end first."""
         if self._pool is not None:
             self._pool.shutdown(wait=wait, cancel_futures=not wait)

@@ -1,8 +1,8 @@
-"""Reads a provider's options and collects every complaint, each with its dotted key.
+"""A reader of a provider's options that collects every complaint, each with its dotted key.
 
 A provisioner's ``validate`` and its constructor read the same way, so that what was found good is what is used.
-Reading never raises: a bad value is noted and its default is used, so one run shows all that is wrong.  A key that
-nobody asked for is a complaint too, with the nearest key that exists.
+Reading never raises: a bad value is noted and its default is used, so one run shows all that is wrong.  An
+unknown key is a complaint too, with the nearest key that exists.
 """
 
 from __future__ import annotations

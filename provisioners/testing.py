@@ -25,7 +25,7 @@ _LOOKS = 200
 
 
 class Harness(Protocol):
-    """What the suite needs to know of the provisioner under test."""
+    """The provisioner under test, and what the suite needs to know of it."""
 
     #: What :meth:`make` gives its provisioners.
     context: base.Context
@@ -203,7 +203,7 @@ class ProvisionerContract:
     async def test_instances_of_another_controller_are_not_listed(
         self, harness: Harness, provisioner: base.Provisioner, request_: base.CreateRequest
     ) -> None:
-        foreign = replace(request_, tags={**request_.tags, base.TAG_CONTROLLER: "somebody-else"})
+        foreign = replace(request_, tags={**request_.tags, base.TAG_CONTROLLER: "another-controller"})
         made = await provisioner.create(foreign)
         count = await _count(harness, provisioner, request_.name)
         await provisioner.delete(made.ref)

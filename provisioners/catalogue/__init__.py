@@ -1,4 +1,4 @@
-"""What machines the clouds sell and for how much: facts that ship with runnerd, prices that can be renewed.
+"""The machine types of the clouds and their prices: facts that ship with runnerd, prices that can be renewed.
 
 from provisioners import catalogue
 catalog = catalogue.load("aws")

@@ -18,7 +18,7 @@ from provisioners.catalogue.price import Price
 
 #: The clouds that have a catalogue, as people call them.
 NAMES = {"aws": "AWS", "azure": "Azure", "gcp": "Google Cloud"}
-#: So many machine types are named before the rest is summed up.
+#: The number of machine types that are named before the rest is summed up.
 _NAMED = 4
 _NO_OVERRIDES = Overrides()
 
@@ -43,11 +43,11 @@ class Catalog:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Where the shipped data comes from, for people."""
+        """The sources of the shipped data, for people."""
         return self._shipped.sources
 
     def fitting(self, shape: base.Shape) -> list[Machine]:
-        """The machines that serve that shape, the cheapest first; those without any price come last."""
+        """Return the machines that serve a shape, the cheapest first; those without any price come last."""
         found = [machine for machine in self.machines.values() if machine.fits(shape)]
         return sorted(found, key=lambda machine: (self._usual(machine.name), machine.name))
 
@@ -59,9 +59,9 @@ class Catalog:
         market: base.Market,
         overrides: Overrides | None = None,
     ) -> Price | None:
-        """What an hour of it costs there; None when nobody knows.
+        """Return the price of an hour there; None when none is known.
 
-        A spot price that nobody tells is the on-demand price, which it does not exceed.  A type that is not sold on
+        An unknown spot price is taken to be the on-demand price, which it does not exceed.  A type that is not sold on
         demand at all has no price there.
         """
         dollars = (overrides or _NO_OVERRIDES).dollars(machine_type, region=region, market=market)
@@ -77,17 +77,17 @@ class Catalog:
         return self._estimate(machine_type, market)
 
     def available_in(self, machine_type: str) -> frozenset[str]:
-        """The regions in which the type is known to be sold, mostly by a price of it in either market."""
+        """Return the regions in which the type is known to be available, mostly by a price of it in either market."""
         return frozenset(self._shipped.prices(machine_type)) | self._renewed.available_in(machine_type)
 
     def offered(self, machine_type: str, region: str) -> bool:
-        """False where it is known that the type is not sold in that region: its price list is whole and has none."""
+        """Return False where the type is known to be unavailable: the region's price list is complete and lacks it."""
         if region in self.available_in(machine_type):
             return True
         return region not in self._renewed.regions and region not in self._shipped.whole
 
     def nearest_region(self, name: str) -> str:
-        """A hint to append to a complaint about a region that does not exist."""
+        """Return a hint to append to a complaint about a region that does not exist."""
         return options.nearest(name, self.regions)
 
     def read_overrides(self, reader: options.Reader, key: str) -> Overrides:
@@ -95,12 +95,12 @@ class Catalog:
         return own_prices.read(reader, key, machines=self.machines, regions=self.regions)
 
     def load_renewed(self, directory: str) -> str:
-        """Take over the price list that was last renewed there; plain words when it cannot be used, else empty."""
+        """Load the price list that was last renewed there; return what is wrong with it, empty when it can be used."""
         self._renewed, problem = renewed.read(directory, self.cloud)
         return problem
 
     def use_renewed(self, prices: renewed.Renewed) -> None:
-        """Look prices up in those first, from now on."""
+        """Prefer those prices from now on."""
         self._renewed = prices
 
     def why_none(
@@ -110,7 +110,7 @@ class Catalog:
         regions: Collection[str] = (),
         overrides: Overrides | None = None,
     ) -> str:
-        """Why nothing here serves that shape in those regions, with the nearest thing that exists; empty if it does."""
+        """Explain why no machine serves a shape in those regions, with the nearest that exists; empty if one does."""
         fitting = self.fitting(shape)
         if not fitting:
             others = [cloud for cloud in NAMES if cloud != self.cloud and shape.gpu and not shape.types]
@@ -156,7 +156,7 @@ class Catalog:
         return None if highest is None else Price(highest.dollars, price.ESTIMATE, highest.as_of)
 
     def _usual(self, machine_type: str) -> float:
-        """The lowest known price on demand: what types are compared by before a region is chosen."""
+        """Return the lowest known on-demand price, by which types are compared before a region is chosen."""
         pairs = self._shipped.prices(machine_type).values()
         return min((pair[0] for pair in pairs if pair[0] is not None), default=float("inf"))
 

@@ -1,4 +1,4 @@
-"""One machine type of a cloud, and which shapes it serves."""
+"""One machine type of a cloud, and the shapes that it serves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Machine:
     name: str
     #: Catalogue name of the GPU model (``t4``, ``a100-40``), empty for none.
     gpu: str
-    #: Whole GPUs: 0 beside a model is a machine with a share of one, which is given only to who names its type.
+    #: Whole GPUs: 0 beside a model is a machine with a share of one, which is given only to a pool that names its type.
     gpu_count: int
     #: Memory of one GPU, or of the share, in bytes.
     gpu_memory: int
@@ -28,7 +28,7 @@ class Machine:
     #: Bytes.
     memory: int
     arch: str = "x86_64"
-    #: What the provider's quota counts it under (``g``, ``standardNCASv3_T4Family``), empty where that is not told.
+    #: The provider's quota that counts it (``g``, ``standardNCASv3_T4Family``), empty where not known.
     family: str = ""
     #: Bytes of disk inside the machine that are gone when it ends.
     scratch: int = 0
@@ -41,7 +41,7 @@ class Machine:
         return self.name.partition("+")[0]
 
     def fits(self, shape: base.Shape) -> bool:
-        """True when a machine of this type serves that shape.
+        """Return True when a machine of this type serves that shape.
 
         A pool without GPU gets a machine with GPUs only by naming its type, and then the type with its built-in GPUs:
         a general type that it names is given without attachments.  Naming a type also allows more GPUs than asked.
@@ -58,7 +58,7 @@ class Machine:
     def offer(
         self, price: Price, *, provider: str, account: str, region: str, zone: str, market: base.Market, image: str
     ) -> base.Offer:
-        """The offer of this machine at that price, in that place."""
+        """Return the offer of this machine at that price, in that place."""
         return base.Offer(
             provider=provider,
             account=account,

@@ -1,4 +1,4 @@
-"""A price with where it comes from."""
+"""A price with its source."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ RENEWED = "price list"
 SHIPPED = "catalogue"
 #: The highest price known for that type in any region.
 ESTIMATE = "estimate"
-#: A spot price that nobody tells: it stays below the on-demand price.
+#: An unknown spot price: it stays below the on-demand price.
 CEILING = "estimate (on-demand price)"
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Dollars per hour, with where they come from."""
+    """US dollars per hour, with their source."""
 
     dollars: float
     #: For people: one of the texts above, or a provider's own such as ``spot price history``.

@@ -1,4 +1,4 @@
-"""Why no machine of a cloud serves a shape, with the nearest thing that exists."""
+"""Explanations of why no machine of a cloud serves a shape, with the nearest thing that exists."""
 
 from __future__ import annotations
 

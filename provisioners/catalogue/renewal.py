@@ -1,7 +1,7 @@
-"""Renews prices: judges what a cloud's price API answers, counts it, and keeps it where it makes sense.
+"""Renewal of prices: check the answers of a cloud's price API, count them, and keep those that are plausible.
 
 A region's answer is taken over whole or not at all.  What a region lacks, because the API failed or answered in part,
-stays as it was.  A single price that cannot be meant, such as one twenty times what is known, is left out and told.
+stays as it was.  A single implausible price, such as one twenty times the known one, is left out and reported.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from provisioners import base
 from provisioners.catalogue import renewed
 from provisioners.catalogue.catalog import Catalog
 
-#: A price that differs from the known one by more than this factor is a slip, of theirs or of ours in reading it.
+#: A price that differs from the known one by more than this factor is an error, of the API or in reading it.
 JUMP = 20.0
 #: An answer with less than this share of the prices known of a region is a partial one.
 WHOLE = 0.5
-#: So many refused prices are told one by one.
-_TOLD = 3
+#: The number of refused prices that are reported one by one.
+_REPORTED = 3
 
 
 class Renewal:
@@ -41,7 +41,7 @@ class Renewal:
         return self._regions
 
     def quote(self, region: str, machine_type: str, market: base.Market, dollars: float) -> None:
-        """Take down a price as it was read; of two for the same thing the higher one counts."""
+        """Record a price; of two for the same machine type the higher one counts."""
         if region not in self._quotes or machine_type not in self._catalog.machines:
             return
         problem = self._judge(region, machine_type, market, dollars)
@@ -52,16 +52,16 @@ class Renewal:
         quoted[market] = max(dollars, quoted.get(market, 0.0))
 
     def refuse(self, region: str, what: str) -> None:
-        """Note that something in that region's answer is not taken over."""
+        """Record that something in that region's answer is left out."""
         if region in self._refused:
             self._refused[region][what] = None
 
     def failed(self, region: str, why: str) -> None:
-        """Note that the answer for that region is not whole."""
+        """Record that the answer for that region is not complete."""
         self._failures.setdefault(region, why)
 
     def finish(self, directory: str) -> list[base.Finding]:
-        """Keep what is good there and have the catalog use it; what came of each region."""
+        """Keep the plausible prices in a directory, have the catalog use them, and return what came of each region."""
         old, problem = renewed.read(directory, self._catalog.cloud)
         findings = [self._finding(base.Level.WARNING, problem)] if problem else []
         fresh: dict[str, renewed.Region] = {}
@@ -83,7 +83,7 @@ class Renewal:
                     for machine_type, pair in quotes.items()
                 }
                 fresh[region] = renewed.Region(self._day, self._source, prices)
-            findings.extend(self._told(region))
+            findings.extend(self._report(region))
         if fresh:
             findings.extend(self._keep(directory, renewed.Renewed({**old.by_region, **fresh})))
         return findings
@@ -100,7 +100,7 @@ class Renewal:
         return []
 
     def _judge(self, region: str, machine_type: str, market: base.Market, dollars: float) -> str:
-        """Why that price cannot be meant; empty when it can."""
+        """Return what is implausible about a price; empty when nothing is."""
         if not math.isfinite(dollars) or dollars <= 0:
             return f"at {dollars:g} dollars"
         known = self._catalog.price(machine_type, region=region, market=market)
@@ -121,12 +121,12 @@ class Renewal:
         text = f"{on_demand} prices on demand and {spot} spot prices of {self._day}, {changed} of them changed"
         return text if spot else f"{on_demand} prices on demand of {self._day}, {changed} of them changed"
 
-    def _told(self, region: str) -> list[base.Finding]:
+    def _report(self, region: str) -> list[base.Finding]:
         refused = list(self._refused[region])
         if not refused:
             return []
-        more = f" and {len(refused) - _TOLD} more" if len(refused) > _TOLD else ""
-        message = f"{region}: not taken over: {'; '.join(refused[:_TOLD])}{more}"
+        more = f" and {len(refused) - _REPORTED} more" if len(refused) > _REPORTED else ""
+        message = f"{region}: not taken over: {'; '.join(refused[:_REPORTED])}{more}"
         return [
             self._finding(base.Level.WARNING, message, "compare with the provider's price page; set prices if right")
         ]

@@ -35,22 +35,22 @@ class Renewed:
         return frozenset(self.by_region)
 
     def pair(self, region: str, machine_type: str) -> Pair | None:
-        """On-demand and spot price of that type there."""
+        """Return the on-demand and the spot price of that type there."""
         found = self.by_region.get(region)
         return found.prices.get(machine_type) if found else None
 
     def day(self, region: str) -> str:
-        """The ISO day of that region's prices, empty when it has none."""
+        """Return the ISO day of that region's prices, empty when it has none."""
         found = self.by_region.get(region)
         return found.as_of if found else ""
 
     def available_in(self, machine_type: str) -> frozenset[str]:
-        """The regions that have a renewed price of that type."""
+        """Return the regions that have a renewed price of that type."""
         return frozenset(name for name, region in self.by_region.items() if machine_type in region.prices)
 
 
 def read(directory: str, cloud: str) -> tuple[Renewed, str]:
-    """What the file there holds, and plain words when it cannot be used.  No directory or no file is nothing wrong."""
+    """Read the file there; return its prices and, when it cannot be used, why.  There may be no file."""
     path = Path(directory, FILE)
     if not directory or not path.exists():
         return Renewed(), ""
@@ -85,7 +85,7 @@ def _dollars(value: Any) -> float | None:
 
 
 def write(directory: str, cloud: str, renewed: Renewed) -> None:
-    """Replace the file there in one step; raises OSError."""
+    """Replace the file there in one step.  Raises OSError."""
     document = {
         "format": _FORMAT,
         "cloud": cloud,

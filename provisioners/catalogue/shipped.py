@@ -1,15 +1,15 @@
-"""Reads the data that ships with runnerd: one CSV per cloud, machines down, regions across.
+"""The data that ships with runnerd: one CSV per cloud, machines down, regions across.
 
-Lines that start with ``#`` tell where the data comes from; those of the form ``#prices REGIONS DAY WORDS`` date the
+Lines that start with ``#`` name the sources of the data; those of the form ``#prices REGIONS DAY WORDS`` date the
 prices of some regions, ``#whole NAMES`` names those whose list has everything that is sold there (``*``: all), and
 ``#regions NAMES`` names regions without any price.  Then follow the header and one row per machine::
 
     name,gpu,gpus,gpu_gib,cpus,gib,arch,family,scratch_gb,accelerator,eu-west-1,us-east-1
     g4dn.xlarge,t4,1,16,4,16,x86_64,g,125,,0.587,0.526/0.21
 
-A cell is dollars per hour on demand, then, where told, a slash and those in the spot market; a question mark is a type
+A cell is dollars per hour on demand, then, where known, a slash and those in the spot market; a question mark is a type
 that is sold there for a price that is not known.  The price cells of a
-machine stay text until somebody asks: a daemon needs few of them, and its memory counts.
+machine stay text until they are used: a daemon needs few of them, and its memory counts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from provisioners.support import numbers
 _GIB = 2**30
 _FACTS = 10
 
-#: On demand and spot, in dollars per hour; None where it is not sold or not told.
+#: On demand and spot, in dollars per hour; None where it is not sold or not known.
 Pair = tuple[float | None, float | None]
 
 
@@ -45,11 +45,11 @@ class Shipped:
     _parsed: dict[str, Mapping[str, Pair]] = field(default_factory=dict)
 
     def day(self, region: str) -> str:
-        """The ISO day of that region's prices."""
+        """Return the ISO day of that region's prices."""
         return self._days.get(region, "")
 
     def prices(self, machine_type: str) -> Mapping[str, Pair]:
-        """Region -> prices of that type, only regions in which it is known to be sold."""
+        """Return region -> prices of that type, only for regions in which it is known to be available."""
         found = self._parsed.get(machine_type)
         if found is None:
             cells = self._cells.get(machine_type, "").split(",")
@@ -67,7 +67,7 @@ def _pair(cell: str) -> Pair:
 
 @functools.cache
 def read(cloud: str) -> Shipped:
-    """The data for ``aws``, ``gcp`` or ``azure``; KeyError for any other name."""
+    """Read the data for ``aws``, ``gcp`` or ``azure``.  Raises KeyError for any other name."""
     file = resources.files("provisioners.catalogue").joinpath(f"{cloud}.csv")
     if not cloud.isalpha() or not file.is_file():
         raise KeyError(cloud)
@@ -75,7 +75,7 @@ def read(cloud: str) -> Shipped:
 
 
 def parse(text: str) -> Shipped:
-    """The data in that text; ValueError where it is not of the form above."""
+    """Parse the data in a text.  Raises ValueError where it does not have the form above."""
     lines = text.splitlines()
     sources: list[str] = []
     days: dict[str, str] = {}

@@ -49,7 +49,7 @@ class Machine:
     gone_at: float
     kind: base.EndKind
     detail: str
-    #: The end it would have had by itself; false once somebody else ended it.
+    #: The end it would have had by itself; false once something else ended it.
     fated: bool = True
     #: What it was asked to boot with; never written down, because it holds a token.
     user_data: str = ""
@@ -62,7 +62,7 @@ class Machine:
         return self.fated and self.kind is base.EndKind.FAILED
 
     def status(self, now: float) -> base.InstanceStatus:
-        """What it is at that time."""
+        """Return its status at that time."""
         if now >= self.gone_at:
             return base.InstanceStatus.GONE
         if now >= self.ending_at:
@@ -72,7 +72,7 @@ class Machine:
         return base.InstanceStatus.RUNNING if now >= self.boots_at else base.InstanceStatus.PENDING
 
     def view(self, now: float, status: base.InstanceStatus | None = None) -> base.InstanceView:
-        """What the provider says of it at that time; ``status`` where something else is known to be so."""
+        """Return its view at that time; ``status`` overrides the status that follows from its times."""
         status = status or self.status(now)
         view = self._view
         if view is None or view.status is not status:
@@ -88,7 +88,7 @@ class Machine:
         return view
 
     def entry(self) -> journal.Entry:
-        """It as a change in the journal."""
+        """Return it as a change in the journal."""
         facts = {name: getattr(self, name) for name in _WRITTEN}
         for name in _TIMES:
             # JSON knows no infinity.
@@ -97,7 +97,7 @@ class Machine:
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Machine:
-        """It as the journal tells it."""
+        """Return the machine that the journal describes."""
         for name in _TIMES:
             facts[name] = _NEVER if facts[name] is None else facts[name]
         facts["offer"], facts["scope"] = base.OfferKey(facts["offer"]), base.Scope(facts["scope"])
@@ -114,7 +114,7 @@ class FakeCloud:
 
     def __init__(self, store: journal.Journal | None = None) -> None:
         self._store = store
-        #: Told of every call that was answered, as it goes to the log.
+        #: Called with every call that was answered, as it goes to the log.
         self.observe: Callable[[Mapping[str, Any]], None] | None = None
         self._remember = 3600.0
         self._replay_window = 86400.0
@@ -138,7 +138,7 @@ class FakeCloud:
         self._order = itertools.count()
 
     def configure(self, *, remember: float, replay_window: float) -> None:
-        """How long it remembers machines that are gone, and keys."""
+        """Set the seconds for which machines that are gone, and keys, are remembered."""
         self._remember, self._replay_window = remember, replay_window
 
     def open(self, now: float) -> bool:
@@ -262,11 +262,11 @@ class FakeCloud:
         return True
 
     def power_off(self, ref: str, now: float, *, detail: str = "shut itself down") -> bool:
-        """What a simulated agent does at its end."""
+        """Switch a machine off, as a simulated agent does at its end."""
         return self.end(ref, at=now, gone_at=now, kind=base.EndKind.SELF_ENDED, detail=detail)
 
     def preempt(self, ref: str, now: float) -> bool:
-        """What the simulated provider does when it wants a machine back."""
+        """Preempt a machine, as the simulated provider does."""
         return self.end(ref, at=now, gone_at=now, kind=base.EndKind.PREEMPTED, detail="taken back")
 
     def count(self, ident: str, pair: tuple[int, int]) -> None:
@@ -288,7 +288,7 @@ class FakeCloud:
         return None if machine is None or now >= machine.gone_at + self._remember else machine
 
     def visible(self, now: float) -> Iterator[Machine]:
-        """What a listing shows."""
+        """Return the machines that a listing shows."""
         return (one for one in self.listed.values() if one.visible_at <= now)
 
     def used(self, region: str, machine_type: str = "") -> int:

@@ -98,7 +98,7 @@ def _scope(reader: options.Reader) -> base.OfferPattern | None:
 
 
 def read(reader: options.Reader, position: int) -> Fault:
-    """One fault of the options."""
+    """Read one fault of the options."""
     effects = [key for key in _EFFECTS if reader.has(key)]
     if not effects:
         reader.complain("", f"nothing goes wrong here; give one of {', '.join(_EFFECTS)}")
@@ -144,18 +144,18 @@ def _pattern(pattern: str) -> re.Pattern[str]:
 
 
 def matches(pattern: str, subject: str) -> bool:
-    """True when ``*`` in the pattern can stand for what it needs to."""
+    """Return True when a pattern with ``*`` matches the subject."""
     return _pattern(pattern).match(subject) is not None
 
 
 def chance(*parts: object) -> float:
-    """A number from 0 to 1 that depends on nothing but ``parts``."""
+    """Return a number from 0 to 1 that depends on nothing but ``parts``."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 def fires(fault: Fault, counts: Mapping[str, tuple[int, int]], seed: str) -> tuple[bool, tuple[int, int]]:
-    """Whether the fault fires at this matching call, and its counts (seen, fired) afterwards."""
+    """Decide if the fault fires at this matching call; return that and its counts (seen, fired) afterwards."""
     seen, fired = counts.get(fault.ident, (0, 0))
     seen += 1
     if seen <= fault.after or (fault.times is not None and fired >= fault.times):

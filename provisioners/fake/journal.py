@@ -58,7 +58,7 @@ class Journal:
         fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def news(self) -> tuple[bool, list[Entry]]:
-        """What was appended since the last look; True first when everything is to be read anew.  Needs the lock."""
+        """Return the entries appended since the last read; True first when all are to be read anew.  Needs the lock."""
         try:
             inode = os.stat(self._path).st_ino
         except FileNotFoundError:
@@ -82,7 +82,7 @@ class Journal:
             content += part
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
-            # Whoever wrote that line is dead: we hold the lock.
+            # The process that wrote that line is dead: this one holds the lock.
             os.ftruncate(self._file, self._offset + whole)
         entries: list[Entry] = [json.loads(line) for line in content[:whole].splitlines()]
         self._offset += whole

@@ -26,7 +26,7 @@ _PAUSE, _TRIES = 0.005, 2000
 _LOST = 60.0
 #: Seconds that a launch by a predecessor, or by another process, may still be under way at the start.
 _LAUNCHING = 5.0
-#: Seconds for which a look at the processes is good enough for the free capacity.
+#: Seconds for which a poll of the processes is recent enough for the free capacity.
 _FRESH = 1.0
 
 
@@ -142,7 +142,7 @@ class Fake(base.Basics):
         return machine.view(self._context.now())
 
     def _buy(self, request: base.CreateRequest, fired: list[faults.Fault]) -> tuple[clouds.Machine | None, str]:
-        """Carry the call out, or not; None for a failure that the caller is told of by ``fired``."""
+        """Carry the call out, or not; None for a failure that ``fired`` describes."""
         now = self._context.now()
         facts = {"key": request.key, "name": request.name, "offer": request.offer.key}
         failing = next((one for one in fired if one.kind), None)
@@ -245,7 +245,7 @@ class Fake(base.Basics):
                 stops_at = now + one.stop_after
         ends_at, kind, detail = min(futures, default=(math.inf, base.EndKind.UNKNOWN, ""))
         if stops_at < ends_at:
-            # What is switched off neither ends itself nor is wanted back; it is billed until somebody deletes it.
+            # A machine that is switched off neither ends itself nor is preempted; it is billed until it is deleted.
             ends_at, kind, detail = math.inf, base.EndKind.UNKNOWN, ""
         else:
             stops_at = math.inf
@@ -416,7 +416,7 @@ class Fake(base.Basics):
         return failing
 
     def _scope_of(self, kind: str) -> base.OfferPattern | None:
-        """How far a failure of that kind speaks, as clouds have it."""
+        """Return the offers that a failure of that kind applies to, as clouds have it."""
         if kind in (base.Kind.AUTH.value, base.Kind.THROTTLED.value):
             return base.OfferPattern.of(self._context.name, self._settings.account)
         return None
@@ -462,7 +462,7 @@ class Fake(base.Basics):
             await self._alone(lambda: self._ended(ends))
 
     def _view(self, machine: clouds.Machine, now: float) -> base.InstanceView:
-        """Its view; with processes still there it is not gone, whatever the simulated cloud foresaw."""
+        """Return its view; while it has processes it is not gone, even if the simulated cloud planned it so."""
         status = machine.status(now)
         if status is base.InstanceStatus.GONE and self._processes is not None and self._processes.present(machine):
             status = base.InstanceStatus.ENDING

@@ -25,7 +25,7 @@ TYPES = {
 
 
 class Backing(enum.StrEnum):
-    """What an instance of the simulated cloud really is."""
+    """The things that back an instance of the simulated cloud."""
 
     #: An entry in a journal.
     NONE = "none"
@@ -185,12 +185,12 @@ def _name(reader: options.Reader, key: str, name: str) -> str:
 
 
 def scope(provider: str, settings: Settings, region: Region, zone: str) -> base.Scope:
-    """The listing scope of that zone."""
+    """Return the listing scope of that zone."""
     return base.Scope.of(provider, settings.account, region.name, zone)
 
 
 def offers(provider: str, settings: Settings, shape: base.Shape) -> list[base.Offer]:
-    """What is sold for that shape: by market as asked, then by region, zone and type as written."""
+    """Return the offers for a shape: by market as asked, then by region, zone and type as written."""
     fitting = [one for one in settings.machine_types.values() if one.fits(shape)]
     found: list[base.Offer] = []
     for market in shape.markets:
@@ -211,7 +211,7 @@ def priced(
     machine: machines.MachineType,
     market: base.Market,
 ) -> base.Offer | None:
-    """One offer, None where the type is not sold in that market."""
+    """Return one offer, None where the type is not sold in that market."""
     price = machine.price_in(market)
     if price is None:
         return None

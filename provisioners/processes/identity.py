@@ -1,4 +1,4 @@
-"""Processes of this host, told apart for certain.
+"""Processes of this host, identified for certain.
 
 A pid alone names nothing: it is reused within minutes.  Here a process is a pid, its start time and the boot it was
 started in, and signals go through a pidfd that was opened before the start time was compared.  Members of an

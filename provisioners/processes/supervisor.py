@@ -3,7 +3,7 @@
 It takes the start lock, leaves its identity and only then starts the boot script, so that however often it is
 launched, the script starts at most once.  It ends the instance at its deadline (counted on the boot-time clock, which
 no one can set), on SIGTERM, or when the script ends; it collects every descendant first and itself goes last.
-It reads nothing from the network and talks to nobody.
+It does not use the network.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _SET_DEATH_SIGNAL = 1
 _SET_SUBREAPER = 36
 #: What it waits for; blocked, and taken one by one with sigtimedwait.
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
-#: The console is cut when it is longer than this, the part before is kept once.
+#: Bytes beyond which the console is cut; the part before is kept once.
 CONSOLE_LIMIT = 8 * 2**20
-#: Seconds between looks at the console's length.
+#: Seconds between checks of the console's length.
 _LOOK = 20.0
 #: Exit statuses of the launch.
 STARTED, REFUSED = 0, 3
@@ -64,7 +64,7 @@ class Supervisor:
         try:
             records.end(self._directory, cause, at=time.time(), detail=detail)
         except OSError as error:
-            # A full disk must not keep the processes alive; the reader will see that the supervisor left no word.
+            # A full disk must not keep the processes alive; the reader will see that the supervisor recorded no cause.
             print(f"runnerd: cannot write the end of this instance: {error}", flush=True)
         self._clear(self._grace)
 
@@ -96,7 +96,7 @@ class Supervisor:
         pid = os.fork()
         if pid:
             return pid
-        # In the child: whatever goes wrong here must end in _exit, never in the supervisor's own code.
+        # In the child: any error here must end in _exit, never in the supervisor's own code.
         try:
             os.setsid()
             _prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
@@ -172,11 +172,11 @@ def _execute(script: Path, variables: dict[str, str]) -> NoReturn:
             if error.errno != errno.ETXTBSY:
                 raise
             time.sleep(0.01)
-    raise OSError(errno.ETXTBSY, "somebody keeps it open for writing")
+    raise OSError(errno.ETXTBSY, "another process keeps it open for writing")
 
 
 def environment(directory: Path, name: str) -> dict[str, str]:
-    """All that the boot script is told by environment; nothing of the daemon's own."""
+    """Return the environment of the boot script; it has nothing of the daemon's own."""
     return {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": str(directory / records.HOME),
@@ -187,7 +187,7 @@ def environment(directory: Path, name: str) -> dict[str, str]:
 
 
 def claim(directory: Path) -> bool:
-    """Become the one who runs this instance; False when somebody was before us or it has ended."""
+    """Become the process that runs this instance; False when another one is, or when it has ended."""
     with records.locked(directory / records.LOCK):
         if (directory / records.END).exists() or (directory / records.IDENTITY).exists():
             return False

@@ -1,4 +1,4 @@
-"""What a provider writes down for its next start: one JSON file in its directory, always replaced as a whole.
+"""A JSON file that a provider keeps for its next start, always replaced as a whole.
 
 Without a directory nothing is kept.  What is in such a file can be asked for again, so one that cannot be read or
 written costs questions and a line in the log.
@@ -17,18 +17,18 @@ from provisioners.support import numbers
 
 log = logging.getLogger(__name__)
 
-#: What a file that somebody damaged makes its reader raise.
+#: The errors that a damaged file makes its reader raise.
 DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 class Notes:
-    """One such file."""
+    """One such file in the provider's directory."""
 
     def __init__(self, directory: str, name: str) -> None:
         self._path = Path(directory, name) if directory else None
 
     def load(self, take: Callable[[Any], None]) -> None:
-        """Give what is in the file to ``take``; nothing where there is none, or one that ``take`` cannot use."""
+        """Pass the document to ``take``; do nothing where there is no file, or one that ``take`` cannot use."""
         if self._path is None:
             return
         try:
@@ -39,7 +39,7 @@ class Notes:
             log.warning("%s cannot be used, and is made anew as its facts are asked for again: %r", self._path, error)
 
     def save(self, document: Any) -> None:
-        """Write it down."""
+        """Write the document to the file; log an error."""
         if self._path is None:
             return
         try:

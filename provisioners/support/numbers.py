@@ -2,7 +2,7 @@
 
 Python reads more than a number should be able to say: ``nan`` (with which every comparison is false, so that no limit
 holds), ``inf``, ``1e400``, ``1_000`` and the digits of other scripts, and its JSON reader takes ``NaN`` and
-``Infinity``.  Whatever comes from outside (tags, headers, documents, price lists) is read here.
+``Infinity``.  Everything from outside (tags, headers, documents, price lists) is read here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Token buckets: how fast an API may be called, as its documentation says, and pauses that it asks for.
+"""Token buckets: the documented rates of an API, and the backoff that it asks for.
 
-SDK retries are off everywhere; whoever is throttled is told so by one bucket, which then holds all callers back.
+SDK retries are off everywhere; a throttled call pauses its bucket, which then holds all callers back.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ class Bucket:
 
     @property
     def paused_until(self) -> float:
-        """When the pause that the provider asked for ends."""
+        """The end of the backoff that the provider asked for, in the clock's seconds."""
         return self._paused_until
 
     def pause(self, seconds: float) -> None:
-        """The provider asked to be left alone for that long."""
+        """Grant no call for that many seconds: the provider asked for a backoff."""
         self._paused_until = max(self._paused_until, self._now() + seconds)
 
     async def take(self, *, unless: Callable[[], bool] = lambda: False) -> bool:
         """Wait for the right to send one call.
 
         False, at the cost of nothing, as soon as it is this caller's turn and ``unless`` says that the call is not
-        wanted any more: whoever waits for what is not to be had keeps nobody else waiting.
+        wanted any more: a caller that waits in vain holds no other caller back.
         """
         async with self._turn:
             while True:
@@ -63,5 +63,5 @@ class Bucket:
                 await self._sleep(min(wait, _LOOK))
 
     def give_back(self) -> None:
-        """The call that was granted is not sent after all."""
+        """Return the right to a call that is not sent after all."""
         self._tokens = min(self._burst, self._tokens + 1.0)

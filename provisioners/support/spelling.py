@@ -10,7 +10,7 @@ from collections.abc import Iterable
 _MOST_LISTED = 16
 #: How alike two names must be (0 to 1) for one to be suggested for the other, and that for names of up to 3 letters.
 _ALIKE, _ALIKE_SHORT = 0.6, 0.5
-#: So alike that it is a slip of the finger, whatever else the name has in common with others.
+#: So alike that it is a slip of the finger, even if the name has parts in common with others.
 _SLIP = 0.9
 
 
