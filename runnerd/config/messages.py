@@ -96,11 +96,11 @@ def _problem(
     if kind == "value_error":
         return document.problem(place, str(detail["ctx"]["error"]))
     if kind in ("enum", "literal_error", "union_tag_invalid"):
-        words = _words(model, place, detail, document.data)
+        choices = _words(model, place, detail, document.data)
         if kind == "union_tag_invalid":
             place, value = (*place, "type"), detail["ctx"]["tag"]
-        near = spelling.closest(value, words) if isinstance(value, str) else None
-        return document.problem(place, f"{_shown(value)} is not one of {', '.join(words)}", nearest=near)
+        near = spelling.closest(value, choices) if isinstance(value, str) else None
+        return document.problem(place, f"{_shown(value)} is not one of {', '.join(choices)}", nearest=near)
     if kind == "union_tag_not_found":
         return document.problem(
             (*place, "type"), f"is missing; write {' or '.join(f'type: {kind}' for kind in _types_of_forges(model))}"
@@ -162,13 +162,13 @@ def _words(model: type[pydantic.BaseModel], place: yamlfile.Place, detail: Any, 
         return _types_of_forges(model)
     owner = model_at(model, place[:-1], data)
     field = _fields(owner).get(str(place[-1])) if owner else None
-    found = _choices(field.annotation) if field else []
-    if not found and owner is None and len(place) > 1:
+    choices = _choices(field.annotation) if field else []
+    if not choices and owner is None and len(place) > 1:
         # An entry of a list of words.
         owner = model_at(model, place[:-2], data)
         field = _fields(owner).get(str(place[-2])) if owner else None
-        found = _choices(field.annotation) if field else []
-    return found
+        choices = _choices(field.annotation) if field else []
+    return choices
 
 
 def _types_of_forges(model: type[pydantic.BaseModel]) -> list[str]:
@@ -196,10 +196,10 @@ def model_at(model: type[pydantic.BaseModel], place: Sequence[str | int], data: 
     """Return the model of a block of the file, None when the place is not a block."""
     annotation: Any = model
     for part in place:
-        found = _model_of(annotation, data)
+        block = _model_of(annotation, data)
         data = data.get(part) if isinstance(data, Mapping) else None
-        if found is not None:
-            field = _fields(found).get(str(part))
+        if block is not None:
+            field = _fields(block).get(str(part))
             if field is None:
                 return None
             annotation = field.annotation

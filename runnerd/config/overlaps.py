@@ -31,8 +31,8 @@ def _server(url: str) -> str:
     return urllib.parse.urlsplit(url).netloc.lower().removeprefix("www.")
 
 
-def _nested(one: str, other: str) -> bool:
-    first, second = (path.lower().strip("/") + "/" for path in (one, other))
+def _nested(path_a: str, path_b: str) -> bool:
+    first, second = (path.lower().strip("/") + "/" for path in (path_a, path_b))
     return first.startswith(second) or second.startswith(first)
 
 

@@ -35,8 +35,8 @@ def provisioner_class(kind: str) -> type[base.Provisioner]:
     another one.
     """
     module, _, name = provisioner_types()[kind].partition(":")
-    found: type[base.Provisioner] = getattr(importlib.import_module(module), name)
-    return found
+    cls: type[base.Provisioner] = getattr(importlib.import_module(module), name)
+    return cls
 
 
 def _provider_entries(data: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -62,14 +62,14 @@ def complaints(
             yield document.problem(place, f'there is no provider type "{kind}"{hint}', nearest=near)
             continue
         try:
-            found = provisioners[kind] if kind in provisioners else provisioner_class(kind)
+            provisioner = provisioners[kind] if kind in provisioners else provisioner_class(kind)
         except (ImportError, AttributeError) as error:
             yield document.problem(place, f"the package behind the provider type {kind} cannot be used: {error}")
             continue
-        for text in found.validate(entry.get("options") or {}):
+        for text in provisioner.validate(entry.get("options") or {}):
             yield _option_problem(document, text, "providers", name)
         for pool, options in _pool_options(data, name):
-            for text in found.validate_pool(options):
+            for text in provisioner.validate_pool(options):
                 yield _option_problem(document, text, "pools", pool, "options", name)
 
 

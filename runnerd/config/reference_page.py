@@ -111,15 +111,15 @@ def _blocks(model: type[pydantic.BaseModel]) -> Iterator[tuple[str, type[pydanti
         path, block = waiting.pop(0)
         inner = []
         for key, field in _fields(block):
-            for found, suffix in _models(field.annotation):
-                if found in seen:
+            for model_inside, suffix in _models(field.annotation):
+                if model_inside in seen:
                     continue
-                seen.add(found)
+                seen.add(model_inside)
                 here = f"{path}.{key}{suffix}" if path else f"{key}{suffix}"
-                tag = found.model_fields.get("type")
+                tag = model_inside.model_fields.get("type")
                 word = typing.get_args(tag.annotation) if tag else ()
-                yield f"`{here}`" + (f" of type `{word[0]}`" if len(word) == 1 else ""), found
-                inner.append((here, found))
+                yield f"`{here}`" + (f" of type `{word[0]}`" if len(word) == 1 else ""), model_inside
+                inner.append((here, model_inside))
         waiting = inner + waiting
 
 
@@ -127,8 +127,8 @@ def _models(annotation: Any) -> Iterator[tuple[type[pydantic.BaseModel], str]]:
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
         yield annotation, ""
     elif typing.get_origin(annotation) is dict:
-        for found, _ in _models(typing.get_args(annotation)[1]):
-            yield found, ".NAME"
+        for block, _ in _models(typing.get_args(annotation)[1]):
+            yield block, ".NAME"
     else:
         for part in typing.get_args(annotation):
             yield from _models(part)

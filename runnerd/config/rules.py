@@ -104,15 +104,15 @@ def _limits(blocks: Blocks) -> Iterator[Complaint]:
 
 def _pool(pool: Pool, names: Names, forges: Mapping[str, AnyForge]) -> Iterator[Complaint]:
     here = ("pools", pool.name)
-    for key, given, known, what in (
+    for key, given, known, noun in (
         ("from", pool.from_, names.providers, "provider"),
         ("forges", pool.forges, names.forges, "forge"),
     ):
         if not given and known:
-            yield Complaint((*here, key), f"is empty; name at least one {what}, or leave the key out for all")
+            yield Complaint((*here, key), f"is empty; name at least one {noun}, or leave the key out for all")
         for index, name in enumerate(given):
             if name not in known:
-                yield _unknown((*here, key, index), what, name, known)
+                yield _unknown((*here, key, index), noun, name, known)
             elif name in given[:index]:
                 yield Complaint((*here, key, index), f"{name} is listed twice")
     for key, entries in (("types", pool.types), ("options", pool.options)):
@@ -128,11 +128,11 @@ def _pool(pool: Pool, names: Names, forges: Mapping[str, AnyForge]) -> Iterator[
         yield Complaint((*here, "bootstrap"), "embedded is not available yet; write fetch, or leave the key out")
 
 
-def _unknown(place: yamlfile.Place, what: str, name: str, known: Iterable[str]) -> Complaint:
-    words = list(known)
-    near = spelling.closest(name, words)
-    listed = "" if near or not words else f"; there are {', '.join(words)}"
-    return Complaint(place, f'there is no {what} "{name}"{listed}', near)
+def _unknown(place: yamlfile.Place, noun: str, name: str, known: Iterable[str]) -> Complaint:
+    names = list(known)
+    near = spelling.closest(name, names)
+    listed = "" if near or not names else f"; there are {', '.join(names)}"
+    return Complaint(place, f'there is no {noun} "{name}"{listed}', near)
 
 
 def _labels(pool: Pool, kinds: set[str]) -> Iterator[Complaint]:
@@ -167,16 +167,16 @@ def _impossible(label: str) -> str:
 
 def _same_jobs_twice(forges: Mapping[str, AnyForge]) -> Iterator[Complaint]:
     entries = list(forges.values())
-    for index, one in enumerate(entries):
+    for index, forge in enumerate(entries):
         for other in entries[:index]:
-            same = overlaps.see_same_jobs(one, other)
-            if one.type == "github" and other.type == "github":
+            same = overlaps.see_same_jobs(forge, other)
+            if forge.type == "github" and other.type == "github":
                 # Two runner groups of one organisation are two places; an organisation and its repository
                 # too.
-                same = one.url.lower() == other.url.lower() and one.runner_group == other.runner_group
+                same = forge.url.lower() == other.url.lower() and forge.runner_group == other.runner_group
             if same:
                 yield Complaint(
-                    ("forges", one.name),
+                    ("forges", forge.name),
                     f'watches the same jobs as forge "{other.name}"; each would be counted twice',
                 )
 

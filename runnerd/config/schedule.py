@@ -74,8 +74,8 @@ class Cron:
         """Return the first firing later than `now`."""
         # The next whole minute, so that a firing at `now` itself is not found again.
         moment = datetime.datetime.fromtimestamp((now // 60 + 1) * 60, datetime.UTC)
-        found = [trigger.get_next_fire_time(None, moment) for trigger in self.triggers]
-        return min((time.timestamp() for time in found if time is not None), default=None)
+        times = [trigger.get_next_fire_time(None, moment) for trigger in self.triggers]
+        return min((time.timestamp() for time in times if time is not None), default=None)
 
     def before(self, now: float) -> float | None:
         """Return the last firing not later than `now`."""
@@ -88,9 +88,9 @@ class Cron:
         low, high = first, now
         while high - low >= 60:
             middle = low + (high - low) / 2
-            found = self.after(middle)
-            if found is not None and found <= now:
-                low = found
+            later = self.after(middle)
+            if later is not None and later <= now:
+                low = later
             else:
                 following = self.after(low)
                 if following is None or following > now:
@@ -192,9 +192,9 @@ def _read_period(text: str, words: list[str]) -> Period:
     if at > 1 or len(words) > at + 2:
         raise ValueError(f'"{text}": write days, hours and a time zone, such as "Mon-Fri 08:00-19:00 Europe/Berlin"')
     days = _read_days(words[0]) if at else frozenset(range(7))
-    found = _HOURS.match(words[at])
-    assert found is not None  # `at` was chosen by this very match
-    hours = [int(number) for number in found.groups()]
+    match = _HOURS.match(words[at])
+    assert match is not None  # `at` was chosen by this very match
+    hours = [int(number) for number in match.groups()]
     start, end = hours[0] * 60 + hours[1], hours[2] * 60 + hours[3]
     if hours[1] > 59 or hours[3] > 59 or start >= _DAY_MINUTES or end > _DAY_MINUTES:
         raise ValueError(f'"{words[at]}" is not a time of day; hours go from 00:00 to 24:00')

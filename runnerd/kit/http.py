@@ -144,8 +144,8 @@ class AiohttpTransport:
         except aiohttp.ClientConnectorError as error:
             raise errors.TransportError(f"cannot connect: {error}", maybe_applied=False) from error
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            what = str(error) or type(error).__name__
-            raise errors.TransportError(f"no answer from {_host(request.url)}: {what}") from error
+            message = str(error) or type(error).__name__
+            raise errors.TransportError(f"no answer from {_host(request.url)}: {message}") from error
 
     async def close(self) -> None:
         if self._session is not None:

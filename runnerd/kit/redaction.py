@@ -69,9 +69,9 @@ class Mask:
 
     def redact(self, text: str) -> str:
         """Return the text with every known secret and every token shape replaced by `***`."""
-        found = [form for known in (self._lasting, self._recent) for form in known if form in text]
+        present = [form for known in (self._lasting, self._recent) for form in known if form in text]
         # Longest first: a secret may be a part of another.
-        for form in sorted(found, key=len, reverse=True):
+        for form in sorted(present, key=len, reverse=True):
             text = text.replace(form, MASK)
         text = _SHAPES.sub(MASK, text)
         text = _HEADERS.sub(rf"\g<1>{MASK}", text)

@@ -118,15 +118,15 @@ class Database:
     # -- the lock on a server -----------------------------------------------------------------------------------
 
     def _lock_server(self, connection: sa.Connection) -> None:
-        held = lock.take_advisory(connection)
-        if held is None:
+        holder = lock.take_advisory(connection)
+        if holder is None:
             return
-        if self._token in held.name:
+        if self._token in holder.name:
             # Our own lost session: the server has not noticed yet that its client is gone.
-            lock.end_session(connection, held)
+            lock.end_session(connection, holder)
             raise errors.StoreUnwritable(f"{self.where} still holds the session that was lost; its end was requested")
         raise errors.StoreBusy(
-            f"{self.where} is in use by {held}; stop that one first, or give this one a database of its own"
+            f"{self.where} is in use by {holder}; stop that one first, or give this one a database of its own"
         )
 
     def _reconnect(self) -> sa.Connection:
@@ -209,11 +209,11 @@ class Database:
 
         When the database refuses something, each batch is tried alone, in order, so that a bad one fails alone.
         """
-        whole = self._write(batches)
-        if whole is None:
+        error = self._write(batches)
+        if error is None:
             return [None] * len(batches)
-        if len(batches) == 1 or isinstance(whole, (errors.StoreUnwritable, errors.StoreBusy)):
-            return [whole] * len(batches)
+        if len(batches) == 1 or isinstance(error, (errors.StoreUnwritable, errors.StoreBusy)):
+            return [error] * len(batches)
         return [self._write([batch]) for batch in batches]
 
     def _write(self, batches: Sequence[Sequence[commit.Encoded]]) -> errors.StoreError | None:

@@ -41,10 +41,10 @@ def _instances(connection: sa.Connection, before: float) -> tuple[int, bool]:
     ids = list(connection.scalars(old))
     if not ids:
         return 0, False
-    gone = 0
+    deleted = 0
     for column in (a.instance, r.instance, tables.consoles.c.instance, i.id):
-        gone += connection.execute(sa.delete(column.table).where(column.in_(ids))).rowcount
-    return gone, len(ids) == ROWS_PER_STEP
+        deleted += connection.execute(sa.delete(column.table).where(column.in_(ids))).rowcount
+    return deleted, len(ids) == ROWS_PER_STEP
 
 
 def _limited(table: sa.Table, *conditions: sa.ColumnElement[bool]) -> Any:
@@ -54,10 +54,10 @@ def _limited(table: sa.Table, *conditions: sa.ColumnElement[bool]) -> Any:
 
 def _jobs(connection: sa.Connection, before: float) -> tuple[int, bool]:
     j = tables.jobs.c
-    gone = connection.execute(
+    deleted = connection.execute(
         _limited(tables.jobs, j.state == model.JobState.COMPLETED.value, j.finished_at < before)
     ).rowcount
-    return gone, gone == ROWS_PER_STEP
+    return deleted, deleted == ROWS_PER_STEP
 
 
 def _events(connection: sa.Connection, before: float) -> tuple[int, bool]:
@@ -73,23 +73,23 @@ def _events(connection: sa.Connection, before: float) -> tuple[int, bool]:
             )
         )
     )
-    gone = connection.execute(_limited(tables.events, e.at < before, ~kept)).rowcount
-    return gone, gone == ROWS_PER_STEP
+    deleted = connection.execute(_limited(tables.events, e.at < before, ~kept)).rowcount
+    return deleted, deleted == ROWS_PER_STEP
 
 
 def _blocks(connection: sa.Connection, before: float) -> tuple[int, bool]:
-    gone = connection.execute(_limited(tables.blocks, tables.blocks.c.until < before)).rowcount
-    return gone, gone == ROWS_PER_STEP
+    deleted = connection.execute(_limited(tables.blocks, tables.blocks.c.until < before)).rowcount
+    return deleted, deleted == ROWS_PER_STEP
 
 
 def consoles(connection: sa.Connection, before: float) -> tuple[int, bool]:
     """Delete output older than that time, and the oldest beyond the limit."""
     c = tables.consoles.c
     surplus = connection.scalar(sa.select(c.at).order_by(c.at.desc()).offset(MOST_CONSOLES).limit(1))
-    gone = connection.execute(
+    deleted = connection.execute(
         _limited(tables.consoles, c.at < before if surplus is None else sa.or_(c.at < before, c.at <= surplus))
     ).rowcount
-    return gone, gone == ROWS_PER_STEP
+    return deleted, deleted == ROWS_PER_STEP
 
 
 #: In this order: events go after their subjects.

@@ -58,7 +58,7 @@ def _all(connection: sa.Connection, codec: rows.Codec[T], query: sa.Select[Any])
 
 def load(connection: sa.Connection, now: float) -> State:
     """Return the state that a daemon starts from."""
-    held = sa.union(
+    kept = sa.union(
         sa.select(_instances.id).where(_instances.state.in_(_OPEN)),
         sa.select(_registrations.instance).where(_registrations.state.in_(OPEN_REGISTRATIONS)),
         sa.select(_attempts.instance).where(_attempts.state.in_(OPEN_ATTEMPTS)),
@@ -72,14 +72,14 @@ def load(connection: sa.Connection, now: float) -> State:
             _all(
                 connection,
                 rows.INSTANCE,
-                rows.INSTANCE.select.where(_instances.id.in_(held)).order_by(_instances.created_at, _instances.id),
+                rows.INSTANCE.select.where(_instances.id.in_(kept)).order_by(_instances.created_at, _instances.id),
             )
         ),
         attempts=tuple(
             _all(
                 connection,
                 rows.ATTEMPT,
-                rows.ATTEMPT.select.where(_attempts.instance.in_(held)).order_by(_attempts.created_at, _attempts.key),
+                rows.ATTEMPT.select.where(_attempts.instance.in_(kept)).order_by(_attempts.created_at, _attempts.key),
             )
         ),
         registrations=tuple(

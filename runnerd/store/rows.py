@@ -129,8 +129,8 @@ class Codec(Generic[T]):
         """Return the values of :attr:`columns`.  Raises :class:`errors.StoreError` for what no row can hold."""
         values = list(self._get(fact))
         try:
-            for place, words, _ in self._values:
-                values[place] = words[values[place]]
+            for place, texts, _ in self._values:
+                values[place] = texts[values[place]]
             for place in self._lists:
                 values[place] = json.dumps(values[place], separators=(",", ":"))
             for place in self._free:

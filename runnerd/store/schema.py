@@ -139,20 +139,20 @@ def _connected(url: str, work: Callable[[sa.Connection, sa.URL], T], *, exclusiv
     if exclusive and path is not None:
         engine.prepare(path)
         file_lock = lock.FileLock(path)
-    made = engine.make(parsed)
+    database_engine = engine.make(parsed)
     try:
 
         def connected() -> T:
-            with made.connect() as connection:
+            with database_engine.connect() as connection:
                 if exclusive and parsed.get_backend_name() == "postgresql":
-                    held = lock.take_advisory(connection)
-                    if held is not None:
-                        raise errors.StoreBusy(f"{where} is in use by {held}; stop that one first")
+                    holder = lock.take_advisory(connection)
+                    if holder is not None:
+                        raise errors.StoreBusy(f"{where} is in use by {holder}; stop that one first")
                 return work(connection, parsed)
 
         return engine.call(where, connected)
     finally:
-        made.dispose()
+        database_engine.dispose()
         if file_lock is not None:
             file_lock.release()
 

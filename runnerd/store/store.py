@@ -149,8 +149,8 @@ class Store:
             more = True
             while more:
                 work = functools.partial(step, before=until)
-                gone, more = await self._offload(functools.partial(self._database.transaction, work))
-                total += gone
+                deleted, more = await self._offload(functools.partial(self._database.transaction, work))
+                total += deleted
         return total
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -170,8 +170,8 @@ class Store:
         limit: int = 200,
     ) -> list[model.Event]:
         """Return the last ``limit`` matching events, oldest first; with ``after_rowid`` the first ones after it."""
-        found = await self.trail(subject=subject, id=id, since=since, after_rowid=after_rowid, limit=limit)
-        return [event for _, event in found]
+        numbered = await self.trail(subject=subject, id=id, since=since, after_rowid=after_rowid, limit=limit)
+        return [event for _, event in numbered]
 
     async def trail(
         self,

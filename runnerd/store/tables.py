@@ -46,8 +46,8 @@ def _whole(name: str) -> sa.Column[int]:
 
 
 def _one_of(name: str, values: type[enum.StrEnum]) -> sa.CheckConstraint:
-    words = ", ".join(f"'{value.value}'" for value in values)
-    return sa.CheckConstraint(f"{name} IN ({words})", name=name)
+    members = ", ".join(f"'{value.value}'" for value in values)
+    return sa.CheckConstraint(f"{name} IN ({members})", name=name)
 
 
 instances = sa.Table(
