@@ -110,21 +110,24 @@ def spending(connection: sa.Connection, *, by: By, since: float, until: float, n
     instances = jobs = 0
     for name, price, gpus, state, running_at, gone_at, deadline, busy_at in connection.execute(_rows(by, since, until)):
         live = state not in _CLOSED
-        began = busy_at > 0 and since <= busy_at < until
+        start, stop = max(running_at, since), min(now if live else gone_at, until)
+        began = busy_at > 0 and since <= busy_at < stop
+        # A clock that was set may put the job before its instance.
+        began_at = max(busy_at, start)
         ran = False
         if running_at > 0:
-            for day, seconds in _days(max(running_at, since), min(now if live else gone_at, until)):
+            for day, seconds in _days(start, stop):
                 group = _group(groups, str(int(day)) if daily else name)
                 group.accrue(seconds, price, gpus)
                 if daily or not ran:
                     group.instances += 1
-                    group.jobs += began and (not daily or day <= busy_at < day + DAY_S)
+                    group.jobs += began and (not daily or day <= began_at < day + DAY_S)
                 ran = True
             instances += ran
             jobs += ran and began
         if live and price > 0:
-            start = max(running_at, now, since)
-            for day, seconds in _days(start, min(deadline, until, start + LONGEST_S)):
+            ahead = max(running_at, now, since)
+            for day, seconds in _days(ahead, min(deadline, until, ahead + LONGEST_S)):
                 _group(groups, str(int(day)) if daily else name).commit(seconds, price)
     total = Sum("", instances, jobs)
     for group in groups.values():

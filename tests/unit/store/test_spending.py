@@ -51,6 +51,21 @@ async def test_a_row_is_cut_at_the_span_and_at_midnights_of_utc(state):
     assert (found.total.hours, found.total.gpu_hours) == (7.0, 14.0)
 
 
+@pytest.mark.parametrize(
+    ("busy_at", "counted"),
+    [
+        pytest.param(30.0, 0, id="after-now"),
+        pytest.param(2.0, 0, id="now"),
+        pytest.param(0.5, 1, id="before-the-instance-ran"),
+    ],
+)
+async def test_a_job_counts_on_one_day_although_a_clock_was_set(state, busy_at, counted):
+    await state.write(lives("a", 1, 60, busy_at=DAY0 + busy_at * HOUR))
+    for by in (store.By.POOL, store.By.DAY):
+        found = await state.spending(by=by, since=DAY0, until=DAY0 + 50 * HOUR, now=DAY0 + 2 * HOUR)
+        assert (found.total.jobs, sum(one.jobs for one in found.groups)) == (counted, counted)
+
+
 async def test_what_lives_costs_up_to_now_and_is_promised_up_to_its_deadline(state):
     requested = facts.instance("r", S.REQUESTING, price=3.0, deadline=DAY0 + 12 * HOUR, provider="gcp")
     await state.write(lives("a", 2, 14), requested, facts.instance("p", S.PLANNED), ran("b", 0, 1, price=0.0))
