@@ -7,12 +7,10 @@ They are for tests, the demo and the benchmark, never for a client of the forges
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runnerd.simulator import faults, http, world
-
-if TYPE_CHECKING:
-    from runnerd.simulator import app as app_module
+from runnerd.simulator.half import Half
 
 #: the most jobs that one request may queue
 MOST_JOBS = 100_000
@@ -133,9 +131,11 @@ def upload_json(upload: world.Upload) -> dict[str, Any]:
     }
 
 
-def routes(app: app_module.App) -> list[http.Route]:
-    """The control endpoints of an app."""
-    control = Control(app)
+def routes(
+    shared: world.World, halves: Mapping[str, Half], scripted: faults.Faults, router: http.Router
+) -> list[http.Route]:
+    """Return the control endpoints; ``router`` has counted the requests."""
+    control = Control(shared, halves, scripted, router)
     table = [
         ("GET", "/_sim/state", control.state),
         ("POST", "/_sim/jobs", control.queue_jobs),
@@ -164,16 +164,20 @@ def _checked(handler: http.Handler) -> http.Handler:
 class Control:
     """The handlers of the control endpoints."""
 
-    def __init__(self, app: app_module.App) -> None:
-        self._app = app
-        self._world = app.world
+    def __init__(
+        self, shared: world.World, halves: Mapping[str, Half], scripted: faults.Faults, router: http.Router
+    ) -> None:
+        self._world = shared
+        self._halves = halves
+        self._faults = scripted
+        self._router = router
 
     async def state(self, request: http.Request) -> http.Response:
-        return http.json_response(state_of(self._app))
+        return http.json_response(state_of(self._world, self._halves, self._router))
 
     async def queue_jobs(self, request: http.Request) -> http.Response:
         spec = job_spec(_json(request))
-        half = self._app.halves.get(spec.forge)
+        half = self._halves.get(spec.forge)
         if half is None:
             raise BadInput(f"this simulator has no {spec.forge}")
         jobs = half.queue_jobs(spec)
@@ -183,14 +187,14 @@ class Control:
         job = self._job(request)
         if job.status == "completed":
             return http.json_response({"error": f"job {job.id} is completed"}, 409)
-        self._app.halves[job.forge].cancel_job(job)
+        self._halves[job.forge].cancel_job(job)
         return http.json_response(job_json(job))
 
     async def job_log(self, request: http.Request) -> http.Response:
         return http.text_response(self._job(request).log.decode("utf-8", "replace"))
 
     async def list_faults(self, request: http.Request) -> http.Response:
-        return http.json_response({"faults": self._app.faults.to_json()})
+        return http.json_response({"faults": self._faults.to_json()})
 
     async def add_faults(self, request: http.Request) -> http.Response:
         data = _json(request)
@@ -198,11 +202,11 @@ class Control:
         if not isinstance(listed, list) or not listed or not all(isinstance(item, dict) for item in listed):
             raise BadInput('the body must be {"faults": [{...}, ...]}')
         made = [faults.parse(item, now=self._world.now()) for item in listed]
-        self._app.faults.add(*made)
-        return http.json_response({"faults": self._app.faults.to_json()}, 201)
+        self._faults.add(*made)
+        return http.json_response({"faults": self._faults.to_json()}, 201)
 
     async def clear_faults(self, request: http.Request) -> http.Response:
-        self._app.faults.clear()
+        self._faults.clear()
         return http.empty(204)
 
     async def add_hook(self, request: http.Request) -> http.Response:
@@ -216,7 +220,7 @@ class Control:
         return http.json_response({"id": hook.id}, 201)
 
     async def tokens(self, request: http.Request) -> http.Response:
-        return http.json_response({name: half.default_tokens() for name, half in self._app.halves.items()})
+        return http.json_response({name: half.default_tokens() for name, half in self._halves.items()})
 
     async def wait(self, request: http.Request) -> http.Response:
         """Wait until no job is queued or in progress, at most `timeout` seconds; answers the state."""
@@ -252,19 +256,19 @@ def add_hook(state: world.World, *, forge: str, url: str, data: Mapping[str, Any
     return hook
 
 
-def state_of(app: app_module.App) -> dict[str, Any]:
-    """Everything, as `GET /_sim/state` tells it."""
+def state_of(shared: world.World, halves: Mapping[str, Half], router: http.Router) -> dict[str, Any]:
+    """Return everything, as `GET /_sim/state` answers it."""
     state: dict[str, Any] = {
-        "now": app.world.now(),
-        "jobs": [job_json(job) for job in app.world.jobs.values()],
-        "runners": [runner_json(runner) for runner in app.world.runners.values()],
-        "comments": [comment_json(comment) for comment in app.world.comments.values()],
-        "uploads": [upload_json(upload) for upload in app.world.uploads.values()],
-        "requests": dict(app.router.counts),
+        "now": shared.now(),
+        "jobs": [job_json(job) for job in shared.jobs.values()],
+        "runners": [runner_json(runner) for runner in shared.runners.values()],
+        "comments": [comment_json(comment) for comment in shared.comments.values()],
+        "uploads": [upload_json(upload) for upload in shared.uploads.values()],
+        "requests": dict(router.counts),
         "scale_sets": [],
         "sessions": [],
     }
-    for half in app.halves.values():
+    for half in halves.values():
         for name, items in half.state().items():
             state.setdefault(name, []).extend(items)
     return state

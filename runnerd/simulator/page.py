@@ -9,15 +9,11 @@ from __future__ import annotations
 import html
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import markdown_it
 import nh3
 
 from runnerd.simulator import http, world
-
-if TYPE_CHECKING:
-    from runnerd.simulator import app as app_module
 
 #: jobs shown on the index, newest first
 MOST_JOBS = 200
@@ -39,9 +35,9 @@ pre { background: var(--soft); padding: .7rem 1rem; overflow-x: auto; border-rad
 """
 
 
-def routes(app: app_module.App) -> list[http.Route]:
+def routes(shared: world.World) -> list[http.Route]:
     """The page's addresses: the index, pull and merge requests, commits, jobs."""
-    page = Page(app.world)
+    page = Page(shared)
     table = [
         ("/", page.index),
         ("/{owner}/{repo}/pull/{number}", page.pull),

@@ -1,4 +1,4 @@
-"""The Actions service over HTTP: scale sets, runner groups, message sessions, the message queue, agents.
+"""The Actions service over HTTP: scale sets, runner groups, message sessions, the message queue.
 
 It answers below `/_actions/<tenant>/`; the tenant stands for the scope of the admin token. Errors are
 `{"typeName", "message"}` as clients match them. The protocol is not documented; its public client is the reference
@@ -11,24 +11,7 @@ import json
 from typing import Any
 
 from runnerd.simulator import http, world
-from runnerd.simulator.github import auth, dispatch, entities, runners, state
-
-PREFIX = "/_actions/{tenant}/_apis"
-_ASSEMBLY = "GitHub.Actions.Runtime.WebApi"
-
-
-def fail(status: int, name: str, message: str) -> http.Refusal:
-    """A refusal of the Actions service."""
-    body = {
-        "$id": "1",
-        "innerException": None,
-        "message": message,
-        "typeName": f"{_ASSEMBLY}.{name}, {_ASSEMBLY}",
-        "typeKey": name,
-        "errorCode": 0,
-        "eventId": 3000,
-    }
-    return http.Refusal(http.json_response(body, status))
+from runnerd.simulator.github import actions_agents, actions_frame, auth, dispatch, entities, runners, state
 
 
 class Actions:
@@ -41,65 +24,56 @@ class Actions:
         self._world = tables.world
         self._options = tables.options
         self._auth = credentials
+        self._frame = actions_frame.Frame(tables, credentials)
+        self._agents = actions_agents.Agents(tables, self._frame, registry)
         self._dispatch = jobs
         self._registry = registry
         self.sessions: dict[str, entities.Session] = {}
 
     def routes(self) -> list[http.Route]:
-        sets = f"{PREFIX}/runtime/runnerscalesets"
-        agents = f"{PREFIX}/distributedtask/pools/0/agents"
+        sets = f"{actions_frame.PREFIX}/runtime/runnerscalesets"
         table: list[tuple[str, str, http.Handler]] = [
             ("GET", sets, self.list_sets),
             ("POST", sets, self.create_set),
             ("GET", sets + "/{id}", self.get_set),
             ("PATCH", sets + "/{id}", self.update_set),
             ("DELETE", sets + "/{id}", self.delete_set),
-            ("GET", f"{PREFIX}/runtime/runnergroups", self.groups),
-            ("GET", f"{PREFIX}/runtime/runnergroups/", self.groups),
+            ("GET", f"{actions_frame.PREFIX}/runtime/runnergroups", self.groups),
+            ("GET", f"{actions_frame.PREFIX}/runtime/runnergroups/", self.groups),
             ("POST", sets + "/{id}/sessions", self.create_session),
             ("PATCH", sets + "/{id}/sessions/{session}", self.refresh_session),
             ("DELETE", sets + "/{id}/sessions/{session}", self.delete_session),
             ("POST", sets + "/{id}/acquirejobs", self.acquire_jobs),
             ("GET", sets + "/{id}/acquirablejobs", self.acquirable_jobs),
-            ("POST", sets + "/{id}/generatejitconfig", self.generate_jit_config),
             ("GET", sets + "/{id}/messages", self.get_message),
             ("DELETE", sets + "/{id}/messages/{message}", self.delete_message),
-            ("GET", agents, self.list_agents),
-            ("GET", agents + "/{agent}", self.get_agent),
-            ("DELETE", agents + "/{agent}", self.delete_agent),
         ]
         return [
-            http.Route(method, template, self._with_activity(handler), "github") for method, template, handler in table
+            *self._agents.routes(),
+            *(
+                http.Route(method, template, self._frame.with_activity(handler), "github")
+                for method, template, handler in table
+            ),
         ]
-
-    def _with_activity(self, handler: http.Handler) -> http.Handler:
-        async def answer(request: http.Request) -> http.Response:
-            try:
-                response = await handler(request)
-            except http.Refusal as refusal:
-                response = refusal.response
-            return response.with_headers({"ActivityId": self._world.uuid()})
-
-        return answer
 
     # Scale sets
 
     async def list_sets(self, request: http.Request) -> http.Response:
-        scope = self._scope(request)
+        scope = self._frame.scope(request)
         found = [item for item in self._state.sets.values() if item.scope == scope]
         if request.has("runnerGroupId"):
-            group = _number(request.param("runnerGroupId"))
+            group = actions_frame.number(request.param("runnerGroupId"))
             found = [item for item in found if item.group_id == group]
         if request.has("name"):
             found = [item for item in found if item.name.lower() == request.param("name").lower()]
-        return _listed([self._set_json(item, request) for item in found])
+        return actions_frame.listed([self._set_json(item, request) for item in found])
 
     async def create_set(self, request: http.Request) -> http.Response:
-        scope = self._scope(request)
-        body = _body(request)
+        scope = self._frame.scope(request)
+        body = actions_frame.body_of(request)
         name = body.get("name")
         if not isinstance(name, str) or not name.strip():
-            raise fail(400, "ArgumentException", "The runner scale set name must not be empty.")
+            raise actions_frame.fail(400, "ArgumentException", "The runner scale set name must not be empty.")
         group_id = body.get("runnerGroupId") or 1
         self._group(scope, group_id)
         self._refuse_duplicate(scope, group_id, name)
@@ -118,11 +92,11 @@ class Actions:
         return http.json_response(self._set_json(scale_set, request))
 
     async def get_set(self, request: http.Request) -> http.Response:
-        return http.json_response(self._set_json(self._set(request), request))
+        return http.json_response(self._set_json(self._frame.scale_set(request), request))
 
     async def update_set(self, request: http.Request) -> http.Response:
-        scale_set = self._set(request)
-        body = _body(request)
+        scale_set = self._frame.scale_set(request)
+        body = actions_frame.body_of(request)
         name = body.get("name") or scale_set.name
         group_id = body.get("runnerGroupId") or scale_set.group_id
         self._group(scale_set.scope, group_id)
@@ -137,7 +111,7 @@ class Actions:
         return http.json_response(self._set_json(scale_set, request))
 
     async def delete_set(self, request: http.Request) -> http.Response:
-        self.drop(self._set(request))
+        self.drop(self._frame.scale_set(request))
         return http.empty(204)
 
     def drop(self, scale_set: entities.ScaleSet) -> None:
@@ -148,11 +122,11 @@ class Actions:
         self._world.changed("sets")
 
     async def groups(self, request: http.Request) -> http.Response:
-        scope = self._scope(request)
+        scope = self._frame.scope(request)
         found = self._state.groups_of(scope)
         if request.has("groupName"):
             found = [group for group in found if group.name.lower() == request.param("groupName").lower()]
-        return _listed(
+        return actions_frame.listed(
             [
                 {
                     "id": group.id,
@@ -167,13 +141,13 @@ class Actions:
     # Sessions
 
     async def create_session(self, request: http.Request) -> http.Response:
-        scale_set = self._set(request)
-        owner = _body(request).get("ownerName")
+        scale_set = self._frame.scale_set(request)
+        owner = actions_frame.body_of(request).get("ownerName")
         if not isinstance(owner, str) or not owner:
-            raise fail(400, "ArgumentException", "The session owner name must not be empty.")
+            raise actions_frame.fail(400, "ArgumentException", "The session owner name must not be empty.")
         active = scale_set.session
         if active is not None and self._active(active):
-            raise fail(
+            raise actions_frame.fail(
                 409,
                 "RunnerScaleSetSessionConflictException",
                 f"The runner scale set {scale_set.name} already has an active session for owner {active.owner}.",
@@ -191,10 +165,10 @@ class Actions:
         return session
 
     async def refresh_session(self, request: http.Request) -> http.Response:
-        scale_set = self._set(request)
+        scale_set = self._frame.scale_set(request)
         session = self._session(request, scale_set)
         if session is None:
-            raise fail(
+            raise actions_frame.fail(
                 404,
                 "RunnerAdminException",
                 f"session ID {request.params['session']} that doesn't exist in redis",
@@ -203,10 +177,10 @@ class Actions:
         return http.json_response(self._session_json(session, scale_set, request))
 
     async def delete_session(self, request: http.Request) -> http.Response:
-        scale_set = self._set(request)
+        scale_set = self._frame.scale_set(request)
         session = self._session(request, scale_set)
         if session is None:
-            raise fail(
+            raise actions_frame.fail(
                 400,
                 "RunnerScaleSetSessionExpiredException",
                 f"The session {request.params['session']} has expired.",
@@ -227,9 +201,9 @@ class Actions:
         scale_set, session = self._queue(request)
         raw = request.header("x-scalesetmaxcapacity")
         if raw and not raw.isdigit():
-            raise fail(400, "ArgumentException", "X-ScaleSetMaxCapacity must be a number of 0 or more.")
+            raise actions_frame.fail(400, "ArgumentException", "X-ScaleSetMaxCapacity must be a number of 0 or more.")
         capacity = int(raw) if raw else None
-        last = _number(request.param("lastMessageId", "0"))
+        last = actions_frame.number(request.param("lastMessageId", "0"))
         session.last_seen = self._world.now()
         self._dispatch.announce_capacity(scale_set, capacity)
         deadline = self._world.now() + self._options.poll_block
@@ -237,7 +211,7 @@ class Actions:
         try:
             while True:
                 if scale_set.id not in self._state.sets:
-                    raise self._gone(scale_set.id)
+                    raise self._frame.gone(scale_set.id)
                 if scale_set.session is not session:
                     raise self._token_expired()
                 message = self._next_message(scale_set, last)
@@ -254,7 +228,7 @@ class Actions:
     async def delete_message(self, request: http.Request) -> http.Response:
         scale_set, session = self._queue(request)
         session.last_seen = self._world.now()
-        wanted = _number(request.params["message"])
+        wanted = actions_frame.number(request.params["message"])
         scale_set.messages = [message for message in scale_set.messages if message.id != wanted]
         return http.empty(204)
 
@@ -266,16 +240,16 @@ class Actions:
         except ValueError:
             wanted = None
         if not isinstance(wanted, list) or not all(isinstance(item, int) for item in wanted):
-            raise fail(400, "ArgumentException", "The body must be an array of runner request ids.")
+            raise actions_frame.fail(400, "ArgumentException", "The body must be an array of runner request ids.")
         granted = self._dispatch.acquire(scale_set, wanted)
         return http.json_response({"count": len(granted), "value": granted})
 
     async def acquirable_jobs(self, request: http.Request) -> http.Response:
-        scale_set = self._set(request)
+        scale_set = self._frame.scale_set(request)
         if not scale_set.offered:
             return http.empty(204)
         offers = [self._state.job(id) for id in scale_set.offered]
-        return _listed(
+        return actions_frame.listed(
             [
                 {
                     "acquireJobUrl": "",
@@ -308,88 +282,12 @@ class Actions:
         scale_set.messages.append(message)
         return message
 
-    # Runners
-
-    async def generate_jit_config(self, request: http.Request) -> http.Response:
-        scale_set = self._set(request)
-        body = _body(request)
-        name = body.get("name")
-        if not isinstance(name, str) or not name or len(name) > 64:
-            raise fail(400, "ArgumentException", "The runner name must have 1 to 64 characters.")
-        try:
-            runner = self._registry.register(
-                scale_set.scope,
-                name,
-                labels=list(scale_set.labels),
-                group_id=scale_set.group_id,
-                set_id=scale_set.id,
-                work_folder=str(body.get("workFolder") or "_work"),
-            )
-        except runners.NameTaken:
-            raise fail(409, "AgentExistsException", f"A runner with the name {name} already exists.") from None
-        except runners.TooMany:
-            refusal = fail(429, "RequestBlockedException", "Too many runner registrations in five minutes.")
-            raise http.Refusal(refusal.response.with_headers({"Retry-After": "60"})) from None
-        return http.json_response(
-            {
-                "runner": _agent_json(runner),
-                "encodedJITConfig": self._registry.jit_config(runner, base_url=request.base_url),
-            }
-        )
-
-    async def list_agents(self, request: http.Request) -> http.Response:
-        scope = self._scope(request)
-        if request.has("agentName"):
-            found = self._registry.by_name(scope, request.param("agentName"))
-            return _listed([_agent_json(found)] if found else [])
-        return _listed([_agent_json(runner) for runner in self._registry.of_scope(scope)])
-
-    async def get_agent(self, request: http.Request) -> http.Response:
-        runner = self._agent(request)
-        if runner is None:
-            raise fail(404, "AgentNotFoundException", f"No agent exists with identifier {request.params['agent']}.")
-        return http.json_response(_agent_json(runner))
-
-    async def delete_agent(self, request: http.Request) -> http.Response:
-        runner = self._agent(request)
-        if runner is not None:
-            try:
-                self._registry.remove(runner)
-            except runners.StillRunning:
-                raise fail(
-                    400, "JobStillRunningException", f"The job is still running on runner {runner.name}."
-                ) from None
-        return http.empty(204)
-
     # Parts
 
-    def _scope(self, request: http.Request) -> str:
-        """The scope of the admin token, or a 401 refusal; 400 when no api-version is given."""
-        found = self._auth.admin.get(self._auth.bearer(request))
-        if found is None or found[1] <= self._world.now():
-            raise fail(401, "VssUnauthorizedException", "The request is not authorized: token expired or unknown.")
-        if tenant_of(found[0]) != request.params["tenant"]:
-            raise fail(404, "HostDoesNotExistException", f"The tenant {request.params['tenant']} does not exist.")
-        if not request.has("api-version") and "api-version" not in request.header("accept"):
-            raise fail(
-                400,
-                "VssVersionNotSpecifiedException",
-                f'No api-version was supplied for the "{request.method}" request.',
-            )
-        return found[0]
-
-    def _set(self, request: http.Request) -> entities.ScaleSet:
-        scope = self._scope(request)
-        found = self._state.sets.get(_number(request.params["id"]))
-        if found is None or found.scope != scope:
-            raise self._gone(request.params["id"])
-        return found
-
-    def _gone(self, id: object) -> http.Refusal:
-        return fail(404, "RunnerScaleSetNotFoundException", f"No runner scale set found with identifier {id}.")
-
     def _token_expired(self) -> http.Refusal:
-        return fail(401, "MessageQueueTokenExpiredException", "The message queue token is expired or unknown.")
+        return actions_frame.fail(
+            401, "MessageQueueTokenExpiredException", "The message queue token is expired or unknown."
+        )
 
     def _queue(self, request: http.Request) -> tuple[entities.ScaleSet, entities.Session]:
         """Set and session of a queue token: 401 when it is expired or its session ended, 404 without the set."""
@@ -399,11 +297,11 @@ class Actions:
         session_id, set_id, _ = found
         scale_set = self._state.sets.get(set_id)
         if scale_set is None:
-            raise self._gone(set_id)
+            raise self._frame.gone(set_id)
         if str(set_id) != request.params["id"]:
             raise self._token_expired()
         if request.template.endswith(("/messages", "/messages/{message}")) and request.param("sessionId") != session_id:
-            raise fail(
+            raise actions_frame.fail(
                 400, "ArgumentException", "The query of the message queue URL must be kept: sessionId is missing."
             )
         session = self.sessions.get(session_id)
@@ -421,21 +319,18 @@ class Actions:
         now = self._world.now()
         return session.polling > 0 or now < session.held_until or now < session.last_seen + self._options.session_idle
 
-    def _agent(self, request: http.Request) -> entities.GithubRunner | None:
-        scope = self._scope(request)
-        runner = self._state.runners.get(_number(request.params["agent"]))
-        return runner if runner is not None and runner.scope == scope else None
-
     def _group(self, scope: str, id: Any) -> entities.Group:
         group = self._state.group(scope, id) if isinstance(id, int) else None
         if group is None:
-            raise fail(404, "RunnerGroupNotFoundException", f"No runner group found with identifier {id}.")
+            raise actions_frame.fail(
+                404, "RunnerGroupNotFoundException", f"No runner group found with identifier {id}."
+            )
         return group
 
     def _refuse_duplicate(self, scope: str, group_id: int, name: str) -> None:
         for other in self._state.sets.values():
             if (other.scope, other.group_id, other.name.lower()) == (scope, group_id, name.lower()):
-                raise fail(
+                raise actions_frame.fail(
                     400,
                     "RunnerScaleSetExistsException",
                     f"The runner scale set {name} already exists in runner group {group_id}.",
@@ -443,7 +338,7 @@ class Actions:
 
     def _labels(self, given: Any, name: str) -> list[str]:
         if given is not None and not isinstance(given, list):
-            raise fail(400, "ArgumentException", "labels must be an array.")
+            raise actions_frame.fail(400, "ArgumentException", "labels must be an array.")
         names = [str(item.get("name", "")) for item in given or [] if isinstance(item, dict)]
         names = [item for item in names if item]
         if not names:
@@ -452,7 +347,8 @@ class Actions:
 
     def _set_json(self, scale_set: entities.ScaleSet, request: http.Request) -> dict[str, Any]:
         group = self._state.group(scale_set.scope, scale_set.group_id)
-        own = f"{request.base_url}/_actions/{tenant_of(scale_set.scope)}/_apis/runtime/runnerscalesets/{scale_set.id}"
+        tenant = actions_frame.tenant_of(scale_set.scope)
+        own = f"{request.base_url}/_actions/{tenant}/_apis/runtime/runnerscalesets/{scale_set.id}"
         return {
             "id": scale_set.id,
             "name": scale_set.name,
@@ -478,7 +374,7 @@ class Actions:
     def _session_json(
         self, session: entities.Session, scale_set: entities.ScaleSet, request: http.Request
     ) -> dict[str, Any]:
-        tenant = tenant_of(scale_set.scope)
+        tenant = actions_frame.tenant_of(scale_set.scope)
         path = f"/_actions/{tenant}/_apis/runtime/runnerscalesets/{scale_set.id}/messages"
         return {
             "sessionId": session.id,
@@ -490,50 +386,10 @@ class Actions:
         }
 
 
-def tenant_of(scope: str) -> str:
-    """The path segment that stands for a scope."""
-    return "tenant-" + scope.replace("/", "--")
-
-
-def _body(request: http.Request) -> dict[str, Any]:
-    try:
-        data = json.loads(request.body.decode("utf-8-sig")) if request.body.strip() else {}
-    except ValueError:
-        data = None
-    if not isinstance(data, dict):
-        raise fail(400, "ArgumentException", "The body must be a JSON object.")
-    return data
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isdigit() else -1
-
-
-def _listed(items: list[dict[str, Any]]) -> http.Response:
-    return http.json_response({"count": len(items), "value": items})
-
-
 def _message_json(message: entities.Message) -> dict[str, Any]:
     return {
         "messageId": message.id,
         "messageType": "RunnerScaleSetJobMessages",
         "body": message.body,
         "statistics": message.statistics,
-    }
-
-
-def _agent_json(runner: entities.GithubRunner) -> dict[str, Any]:
-    return {
-        "id": runner.id,
-        "name": runner.name,
-        "runnerScaleSetId": runner.set_id or 0,
-        "version": runner.version or "",
-        "os": "Linux" if runner.version else "unknown",
-        "enabled": True,
-        "ephemeral": runner.ephemeral,
-        "status": runner.status,
-        "busy": runner.busy,
-        "provisioningState": "Provisioned",
-        "createdOn": world.iso(runner.created_at),
-        "labels": [{"id": 0, "name": label, "type": "system"} for label in runner.labels],
     }

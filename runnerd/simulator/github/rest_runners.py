@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runnerd.simulator import http, world
-from runnerd.simulator.github import actions, auth, entities, payloads, rest, runners, state
+from runnerd.simulator.github import actions_frame, auth, entities, payloads, rest, run_payloads, runners, state
 
 #: how each kind of scope is spelt in paths
 _BASES = ("/orgs/{org}", "/repos/{owner}/{repo}", "/enterprises/{enterprise}")
@@ -130,7 +130,7 @@ class RunnerEndpoints:
             raise state.refuse(404, "Not Found")
         return http.json_response(
             {
-                "url": f"{request.base_url}/_actions/{actions.tenant_of(granted)}/",
+                "url": f"{request.base_url}/_actions/{actions_frame.tenant_of(granted)}/",
                 "token": self._auth.mint_admin(granted),
                 "token_schema": "OAuthAccessToken",
                 "use_v2_flow": True,
@@ -176,7 +176,7 @@ class RunnerEndpoints:
             ) from None
         return http.json_response(
             {
-                "runner": payloads.runner(runner),
+                "runner": run_payloads.runner(runner),
                 "encoded_jit_config": self._registry.jit_config(runner, base_url=request.base_url),
             },
             201,
@@ -191,10 +191,10 @@ class RunnerEndpoints:
             found = [one] if one is not None else []
         else:
             found = self._registry.of_scope(scope)
-        return rest.paged(request, found, payloads.runner, key="runners")
+        return rest.paged(request, found, run_payloads.runner, key="runners")
 
     async def get_runner(self, request: http.Request, principal: auth.Principal) -> http.Response:
-        return http.json_response(payloads.runner(self._runner(request, principal)))
+        return http.json_response(run_payloads.runner(self._runner(request, principal)))
 
     async def delete_runner(self, request: http.Request, principal: auth.Principal) -> http.Response:
         runner = self._runner(request, principal)

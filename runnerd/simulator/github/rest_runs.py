@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runnerd.simulator import http
-from runnerd.simulator.github import auth, entities, payloads, rest, runs, state
+from runnerd.simulator.github import auth, entities, rest, rest_access, run_payloads, runs, state
 
 #: a filtered listing of runs never shows more
 MOST_RUNS = 1000
@@ -57,13 +57,13 @@ class RunEndpoints:
         return rest.paged(
             request,
             found,
-            lambda run: payloads.run(request.base_url, run, repository),
+            lambda run: run_payloads.run(request.base_url, run, repository),
             key="workflow_runs",
         )
 
     async def get_run(self, request: http.Request, principal: auth.Principal) -> http.Response:
         run = self._run(request, principal)
-        return http.json_response(payloads.run(request.base_url, run, self._state.repository(run.repo)))
+        return http.json_response(run_payloads.run(request.base_url, run, self._state.repository(run.repo)))
 
     async def list_jobs(self, request: http.Request, principal: auth.Principal) -> http.Response:
         run = self._run(request, principal)
@@ -84,7 +84,7 @@ class RunEndpoints:
     async def get_job(self, request: http.Request, principal: auth.Principal) -> http.Response:
         job = self._job(request, principal)
         run = self._state.runs[job.run_id]
-        return http.json_response(payloads.job(request.base_url, job, run, job.extra.get("runner_group_name")))
+        return http.json_response(run_payloads.job(request.base_url, job, run, job.extra.get("runner_group_name")))
 
     async def job_log(self, request: http.Request, principal: auth.Principal) -> http.Response:
         job = self._job(request, principal)
@@ -141,13 +141,13 @@ class RunEndpoints:
         return rest.paged(
             request,
             [self._state.job(id) for id in ids],
-            lambda job: payloads.job(request.base_url, job, run, job.extra.get("runner_group_name")),
+            lambda job: run_payloads.job(request.base_url, job, run, job.extra.get("runner_group_name")),
             key="jobs",
         )
 
     def _repo(self, request: http.Request, principal: auth.Principal, *, write: bool = False) -> str:
         repo = self._state.known_repository(request.params["owner"], request.params["repo"])
-        require_access(principal, repo.name, private=repo.private, write=write)
+        rest_access.require_access(principal, repo.name, private=repo.private, write=write)
         return repo.name
 
     def _run(self, request: http.Request, principal: auth.Principal, *, write: bool = False) -> entities.Run:
@@ -166,17 +166,3 @@ class RunEndpoints:
         if job.repo != repo:
             raise state.refuse(404, "Not Found")
         return job
-
-
-def require_access(principal: auth.Principal, repo: str, *, private: bool, write: bool = False) -> None:
-    """Refuse who may not read (404, as GitHub hides it) or write (403) a repository's Actions."""
-    if principal.kind == "app":
-        raise state.refuse(401, "A JSON web token could not be decoded")
-    if principal.kind == "installation":
-        if str(principal.extra.get("owner", "")).lower() != repo.split("/")[0].lower():
-            raise state.refuse(404, "Not Found")
-    elif principal.kind == "job":
-        if principal.extra.get("repo") != repo:
-            raise state.refuse(404, "Not Found")
-    elif "repo" not in principal.scopes and write:
-        raise state.refuse(403, "Must have admin rights to Repository.")

@@ -13,7 +13,7 @@ import tarfile
 from typing import Any
 
 from runnerd.simulator import http
-from runnerd.simulator.github import auth, dispatch, entities, payloads, runners, state
+from runnerd.simulator.github import auth, dispatch, entities, payloads, pull_payloads, runners, state
 
 PREFIX = "/_sim/runner/sessions"
 
@@ -174,7 +174,7 @@ class RunnerService:
             event |= {
                 "action": "synchronize",
                 "number": pull.number,
-                "pull_request": payloads.full_pull(base, pull, repo, 0),
+                "pull_request": pull_payloads.full_pull(base, pull, repo, 0),
             }
         else:
             event |= {"ref": job.ref, "before": "0" * 40, "after": job.sha, "commits": []}

@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 from runnerd.simulator import world
-from runnerd.simulator.github import entities, payloads, state
+from runnerd.simulator.github import entities, payloads, run_payloads, state
 
 
 class Webhooks:
@@ -36,7 +36,7 @@ class Webhooks:
         run = self._state.runs[job.run_id]
         return {
             "action": action,
-            "workflow_job": payloads.job(self._world.base_url, job, run, job.extra.get("runner_group_name")),
+            "workflow_job": run_payloads.job(self._world.base_url, job, run, job.extra.get("runner_group_name")),
             "repository": payloads.repository(self._world.base_url, repo),
             "organization": payloads.organization(self._world.base_url, repo.owner),
             "sender": payloads.user(self._world.base_url, "octocat"),

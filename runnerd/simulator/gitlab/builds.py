@@ -13,141 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from runnerd.simulator import world
-from runnerd.simulator.gitlab import reasons, settings
-
-FORGE = "gitlab"
-STATUSES = [
-    "canceled",
-    "canceling",
-    "created",
-    "failed",
-    "manual",
-    "pending",
-    "preparing",
-    "running",
-    "scheduled",
-    "skipped",
-    "success",
-    "waiting_for_callback",
-    "waiting_for_resource",
-]
-FINAL = frozenset({"success", "failed", "canceled", "skipped"})
-ACTIVE = frozenset({"pending", "running", "canceling"})
-_COMMON = {"running": "in_progress", "canceling": "in_progress", **dict.fromkeys(FINAL, "completed")}
-_CONCLUSION = {"success": "success", "failed": "failure", "canceled": "cancelled", "skipped": "skipped"}
-
-
-@dataclasses.dataclass(slots=True)
-class Pipeline:
-    """What one push or merge request event queued."""
-
-    id: int
-    iid: int
-    repo: str
-    ref: str
-    sha: str
-    source: str
-    created_at: float
-    pull_number: int | None = None
-    jobs: list[int] = dataclasses.field(default_factory=list)
-    updated_at: float = 0.0
-
-
-@dataclasses.dataclass(slots=True)
-class Build(world.Job):
-    """A job with what only GitLab knows of it; `state` is GitLab's word, `status` the common one."""
-
-    state: str = "created"
-    project_id: int = 0
-    #: CI_JOB_TOKEN of the current assignment; a new one for each
-    token: str = ""
-    updated_at: float = 0.0
-    failure_reason: str | None = None
-    exit_code: int | None = None
-    system_id: str | None = None
-    #: assigned to a runner that has not acknowledged yet
-    waiting: bool = False
-    ack: world.Timer | None = None
-    #: what the runner declared, for cancelling gracefully
-    features: frozenset[str] = frozenset()
-    protected: bool = False
-    variables: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    retry: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    retried: bool = False
-    retries: int = 0
-    timeout: int = 3600
-    #: bytes of the log received; the kept log may be shorter
-    trace_size: int = 0
-    #: when a final update was first held back for the rest of the log
-    held_since: float | None = None
-
-    @property
-    def kind(self) -> tuple[frozenset[str], bool]:
-        return frozenset(self.labels), self.protected
-
-
-@dataclasses.dataclass(slots=True)
-class Manager:
-    """One machine that uses a runner's token, told apart by its system_id."""
-
-    id: int
-    system_id: str
-    created_at: float
-    contacted_at: float
-    info: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-#: kind, scope, tags, run_untagged, access_level
-Profile = tuple[str, str, frozenset[str], bool, str]
-
-
-def _reaches(kind: str, scope: str, repo: str) -> bool:
-    if kind == "instance_type":
-        return True
-    return repo == scope or (kind == "group_type" and repo.startswith(scope + "/"))
-
-
-def _fits(profile: Profile, tags: frozenset[str], *, protected: bool) -> bool:
-    if profile[4] == "ref_protected" and not protected:
-        return False
-    return tags <= profile[2] if tags else profile[3]
-
-
-@dataclasses.dataclass(slots=True)
-class RunnerRecord(world.Runner):
-    """A registered runner; `scope` is the path of its group or project, empty for the instance."""
-
-    kind: str = "project_type"
-    token: str = ""
-    description: str = ""
-    maintenance_note: str | None = None
-    run_untagged: bool = True
-    locked: bool = False
-    access_level: str = "not_protected"
-    maximum_timeout: int | None = None
-    paused: bool = False
-    contacted_at: float | None = None
-    managers: dict[str, Manager] = dataclasses.field(default_factory=dict)
-    #: every job it ever got, ascending
-    jobs: list[int] = dataclasses.field(default_factory=list)
-    #: jobs it holds now: running, canceling, or assigned and not yet acknowledged
-    held: set[int] = dataclasses.field(default_factory=set)
-    #: when its status will be looked at again
-    aging: world.Timer | None = None
-    #: changes when the runner itself was edited, which also wakes its long poll
-    edition: int = 0
-
-    def serves(self, repo: str) -> bool:
-        return _reaches(self.kind, self.scope, repo)
-
-    def takes(self, tags: frozenset[str], *, protected: bool) -> bool:
-        """Job tags must be among the runner's; untagged jobs need `run_untagged`, `ref_protected` a protected ref."""
-        return _fits(self.profile, tags, protected=protected)
-
-    @property
-    def profile(self) -> Profile:
-        """Runners that see exactly the same queue share one profile."""
-        return self.kind, self.scope, frozenset(self.labels), self.run_untagged, self.access_level
+from runnerd.simulator.gitlab import entities, reasons, settings
 
 
 @dataclasses.dataclass(slots=True)
@@ -162,24 +28,24 @@ class Builds:
     def __init__(self, state: world.World, config: settings.Settings) -> None:
         self.world = state
         self.settings = config
-        self.runners: dict[int, RunnerRecord] = {}
-        self.runner_by_token: dict[str, RunnerRecord] = {}
-        self.pipelines: dict[int, Pipeline] = {}
+        self.runners: dict[int, entities.RunnerRecord] = {}
+        self.runner_by_token: dict[str, entities.RunnerRecord] = {}
+        self.pipelines: dict[int, entities.Pipeline] = {}
         #: called after each change of a job's state
-        self.listeners: list[Callable[[Build], None]] = []
+        self.listeners: list[Callable[[entities.Build], None]] = []
         self._by_state: dict[tuple[int, str], list[int]] = {}
         self._by_project: dict[int, list[int]] = {}
         #: repo -> (tags, protected) -> ids that wait for a runner
         self._queue: dict[str, dict[tuple[frozenset[str], bool], list[int]]] = {}
-        self._values: dict[Profile, _QueueValue] = {}
-        self._profiles: dict[Profile, set[int]] = {}
+        self._values: dict[entities.Profile, _QueueValue] = {}
+        self._profiles: dict[entities.Profile, set[int]] = {}
         self._sweep: world.Timer | None = None
 
     # Jobs
 
-    def get(self, id: int) -> Build | None:
+    def get(self, id: int) -> entities.Build | None:
         found = self.world.jobs.get(id)
-        return found if isinstance(found, Build) else None
+        return found if isinstance(found, entities.Build) else None
 
     def ids(self, project_id: int, states: Iterable[str] | None = None) -> list[int]:
         """Ids of a project's jobs in these states (None = all), ascending."""
@@ -188,7 +54,7 @@ class Builds:
         lists = [found for state in dict.fromkeys(states) if (found := self._by_state.get((project_id, state)))]
         return lists[0] if len(lists) == 1 else sorted(id for found in lists for id in found)
 
-    def add(self, build: Build) -> None:
+    def add(self, build: entities.Build) -> None:
         """Take a new job in, in state `created`."""
         self.world.jobs[build.id] = build
         self._by_project.setdefault(build.project_id, []).append(build.id)
@@ -196,22 +62,22 @@ class Builds:
         pipeline = self.pipelines[build.run_id]
         pipeline.jobs.append(build.id)
 
-    def enter(self, build: Build, state: str, *, reason: str | None = None) -> None:
+    def enter(self, build: entities.Build, state: str, *, reason: str | None = None) -> None:
         """Move a job to a state, with everything that follows: times, index, queue, waiting runners, hooks, retry."""
         now = self.world.now()
         old = build.state
         self._unlist(build)
         build.state = state
         build.updated_at = now
-        build.status = _COMMON.get(state, "queued")
+        build.status = entities.COMMON_STATUS.get(state, "queued")
         bisect.insort(self._by_state.setdefault((build.project_id, state), []), build.id)
         if state == "running":
             build.started_at = now
             build.starts += 1
             build.history.append({"at": now, "event": "started", "runner": build.runner})
-        if state in FINAL:
+        if state in entities.FINAL:
             build.finished_at = now
-            build.conclusion = _CONCLUSION[state]
+            build.conclusion = entities.CONCLUSION[state]
             build.failure_reason = (reason or "unknown_failure") if state == "failed" else None
             build.history.append({"at": now, "event": build.state, "runner": build.runner, "reason": reason})
         if state != "pending":
@@ -228,12 +94,12 @@ class Builds:
         self.plan_sweep()
         self.world.changed("jobs", ("job", build.id))
 
-    def retry(self, build: Build) -> Build:
+    def retry(self, build: entities.Build) -> entities.Build:
         """A new attempt of a finished job: same work, new id; the old one is no longer the latest."""
         build.retried = True
-        clone = Build(
+        clone = entities.Build(
             id=self.next_id(),
-            forge=FORGE,
+            forge=entities.FORGE,
             repo=build.repo,
             name=build.name,
             labels=list(build.labels),
@@ -257,9 +123,9 @@ class Builds:
         self.enter(clone, "pending")
         return clone
 
-    def cancel(self, build: Build, *, force: bool = False) -> None:
+    def cancel(self, build: entities.Build, *, force: bool = False) -> None:
         """Cancel as a person does; a running job whose runner can do it gracefully is `canceling` until that ends."""
-        if build.state in FINAL:
+        if build.state in entities.FINAL:
             return
         if build.state == "running" and "cancel_gracefully" in build.features and not force:
             self.enter(build, "canceling")
@@ -271,7 +137,7 @@ class Builds:
 
     # Assignment
 
-    def pick(self, runner: RunnerRecord) -> Build | None:
+    def pick(self, runner: entities.RunnerRecord) -> entities.Build | None:
         """The oldest job that waits and that this runner may take."""
         best: int | None = None
         profile = runner.profile
@@ -279,11 +145,13 @@ class Builds:
             if not runner.serves(repo):
                 continue
             for (tags, protected), ids in kinds.items():
-                if ids and (best is None or ids[0] < best) and _fits(profile, tags, protected=protected):
+                if ids and (best is None or ids[0] < best) and entities.fits(profile, tags, protected=protected):
                     best = ids[0]
         return self.get(best) if best is not None else None
 
-    def assign(self, build: Build, runner: RunnerRecord, *, system_id: str, features: frozenset[str]) -> None:
+    def assign(
+        self, build: entities.Build, runner: entities.RunnerRecord, *, system_id: str, features: frozenset[str]
+    ) -> None:
         """Give a pending job to a runner: running at once, or pending until acknowledged (two-phase commit)."""
         now = self.world.now()
         self._unqueue(build)
@@ -301,13 +169,13 @@ class Builds:
         else:
             self.enter(build, "running")
 
-    def keep_waiting(self, build: Build) -> None:
+    def keep_waiting(self, build: entities.Build) -> None:
         """Start the two minutes of the acknowledgement again."""
         if build.ack is not None:
             build.ack.cancel()
         build.ack = self.world.call_later(self.settings.acknowledge_within, lambda: self._lapse(build))
 
-    def _lapse(self, build: Build) -> None:
+    def _lapse(self, build: entities.Build) -> None:
         """Nobody acknowledged: back to the queue, the assignment and its token void (RetryStuckWaitingJobWorker)."""
         if not build.waiting:
             return
@@ -324,13 +192,13 @@ class Builds:
         self._offer(build)
         self.world.changed("jobs", ("job", build.id))
 
-    def _stop_waiting(self, build: Build) -> None:
+    def _stop_waiting(self, build: entities.Build) -> None:
         build.waiting = False
         if build.ack is not None:
             build.ack.cancel()
             build.ack = None
 
-    def _settle(self, build: Build) -> None:
+    def _settle(self, build: entities.Build) -> None:
         runner = self.runners.get(build.runner_id or 0)
         if runner is not None:
             (runner.held.add if _held(build) else runner.held.discard)(build.id)
@@ -338,23 +206,23 @@ class Builds:
 
     # Runners
 
-    def add_runner(self, runner: RunnerRecord) -> None:
-        self.runners[runner.id] = self.world.runners[FORGE, runner.id] = runner
+    def add_runner(self, runner: entities.RunnerRecord) -> None:
+        self.runners[runner.id] = self.world.runners[entities.FORGE, runner.id] = runner
         self.runner_by_token[runner.token] = runner
         self._profiles.setdefault(runner.profile, set()).add(runner.id)
         self.world.changed("runners")
 
-    def remove_runner(self, runner: RunnerRecord) -> None:
+    def remove_runner(self, runner: entities.RunnerRecord) -> None:
         """Forget a runner and its managers. A job that it runs goes on by its own token; one it never took lapses."""
         self.runners.pop(runner.id, None)
-        self.world.runners.pop((FORGE, runner.id), None)
+        self.world.runners.pop((entities.FORGE, runner.id), None)
         self.runner_by_token.pop(runner.token, None)
         self._leave(runner, runner.profile)
         if runner.aging is not None:
             runner.aging.cancel()
         self.world.changed("runners", ("queue", runner.profile))
 
-    def edit_runner(self, runner: RunnerRecord, changes: Mapping[str, Any]) -> None:
+    def edit_runner(self, runner: entities.RunnerRecord, changes: Mapping[str, Any]) -> None:
         """Change attributes; its queue value changes, so that a runner in its long poll asks again."""
         before = runner.profile
         for name, value in changes.items():
@@ -364,7 +232,7 @@ class Builds:
         runner.edition += 1
         self.world.changed("runners", ("queue", before), ("queue", runner.profile))
 
-    def rotate(self, runner: RunnerRecord) -> str:
+    def rotate(self, runner: entities.RunnerRecord) -> str:
         """Give a runner a new token; the old one is void at once."""
         self.runner_by_token.pop(runner.token, None)
         runner.token = "glrt-t3_" + self.world.secret(20)
@@ -372,7 +240,9 @@ class Builds:
         self.world.changed("runners", ("queue", runner.profile))
         return runner.token
 
-    def contact(self, runner: RunnerRecord, system_id: str | None, info: Mapping[str, Any] | None = None) -> None:
+    def contact(
+        self, runner: entities.RunnerRecord, system_id: str | None, info: Mapping[str, Any] | None = None
+    ) -> None:
         """Note that a machine used the token; a new system_id makes a new manager."""
         now = self.world.now()
         runner.contacted_at = now
@@ -384,13 +254,13 @@ class Builds:
         manager = runner.managers.get(system_id)
         if manager is None:
             number = self.world.next_id("gitlab-runner-manager", 8001)
-            manager = runner.managers[system_id] = Manager(number, system_id, now, now)
+            manager = runner.managers[system_id] = entities.Manager(number, system_id, now, now)
             self.world.changed("runners")
         manager.contacted_at = now
         if info:
             manager.info = dict(info)
 
-    def _plan_aging(self, runner: RunnerRecord, delay: float) -> None:
+    def _plan_aging(self, runner: entities.RunnerRecord, delay: float) -> None:
         def look() -> None:
             runner.aging = None
             self.refresh(runner)
@@ -409,13 +279,13 @@ class Builds:
             return "never_contacted"
         return "online" if age < self.settings.online_within else "offline"
 
-    def refresh(self, runner: RunnerRecord) -> None:
+    def refresh(self, runner: entities.RunnerRecord) -> None:
         """Bring the common fields (status, busy, job) in line."""
         runner.status = self.liveness(runner.contacted_at, runner.created_at)
         runner.busy = bool(runner.held)
         runner.job_id = max(runner.held, default=None)
 
-    def matching_online(self, build: Build) -> bool:
+    def matching_online(self, build: entities.Build) -> bool:
         """Whether an active runner contacted within 2 h could take the job, the rule of the one-hour drop."""
         tags, protected = build.kind
         return any(
@@ -426,7 +296,7 @@ class Builds:
             for runner in self.runners.values()
         )
 
-    def _leave(self, runner: RunnerRecord, profile: Profile) -> None:
+    def _leave(self, runner: entities.RunnerRecord, profile: entities.Profile) -> None:
         members = self._profiles.get(profile)
         if members is not None:
             members.discard(runner.id)
@@ -436,27 +306,28 @@ class Builds:
 
     # The queue value that long polls watch
 
-    def queue_value(self, runner: RunnerRecord) -> str:
+    def queue_value(self, runner: entities.RunnerRecord) -> str:
         """What `X-GitLab-Last-Update` carries: the same until a job comes that the runner could take."""
         value = self._values.get(runner.profile)
         if value is None or self.world.now() - value.set_at > self.settings.queue_value_ttl:
             value = self._values[runner.profile] = _QueueValue(self.world.hex(32), self.world.now())
         return f"{value.text}{runner.id:x}{runner.edition:x}"
 
-    def _offer(self, build: Build) -> None:
+    def _offer(self, build: entities.Build) -> None:
         tags, protected = build.kind
         bisect.insort(self._queue.setdefault(build.repo, {}).setdefault((tags, protected), []), build.id)
         woken = [
             profile
             for profile in self._profiles
-            if _reaches(profile[0], profile[1], build.repo) and _fits(profile, tags, protected=protected)
+            if entities.reaches(profile[0], profile[1], build.repo)
+            and entities.fits(profile, tags, protected=protected)
         ]
         fresh = _QueueValue(self.world.hex(32), self.world.now())
         for profile in woken:
             self._values[profile] = fresh
         self.world.changed(*(("queue", profile) for profile in woken))
 
-    def _unqueue(self, build: Build) -> None:
+    def _unqueue(self, build: entities.Build) -> None:
         kinds = self._queue.get(build.repo, {})
         waiting = kinds.get(build.kind, [])
         position = bisect.bisect_left(waiting, build.id)
@@ -465,7 +336,7 @@ class Builds:
             if not waiting:
                 del kinds[build.kind]
 
-    def _unlist(self, build: Build) -> None:
+    def _unlist(self, build: entities.Build) -> None:
         listed = self._by_state[(build.project_id, build.state)]
         position = bisect.bisect_left(listed, build.id)
         del listed[position]
@@ -482,7 +353,7 @@ class Builds:
         self._sweep = self.world.call_at((self.world.now() // period + 1) * period, self._swept)
 
     def _active(self) -> bool:
-        return any(ids and state in ACTIVE for (_, state), ids in self._by_state.items())
+        return any(ids and state in entities.ACTIVE for (_, state), ids in self._by_state.items())
 
     def _swept(self) -> None:
         self._sweep = None
@@ -494,7 +365,7 @@ class Builds:
         now = self.world.now()
         modern = self.settings.version_numbers >= (19, 0)
         for (_, state), ids in list(self._by_state.items()):
-            if state not in ACTIVE:
+            if state not in entities.ACTIVE:
                 continue
             for id in list(ids):
                 build = self.get(id)
@@ -503,7 +374,7 @@ class Builds:
                     old = "job_execution_timeout" if reason.startswith("server_timeout") else "stuck_or_timeout_failure"
                     self.enter(build, "failed", reason=reason if modern else old)
 
-    def _stuck(self, build: Build, now: float) -> str | None:
+    def _stuck(self, build: entities.Build, now: float) -> str | None:
         if build.state == "pending":
             age = now - build.queued_at
             if build.waiting:
@@ -519,11 +390,11 @@ class Builds:
             return "server_timeout_running" if build.state == "running" else "server_timeout_canceling"
         return None
 
-    def _auto_retry(self, build: Build) -> None:
+    def _auto_retry(self, build: entities.Build) -> None:
         reason = build.failure_reason or "unknown_failure"
         if build.retries < reasons.retries_allowed(build.retry, reason, build.exit_code):
             self.retry(build)
 
 
-def _held(build: Build) -> bool:
+def _held(build: entities.Build) -> bool:
     return build.waiting or build.state in ("running", "canceling")

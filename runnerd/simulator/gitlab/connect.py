@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runnerd.simulator import world
-from runnerd.simulator.gitlab import builds
+from runnerd.simulator.gitlab import builds, entities
 
 if TYPE_CHECKING:
     from runnerd.simulator.gitlab import protocol
@@ -45,7 +45,7 @@ class Connected:
         self.alive = True
         self._record().labels  # noqa: B018 - an unknown token is refused here and now
 
-    def _record(self) -> builds.RunnerRecord:
+    def _record(self) -> entities.RunnerRecord:
         record = self._jobs.runner_by_token.get(self._token)
         if record is None:
             raise Refused("403 Forbidden: no runner has this token")
@@ -53,7 +53,7 @@ class Connected:
             raise RuntimeError("this runner is dead or disconnected")
         return record
 
-    async def next_job(self, timeout: float) -> builds.Build | None:
+    async def next_job(self, timeout: float) -> entities.Build | None:
         """Ask for a job and wait for one at most `timeout` seconds. Raises Refused when the runner is gone."""
         deadline = self._jobs.world.now() + timeout
         while True:
@@ -70,11 +70,11 @@ class Connected:
                 return None
             await self._jobs.world.wait(("queue", record.profile), left)
 
-    def _held(self, build: world.Job) -> builds.Build:
+    def _held(self, build: world.Job) -> entities.Build:
         if not self.alive:
             raise RuntimeError("this runner is dead or disconnected")
-        mine = isinstance(build, builds.Build) and build.token == self._tokens.get(build.id, "")
-        if not isinstance(build, builds.Build) or not mine:
+        mine = isinstance(build, entities.Build) and build.token == self._tokens.get(build.id, "")
+        if not isinstance(build, entities.Build) or not mine:
             raise Refused(f"403 Forbidden: job {build.id} is not processing on this runner")
         if not (build.waiting or build.state in ("running", "canceling")):
             raise Refused(f"403 Forbidden: job {build.id} is {build.state}")
@@ -120,12 +120,12 @@ class Connected:
             timer.cancel()
         self._timers.clear()
 
-    def _plan(self, build: builds.Build) -> None:
+    def _plan(self, build: entities.Build) -> None:
         if build.id in self._timers:
             self._timers[build.id].cancel()
         self._timers[build.id] = self._jobs.world.call_later(BEAT, lambda: self._beat(build))
 
-    def _beat(self, build: builds.Build) -> None:
+    def _beat(self, build: entities.Build) -> None:
         if not self.alive or build.token != self._tokens.get(build.id) or build.state not in ("running", "canceling"):
             self._forget(build)
             return
@@ -135,7 +135,7 @@ class Connected:
             self._jobs.contact(record, self.system_id)
         self._plan(build)
 
-    def _forget(self, build: builds.Build) -> None:
+    def _forget(self, build: entities.Build) -> None:
         timer = self._timers.pop(build.id, None)
         if timer is not None:
             timer.cancel()

@@ -11,6 +11,7 @@ from runnerd.simulator.gitlab import (
     access,
     builds,
     connect,
+    entities,
     hooks,
     jobs,
     notes,
@@ -135,7 +136,7 @@ class Gitlab:
         sha = pull.sha if pull else extra.get("sha") or self.world.hex(40)
         now = self.world.now()
         number = self.world.next_id("gitlab-pipeline", 90_001)
-        pipeline = self.jobs.pipelines[number] = builds.Pipeline(
+        pipeline = self.jobs.pipelines[number] = entities.Pipeline(
             id=number,
             iid=self.world.next_id(f"gitlab-pipeline-{project.id}"),
             repo=project.name,
@@ -153,7 +154,7 @@ class Gitlab:
         name = spec.name or "train"
         made: list[world.Job] = []
         for index in range(spec.count):
-            build = builds.Build(
+            build = entities.Build(
                 id=self.jobs.next_id(),
                 forge=self.forge,
                 repo=project.name,
@@ -178,7 +179,7 @@ class Gitlab:
         return made
 
     def cancel_job(self, job: world.Job) -> None:
-        if isinstance(job, builds.Build):
+        if isinstance(job, entities.Build):
             self.jobs.cancel(job)
 
     # Runners in process
@@ -239,7 +240,7 @@ class Gitlab:
                     "retried": build.retried,
                 }
                 for build in self.world.jobs.values()
-                if isinstance(build, builds.Build)
+                if isinstance(build, entities.Build)
             ],
             "gitlab_hooks": [
                 {"id": id, "failures": health.failures, "disabled_until": health.disabled_until}

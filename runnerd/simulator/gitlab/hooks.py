@@ -18,7 +18,7 @@ import json
 from typing import Any
 
 from runnerd.simulator import http, world
-from runnerd.simulator.gitlab import access, builds, parameters, projects, views
+from runnerd.simulator.gitlab import access, builds, entities, parameters, projects, views
 
 #: Events that a hook may be set to.
 EVENTS = ("job_events", "pipeline_events")
@@ -79,7 +79,7 @@ class Hooks:
 
     # Sending
 
-    def announce(self, build: builds.Build) -> None:
+    def announce(self, build: entities.Build) -> None:
         """Tell every hook in whose scope the job is that its status changed."""
         if not self.world.hooks:
             return
@@ -170,7 +170,7 @@ class Hooks:
             health.disabled_until = self.world.now() + health.pause
             health.pause = min(LONGEST_PAUSE, health.pause * 2)
 
-    def payload(self, build: builds.Build) -> dict[str, Any]:
+    def payload(self, build: entities.Build) -> dict[str, Any]:
         """A Job Hook body, key by key as lib/gitlab/data_builder/build.rb makes it; `commit.id` is the pipeline's."""
         base = "http://gitlab.simulated"
         pipeline = self.jobs.pipelines[build.run_id]

@@ -6,7 +6,7 @@ The list per project is the only view of the queue that the API gives; it pages 
 from __future__ import annotations
 
 from runnerd.simulator import http, world
-from runnerd.simulator.gitlab import access, builds, paging, parameters, projects, views
+from runnerd.simulator.gitlab import access, builds, entities, paging, parameters, projects, views
 
 
 class Jobs:
@@ -42,11 +42,11 @@ class Jobs:
         if raw is None:
             return None
         words = [str(word) for word in raw] if isinstance(raw, list) else [str(raw)]
-        if any(word not in builds.STATUSES for word in words):
+        if any(word not in entities.STATUSES for word in words):
             raise parameters.invalid("scope does not have a valid value")
         return words
 
-    def _job(self, request: http.Request, level: int) -> tuple[builds.Build, access.Caller]:
+    def _job(self, request: http.Request, level: int) -> tuple[entities.Build, access.Caller]:
         project, caller = self.places.of(request)
         number = request.params["job_id"]
         build = self.jobs.get(int(number)) if number.isdecimal() else None
@@ -56,14 +56,14 @@ class Jobs:
         return build, caller
 
     def _shown(
-        self, build: builds.Build, request: http.Request, caller: access.Caller, status: int = 200
+        self, build: entities.Build, request: http.Request, caller: access.Caller, status: int = 200
     ) -> http.Response:
         return http.json_response(views.job(self.jobs, build, request.base_url), status, headers=caller.headers)
 
     async def own(self, request: http.Request) -> http.Response:
         """`GET /job`: the job of a job token, the one place where CI_JOB_TOKEN is asked for itself."""
         token = request.header("job-token") or request.param("job_token")
-        found = (job for job in self.jobs.world.jobs.values() if isinstance(job, builds.Build) and job.token == token)
+        found = (job for job in self.jobs.world.jobs.values() if isinstance(job, entities.Build) and job.token == token)
         build = next(found, None) if token else None
         if build is None or build.state not in ("running", "canceling"):
             raise parameters.refuse("404 Job Not Found" if build is None else "403 Forbidden - Job is not running", 404)
@@ -91,7 +91,7 @@ class Jobs:
     async def retry(self, request: http.Request) -> http.Response:
         """Only a finished job that is the latest attempt; the answer is the new job with its new id."""
         build, caller = self._job(request, access.DEVELOPER)
-        if build.state not in builds.FINAL or build.retried:
+        if build.state not in entities.FINAL or build.retried:
             raise parameters.refuse("403 Forbidden - Job is not retryable", 403)
         return self._shown(self.jobs.retry(build), request, caller, 201)
 
@@ -115,7 +115,7 @@ class Jobs:
 
     async def erase(self, request: http.Request) -> http.Response:
         build, caller = self._job(request, access.DEVELOPER)
-        if build.state not in builds.FINAL:
+        if build.state not in entities.FINAL:
             raise parameters.refuse("403 Forbidden - Job is not erasable!", 403)
         build.log.clear()
         return self._shown(build, request, caller, 201)
@@ -126,7 +126,7 @@ class Jobs:
 
     # Pipelines
 
-    def _line(self, request: http.Request, level: int) -> tuple[builds.Pipeline, world.Repository, access.Caller]:
+    def _line(self, request: http.Request, level: int) -> tuple[entities.Pipeline, world.Repository, access.Caller]:
         project, caller = self.places.of(request)
         number = request.params["pipeline_id"]
         line = self.jobs.pipelines.get(int(number)) if number.isdecimal() else None
@@ -137,7 +137,7 @@ class Jobs:
 
     def _shown_line(
         self,
-        line: builds.Pipeline,
+        line: entities.Pipeline,
         project: world.Repository,
         request: http.Request,
         caller: access.Caller,
@@ -146,7 +146,7 @@ class Jobs:
         body = views.pipeline(line, project.id, views.pipeline_status(self.jobs, line), request.base_url)
         return http.json_response(body, status, headers=caller.headers)
 
-    def _of(self, line: builds.Pipeline, *, retried: bool = False) -> list[builds.Build]:
+    def _of(self, line: entities.Pipeline, *, retried: bool = False) -> list[entities.Build]:
         found = [job for id in line.jobs if (job := self.jobs.get(id)) is not None]
         return [job for job in found if retried or not job.retried]
 

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from runnerd.simulator import http, world
-from runnerd.simulator.gitlab import access, builds, parameters, projects, reasons, runners
+from runnerd.simulator.gitlab import access, builds, entities, parameters, projects, reasons, runners
 
 #: Workhorse watches only for bodies up to this size.
 WATCHED_BODY = 32 * 1024
@@ -70,7 +70,7 @@ class Protocol:
             return http.empty(headers={"X-GitLab-Last-Update": value})
         return http.json_response(self.payload(build, runner, request.base_url), 201)
 
-    def take(self, runner: builds.RunnerRecord, *, system_id: str, features: frozenset[str]) -> builds.Build | None:
+    def take(self, runner: entities.RunnerRecord, *, system_id: str, features: frozenset[str]) -> entities.Build | None:
         """Assign the oldest fitting job; jobs that the runner's features cannot run are dropped on the way."""
         while (build := self.jobs.pick(runner)) is not None:
             if all(name in features for name in NEEDED_FEATURES):
@@ -108,7 +108,7 @@ class Protocol:
             watching = True
             await self.world.wait(("queue", runner.profile), left)
 
-    def payload(self, build: builds.Build, runner: builds.RunnerRecord, base_url: str) -> dict[str, Any]:
+    def payload(self, build: entities.Build, runner: entities.RunnerRecord, base_url: str) -> dict[str, Any]:
         """The body of the 201. The job's tags are not in it, as in the real one."""
         project = self.places.make_project(build.repo)
         timeout = build.timeout if runner.maximum_timeout is None else min(build.timeout, runner.maximum_timeout)
@@ -174,7 +174,7 @@ class Protocol:
             "policy_options": None,
         }
 
-    def variables(self, build: builds.Build, runner: builds.RunnerRecord, base_url: str) -> list[dict[str, Any]]:
+    def variables(self, build: entities.Build, runner: entities.RunnerRecord, base_url: str) -> list[dict[str, Any]]:
         """Predefined variables, then the project's, then the job's.
 
         `GIT_STRATEGY` is none, because there is no Git server; a stand-in runner finds the files by
@@ -256,7 +256,7 @@ class Protocol:
 
     # Reporting
 
-    def _job(self, request: http.Request, params: parameters.Parameters) -> builds.Build:
+    def _job(self, request: http.Request, params: parameters.Parameters) -> entities.Build:
         """The job by its token; 403 for a wrong token and for a job that this assignment does not hold (any more)."""
         token = request.header("job-token") or params.text("token") or ""
         number = request.params["id"]
@@ -271,7 +271,7 @@ class Protocol:
             self.jobs.contact(runner, build.system_id)
         return build
 
-    def _headers(self, build: builds.Build) -> dict[str, str]:
+    def _headers(self, build: entities.Build) -> dict[str, str]:
         return {
             "Job-Status": build.state,
             "X-GitLab-Trace-Update-Interval": str(self.gate.settings.trace_update_interval),
@@ -301,7 +301,7 @@ class Protocol:
         response = http.json_response(str(status), status)
         return response.with_headers(self._headers(build))
 
-    def _end(self, build: builds.Build, state: str, params: parameters.Parameters) -> int:
+    def _end(self, build: entities.Build, state: str, params: parameters.Parameters) -> int:
         """Take the end: 202 while log is missing that the runner says it has sent."""
         output = params.raw("output")
         size = output.get("bytesize") if isinstance(output, dict) else None

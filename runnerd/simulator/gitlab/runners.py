@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from runnerd.simulator import http
-from runnerd.simulator.gitlab import access, builds, paging, parameters, projects, views
+from runnerd.simulator.gitlab import access, builds, entities, paging, parameters, projects, views
 
 KINDS = ("instance_type", "group_type", "project_type")
 STATUSES = ("online", "offline", "stale", "never_contacted", "active", "paused")
@@ -76,7 +76,7 @@ class Runners:
             text = f"Maximum number of ci registered {what} runners ({cap}) exceeded"
             raise http.Refusal(http.json_response({"message": {"base": [text]}}, 400))
         number = self.world.next_id("gitlab-runner", 501)
-        runner = builds.RunnerRecord(
+        runner = entities.RunnerRecord(
             id=number,
             forge=access.FORGE,
             name=values.get("description") or f"runner-{number}",
@@ -147,7 +147,7 @@ class Runners:
         if problems:
             raise http.Refusal(http.json_response({"message": {"tags_list": problems}}, 400))
 
-    def _runner(self, request: http.Request, *, level: int) -> tuple[builds.RunnerRecord, access.Caller]:
+    def _runner(self, request: http.Request, *, level: int) -> tuple[entities.RunnerRecord, access.Caller]:
         caller = self.gate.caller(request, "manage_runner")
         number = request.params["id"]
         if not number.isdecimal():
@@ -202,7 +202,7 @@ class Runners:
         """Jobs that the runner has or had; one assigned but not acknowledged shows as pending."""
         runner, caller = self._runner(request, level=access.DEVELOPER)
         params = parameters.read(request)
-        status = params.choice("status", tuple(builds.STATUSES))
+        status = params.choice("status", tuple(entities.STATUSES))
         params.choice("order_by", ("id",))
         machine = params.text("system_id")
         if status in ("running", "canceling"):
@@ -260,10 +260,12 @@ class Runners:
         caller.need(access.MAINTAINER)
         return self._listed(request, caller, [runner for runner in self._all() if runner.serves(project.name)])
 
-    def _all(self) -> list[builds.RunnerRecord]:
+    def _all(self) -> list[entities.RunnerRecord]:
         return [self.jobs.runners[id] for id in sorted(self.jobs.runners, reverse=True)]
 
-    def _listed(self, request: http.Request, caller: access.Caller, found: list[builds.RunnerRecord]) -> http.Response:
+    def _listed(
+        self, request: http.Request, caller: access.Caller, found: list[entities.RunnerRecord]
+    ) -> http.Response:
         params = parameters.read(request)
         kind = params.choice("type", KINDS)
         status = params.choice("status", STATUSES)
@@ -273,7 +275,7 @@ class Runners:
         if status in ("active", "paused"):
             paused, status = status == "paused", None
 
-        def wanted(runner: builds.RunnerRecord) -> bool:
+        def wanted(runner: entities.RunnerRecord) -> bool:
             versions = [str(manager.info.get("version", "")) for manager in runner.managers.values()]
             return (
                 (kind is None or runner.kind == kind)
@@ -289,7 +291,7 @@ class Runners:
 
     # By a runner's token
 
-    def by_token(self, params: parameters.Parameters, request: http.Request) -> builds.RunnerRecord:
+    def by_token(self, params: parameters.Parameters, request: http.Request) -> entities.RunnerRecord:
         """The runner whose token was sent (body, else header); 403 when there is none of that token."""
         token = params.text("token") or request.header("runner-token")
         if not token:

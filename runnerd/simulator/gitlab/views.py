@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from runnerd.simulator import world
-from runnerd.simulator.gitlab import builds
+from runnerd.simulator.gitlab import builds, entities
 
 iso = world.iso_milliseconds
 
@@ -41,7 +41,7 @@ def commit(sha: str, created_at: float, title: str = "Try another experiment") -
     }
 
 
-def pipeline(found: builds.Pipeline, project_id: int, status: str, base_url: str) -> dict[str, Any]:
+def pipeline(found: entities.Pipeline, project_id: int, status: str, base_url: str) -> dict[str, Any]:
     return {
         "id": found.id,
         "iid": found.iid,
@@ -56,33 +56,33 @@ def pipeline(found: builds.Pipeline, project_id: int, status: str, base_url: str
     }
 
 
-def pipeline_status(jobs: builds.Builds, found: builds.Pipeline) -> str:
+def pipeline_status(jobs: builds.Builds, found: entities.Pipeline) -> str:
     """The status of the whole from its latest jobs."""
     states = {job.state for id in found.jobs if (job := jobs.get(id)) is not None and not job.retried}
     for state in ("running", "canceling"):
         if state in states:
             return "running" if state == "running" else "canceling"
     if states & {"pending", "created", "manual", "scheduled", "preparing", "waiting_for_resource"}:
-        return "running" if states & builds.FINAL else "pending"
+        return "running" if states & entities.FINAL else "pending"
     for state in ("failed", "canceled", "success"):
         if state in states:
             return state
     return "skipped" if states else "created"
 
 
-def queued_duration(jobs: builds.Builds, build: builds.Build) -> float:
+def queued_duration(jobs: builds.Builds, build: entities.Build) -> float:
     """Seconds in the queue; ticks while the job is pending."""
     end = build.started_at or build.finished_at or jobs.world.now()
     return max(0.0, round(end - build.queued_at, 6))
 
 
-def duration(jobs: builds.Builds, build: builds.Build) -> float | None:
+def duration(jobs: builds.Builds, build: entities.Build) -> float | None:
     if build.started_at is None:
         return None
     return round((build.finished_at or jobs.world.now()) - build.started_at, 6)
 
 
-def job(jobs: builds.Builds, build: builds.Build, base_url: str, *, project: bool = False) -> dict[str, Any]:
+def job(jobs: builds.Builds, build: entities.Build, base_url: str, *, project: bool = False) -> dict[str, Any]:
     """A job as `GET /projects/:id/jobs` lists it: `tag_list` are the tags it asks for, `tag` is about Git tags."""
     line = jobs.pipelines[build.run_id]
     record = jobs.runners.get(build.runner_id or 0)
@@ -126,12 +126,12 @@ def job(jobs: builds.Builds, build: builds.Build, base_url: str, *, project: boo
     return shown
 
 
-def pipeline_status_cached(jobs: builds.Builds, line: builds.Pipeline, build: builds.Build) -> str:
+def pipeline_status_cached(jobs: builds.Builds, line: entities.Pipeline, build: entities.Build) -> str:
     """The pipeline's status; of a big one the job's own, since walking thousands of jobs per row would be quadratic."""
     return pipeline_status(jobs, line) if len(line.jobs) <= 50 else build.state
 
 
-def runner(jobs: builds.Builds, record: builds.RunnerRecord) -> dict[str, Any]:
+def runner(jobs: builds.Builds, record: entities.RunnerRecord) -> dict[str, Any]:
     status = jobs.liveness(record.contacted_at, record.created_at)
     return {
         "id": record.id,
@@ -149,7 +149,7 @@ def runner(jobs: builds.Builds, record: builds.RunnerRecord) -> dict[str, Any]:
     }
 
 
-def runner_details(jobs: builds.Builds, record: builds.RunnerRecord, base_url: str) -> dict[str, Any]:
+def runner_details(jobs: builds.Builds, record: entities.RunnerRecord, base_url: str) -> dict[str, Any]:
     """One runner; its token is not in it."""
     newest = max(record.managers.values(), key=lambda one: one.contacted_at, default=None)
     info = newest.info if newest is not None else {}
@@ -178,7 +178,7 @@ def runner_details(jobs: builds.Builds, record: builds.RunnerRecord, base_url: s
     }
 
 
-def manager(jobs: builds.Builds, found: builds.Manager) -> dict[str, Any]:
+def manager(jobs: builds.Builds, found: entities.Manager) -> dict[str, Any]:
     info = found.info
     return {
         "id": found.id,
