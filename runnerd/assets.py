@@ -1,8 +1,8 @@
-"""The images of reports: taken from jobs, kept by content, served to whoever knows the address.
+"""The images of reports: uploaded by jobs, stored by content, served at an address that cannot be guessed.
 
-A file's address is a MAC over its content, so nobody can guess one, the same image is kept once, and no database is
-needed to find it again.  An upload needs the capability of a live instance, which its jobs find in ``CML_ASSET_URL``.
-What a file is, its first bytes decide; whatever a browser might run as a page is not taken.
+A file's address is a MAC over its content: the same image is stored once, and no database is needed to find it again.
+An upload needs the capability of a live instance, which its jobs find in ``CML_ASSET_URL``.  The first bytes decide the
+type of a file; types that a browser may run as a page are refused.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from provisioners.offload import Offload
 from runnerd import config, errors, model
 from runnerd.runtime import alarms
 
-#: Bytes of content that are looked at to tell what it is.
+#: Bytes of content that decide the type.
 HEAD = 4096
 #: Bytes that are written at once.
 PIECE = 256 * 1024
 #: The share of the store that one instance may fill.
 SHARE = 10
-#: Seconds after which an upload that nobody finished is swept.
-STALE = 3600.0
+#: Seconds after which an unfinished upload is swept.
+STALE_S = 3600.0
 
 #: Kind -> (suffix, media type).
 KINDS = {
@@ -82,18 +82,18 @@ class Assets:
         self._key = key
         self._now = now
         self._public_url = (public_url or "").rstrip("/")
-        #: Whether an instance still lives; its capability ends with it.
+        #: True while an instance lives; its capability ends with it.
         self._alive = alive
         self._offload = offload
         self._alarms = alarms
-        #: Bytes in the store, uploads under way included; None until it was looked at.
+        #: Bytes in the store, uploads in flight included; None until it was first swept.
         self._used: int | None = None
         self._looking = asyncio.Lock()
         self._under_way = 0
         self._serial = 0
         #: Bytes by instance, since the start of the process.
         self._by_instance: dict[model.InstanceId, int] = {}
-        # A file is renewed and swept from threads; one of the two must win.
+        # A file is renewed and swept from threads, which must exclude each other.
         self._disk = threading.Lock()
 
     @property
@@ -101,14 +101,14 @@ class Assets:
         return self._settings
 
     def configure(self, settings: config.Assets, public_url: str | None) -> None:
-        """Take over a reloaded configuration; addresses that were given out stay good."""
+        """Apply a reloaded configuration; existing addresses stay valid."""
         self._settings = settings
         self._public_url = (public_url or "").rstrip("/")
 
     # -- addresses ---------------------------------------------------------------------------------------------
 
     def upload_url(self, instance: model.InstanceId, *, base: str = "") -> str:
-        """Where the jobs of an instance send their images; empty when nobody could fetch them.
+        """Return the address to which jobs of an instance upload images; empty when images are not served.
 
         ``base`` is the address under which the instance reaches the daemon, the public one when empty.
         """
@@ -117,11 +117,11 @@ class Assets:
         return f"{(base or self._public_url).rstrip('/')}/assets/upload/{self.capability(instance)}"
 
     def capability(self, instance: model.InstanceId) -> str:
-        """The word that lets an instance upload while it lives."""
+        """Return the capability with which an instance uploads while it lives."""
         return f"{instance}.{self._mac('upload', instance.encode())}"
 
     def holder(self, capability: str) -> model.InstanceId:
-        """Whose capability it is.  Raises :class:`errors.Refused`: 401 nobody's, 403 its instance has ended."""
+        """Return the instance of a capability.  Raises :class:`errors.Refused`: 401 invalid, 403 it has ended."""
         found = _CAPABILITY.match(capability)
         if found is None or not hmac.compare_digest(found[2], self._mac("upload", found[1].encode())):
             raise errors.Refused("not an upload address of this controller", status=401)
@@ -135,18 +135,18 @@ class Assets:
         # 200 bits in 40 characters that survive file systems and people.
         return base64.b32encode(made[:25]).decode().lower()
 
-    # -- taking ------------------------------------------------------------------------------------------------
+    # -- uploads ------------------------------------------------------------------------------------------------
 
     async def receive(self, capability: str, chunks: AsyncIterator[bytes], *, length: int | None = None) -> str:
-        """Keep what is sent and return its address on the web.
+        """Store an upload and return its public address.
 
-        Raises :class:`errors.Refused` in plain words: 400 empty, 401 or 403 for the capability, 413 too large, 415
-        not a kind that is taken, 429 more than one instance may keep, 507 the store is full; and
+        Raises :class:`errors.Refused`: 400 empty, 401 or 403 for the capability, 413 too large, 415 a type that is not
+        accepted, 429 more than one instance may store, 507 the store is full; and
         :class:`errors.StoreUnwritable`.
         """
         instance = self.holder(capability)
         if not self._public_url:
-            raise errors.Refused("public_url is not configured, so nobody could fetch it", status=503)
+            raise errors.Refused("public_url is not configured, so images are not served", status=503)
         self._fits(length or 0)
         await self._look()
         self._full(length or 0)
@@ -171,7 +171,7 @@ class Assets:
                 target = self._directory / name[:2] / name
                 kept = await self._offload(lambda: self._keep(draft, target))
             except OSError as error:
-                raise errors.StoreUnwritable(f"the store of images cannot be written: {error.strerror}") from error
+                raise errors.StoreUnwritable(f"the image store cannot be written: {error.strerror}") from error
         finally:
             self._under_way -= 1
             if not kept:
@@ -182,7 +182,7 @@ class Assets:
     def _fits(self, size: int) -> None:
         if size > self._settings.max_bytes:
             raise errors.Refused(
-                f"{size} bytes, at most {self._settings.max_bytes} are taken (assets.max_bytes)", status=413
+                f"{size} bytes, at most {self._settings.max_bytes} are accepted (assets.max_bytes)", status=413
             )
 
     def _count(self, instance: model.InstanceId, size: int, *, check: bool = True) -> None:
@@ -191,10 +191,10 @@ class Assets:
         most = max(self._settings.max_bytes, self._settings.total_bytes // SHARE)
         if not check:
             return
-        # What was counted is given back by the caller, which discards the draft.
+        # The caller discards the draft and releases what was counted before.
         if mine > most:
             self._count(instance, -size, check=False)
-            raise errors.Refused(f"one instance may keep at most {most} bytes of images", status=429)
+            raise errors.Refused(f"one instance may store at most {most} bytes of images", status=429)
         try:
             self._full(0)
         except errors.Refused:
@@ -204,7 +204,7 @@ class Assets:
     def _full(self, more: int) -> None:
         most = self._settings.total_bytes
         if (self._used or 0) + more > most:
-            words = f"the store of images is full ({most} bytes, assets.total_bytes); nothing more is taken"
+            words = f"the image store is full ({most} bytes, assets.total_bytes); uploads are refused"
             if self._alarms is not None:
                 self._alarms.ring("daemon", "assets", "store-full", words)
             raise errors.Refused(words, status=507)
@@ -214,12 +214,12 @@ class Assets:
             raise errors.Refused("the file is empty", status=400)
         kind = sniff(draft.head)
         if kind not in self._settings.types:
-            what = "not a kind of image that is known" if not kind else f"{kind} is not taken"
+            what = "the file is of no known image type" if not kind else f"{kind} is not accepted"
             raise errors.Refused(f"{what}; assets.types has {', '.join(self._settings.types)}", status=415)
         return kind
 
     def _keep(self, draft: _Draft, target: Path) -> bool:
-        """Give the draft its name; False when the store has the same file already, which then counts as new."""
+        """Give the draft its name; return False when the store has the same file already, which is renewed."""
         draft.finish()
         now = self._now()
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -236,10 +236,10 @@ class Assets:
             os.close(folder)
         return True
 
-    # -- giving ------------------------------------------------------------------------------------------------
+    # -- downloads ------------------------------------------------------------------------------------------------
 
     async def find(self, name: str) -> Found | None:
-        """The file of that name; None for anything that is not exactly one of ours."""
+        """Return the file of that name; None for any name that is not exactly one of ours."""
         read = _NAME.match(name)
         if read is None or read[2] not in _MEDIA:
             return None
@@ -257,7 +257,7 @@ class Assets:
         return await self._offload(look)
 
     async def read(self, found: Found) -> AsyncIterator[bytes]:
-        """The content, piece by piece."""
+        """Yield the content in chunks."""
         file = await self._offload(lambda: found.path.open("rb"))
         try:
             while piece := await self._offload(lambda: file.read(PIECE)):
@@ -273,7 +273,7 @@ class Assets:
         return self._used or 0
 
     async def sweep(self) -> int:
-        """Delete what is older than ``assets.retention`` and what was never finished; returns how many files.
+        """Delete files older than ``assets.retention`` and unfinished uploads; return their number.
 
         Raises :class:`errors.StoreUnwritable`.
         """
@@ -282,7 +282,7 @@ class Assets:
         try:
             gone, freed, left = await self._offload(self._sweep)
         except OSError as error:
-            raise errors.StoreUnwritable(f"the store of images cannot be swept: {error.strerror}") from error
+            raise errors.StoreUnwritable(f"the image store cannot be swept: {error.strerror}") from error
         if self._used is None or (quiet and serial == self._serial):
             self._used = left
         else:
@@ -299,13 +299,13 @@ class Assets:
                 await self.sweep()
 
     def _sweep(self) -> tuple[int, int, int]:
-        """Files deleted, bytes freed, bytes left."""
+        """Return the number of deleted files, and the bytes freed and left."""
         gone = freed = left = 0
         now = self._now()
         with contextlib.suppress(FileNotFoundError):
             for path in self._directory.glob("*/*"):
                 draft = path.parent.name == "tmp"
-                limit = STALE if draft else self._settings.retention
+                limit = STALE_S if draft else self._settings.retention
                 with self._disk:
                     try:
                         facts = path.lstat()
@@ -335,12 +335,12 @@ class _Draft:
 
     def open(self) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # A leftover of a killed process with our number.
+        # A killed process with the same id may have left one.
         self.path.unlink(missing_ok=True)
         self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
     def add(self, chunk: bytes) -> None:
-        """Take a piece; it is written by :meth:`flush`."""
+        """Add a chunk; :meth:`flush` writes it."""
         if len(self.head) < HEAD:
             self.head += chunk[: HEAD - len(self.head)]
         self._hash.update(chunk)
@@ -375,7 +375,7 @@ class _Draft:
 
 
 def sniff(head: bytes) -> str:
-    """The kind of a file by its first bytes; empty for none that is known."""
+    """Return the type of a file by its first bytes; empty for an unknown one."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if head.startswith(b"\xff\xd8\xff"):

@@ -96,7 +96,7 @@ class Connections:
         self._follow(name, provider, self._list(name, provider))
 
     def _list(self, name: str, provider: providers.Provider) -> asyncio.Task[None]:
-        return self._runtime.background.spawn(f"first look at {name}", self._inventory.look(provider))
+        return self._runtime.background.spawn(f"first listing of {name}", self._inventory.look(provider))
 
     def _follow(self, name: str, provider: providers.Provider, first: asyncio.Task[None]) -> None:
         async def follow() -> None:

@@ -1,4 +1,4 @@
-"""The daemon: everything put together, started in the order in which things depend on each other, ended in reverse."""
+"""The daemon: composes the rooms, starts them in the order of their dependencies, stops them in reverse."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from runnerd.runtime import alarms, durable_settings, ledger, observations, shar
 log = logging.getLogger(__name__)
 
 #: Seconds that a forge may take to close its sessions.
-GOODBYE_S = 30.0
+CLOSE_S = 30.0
 #: How many instances' last output is kept in memory, and characters of each.
 DIAGNOSTICS, DIAGNOSTICS_CHARACTERS = 200, 256 * 1024
 
@@ -71,7 +71,7 @@ class Daemon:
     # -- start -------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open the state, meet the providers, then the forges; then reconcile."""
+        """Open the state, start and list the providers, then watch the forges and reconcile."""
         settings = self._settings
         now = self._clock.now
         self.store = await self._open_store(settings.database_url, offload=self._offload, now=now)
@@ -87,7 +87,7 @@ class Daemon:
             cursors=state.cursors,
         )
         self._compose(rows)
-        # What closed instances have cost, as far back as a budget looks.
+        # Costs of closed instances, as far back as a budget counts.
         rows.count_costs(await self.store.costs(housekeeping.costs_from(settings, self._clock.wall())))
         await self._settle_restart()
         for provider in settings.providers.values():
@@ -106,7 +106,7 @@ class Daemon:
         self.progress.started_at = now()
 
     def _compose(self, rows: ledger.Ledger) -> None:
-        """Make the rooms around the rows, and what is handed to those above."""
+        """Make the rooms around the rows, and what the rooms above are given."""
         settings = self._settings
         key = hashlib.sha256(settings.token_key().reveal().encode()).digest()
         self.runtime = runtime = shared.Runtime(
@@ -171,7 +171,9 @@ class Daemon:
         await self.controller.unknown_creates.settle_restart()
         for row in self.runtime.rows.instances.values():
             if row.live and not row.adopted and row.pool not in self._settings.pools:
-                self.runtime.alarms.ring("pool", row.pool, "retired", "it left the configuration and has instances")
+                self.runtime.alarms.ring(
+                    "pool", row.pool, "retired", "it is no longer configured and still has instances"
+                )
 
     # -- agents ------------------------------------------------------------------------------------------------
 
@@ -193,7 +195,7 @@ class Daemon:
         event = model.Event(alarm.since, alarm.subject, alarm.id, "alarm", alarm.reason, alarm.detail)
 
         async def write() -> None:
-            # An alarm about the state itself cannot be written there; it stands in status, log and metrics.
+            # An alarm about the state itself cannot be written there; status, log and metrics show it.
             with contextlib.suppress(errors.StoreError):
                 await self.runtime.rows.note(event)
 
@@ -208,22 +210,22 @@ class Daemon:
     async def reload(self) -> list[str]:
         """Read the configuration again and apply the difference; keep the old one if the new is bad.
 
-        Returns what was done, in plain words.  Raises :class:`errors.ConfigInvalid`.
+        Returns the changes, in sentences.  Raises :class:`errors.ConfigInvalid`.
         """
         return await self._reload.reload()
 
     async def apply(self, new: config.Config) -> list[str]:
-        """Replace the running configuration by ``new``; return what was done, in plain words."""
+        """Replace the running configuration by ``new``; return the changes, in sentences."""
         return await self._reload.apply(new)
 
     async def stop(self) -> None:
-        """Take no more work, say good-bye to forges and providers; instances with jobs go on by themselves."""
+        """Take no more work and close forges and providers; instances with jobs go on by themselves."""
         self.progress.stopping = True
         await self._connected.stop_watches()
         await self.controller.close(grace=self.runtime.config.reconcile.drain)
         for forge in self.runtime.forges.values():
             try:
-                async with asyncio.timeout(GOODBYE_S):
+                async with asyncio.timeout(CLOSE_S):
                     await forge.close()
             except Exception as error:
                 log.warning("%s: %s", forge.name, error)
@@ -235,6 +237,6 @@ class Daemon:
 
 
 def provisioner(settings: config.Provider, context: base.Context) -> base.Provisioner:
-    """The provisioner of a configured provider."""
+    """Create the provisioner of a configured provider."""
     made: base.Provisioner = config.provisioner_class(settings.type)(context, settings.options)
     return made

@@ -1,7 +1,7 @@
 """The daemon's log on standard error: text for people or one JSON object per line, secrets masked.
 
-The mask sits on the handler, where every record of every library passes.  What a call gives by ``extra=`` becomes
-fields of the line, so that one instance or job can be followed through it.
+The mask is a filter of the handler, so the records of every library pass it.  What a call gives by ``extra=`` becomes
+fields of the line, by which one instance or job can be followed through the log.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("runnerd")
 
-#: Attributes of every record; whatever else a record carries came in by ``extra=``.
+#: Attributes of every record; all others came in by ``extra=``.
 _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-#: Libraries that speak of every step of theirs.
+#: Libraries that log every step.
 _CHATTY = ("aiohttp", "alembic", "apscheduler", "asyncio", "sqlalchemy", "urllib3", "botocore", "azure", "google")
 
 
 def fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What the call gave by ``extra=``."""
+    """Return the fields that a call gave by ``extra=``."""
     return {key: value for key, value in record.__dict__.items() if key not in _PLAIN and value not in ("", None)}
 
 
@@ -46,7 +46,7 @@ class Text(logging.Formatter):
         stamp = f"{_time(record)} " if self._stamped else ""
         extra = "".join(f" {key}={value}" for key, value in fields(record).items())
         name = record.name.removeprefix("runnerd.")
-        # A line break in a foreign message must not look like a line of ours.
+        # A line break in a message must not look like a new record.
         message = record.getMessage().replace("\n", "\n    ")
         line = f"{stamp}{record.levelname.lower():7} {name}: {message}{extra}"
         trace = record.exc_text or (self.formatException(record.exc_info) if record.exc_info else "")
@@ -72,7 +72,7 @@ class Json(logging.Formatter):
 
 
 def set_up(*, level: str, format: str, stream: TextIO | None = None, stamped: bool = True) -> logging.Handler:
-    """Send every record to ``stream`` (standard error); called again after a reload, it replaces what it made.
+    """Send every record to ``stream`` (standard error); called again after a reload, it replaces its handler.
 
     ``stamped`` is False where the reader adds the time itself (systemd's journal).
     """

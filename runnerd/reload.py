@@ -33,7 +33,7 @@ class Reload:
     async def reload(self) -> list[str]:
         """Read the configuration again and apply the difference; keep the old one if the new is bad.
 
-        Returns what was done, in plain words.  Raises :class:`errors.ConfigInvalid`.
+        Returns the changes, in sentences.  Raises :class:`errors.ConfigInvalid`.
         """
         if self._load_settings is None:
             return ["there is no file to read again"]
@@ -45,10 +45,13 @@ class Reload:
             raise
 
     async def apply(self, new: config.Config) -> list[str]:
-        """Replace the running configuration by ``new``; return what was done, in plain words."""
+        """Replace the running configuration by ``new``; return the changes, in sentences."""
         old = self._runtime.config
         change = config.compare(old, new)
-        done = [f"{key} changes only at a restart; the old value stays" for key in sorted(change.needs_restart)]
+        done = [
+            f"{key} takes effect only at a restart; the old value stays in force"
+            for key in sorted(change.needs_restart)
+        ]
         new = new.model_copy(update={key: getattr(old, key) for key in change.needs_restart})
         for name in change.providers.removed:
             self._runtime.providers[name].retired = True
@@ -80,7 +83,7 @@ class Reload:
         await housekeeping.close_retired_forges(self._runtime)
         for name in change.changed:
             await self._connected.drop_forge(name)
-            done.append(f"forge {name} left")
+            done.append(f"forge {name} closed")
         for name in (*change.added, *change.changed):
             self._connected.add_forge(name, new.forges[name])
             done.append(f"forge {name} added")

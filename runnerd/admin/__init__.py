@@ -1,1 +1,1 @@
-"""The commands of operators, as the socket hands them over."""
+"""Operators' commands."""

@@ -21,8 +21,8 @@ from runnerd.runtime import lookup, shared
 LONGEST_HOLD_S = 7 * 86400.0
 #: Why an instance in such a state cannot be ended yet.
 _UNDECIDED: Mapping[InstanceState, str] = {
-    InstanceState.REQUESTING: "is being asked for",
-    InstanceState.UNKNOWN: "may or may not exist: its create call had no clear answer and is being resolved",
+    InstanceState.REQUESTING: "is being requested",
+    InstanceState.UNKNOWN: "may or may not exist: its create call had no clear answer, which is being resolved",
 }
 
 #: Drains an instance for a reason, with a detail; says whether it was moved.
@@ -38,7 +38,7 @@ class Commands:
         self._drain = drain
 
     async def drain(self, pool: str, *, on: bool, who: str) -> documents.Drained:
-        """Buy nothing new for a pool and register nothing more in it, or take that back.  Survives restarts."""
+        """Buy nothing new for a pool and register nothing more in it, or end that.  Survives restarts."""
         if on or not self._runtime.durable.ever_drained(pool):
             lookup.known_pool(self._runtime.config, pool)
         before = self._runtime.durable.drained(pool)
@@ -54,7 +54,7 @@ class Commands:
         else:
             message = f"pool {pool} is drained: nothing is bought for it"
             if rows:
-                message += f"; {display.count(len(rows), 'instance')} of it left, {busy} with a job"
+                message += f"; {display.count(len(rows), 'instance')} left, {busy} with a job"
         return {
             "pool": pool,
             "drained": on,
@@ -65,7 +65,7 @@ class Commands:
         }
 
     async def reap(self, id: str, *, force: bool, who: str) -> documents.Reaped:
-        """End an instance.  Without ``force`` through the gate, which lets a job that slipped in go on.
+        """End an instance.  Without ``force`` the termination check comes first, which lets a late job go on.
 
         Raises :class:`errors.Refused`: 404 unknown, 409 with why it cannot be ended so.
         """
@@ -73,35 +73,33 @@ class Commands:
         runtime = self._runtime
         now = runtime.clock.now()
         if row.state is InstanceState.ENDING:
-            return {"instance": row.id, "state": row.state.value, "message": f"{row.id} is being deleted already"}
+            return {"instance": row.id, "state": row.state.value, "message": f"{row.id} is already being deleted"}
         if row.state in (InstanceState.REQUESTING, InstanceState.UNKNOWN):
-            raise errors.Refused(
-                f"{row.id} {_UNDECIDED[row.state]}; it can be ended as soon as that is clear", status=409
-            )
+            raise errors.Refused(f"{row.id} {_UNDECIDED[row.state]}; it can be ended once that is resolved", status=409)
         seen = runtime.observations.of(row.id)
         works = row.state is InstanceState.BUSY or (seen.worker and seen.fresh(now))
         if works and not force:
             job = f"job {row.job}" if row.job else "a job"
-            raise errors.Refused(
-                f"{row.id} runs {job} for {display.span(now - (row.busy_at or row.since))}; --force ends it anyway",
-                status=409,
-            )
+            span = display.span(now - (row.busy_at or row.since))
+            raise errors.Refused(f"{row.id} has been running {job} for {span}; --force ends it anyway", status=409)
         if row.hold_until > now and not force:
             raise errors.Refused(
-                f"{row.id} is held for {display.span(row.hold_until - now)} more; release it first, or --force",
+                f"{row.id} is held for another {display.span(row.hold_until - now)}; release it first, or use --force",
                 status=409,
             )
-        words_ = "ended by order, whatever it does" if force else "ended by order, unless a job is found on it"
+        how = (
+            "ended by an operator, with any job on it" if force else "ended by an operator, unless a job is found on it"
+        )
         await runtime.rows.note(Event(now, "instance", row.id, "reap", "force" if force else "", who))
-        done = await self._end(row, force=force, detail=f"{words_} ({who})")
+        done = await self._end(row, force=force, detail=f"{how} ({who})")
         if not done:
-            raise errors.Refused(f"{row.id} has just moved on; look again and repeat the order", status=409)
+            raise errors.Refused(f"the state of {row.id} has just changed; check it and repeat the command", status=409)
         runtime.wake()
         moved = runtime.rows.instances.get(row.id)
         return {
             "instance": row.id,
             "state": moved.state.value if moved else InstanceState.FAILED.value,
-            "message": f"{row.id} is {words_}",
+            "message": f"{row.id} is {how}",
         }
 
     async def _end(self, row: Instance, *, force: bool, detail: str) -> bool:
@@ -129,21 +127,21 @@ class Commands:
         Raises :class:`errors.Refused`.
         """
         if not 0 <= seconds <= LONGEST_HOLD_S:
-            raise errors.Refused(f"an instance is held for at most {display.span(LONGEST_HOLD_S)}", status=400)
+            raise errors.Refused(f"an instance can be held for at most {display.span(LONGEST_HOLD_S)}", status=400)
         row = await self._live(id)
         runtime = self._runtime
         now = runtime.clock.now()
         if seconds and row.state in (InstanceState.DRAINING, InstanceState.ENDING):
-            raise errors.Refused(f"{row.id} is {row.state.value} and cannot be held any more", status=409)
+            raise errors.Refused(f"{row.id} is {row.state.value} and can no longer be held", status=409)
         until = now + seconds if seconds else 0.0
         await runtime.rows.note(Event(now, "instance", row.id, "hold" if seconds else "release", "", who))
         if await runtime.rows.amend(row.id, hold_until=until) is None:
             raise errors.Refused(f"{row.id} is gone", status=409)
         runtime.wake()
-        message = f"{row.id} is held for {display.span(seconds)}" if seconds else f"{row.id} is held no more"
+        message = f"{row.id} is held for {display.span(seconds)}" if seconds else f"{row.id} is no longer held"
         if seconds and 0 < row.deadline < until:
             left = display.span(row.deadline - now)
-            message += f"; its own deadline in {left} is set at the provider and still ends it"
+            message += f"; its deadline at the provider is in {left} and still ends it"
         return {"instance": row.id, "hold_until": until, "deadline": row.deadline, "message": message}
 
     async def _live(self, id: str) -> Instance:
@@ -152,13 +150,13 @@ class Commands:
             raise errors.Refused(f'there is no instance "{id}"', status=404)
         if row.state in model.CLOSED:
             since = display.span(self._runtime.clock.now() - row.since)
-            raise errors.Refused(f"{row.id} is {row.state.value} since {since} ({row.reason.value})", status=409)
+            raise errors.Refused(f"{row.id} has been {row.state.value} for {since} ({row.reason.value})", status=409)
         return row
 
     async def sweep(self, *, dry_run: bool) -> dict[str, Any]:
-        """Ask every provider now what carries our tags; unless ``dry_run``, have the daemon take in what has no row.
+        """List what carries our tags at every provider; unless ``dry_run``, have the daemon adopt what has no row.
 
-        What is taken in becomes a row like any other and ends through the gate.
+        What is adopted has a row like any other and ends through the termination check.
         """
         rows = self._runtime.rows.instances
 

@@ -24,7 +24,7 @@ async def refresh(runtime: shared.Runtime, *, provider: str = "") -> documents.R
         raise lookup.unknown_provider(provider, runtime.providers)
     answers = await asyncio.gather(*(_renew(runtime, one) for one in asked.values()))
     runtime.wake()
-    return renewal(dict(zip(asked, answers, strict=True)), "offers have the new prices from now on")
+    return renewal(dict(zip(asked, answers, strict=True)), "the new prices apply from now on")
 
 
 async def _renew(runtime: shared.Runtime, one: providers.Provider) -> list[base.Finding]:
@@ -37,15 +37,15 @@ async def _renew(runtime: shared.Runtime, one: providers.Provider) -> list[base.
                 async with asyncio.timeout(TIMEOUT_S):
                     await one.refresh(pool, runtime.clock.now())
             except (base.ProvisionError, TimeoutError) as error:
-                words = f"pool {pool.name} keeps its old offers: {error or 'no answer in time'}"
-                found.append(base.Finding(base.Level.WARNING, f"providers.{one.name}", words))
+                message = f"pool {pool.name} keeps its old offers: {error or 'no answer in time'}"
+                found.append(base.Finding(base.Level.WARNING, f"providers.{one.name}", message))
     return found
 
 
 async def renew(
     name: str, provisioner: base.Provisioner, *, start: Callable[[], Awaitable[None]]
 ) -> list[base.Finding]:
-    """One provider's findings, whatever happens."""
+    """Return one provider's findings; an error is one of them."""
     place = f"providers.{name}"
     try:
         async with asyncio.timeout(TIMEOUT_S):
@@ -58,17 +58,17 @@ async def renew(
 
 
 def has_list(provisioner: base.Provisioner) -> bool:
-    """Whether a provisioner has a price list to ask."""
+    """Return True when a provisioner has a price list."""
     return getattr(type(provisioner), "refresh_prices", None) is not base.Basics.refresh_prices
 
 
 def no_list(name: str) -> base.Finding:
-    words = "it has no price list: its prices stand in the configuration"
+    words = "it has no price list: its prices are in the configuration"
     return base.Finding(base.Level.OK, f"providers.{name}", words)
 
 
 def renewal(found: Mapping[str, Sequence[base.Finding]], effect: str) -> documents.Renewal:
-    """The findings as a document, and when they take effect."""
+    """Return the findings as a document, with the time from which the prices count."""
     findings: list[documents.Finding] = [
         {"level": each.level.value, "place": each.place, "message": each.message, "remedy": each.remedy}
         for answers in found.values()
@@ -82,7 +82,7 @@ def renewal(found: Mapping[str, Sequence[base.Finding]], effect: str) -> documen
 
 
 def chosen(settings: config.Config, provider: str) -> list[config.Provider]:
-    """The configured providers that are meant.  Raises :class:`errors.Refused` (404) for an unknown one."""
+    """Return the configured provider of that name, or all.  Raises :class:`errors.Refused` (404)."""
     if provider and provider not in settings.providers:
         raise lookup.unknown_provider(provider, settings.providers)
     return [one for one in settings.providers.values() if provider in ("", one.name)]

@@ -1,8 +1,8 @@
-"""What speaks HTTP with the rest of the world: two listeners that never share a socket.
+"""HTTP: two listeners that never share a socket, and the admin socket.
 
-The *public* one takes webhooks, agents and report images and believes nobody; the *ops* one tells Prometheus and
-people how the daemon does, on loopback unless somebody decides otherwise.  Nothing here decides what happens to an
-instance: requests are checked, handed over, and answered in words.
+The *public* listener takes webhooks, agents and report images and trusts no client; the *ops* listener serves metrics,
+health and a page, on loopback by default.  Nothing here decides what happens to an instance: requests are checked,
+handed over and answered.
 """
 
 from __future__ import annotations

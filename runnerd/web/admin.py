@@ -20,11 +20,11 @@ from runnerd.web import unixsocket, wire
 
 log = logging.getLogger(__name__)
 
-#: A request of a command is small; bytes.
+#: Bytes of a request: those of commands are small.
 LARGEST = 64 * 1024
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-#: Reads the configuration again; returns what was done.
+#: Reads the configuration again; returns the changes.
 Reload = Callable[[], Awaitable[list[str]]]
 
 
@@ -42,7 +42,7 @@ class Admin:
         self._inode: tuple[int, int] | None = None
 
     async def start(self) -> None:
-        """Listen.  Raises OSError when the socket cannot be made, with words for people."""
+        """Listen.  Raises OSError with a message for people when the socket cannot be created."""
         sock, self._inode = unixsocket.bind(self._path)
         self._runner = web.AppRunner(self.app(), access_log=None, shutdown_timeout=2.0)
         try:
@@ -93,7 +93,7 @@ class Admin:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let the right users in, and answer every failure as JSON in plain words."""
+        """Admit the daemon's own user and root; answer every failure as JSON with a message."""
         try:
             unixsocket.caller(request)
             return await handler(request)
@@ -101,18 +101,18 @@ class Admin:
             return _problem(error.status, str(error))
         except errors.ConfigInvalid as error:
             problems = [str(problem) for problem in error.problems]
-            return web.json_response({"error": "the new configuration is bad", "problems": problems}, status=422)
+            return web.json_response({"error": "the new configuration is invalid", "problems": problems}, status=422)
         except errors.RunnerdError as error:
             return _problem(503, str(error))
         except web.HTTPException as error:
             return _problem(error.status, f"{request.method} {request.path}: {error.reason}")
         except (TypeError, ValueError) as error:
-            return _problem(400, f"the request cannot be read: {error}")
+            return _problem(400, f"the request is not valid: {error}")
         except Exception as error:
             log.exception("a command failed: %s %s", request.method, request.path)
-            return _problem(500, f"{type(error).__name__}: {error}; the daemon's log tells more")
+            return _problem(500, f"{type(error).__name__}: {error}; see the daemon's log")
 
-    # -- looking -----------------------------------------------------------------------------------------------
+    # -- inspection -----------------------------------------------------------------------------------------------
 
     async def _status(self, request: web.Request) -> web.Response:
         found: documents.SocketStatus = {
@@ -164,7 +164,7 @@ class Admin:
         query = request.query
         return _answer(pricing.prices(self._reading, pool=query.get("pool", ""), provider=query.get("provider", "")))
 
-    # -- ordering ----------------------------------------------------------------------------------------------
+    # -- commands ----------------------------------------------------------------------------------------------
 
     async def _drain(self, request: web.Request) -> web.Response:
         pool = request.match_info["pool"]

@@ -1,7 +1,7 @@
-"""The agent protocol over HTTP (docs/agent-protocol.md): reads each request strictly and asks the core.
+"""The agent protocol over HTTP (docs/agent-protocol.md): requests are read strictly and passed to the agent sessions.
 
-A credential is checked before a byte of the body is read, and an error names the field that is wrong.  Free text of
-an instance is data of whoever ran there: it is cut, freed of control characters and shown to people only.
+A credential is checked before a byte of the body is read, and an error names the field that is wrong.  Free text from
+an instance is untrusted: it is truncated, stripped of control characters and shown to people only.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from runnerd.web import peers, wire
 MAX_JSON = 64 * 1024
 MAX_DIAGNOSTICS = 256 * 1024
 #: Seconds for a body to arrive.
-BODY_TIMEOUT = 20.0
+BODY_TIMEOUT_S = 20.0
 #: Characters of a runner's name, and of free text that is kept.
 MAX_NAME = 200
 MAX_TEXT = 4000
 #: Seconds after which an agent asks again when the daemon stops while it waits.
-ASK_AGAIN = 2.0
+ASK_AGAIN_S = 2.0
 #: The words of the protocol.
 PHASES = frozenset({"gate", "waiting", "starting", "idle", "job", "finished", "ending"})
 EVENTS = frozenset({"started", "ended"})
@@ -46,7 +46,7 @@ class Agents:
     def __init__(self, served: read_model.Served, peers: peers.Peers, *, on_hello: Callable[[str], None]) -> None:
         self._served = served
         self._peers = peers
-        #: Told the instance of each answered hello.
+        #: Called with the instance of each answered hello.
         self._on_hello = on_hello
         self._closing = asyncio.Event()
         self._held: set[asyncio.Task[Any]] = set()
@@ -63,11 +63,11 @@ class Agents:
         ]
 
     def release(self) -> None:
-        """Answer every agent that waits: it asks again, and finds the next daemon."""
+        """Answer every agent that waits, so that it asks the next daemon."""
         self._closing.set()
 
     async def close(self) -> None:
-        """End what was still asked for agents that waited."""
+        """Cancel the requests of agents that still wait."""
         self.release()
         for task in self._held:
             task.cancel()
@@ -130,14 +130,14 @@ class Agents:
 
     async def _diagnostics(self, request: web.Request) -> web.Response:
         token = self._credential(request)
-        data = await wire.body(request, most=MAX_DIAGNOSTICS, seconds=BODY_TIMEOUT)
+        data = await wire.body(request, most=MAX_DIAGNOSTICS, seconds=BODY_TIMEOUT_S)
         text = clean(data.decode("utf-8", "replace"))
         return wire.answer(await self._ask().diagnostics(token, text=text))
 
-    # -- who speaks --------------------------------------------------------------------------------------------
+    # -- credentials --------------------------------------------------------------------------------------------
 
     def _credential(self, request: web.Request, *, boot: bool = False) -> str:
-        """The bearer, proven to be ours.
+        """Return the bearer token, proven to be ours.
 
         Raises :class:`errors.Refused`: 401, or 429 when that address has failed too often.
         """
@@ -155,21 +155,21 @@ class Agents:
             raise wire.Busy("too many requests without a valid credential", status=429, retry_after=wait)
         self._peers.fail(peer)
         if not token:
-            raise errors.Refused("a bearer token is needed in the Authorization header", status=401)
+            raise errors.Refused("a bearer token is required in the Authorization header", status=401)
         raise errors.Refused(f"not a {'boot token' if boot else 'session'} of this controller", status=401)
 
     def _tokens(self) -> tokens.Tokens:
         if self._served.tokens is None:
-            raise wire.Busy("the daemon is starting; ask again")
+            raise wire.Busy("the daemon is starting; retry later")
         return self._served.tokens
 
     def _ask(self) -> agent_sessions.AgentSessions:
         if self._served.agents is None:
-            raise wire.Busy("the daemon is starting; ask again")
+            raise wire.Busy("the daemon is starting; retry later")
         return self._served.agents
 
     async def _hold(self, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-        """Wait for an answer, or for the end of the listener."""
+        """Wait for an answer, or until the listener closes."""
         task = asyncio.ensure_future(work)
         closing = asyncio.ensure_future(self._closing.wait())
         self._held.add(task)
@@ -185,16 +185,16 @@ class Agents:
             closing.cancel()
         if task.done():
             return task.result()
-        return {"action": "wait", "after": ASK_AGAIN}
+        return {"action": "wait", "after": ASK_AGAIN_S}
 
 
 def clean(text: str) -> str:
-    """Free text as people may see it: no control characters but line breaks and tabs, no half characters."""
+    """Return free text fit to be shown: no control characters but line breaks and tabs, no lone surrogates."""
     return _CONTROL.sub("\ufffd", text.replace("\r\n", "\n").encode("utf-8", "replace").decode())
 
 
 class _Fields:
-    """The members of a JSON object, read by type.  Raises :class:`errors.Refused` that names the field."""
+    """Members of a JSON object, read by type.  Raises :class:`errors.Refused` that names the field."""
 
     def __init__(self, members: dict[str, Any]) -> None:
         self._members = members
@@ -219,7 +219,7 @@ class _Fields:
         return found
 
     def text(self, name: str, *, most: int, default: str | None = None) -> str:
-        """A short text that means something to the daemon."""
+        """Return a short text that the daemon interprets."""
         found: str = self._get(name, str, default)
         if len(found) > most:
             raise errors.Refused(f'"{name}" has {len(found)} characters, at most {most} are taken', status=400)
@@ -228,20 +228,20 @@ class _Fields:
         return found
 
     def word(self, name: str, words: frozenset[str]) -> str:
-        """One of the words of the protocol."""
+        """Return one of the words of the protocol."""
         found: str = self._get(name, str, None)
         if found not in words:
             raise errors.Refused(f'"{name}" must be one of {", ".join(sorted(words))}', status=400)
         return found
 
     def prose(self, name: str, *, default: str) -> str:
-        """Free text for people, cut to what is kept."""
+        """Return free text for people, truncated to the stored length."""
         found: str = self._get(name, str, default)
         return clean(found[:MAX_TEXT])
 
 
 async def _fields(request: web.Request) -> _Fields:
-    data = await wire.body(request, most=MAX_JSON, seconds=BODY_TIMEOUT)
+    data = await wire.body(request, most=MAX_JSON, seconds=BODY_TIMEOUT_S)
     try:
         members = numbers.loads(data)
     except (ValueError, RecursionError):

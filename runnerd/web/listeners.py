@@ -1,7 +1,7 @@
-"""Opens and closes the two TCP listeners.
+"""The two TCP listeners: open and close.
 
-A client gets bounded time for its head, its body and between requests.  Closing answers who waits, lets requests
-under way end, and only then cuts.
+A client gets bounded time for its head, its body and between requests.  Closing answers waiting clients, lets requests
+in flight end, and only then aborts connections.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from runnerd.web import ops, public, wire
 
 log = logging.getLogger(__name__)
 
-#: Seconds that requests under way have when a listener closes.
-GRACE = 5.0
+#: Seconds that requests in flight have when a listener closes.
+GRACE_S = 5.0
 #: Connections that wait to be accepted.
 BACKLOG = 512
 
 
 class _Application(Protocol):
-    """A listener's inside."""
+    """The application behind a listener."""
 
     gate: wire.Gate
     app: web.Application
@@ -50,10 +50,10 @@ class _Listener:
         self._runner = web.AppRunner(
             application.app,
             handle_signals=False,
-            shutdown_timeout=GRACE,
+            shutdown_timeout=GRACE_S,
             access_log=None,
             logger=wire.quiet_logger(),
-            keepalive_timeout=wire.KEEP_ALIVE,
+            keepalive_timeout=wire.KEEP_ALIVE_S,
             max_line_size=wire.MAX_LINE,
             max_field_size=wire.MAX_FIELD,
             max_headers=wire.MAX_HEADERS,
@@ -64,7 +64,7 @@ class _Listener:
         self._server: asyncio.Server | None = None
 
     async def open(self, where: str) -> None:
-        """Listen.  Raises :class:`errors.ListenFailed` in words for people."""
+        """Listen.  Raises :class:`errors.ListenFailed` with a message for people."""
         host, _, port = where.rpartition(":")
         await self._runner.setup()
         made = self._runner.server
@@ -81,7 +81,7 @@ class _Listener:
             self._server = await loop.create_server(connected, host.strip("[]"), int(port), backlog=BACKLOG)
         except OSError as error:
             await self._runner.cleanup()
-            raise errors.ListenFailed(f"listen.{self.name}: {_words(error, where)}") from error
+            raise errors.ListenFailed(f"listen.{self.name}: {_reason(error, where)}") from error
         log.info("the %s listener is open at %s:%d", self.name, *self.address[:2], extra={"action": "listen"})
 
     def _cut_silent(self, protocol: Any) -> None:
@@ -107,18 +107,18 @@ class _Listener:
 
 
 class Listeners:
-    """What is open."""
+    """The open listeners."""
 
     def __init__(self) -> None:
         self._open: list[_Listener] = []
 
     @property
     def addresses(self) -> dict[str, tuple[str, int]]:
-        """Listener -> host and port where it is; with port 0 configured, the one that was given."""
+        """Listener -> its host and port; with port 0 configured, the port that was assigned."""
         return {one.name: one.address for one in self._open}
 
     async def close(self) -> None:
-        """Take nothing more, answer who waits, and end."""
+        """Accept no more connections, answer waiting clients, and close."""
         listeners, self._open = self._open, []
         await asyncio.gather(*(one.close() for one in listeners))
 
@@ -130,7 +130,7 @@ async def start(
     assets: assets.Assets | None = None,
     settings: config.Config,
     clock: clock.Clock,
-    head_timeout: float = wire.HEAD_TIMEOUT,
+    head_timeout: float = wire.HEAD_TIMEOUT_S,
 ) -> Listeners:
     """Open the listeners of ``config.listen``; null means none.
 
@@ -156,14 +156,14 @@ async def start(
     return made
 
 
-def _words(error: OSError, where: str) -> str:
-    """What is wrong with an address, and what to do about it."""
+def _reason(error: OSError, where: str) -> str:
+    """Return the reason why an address cannot be used, and the remedy."""
     if error.errno == errno.EADDRINUSE:
-        return f"{where} is taken by another process (a second runnerd?); end that, or configure another port"
+        return f"{where} is in use by another process (a second runnerd?); stop it, or configure another port"
     if error.errno == errno.EACCES:
-        return f"{where} may not be used by this user; ports below 1024 need a right, take a higher one"
+        return f"{where} is not permitted for this user; ports below 1024 need a capability, use a higher one"
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"{where} is no address of this host"
+        return f"{where} is not an address of this host"
     if isinstance(error, socket.gaierror):
         return f"the host of {where} cannot be resolved"
     return f"{where} cannot be listened on: {os.strerror(error.errno) if error.errno else error}"

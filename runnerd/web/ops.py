@@ -1,7 +1,7 @@
-"""The ops listener: metrics, health, readiness and one page.  Reads only, and tells no secret.
+"""The ops listener: metrics, health, readiness and one page.  It is read-only and shows no secret.
 
-*Healthy* means that this process lives and its loop turns: restart it when it is not.  *Ready* means that it can do
-its work: the state takes writes, every forge has answered and some provider can be used.  Both say why not in words.
+*Healthy* means that the control loop makes its passes; restart a process that is not.  *Ready* means that the daemon
+can do its work: the state takes writes, every forge has answered and some provider is usable.  Both give reasons.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from runnerd.metrics import counters
 from runnerd.views import status
 from runnerd.web import wire
 
-#: Seconds that the start may take before it counts as stuck: the first listings are waited for.
-START_TIMEOUT = 300.0
-#: Passes of the control loop that may be missed, and the least number of seconds that this is.
-MISSED, LEAST = 6, 120.0
-#: Seconds that a write of readiness may take, and for which its outcome stands.
-PROBE_TIMEOUT, PROBE_FRESH = 5.0, 2.0
+#: Seconds that the start may take before it counts as stuck: it waits for the first listings.
+START_TIMEOUT_S = 300.0
+#: Passes of the control loop that may be missed, and the least number of seconds for that.
+MISSED, LEAST_S = 6, 120.0
+#: Seconds that the test write may take, and for which its outcome is reused.
+PROBE_TIMEOUT_S, PROBE_FRESH_S = 5.0, 2.0
 #: Lines of the audit trail on the page, and instances.
 LINES, MOST = 40, 500
 
@@ -52,47 +52,47 @@ class Ops:
         self.app = web.Application(middlewares=[self.gate.middleware], client_max_size=0)
         self.app.add_routes(
             [
-                web.get("/metrics", self._tell_metrics),
-                web.get("/healthz", self._tell_health),
-                web.get("/readyz", self._tell_readiness),
-                web.get("/api/v1/status", self._tell_status),
+                web.get("/metrics", self._serve_metrics),
+                web.get("/healthz", self._serve_health),
+                web.get("/readyz", self._serve_readiness),
+                web.get("/api/v1/status", self._serve_status),
                 web.get("/", self._page),
             ]
         )
 
     def release(self) -> None:
-        """Nobody waits here."""
+        """Do nothing: no client of this listener waits."""
 
     async def close(self) -> None:
-        """Nothing goes on here."""
+        """Do nothing: there are no background tasks."""
 
     # -- metrics -----------------------------------------------------------------------------------------------
 
-    async def _tell_metrics(self, request: web.Request) -> web.Response:
+    async def _serve_metrics(self, request: web.Request) -> web.Response:
         encode, kind = exposition.choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(self._metrics.registry), headers={"Content-Type": kind})
 
     # -- health ------------------------------------------------------------------------------------------------
 
     def health(self) -> list[str]:
-        """Why this process should be restarted; empty when it should not."""
+        """Return the reasons to restart this process; none when it is healthy."""
         now = self._clock.now()
         reading = self._reading
         if reading is None:
             age = now - self._opened_at
-            return [] if age < START_TIMEOUT else [f"the start has not come to its end for {age:.0f} s"]
+            return [] if age < START_TIMEOUT_S else [f"the start has not finished after {age:.0f} s"]
         if self._served.progress.stopping:
             return []
-        limit = max(LEAST, MISSED * reading.state.config.reconcile.interval)
+        limit = max(LEAST_S, MISSED * reading.state.config.reconcile.interval)
         age = now - max(reading.loop.last_pass_at, self._served.progress.started_at)
         return [f"the control loop has not finished a pass for {age:.0f} s"] if age > limit else []
 
     @property
     def _reading(self) -> read_model.ReadModel | None:
-        """What can be shown of the daemon; None until its start has come to its end."""
+        """The daemon's read model; None until its start has finished."""
         return self._served.reading if self._served.progress.started_at > 0 else None
 
-    async def _tell_health(self, request: web.Request) -> web.Response:
+    async def _serve_health(self, request: web.Request) -> web.Response:
         reasons = self.health()
         state = "stopping" if self._served.progress.stopping else "running" if self._reading is not None else "starting"
         return wire.answer({"ok": not reasons, "state": state, "reasons": reasons}, status=503 if reasons else 200)
@@ -100,7 +100,7 @@ class Ops:
     # -- readiness ---------------------------------------------------------------------------------------------
 
     async def readiness(self) -> tuple[list[str], list[str]]:
-        """Why the daemon cannot do its work, and what is amiss although it can."""
+        """Return the reasons why the daemon cannot do its work, and what is degraded although it can."""
         reading = self._reading
         if reading is None:
             return ["the daemon is starting"], []
@@ -110,57 +110,57 @@ class Ops:
         unwritable = await self._unwritable(reading.history)
         if unwritable:
             reasons.append(f"the state cannot be written: {unwritable}")
-        amiss: list[str] = []
+        degraded: list[str] = []
         for name in reading.state.forges:
-            self._judge_forge(reading, name, reasons, amiss)
+            self._check_forge(reading, name, reasons, degraded)
         providers = reading.state.providers.values()
         problems = [f"provider {one.name}: {one.problem}" for one in providers if one.problem]
         usable = any(not one.problem and not one.retired for one in providers)
-        (amiss if usable else reasons).extend(problems if problems or usable else ["no provider can be used"])
+        (degraded if usable else reasons).extend(problems if problems or usable else ["no provider is usable"])
         if reading.state.hold:
-            amiss.append(f"nothing is ended for its age: {reading.clock_guard.problem}")
+            degraded.append(f"deadlines are held: {reading.clock_guard.problem}")
         if not self._served.progress.reload_ok:
-            amiss.append("the last reload was refused; the old configuration stays")
-        return [redaction.redact(one) for one in reasons], [redaction.redact(one) for one in amiss]
+            degraded.append("the last reload was refused; the old configuration stays in force")
+        return [redaction.redact(one) for one in reasons], [redaction.redact(one) for one in degraded]
 
-    def _judge_forge(self, reading: read_model.ReadModel, name: str, reasons: list[str], amiss: list[str]) -> None:
+    def _check_forge(self, reading: read_model.ReadModel, name: str, reasons: list[str], degraded: list[str]) -> None:
         forge = reading.state.forges[name]
         queues = [spec.queue for spec in reading.state.specs if spec.queue.forge == name]
         problems = list(dict.fromkeys(health.problem for queue in queues if not (health := forge.health(queue)).ok))
-        # Demand survives a restart in the cursor, so only a word from after the start proves anything.
-        told = any(forge.demand(queue).as_of >= self._served.progress.started_at for queue in queues)
-        if queues and not told and forge.server_date() is None:
+        # Demand survives a restart in the cursor, so only a report from after the start proves anything.
+        reported = any(forge.demand(queue).as_of >= self._served.progress.started_at for queue in queues)
+        if queues and not reported and forge.server_date() is None:
             words = "; ".join(problems) or "it has not answered yet"
             reasons.append(f"forge {name} has not been reached since the start: {words}")
         else:
-            amiss.extend(f"forge {name}: {words}" for words in problems)
+            degraded.extend(f"forge {name}: {words}" for words in problems)
 
     async def _unwritable(self, history: read_model.History) -> str:
-        """Why the state takes no write; asked at most every few seconds, because each asking is a write."""
+        """Return the reason why the state takes no write; at most every few seconds, because each test is a write."""
         async with self._probing:
             at, words = self._probed
             now = self._clock.now()
-            if 0 <= now - at < PROBE_FRESH:
+            if 0 <= now - at < PROBE_FRESH_S:
                 return words
             try:
-                async with asyncio.timeout(PROBE_TIMEOUT):
+                async with asyncio.timeout(PROBE_TIMEOUT_S):
                     await history.probe()
                 words = ""
             except TimeoutError:
-                words = f"a write takes longer than {PROBE_TIMEOUT:g} s"
+                words = f"a write takes longer than {PROBE_TIMEOUT_S:g} s"
             except errors.StoreError as error:
                 words = str(error)
             self._probed = (self._clock.now(), words)
             return words
 
-    async def _tell_readiness(self, request: web.Request) -> web.Response:
-        reasons, amiss = await self.readiness()
-        body = {"ready": not reasons, "reasons": reasons, "degraded": amiss}
+    async def _serve_readiness(self, request: web.Request) -> web.Response:
+        reasons, degraded = await self.readiness()
+        body = {"ready": not reasons, "reasons": reasons, "degraded": degraded}
         return wire.answer(body, status=503 if reasons else 200)
 
     # -- people ------------------------------------------------------------------------------------------------
 
-    async def _tell_status(self, request: web.Request) -> web.Response:
+    async def _serve_status(self, request: web.Request) -> web.Response:
         return wire.answer(wire.redacted(status.status(self._ready())))
 
     async def _page(self, request: web.Request) -> web.Response:
@@ -172,12 +172,12 @@ class Ops:
         return web.Response(text=text, content_type="text/html", headers=headers)
 
     async def _render(self, reading: read_model.ReadModel) -> str:
-        reasons, amiss = await self.readiness()
-        trouble = ""
+        reasons, degraded = await self.readiness()
+        problem = ""
         try:
             lines = (await reading.history.trail(limit=LINES))[::-1]
         except errors.StoreError as error:
-            lines, trouble = [], str(error)
+            lines, problem = [], str(error)
         instances = sorted(
             (row for row in reading.state.rows.instances.values() if row.live),
             key=lambda row: (row.pool, row.created_at),
@@ -185,11 +185,11 @@ class Ops:
         page = _PAGES.get_template("page.html.j2").render(
             status=status.status(reading),
             reasons=reasons,
-            amiss=amiss,
+            degraded=degraded,
             instances=instances[:MOST],
             more=max(0, len(instances) - MOST),
             events=[event for _, event in lines],
-            trouble=trouble,
+            problem=problem,
             now=self._clock.now(),
             ago=_ago,
             clock_time=_clock_time,
@@ -198,12 +198,12 @@ class Ops:
 
     def _ready(self) -> read_model.ReadModel:
         if self._reading is None:
-            raise wire.Busy("the daemon is starting; ask again")
+            raise wire.Busy("the daemon is starting; retry later")
         return self._reading
 
 
 def _ago(seconds: float) -> str:
-    """A span for people: 8 s, 3 min, 2 h, 4 d."""
+    """Return a duration for people: 8 s, 3 min, 2 h, 4 d."""
     for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

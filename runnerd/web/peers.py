@@ -1,7 +1,7 @@
-"""Counts failed authentications by the address that they came from.
+"""Failed authentications, counted by the address that they came from.
 
-Only failures are slowed down: a request with a good credential passes whatever else came from its address, so that
-nobody behind a shared proxy or NAT can lock the agents out.  Memory is bounded; nothing is stored.
+Only failures are limited: a request with a valid credential always passes, so that no client behind a shared proxy or
+NAT can lock the agents out.  Memory is bounded; nothing is stored.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-#: Failures of one address within :data:`WINDOW` seconds that are answered in full.
+#: Failures of one address within :data:`WINDOW_S` seconds that are answered in full.
 MOST = 20
-WINDOW = 60.0
+WINDOW_S = 60.0
 #: Addresses remembered at once; the oldest is forgotten first.
 REMEMBERED = 10_000
 
 
 class Peers:
-    """Who failed to prove themselves lately, and how often."""
+    """Addresses with recent failures, and how many."""
 
-    def __init__(self, now: Callable[[], float], *, most: int = MOST, window: float = WINDOW) -> None:
+    def __init__(self, now: Callable[[], float], *, most: int = MOST, window: float = WINDOW_S) -> None:
         self._now = now
         self._most = most
         self._window = window
@@ -29,13 +29,13 @@ class Peers:
         self._failures: dict[str, tuple[int, float]] = {}
 
     def wait(self, peer: str) -> float:
-        """Seconds for which further failures of that address are turned away; 0 while there are few."""
+        """Return the seconds for which further failures of an address are rejected; 0 while there are few."""
         count, until = self._failures.get(peer, (0, 0.0))
         left = until - self._now()
         return left if count >= self._most and left > 0 else 0.0
 
     def fail(self, peer: str) -> None:
-        """That address did not prove itself."""
+        """Count a failed authentication."""
         now = self._now()
         count, until = self._failures.pop(peer, (0, 0.0))
         if until <= now:
@@ -50,17 +50,17 @@ class Peers:
 
 
 def address(request: web.BaseRequest) -> str:
-    """The network that a request comes from: one IPv4 address, or a /64 of IPv6.
+    """Return the network that a request comes from: one IPv4 address, or a /64 of IPv6.
 
-    What the proxy on this host appended to ``X-Forwarded-For`` counts; anybody else's word in it does not.
+    The last entry of ``X-Forwarded-For`` counts only if the proxy on this host appended it.
     """
     peer = request.remote or ""
     try:
         found = ipaddress.ip_address(peer)
         if found.is_loopback:
-            told = ",".join(request.headers.getall("X-Forwarded-For", [])).rsplit(",", 1)[-1].strip()
-            if told:
-                found = ipaddress.ip_address(told)
+            forwarded = ",".join(request.headers.getall("X-Forwarded-For", [])).rsplit(",", 1)[-1].strip()
+            if forwarded:
+                found = ipaddress.ip_address(forwarded)
     except ValueError:
         return peer
     if isinstance(found, ipaddress.IPv6Address):

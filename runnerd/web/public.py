@@ -1,4 +1,4 @@
-"""The public listener: webhooks, agents, report images; everything else is not there."""
+"""The public listener: webhooks, agents and report images, and nothing else."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Public:
             self.app.add_routes(reports.Reports(assets, failures).routes())
 
     def release(self) -> None:
-        """Answer whoever waits."""
+        """Answer agents that wait."""
         self.agents.release()
 
     async def close(self) -> None:
-        """End what is still under way for clients that left."""
+        """Cancel requests of clients that have left."""
         await self.agents.close()

@@ -1,7 +1,7 @@
 """Report images over HTTP: uploads in, files out.
 
 The contract of an upload is CML's (reference: its asset server): raw bytes in, the address as the body out, a query
-on the address tolerated.  Files are served so that nothing in them runs, whatever they hold.
+on the address tolerated.  Files are served so that a browser runs nothing in them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from aiohttp import web
 from runnerd import assets, errors
 from runnerd.web import peers, wire
 
-#: Seconds for an upload to arrive, and for a reader to take a file.
-UPLOAD_TIMEOUT = 300.0
-READ_TIMEOUT = 300.0
+#: Seconds for an upload to arrive, and for a client to read a file.
+UPLOAD_TIMEOUT_S = 300.0
+READ_TIMEOUT_S = 300.0
 
 #: No script, no plug-in, no request of its own; an SVG keeps its inline style.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
@@ -60,13 +60,13 @@ class Reports:
             self._peers.fail(peer)
             raise
         most = self._assets.settings.max_bytes
-        chunks: AsyncIterator[bytes] = wire.chunks(request, most=most, seconds=UPLOAD_TIMEOUT)
+        chunks: AsyncIterator[bytes] = wire.chunks(request, most=most, seconds=UPLOAD_TIMEOUT_S)
         return await self._assets.receive(capability, chunks, length=request.content_length)
 
     def _refuse(self, request: web.Request, status: int, words: str) -> web.Response:
-        # Upstream's client takes any body for the address, whatever the status; only an empty one is an error to it.
+        # Upstream's client takes any body as the address, with any status; only an empty one is an error to it.
         upstream = request.headers.get("User-Agent", "").startswith("node-fetch/")
-        headers = {"Retry-After": str(wire.RETRY_AFTER)} if status in (429, 503) else {}
+        headers = {"Retry-After": str(wire.RETRY_AFTER_S)} if status in (429, 503) else {}
         return web.Response(status=status, text="" if upstream else words, headers=headers)
 
     # -- out ---------------------------------------------------------------------------------------------------
@@ -74,12 +74,12 @@ class Reports:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         found = await self._assets.find(request.match_info["name"])
         if found is None:
-            raise errors.Refused("there is no such image, or it was kept long enough", status=404)
+            raise errors.Refused("there is no such image, or its retention has ended", status=404)
         tag = f'"{found.address}"'
         headers = {
             **wire.SAFE_HEADERS,
             "ETag": tag,
-            # The content of an address never changes; how long it is there, the configuration says.
+            # The content of an address never changes; the configuration sets its retention.
             "Cache-Control": f"public, max-age={int(self._assets.settings.retention)}, immutable",
             "Content-Security-Policy": POLICY,
             "Cross-Origin-Resource-Policy": "cross-origin",
@@ -95,13 +95,13 @@ class Reports:
         if request.method == "HEAD":
             return made
         try:
-            async with asyncio.timeout(READ_TIMEOUT):
+            async with asyncio.timeout(READ_TIMEOUT_S):
                 await made.prepare(request)
                 async for piece in self._assets.read(found):
                     await made.write(piece)
                 await made.write_eof()
         except (TimeoutError, OSError):
-            # The head is out: the only honest end is a broken connection.
+            # The head has been sent: aborting the connection is the only way to report the failure.
             if request.transport is not None:
                 request.transport.abort()
         return made

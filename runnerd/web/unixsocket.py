@@ -42,44 +42,46 @@ def admitted(peer: tuple[int, int]) -> str:
     """Return a description of a peer.  Raises :class:`errors.Refused` (403) for other users."""
     pid, uid = peer
     if uid not in (0, os.geteuid()):
-        raise errors.Refused(f"user id {uid} may not command this daemon; become root or user id {os.geteuid()}")
+        raise errors.Refused(
+            f"user id {uid} may not command this daemon; run this as root or as user id {os.geteuid()}"
+        )
     return f"by user id {uid}, process {pid}"
 
 
 def bind(path: Path) -> tuple[socket.socket, tuple[int, int]]:
-    """A listening socket at ``path`` with mode 0600, and which file it is.
+    """Return a listening socket at ``path`` with mode 0600, and the device and inode of its file.
 
-    Raises OSError when the directory is not safe, something else is there, or somebody listens already.
+    Raises OSError when the directory is not safe, another file is there, or a process already listens.
     """
     folder = path.parent
     if not folder.is_dir():
         folder.mkdir(mode=0o700)
     status = folder.stat()
     if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
-        raise PermissionError(f"every user of this host may replace files in {folder}; choose another place")
+        raise PermissionError(f"any user of this host can replace files in {folder}; choose another directory")
     _clear(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         sock.bind(str(path))
-        # Before listen() nobody can connect, so there is no moment at which the mode matters and is wrong.
+        # No connection succeeds before listen(), so the mode is right from the first one on.
         path.chmod(0o600)
         found = path.lstat()
         sock.listen(BACKLOG)
         sock.setblocking(False)
     except OSError as error:
         sock.close()
-        raise OSError(f"the socket {path} cannot be made: {error.strerror or error}") from error
+        raise OSError(f"the socket {path} cannot be created: {error.strerror or error}") from error
     return sock, (found.st_dev, found.st_ino)
 
 
 def _clear(path: Path) -> None:
-    """Remove a socket file that nobody listens on any more."""
+    """Remove a socket file that no process listens on any more."""
     try:
         status = path.lstat()
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        raise FileExistsError(f"{path} is there and is not a socket; it is left alone")
+        raise FileExistsError(f"{path} exists and is not a socket; it is left in place")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(PROBE_TIMEOUT_S)
         try:
@@ -91,4 +93,6 @@ def _clear(path: Path) -> None:
             return
         except OSError as error:
             raise OSError(f"{path}: {error.strerror or error}") from error
-    raise FileExistsError(f"another process listens on {path}; stop it first, or set listen.socket to another path")
+    raise FileExistsError(
+        f"another process is listening on {path}; stop it first, or set listen.socket to another path"
+    )

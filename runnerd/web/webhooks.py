@@ -1,6 +1,6 @@
-"""Takes deliveries of forges.  A delivery only wakes: losing one costs an interval, so nothing here waits long.
+"""Deliveries of forges.  A delivery only wakes the loop: losing one costs an interval, so nothing here waits long.
 
-The forge's client judges signature and meaning over the raw bytes; this file bounds size, time and memory.
+The forge's client checks the signature over the raw bytes and reads the event; size, time and memory are bounded here.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ MAX_DELIVERY = 25 * 2**20
 #: Bytes from which a delivery counts as large, and how many large ones are in memory at once.
 LARGE = 2**20
 MOST_LARGE = 2
-#: What an address may send that lately failed to prove itself.
+#: Bytes from an address that has recently failed to authenticate.
 MAX_UNTRUSTED = 256 * 1024
-#: Seconds for the body, and for the forge's client.  GitHub gives up after 10 s, GitLab.com too.
-BODY_TIMEOUT = 9.0
-TAKE_TIMEOUT = 5.0
+#: Seconds for the body, and for the forge's client.  GitHub and GitLab.com give up after 10 s.
+BODY_TIMEOUT_S = 9.0
+TAKE_TIMEOUT_S = 5.0
 
 
 class Webhooks:
@@ -44,7 +44,7 @@ class Webhooks:
     async def _take(self, request: web.Request) -> web.Response:
         forges = self._served.forges
         if forges is None or self._served.progress.stopping:
-            raise wire.Busy("the daemon is not serving now; the next round will see it")
+            raise wire.Busy("the daemon takes no deliveries now; its next poll finds the change")
         forge = forges.get(request.match_info["forge"])
         if forge is None:
             raise errors.Refused("no forge of that name is configured", status=404)
@@ -53,28 +53,28 @@ class Webhooks:
         async with self._read(request, most=MAX_UNTRUSTED if wait > 0 else MAX_DELIVERY) as body:
             headers = {name.lower(): value for name, value in request.headers.items()}
             try:
-                async with asyncio.timeout(TAKE_TIMEOUT):
-                    told = await forge.webhook(headers, body)
+                async with asyncio.timeout(TAKE_TIMEOUT_S):
+                    answer = await forge.webhook(headers, body)
             except TimeoutError:
-                raise wire.Busy("this takes too long now; the next round will see it") from None
-        if told.status in (401, 403):
+                raise wire.Busy("the delivery takes too long now; the next poll finds the change") from None
+        if answer.status in (401, 403):
             if wait > 0:
                 raise wire.Busy("too many deliveries without a valid signature", status=429, retry_after=wait)
             self._peers.fail(peer)
-            log.warning("a webhook for %s from %s was refused: %s", forge.name, peer, told.message)
-        if told.status >= 400:
-            return wire.refusal(told.status, told.message)
-        return wire.answer({"message": told.message}, status=told.status)
+            log.warning("a webhook for %s from %s was refused: %s", forge.name, peer, answer.message)
+        if answer.status >= 400:
+            return wire.refusal(answer.status, answer.message)
+        return wire.answer({"message": answer.message}, status=answer.status)
 
     @asynccontextmanager
     async def _read(self, request: web.Request, *, most: int) -> AsyncIterator[bytes]:
-        """The body, with one of the few places for large ones kept until it is dealt with."""
+        """Read the body; a large one holds one of a few places until it has been handled."""
         found = bytearray()
         placed = False
         try:
             if (request.content_length or 0) > LARGE:
                 placed = self._place(most, request.content_length or 0)
-            async for chunk in wire.chunks(request, most=most, seconds=BODY_TIMEOUT):
+            async for chunk in wire.chunks(request, most=most, seconds=BODY_TIMEOUT_S):
                 found += chunk
                 if not placed and len(found) > LARGE:
                     placed = self._place(most, len(found))
@@ -84,7 +84,7 @@ class Webhooks:
 
     def _place(self, most: int, size: int) -> bool:
         if size > most:
-            # The reader says so in better words.
+            # The reader raises the better message.
             return False
         if self._large <= 0:
             raise wire.Busy("too many large deliveries at once")

@@ -1,7 +1,7 @@
-"""What both listeners share: bounded bodies, refusals as JSON, an access log that cannot hold a secret.
+"""Shared parts of the listeners: bounded bodies, refusals as JSON, an access log that cannot hold a secret.
 
-Every request is answered in words and none with a traceback.  The log names the *route*, never the path that was
-asked for, because paths carry capabilities; what a body or header held is not logged at all.
+Every error is answered with a message and none with a traceback.  The log names the *route*, never the requested path,
+because paths carry capabilities; bodies and headers are not logged at all.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ access = logging.getLogger("runnerd.web.access")
 #: Requests that one listener works on at a time; agents that wait for a runner hold one each.
 IN_FLIGHT = 4096
 #: Seconds that a client has to send the head of its first request, and to idle between two.
-HEAD_TIMEOUT = 15.0
-KEEP_ALIVE = 75.0
+HEAD_TIMEOUT_S = 15.0
+KEEP_ALIVE_S = 75.0
 #: Bytes of the request line and of one header, and how many headers there may be.
 MAX_LINE = 8190
 MAX_FIELD = 8190
 MAX_HEADERS = 64
-#: Seconds after which a refused client may come again.
-RETRY_AFTER = 5
+#: Seconds after which a refused client may retry.
+RETRY_AFTER_S = 5
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-#: On every answer: nothing is guessed, framed or told to the next site.
+#: On every answer: no type sniffing, no framing, no referrer.
 SAFE_HEADERS: Mapping[str, str] = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -45,16 +45,16 @@ SAFE_HEADERS: Mapping[str, str] = {
 
 
 class Busy(errors.Refused):
-    """The daemon cannot take this now; ask again."""
+    """The daemon cannot take this now; retry later."""
 
-    def __init__(self, message: str = "", *, status: int = 503, retry_after: float = RETRY_AFTER) -> None:
+    def __init__(self, message: str = "", *, status: int = 503, retry_after: float = RETRY_AFTER_S) -> None:
         super().__init__(message, status=status)
         #: Seconds.
         self.retry_after = retry_after
 
 
 def answer(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """A JSON answer that nothing between here and the client keeps."""
+    """Return a JSON answer that no proxy stores."""
     return web.Response(
         text=json.dumps(body),
         status=status,
@@ -63,18 +63,18 @@ def answer(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = 
     )
 
 
-def refusal(status: int, words: str, *, retry_after: float | None = None) -> web.Response:
-    """``{"error": words}``; a refusal that time may cure says when to come again."""
+def refusal(status: int, message: str, *, retry_after: float | None = None) -> web.Response:
+    """Return ``{"error": message}``; a temporary refusal says when to retry."""
     headers = {}
     if retry_after is None and status in (429, 503):
-        retry_after = RETRY_AFTER
+        retry_after = RETRY_AFTER_S
     if retry_after is not None:
         headers["Retry-After"] = str(max(1, round(retry_after)))
-    return answer({"error": words}, status=status, headers=headers)
+    return answer({"error": message}, status=status, headers=headers)
 
 
 async def body(request: web.Request, *, most: int, seconds: float) -> bytes:
-    """The raw body.
+    """Return the raw body.
 
     Raises :class:`errors.Refused`: 413 when it is longer than ``most`` bytes (its announced length is enough), 408
     when it takes longer than ``seconds``, 400 when it ends too early.
@@ -86,10 +86,10 @@ async def body(request: web.Request, *, most: int, seconds: float) -> bytes:
 
 
 async def chunks(request: web.Request, *, most: int, seconds: float) -> Any:
-    """Like :func:`body`, piece by piece."""
+    """Yield the body like :func:`body`, in chunks."""
     announced = request.content_length
     if announced is not None and announced > most:
-        raise errors.Refused(f"the body has {announced} bytes, at most {most} are taken", status=413)
+        raise errors.Refused(f"the body has {announced} bytes, at most {most} are accepted", status=413)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     size = 0
@@ -98,9 +98,9 @@ async def chunks(request: web.Request, *, most: int, seconds: float) -> Any:
             async with asyncio.timeout_at(deadline):
                 chunk = await request.content.readany()
         except TimeoutError:
-            raise errors.Refused(f"the body did not come within {seconds:g} s", status=408) from None
+            raise errors.Refused(f"the body did not arrive within {seconds:g} s", status=408) from None
         except (web.RequestPayloadError, http_exceptions.HttpProcessingError) as error:
-            raise errors.Refused("the body is broken off or badly encoded", status=400) from error
+            raise errors.Refused("the body is incomplete or badly encoded", status=400) from error
         if not chunk:
             return
         size += len(chunk)
@@ -121,7 +121,7 @@ def redacted(value: Any) -> Any:
 
 
 class Gate:
-    """The outermost layer of a listener: counts, answers for what goes wrong, and keeps the access log."""
+    """The outermost layer of a listener: limits requests in flight, answers errors, and writes the access log."""
 
     def __init__(self, name: str, *, in_flight: int = IN_FLIGHT) -> None:
         self.name = name
@@ -158,9 +158,9 @@ class Gate:
             return refusal(error.status, str(error))
         except errors.IllegalTransition as error:
             log.error("%s: %s", self.name, error)
-            return refusal(503, "this does not fit what is known; ask again")
+            return refusal(503, "the request conflicts with the current state; retry later")
         except errors.StoreError:
-            return refusal(503, "the state cannot be written now; ask again")
+            return refusal(503, "the state cannot be written now; retry later")
         except web.HTTPException as error:
             made = refusal(error.status, error.reason.lower())
             if "Allow" in error.headers:
@@ -171,7 +171,7 @@ class Gate:
         except Exception as error:
             # The message of an unknown error may quote what was sent: the trace goes to the log, not to the client.
             log.exception("%s: a request failed in an unexpected way: %s", self.name, type(error).__name__)
-            return refusal(500, "something is wrong here; the log of the daemon has more")
+            return refusal(500, "internal error; see the daemon's log")
 
     def _note(self, request: web.Request, found: web.StreamResponse, seconds: float) -> None:
         level = logging.INFO if found.status >= 400 and found.status != 404 else logging.DEBUG
@@ -193,7 +193,7 @@ class Gate:
 
 
 class _Quiet(logging.Filter):
-    """What is not HTTP is no error of ours, and may hold half a capability: it is not logged."""
+    """Drops records about input that is not HTTP: it is no error of ours, and may hold half a capability."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         cause = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
@@ -201,7 +201,7 @@ class _Quiet(logging.Filter):
 
 
 def quiet_logger() -> logging.Logger:
-    """The logger for aiohttp's own words."""
+    """Return the logger for aiohttp's own messages."""
     made = logging.getLogger("runnerd.web.server")
     if not any(isinstance(one, _Quiet) for one in made.filters):
         made.addFilter(_Quiet())

@@ -239,7 +239,7 @@ async def test_what_a_killed_process_left_is_swept(
     left.write_bytes(b"half")
     os.utime(left, (clock.time, clock.time))
     assert await store.sweep() == 0
-    clock.time += assets.STALE + 1
+    clock.time += assets.STALE_S + 1
     assert await store.sweep() == 1
     assert not left.exists()
 

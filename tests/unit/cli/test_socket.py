@@ -107,7 +107,7 @@ async def test_reap_without_force_refuses_a_busy_instance_and_with_force_ends_it
         key = await at.small.queue("train")
         row = await at.small.busy(key)
         words = await at.refused("reap", row.id, exit=Exit.REFUSED)
-        assert "runs job" in words and "--force" in words
+        assert "running job" in words and "--force" in words
         assert at.small.rows[row.id].state is model.InstanceState.BUSY
         await at.json("reap", row.id, "--force")
         await at.small.until(lambda: row.id not in at.small.rows)
@@ -135,7 +135,7 @@ async def test_an_agent_that_sees_a_worker_counts_as_a_job(tmp_path: Path) -> No
         await at.small.queue("train")
         row = await at.small.booting()
         at.small.daemon.runtime.observations.heard(row.id, worker=True)
-        assert "runs a job" in await at.refused("reap", row.id, exit=Exit.REFUSED)
+        assert "running a job" in await at.refused("reap", row.id, exit=Exit.REFUSED)
 
 
 async def test_a_held_instance_is_kept_until_released(tmp_path: Path) -> None:
@@ -461,7 +461,7 @@ async def test_a_dead_socket_is_replaced_and_a_living_one_is_not(tmp_path: Path)
     dead.bind(str(path))
     dead.close()
     living, _ = unixsocket.bind(path)
-    with living, pytest.raises(FileExistsError, match="another process listens"):
+    with living, pytest.raises(FileExistsError, match="another process is listening on"):
         unixsocket.bind(path)
 
 
@@ -473,9 +473,9 @@ def test_what_is_not_a_socket_and_an_unsafe_directory_are_left_alone(tmp_path: P
     open_to_all = tmp_path / "open"
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
-    with pytest.raises(PermissionError, match="every user"):
+    with pytest.raises(PermissionError, match="any user"):
         unixsocket.bind(open_to_all / "a.sock")
-    with pytest.raises(OSError, match="cannot be made"):
+    with pytest.raises(OSError, match="cannot be created"):
         unixsocket.bind(tmp_path / ("x" * 120))
 
 

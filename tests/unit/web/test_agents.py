@@ -135,7 +135,7 @@ async def test_an_address_that_guesses_is_slowed_down_and_good_agents_beside_it_
     assert (await world.post("/agent/v1/heartbeat", json=beat, headers=bearer(SESSION))).status == 200
     elsewhere = bearer("guess") | {"X-Forwarded-For": "203.0.113.9"}
     assert (await world.post("/agent/v1/heartbeat", json=beat, headers=elsewhere)).status == 401
-    await clock.advance(peers.WINDOW + 1)
+    await clock.advance(peers.WINDOW_S + 1)
     assert (await world.post("/agent/v1/heartbeat", json=beat, headers=bearer("guess"))).status == 401
 
 
@@ -171,7 +171,7 @@ async def test_registration_is_held_open_and_answered_when_the_listener_closes(w
     assert not asked.done()
     world.public.release()
     answer = await asked
-    assert await answer.json() == {"action": "wait", "after": agents.ASK_AGAIN}
+    assert await answer.json() == {"action": "wait", "after": agents.ASK_AGAIN_S}
 
 
 @pytest.mark.usefixtures("ready")
@@ -238,7 +238,7 @@ async def test_an_unexpected_failure_tells_the_client_nothing(
 
 @pytest.mark.usefixtures("ready")
 async def test_a_body_that_does_not_come_is_timed_out(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agents, "BODY_TIMEOUT", 0.05)
+    monkeypatch.setattr(agents, "BODY_TIMEOUT_S", 0.05)
     head = (
         f"POST /agent/v1/heartbeat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SESSION}\r\nContent-Length: 50\r\n\r\n"
     )

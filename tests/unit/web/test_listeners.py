@@ -110,7 +110,7 @@ async def test_a_taken_port_is_told_in_words_and_nothing_stays_open(
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         taken = f"127.0.0.1:{holder.getsockname()[1]}"
-        with pytest.raises(errors.ListenFailed, match=rf"listen\.public: {taken} is taken by another process"):
+        with pytest.raises(errors.ListenFailed, match=rf"listen\.public: {taken} is in use by another process"):
             await listeners.start(
                 running.served, counters.Metrics(), settings=settings(place, public=taken), clock=place.clock
             )

@@ -30,7 +30,7 @@ async def test_healthy_means_that_the_loop_turns(
     told: Any, running: web_daemon.Daemon, clock: fakes.ManualClock
 ) -> None:
     assert (await told.get("/healthz")).status == 200
-    clock.time += ops.LEAST + 1
+    clock.time += ops.LEAST_S + 1
     stuck = await told.get("/healthz")
     assert stuck.status == 503
     assert "has not finished a pass" in (await stuck.json())["reasons"][0]
@@ -47,7 +47,7 @@ async def test_a_start_that_does_not_end_is_not_healthy_for_ever(
     assert (await told.get("/readyz")).status == 503
     assert "is starting" in await (await told.get("/")).text()
     assert (await told.get("/api/v1/status")).status == 503
-    clock.time += ops.START_TIMEOUT + 1
+    clock.time += ops.START_TIMEOUT_S + 1
     assert (await told.get("/healthz")).status == 503
 
 
@@ -64,7 +64,7 @@ async def test_not_ready_while_the_state_takes_no_write(
     assert answer.status == 503
     assert (await answer.json())["reasons"] == ["the state cannot be written: the disk is full"]
     running.store.broken = None
-    clock.time += ops.PROBE_FRESH + 1
+    clock.time += ops.PROBE_FRESH_S + 1
     assert (await told.get("/readyz")).status == 200
 
 

@@ -112,7 +112,7 @@ async def test_an_upload_announced_too_large_is_refused_at_once(world: Any, imag
 
 
 async def test_a_slow_upload_is_timed_out(world: Any, images: assets.Assets, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reports, "UPLOAD_TIMEOUT", 0.05)
+    monkeypatch.setattr(reports, "UPLOAD_TIMEOUT_S", 0.05)
     head = f"POST {upload(images)} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
     assert b" 408 " in await web_daemon.raw(world.port, head.encode() + web_daemon.PNG[:50])
     assert images.used == 0

@@ -118,7 +118,7 @@ async def test_large_deliveries_are_taken_a_few_at_a_time(
     world: Any, hub: SigningForge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhooks, "LARGE", 1000)
-    monkeypatch.setattr(webhooks, "TAKE_TIMEOUT", 0.2)
+    monkeypatch.setattr(webhooks, "TAKE_TIMEOUT_S", 0.2)
     hub.hang = True
     body = b'"' + b"x" * 5000 + b'"'
     found = await asyncio.gather(*(world.post("/webhooks/hub", data=body, headers=signed(body)) for _ in range(5)))
@@ -139,7 +139,7 @@ async def test_a_forge_client_that_fails_answers_without_its_trace(world: Any, h
 
 
 async def test_a_slow_body_is_timed_out(world: Any, hub: SigningForge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "BODY_TIMEOUT", 0.05)
+    monkeypatch.setattr(webhooks, "BODY_TIMEOUT_S", 0.05)
     head = b"POST /webhooks/hub HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
     assert (await web_daemon.raw(world.port, head + b"{", wait=10.0)).startswith(b"HTTP/1.1 408")
 
