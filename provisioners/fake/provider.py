@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from provisioners import base, local
 from provisioners.catalogue import machines
-from provisioners.fake import backing, faults, journal, settings
+from provisioners.fake import backing, faults, journal, purchase, settings
 from provisioners.fake import cloud as clouds
 
 _T = TypeVar("_T")
@@ -55,6 +55,7 @@ class Fake(base.Basics):
         #: The state; hand it to another ``Fake`` to let that one go on where this one was dropped.
         self.cloud = cloud
         self.cloud.configure(remember=self._settings.remember, replay_window=self._settings.replay_window)
+        self._seller = purchase.Seller(context.name, self._settings, self.cloud, self._chance)
         self._log = -1
         self._calls = 0
         self._followed = -math.inf
@@ -150,125 +151,12 @@ class Fake(base.Basics):
             self._note("create", failing.error_code, **facts)
             return None, failing.kind
         try:
-            machine, outcome = self._carry_out(request, fired, now)
+            machine, outcome = self._seller.sell(request, fired, now)
         except base.ProvisionError as error:
             self._note("create", error.code, **facts)
             raise
         self._note("create", outcome, ref=machine.ref, lost=failing is not None, **facts)
         return machine, outcome
-
-    def _carry_out(
-        self, request: base.CreateRequest, fired: list[faults.Fault], now: float
-    ) -> tuple[clouds.Machine, str]:
-        chosen, name = self._settings, self._context.name
-        wait = self.cloud.take_token(now, rate=chosen.create_rate, burst=chosen.create_burst)
-        if wait > 0:
-            raise base.ProvisionError(
-                base.Kind.THROTTLED,
-                "too many create calls",
-                scope=base.OfferPattern.of(name, chosen.account),
-                code="RequestLimitExceeded",
-                retry_after=wait,
-            )
-        machines.refuse_malformed(request, {})
-        region = self._check_offer(request.offer)
-        if chosen.idempotent:
-            existing = self.cloud.by_key(request.key, now)
-            if existing is not None:
-                return existing, "existing"
-        offer = request.offer
-        gpus = chosen.machine_types[offer.machine_type].gpu_count
-        whole_region = base.OfferPattern.of(name, chosen.account, region.name)
-        limit, gpu_limit = region.quota.instances, region.quota.gpus
-        if (limit is not None and self.cloud.used(region.name) >= limit) or (
-            gpu_limit is not None and gpus and self.cloud.gpus_used(region.name) + gpus > gpu_limit
-        ):
-            raise base.ProvisionError(
-                base.Kind.QUOTA,
-                f"the account's limit in {region.name} is reached",
-                scope=whole_region,
-                code="QuotaExceeded",
-            )
-        of_type = region.capacity_by_type.get(offer.machine_type)
-        if of_type is not None and self.cloud.used(region.name, offer.machine_type) >= of_type:
-            raise base.ProvisionError(
-                base.Kind.CAPACITY,
-                f"{region.name} has no {offer.machine_type} free",
-                scope=base.OfferPattern.of(name, chosen.account, region.name, machine_type=offer.machine_type),
-                code="InsufficientCapacity",
-            )
-        if region.capacity is not None and self.cloud.used(region.name) >= region.capacity:
-            raise base.ProvisionError(
-                base.Kind.CAPACITY,
-                f"{region.name} has no machine free",
-                scope=whole_region,
-                code="InsufficientCapacity",
-            )
-        machine = self._make(request, region, gpus, fired, now)
-        self.cloud.add(machine)
-        return machine, "created"
-
-    def _check_offer(self, offer: base.Offer) -> settings.Region:
-        region = self._settings.regions.get(offer.region)
-        machine = self._settings.machine_types.get(offer.machine_type)
-        ours = None
-        sold = region is not None and offer.zone in region.zones and offer.machine_type in region.machine_types
-        if sold and region is not None and machine is not None:
-            ours = settings.priced(self._context.name, self._settings, region, offer.zone, machine, offer.market)
-        if region is None or ours is None or ours.key != offer.key:
-            raise base.ProvisionError(base.Kind.CONFIG, f"{offer.key} is not sold here", code="NoSuchOffer")
-        return region
-
-    def _make(
-        self,
-        request: base.CreateRequest,
-        region: settings.Region,
-        gpus: int,
-        fired: list[faults.Fault],
-        now: float,
-    ) -> clouds.Machine:
-        """A machine with its whole future."""
-        chosen, key = self._settings, request.key
-        boots_at = now + region.boot.at(self._chance("boot", key))
-        futures: list[tuple[float, base.EndKind, str]] = []
-        stops_at = math.inf
-        if chosen.self_end:
-            futures.append((max(now, request.deadline), base.EndKind.SELF_ENDED, "its deadline passed"))
-        for one in fired:
-            if one.async_failure:
-                breaks_at = now + (boots_at - now) * self._chance("break", key)
-                futures.append((breaks_at, base.EndKind.FAILED, "Server.InternalError: broke while booting"))
-            if one.preempt_after is not None and request.offer.market is base.Market.SPOT:
-                after = one.preempt_after.at(self._chance("preempt", key))
-                futures.append((now + after, base.EndKind.PREEMPTED, "Server.SpotInstanceTermination"))
-            if one.stop_after is not None:
-                stops_at = now + one.stop_after
-        ends_at, kind, detail = min(futures, default=(math.inf, base.EndKind.UNKNOWN, ""))
-        if stops_at < ends_at:
-            # A machine that is switched off neither ends itself nor is preempted; it is billed until it is deleted.
-            ends_at, kind, detail = math.inf, base.EndKind.UNKNOWN, ""
-        else:
-            stops_at = math.inf
-        return clouds.Machine(
-            ref=self.cloud.next_ref(),
-            key=key,
-            name=request.name,
-            offer=request.offer.key,
-            scope=request.offer.scope,
-            region=region.name,
-            machine_type=request.offer.machine_type,
-            gpus=gpus,
-            tags=dict(request.tags),
-            created_at=now,
-            visible_at=now + chosen.visibility_delay.at(self._chance("visible", key)),
-            boots_at=boots_at,
-            stops_at=stops_at,
-            ending_at=ends_at,
-            gone_at=ends_at,
-            kind=kind,
-            detail=detail,
-            user_data=request.user_data,
-        )
 
     async def describe(self, ref: str) -> base.InstanceView | None:
         await self._enter(faults.Call.DESCRIBE, ref)
