@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 #: The one place that this provider has, as account, region and zone.
 PLACE = "local"
 #: Seconds between polls of an instance that is on its way out, and seconds beyond the grace to wait for it.
-_LOOK, _SLACK = 0.05, 5.0
+_POLL_S, _SLACK_S = 0.05, 5.0
 _ENDS = {
     records.Cause.DELETED: base.EndKind.ENDED_BY_US,
     records.Cause.EXIT: base.EndKind.SELF_ENDED,
@@ -215,16 +215,16 @@ class Local(base.Basics):
         if not await self._offload(self._instances.ask_to_end, ref, records.Cause.DELETED, now=self._context.now()):
             return
         waited = 0.0
-        while waited < self._settings.grace + _SLACK:
+        while waited < self._settings.grace + _SLACK_S:
             found = await self._find(ref)
             if found is None or found.gone:
                 return
             if not found.supervised and waited > 0:
                 await self._offload(self._instances.kill, ref)
-            await self._context.sleep(_LOOK)
-            waited += _LOOK
+            await self._context.sleep(_POLL_S)
+            waited += _POLL_S
         await self._offload(self._instances.kill, ref)
-        await self._context.sleep(_LOOK)
+        await self._context.sleep(_POLL_S)
         found = await self._find(ref)
         if found is not None and not found.gone:
             raise base.ProvisionError(base.Kind.TRANSIENT, f"processes of {ref} do not end", code="StillRunning")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from provisioners import base, options
 
 #: The highest price accepted, in dollars per hour; more is a typing error.
-_HIGHEST = 10000.0
+_HIGHEST_PRICE = 10000.0
 _MARKETS = {market.value: market for market in base.Market}
 
 
@@ -71,12 +71,12 @@ def _read_type(
         reader.complain(name, "expected a number")
         return
     if not isinstance(reader.given[name], Mapping):
-        found[region, name, base.Market.ON_DEMAND] = reader.number(name, 0.0, high=_HIGHEST)
+        found[region, name, base.Market.ON_DEMAND] = reader.number(name, 0.0, high=_HIGHEST_PRICE)
         return
     markets = reader.inner(name)
     for word, market in _MARKETS.items():
         if markets.has(word):
-            found[region, name, market] = markets.number(word, 0.0, high=_HIGHEST)
+            found[region, name, market] = markets.number(word, 0.0, high=_HIGHEST_PRICE)
         else:
             markets.raw(word)
     markets.done()

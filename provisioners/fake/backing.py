@@ -20,9 +20,9 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 #: Seconds beyond the grace after which processes are killed from here.
-_SLACK = 5.0
+_SLACK_S = 5.0
 #: Seconds for which processes may outlive the deadline in a cloud that ends nothing by itself.
-_LATEST = 86400.0
+_LATEST_S = 86400.0
 _CAUSES = {
     base.EndKind.PREEMPTED: records.Cause.PREEMPTED,
     base.EndKind.SELF_ENDED: records.Cause.DEADLINE,
@@ -68,7 +68,7 @@ class Processes:
 
     async def _start(self, machine: clouds.Machine, script: str) -> None:
         stops = machine.stops_at < math.inf
-        ends_at = min(machine.stops_at if stops else machine.ending_at, machine.created_at + 10 * _LATEST)
+        ends_at = min(machine.stops_at if stops else machine.ending_at, machine.created_at + 10 * _LATEST_S)
         spec = instance_directory.Spec(
             key=machine.key,
             name=machine.name,
@@ -138,7 +138,7 @@ class Processes:
             if now >= machine.ending_at:
                 if found.cause is None:
                     await self.ask_to_end(machine, now)
-                if not found.supervised or now >= machine.gone_at + self._grace + _SLACK:
+                if not found.supervised or now >= machine.gone_at + self._grace + _SLACK_S:
                     await self._offload(self._instances.kill, machine.name)
             return None
         if now >= machine.ending_at or now >= machine.stops_at or machine.breaks:

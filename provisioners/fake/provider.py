@@ -21,13 +21,13 @@ from provisioners.fake import cloud as clouds
 _T = TypeVar("_T")
 
 #: Seconds between tries to be alone with the cloud, and how many before giving up.
-_PAUSE, _TRIES = 0.005, 2000
+_PAUSE_S, _TRIES = 0.005, 2000
 #: Seconds after which an instance without processes has lost them in a crash.
-_LOST = 60.0
+_LOST_S = 60.0
 #: Seconds that a launch by a predecessor, or by another process, may still be under way at the start.
-_LAUNCHING = 5.0
+_LAUNCHING_S = 5.0
 #: Seconds for which a poll of the processes is recent enough for the free capacity.
-_FRESH = 1.0
+_FRESH_S = 1.0
 
 
 class Fake(base.Basics):
@@ -96,12 +96,12 @@ class Fake(base.Basics):
         for _ in range(_TRIES):
             if self.cloud.open(self._context.now()):
                 break
-            await self._context.sleep(_PAUSE)
+            await self._context.sleep(_PAUSE_S)
         else:
             raise _locked()
         if self._processes is not None:
             await self._processes.open(self._context.now())
-            await self._follow(lost_after=_LAUNCHING)
+            await self._follow(lost_after=_LAUNCHING_S)
 
     async def close(self) -> None:
         if self._processes is not None:
@@ -124,7 +124,7 @@ class Fake(base.Basics):
         await self._wait(latency)
         fired = await self._fired(faults.Call.CREATE, request.offer.key)
         await self._wait(sum(one.delay for one in fired))
-        if self._context.now() - self._followed >= _FRESH:
+        if self._context.now() - self._followed >= _FRESH_S:
             self._followed = self._context.now()
             await self._follow()
         machine, outcome = await self._alone(lambda: self._buy(request, fired))
@@ -266,7 +266,7 @@ class Fake(base.Basics):
                     return work()
                 finally:
                     self.cloud.release()
-            await self._context.sleep(_PAUSE)
+            await self._context.sleep(_PAUSE_S)
         raise _locked()
 
     async def _fired(self, call: faults.Call, *subjects: str) -> list[faults.Fault]:
@@ -339,7 +339,7 @@ class Fake(base.Basics):
         for ref, reason in ends:
             self.cloud.end(ref, at=now, gone_at=now, kind=reason.kind, detail=reason.detail)
 
-    async def _follow(self, ref: str = "", *, lost_after: float = _LOST) -> None:
+    async def _follow(self, ref: str = "", *, lost_after: float = _LOST_S) -> None:
         """Let the cloud know which processes (of one machine, or of all) ended, and end those that should be gone."""
         if self._processes is None:
             return

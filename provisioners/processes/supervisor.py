@@ -26,9 +26,9 @@ _SET_SUBREAPER = 36
 #: What it waits for; blocked, and taken one by one with sigtimedwait.
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 #: Bytes beyond which the console is cut; the part before is kept once.
-CONSOLE_LIMIT = 8 * 2**20
+CONSOLE_LIMIT_BYTES = 8 * 2**20
 #: Seconds between checks of the console's length.
-_LOOK = 20.0
+_CHECK_S = 20.0
 #: Exit statuses of the launch.
 STARTED, REFUSED = 0, 3
 
@@ -77,7 +77,7 @@ class Supervisor:
                 return self._ends_cause, ""
             if self._main is None and now >= self._starts_at:
                 self._main = self._launch()
-            wait = min(_LOOK, self._ends_at - now)
+            wait = min(_CHECK_S, self._ends_at - now)
             if self._main is None:
                 wait = min(wait, self._starts_at - now)
             got = signal.sigtimedwait(_SIGNALS, max(0.0, wait))
@@ -145,7 +145,7 @@ class Supervisor:
     def _cut_console(self) -> None:
         console = self._directory / records.CONSOLE
         try:
-            if console.stat().st_size > CONSOLE_LIMIT:
+            if console.stat().st_size > CONSOLE_LIMIT_BYTES:
                 shutil.copyfile(console, console.with_suffix(".log.1"))
                 os.truncate(console, 0)
         except OSError:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-#: Seconds that are no wait: a clock that tells unix time as a float does not move by less.
-_TINY = 1e-6
-#: Seconds between looks whether a call that waits is still wanted.
-_LOOK = 1.0
+#: Seconds too short to wait for: a clock of unix time as a float does not advance by less.
+_TINY_S = 1e-6
+#: Seconds between checks that a waiting call is still wanted.
+_POLL_S = 1.0
 
 
 class Bucket:
@@ -57,10 +57,10 @@ class Bucket:
                 self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
                 self._at = now
                 wait = max(self._paused_until - now, (1.0 - self._tokens) / self._rate)
-                if wait <= _TINY:
+                if wait <= _TINY_S:
                     self._tokens -= 1.0
                     return True
-                await self._sleep(min(wait, _LOOK))
+                await self._sleep(min(wait, _POLL_S))
 
     def give_back(self) -> None:
         """Return the right to a call that is not sent after all."""

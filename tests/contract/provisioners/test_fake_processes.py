@@ -130,7 +130,7 @@ async def test_a_machine_is_not_gone_while_its_processes_are_there(cloud: Cloud)
 async def test_an_end_that_frees_capacity_is_noticed_by_the_next_create(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fake.provider, "_FRESH", 0.0)
+    monkeypatch.setattr(fake.provider, "_FRESH_S", 0.0)
     cloud = Cloud(tmp_path, regions={"us-1": {"capacity": 1}})
     await cloud.provisioner.start()
     await cloud.provisioner.create(await cloud.request("one", "#!/bin/sh\nexit 0\n"))
@@ -163,7 +163,7 @@ async def test_a_machine_whose_processes_a_crash_prevented_is_given_up(
     request = await cloud.request("one", STAYS)
     machine, _ = await cloud.provisioner._alone(lambda: cloud.provisioner._buy(request, []))
     assert machine is not None
-    monkeypatch.setattr(fake.provider, "_LAUNCHING", 0.0)
+    monkeypatch.setattr(fake.provider, "_LAUNCHING_S", 0.0)
     again = await cloud.restarted()
     view = await again.describe(machine.ref)
     assert view is not None and view.status is InstanceStatus.GONE
@@ -224,7 +224,7 @@ asyncio.run(main(sys.argv[2], json.loads(sys.argv[3]), sys.argv[4:]))
 async def test_a_killed_daemon_leaves_no_process_that_its_cloud_does_not_know(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fake.provider, "_LAUNCHING", 0.0)
+    monkeypatch.setattr(fake.provider, "_LAUNCHING_S", 0.0)
     chosen, names = random.Random(3), [f"i-{number}" for number in range(5)]
     cloud = Cloud(tmp_path)
     arguments = [str(ROOT), str(tmp_path), json.dumps(cloud.options), *names]

@@ -179,7 +179,7 @@ async def test_a_dead_supervisor_takes_the_script_along_and_the_rest_is_shown_as
 
 
 async def test_a_supervisor_that_hangs_does_not_save_its_instance(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_SLACK", 0.2)
+    monkeypatch.setattr(local, "_SLACK_S", 0.2)
     await yard.provisioner.create(yard.request("one", "#!/bin/sh\nsleep 61\n"))
     members = yard.members("one")
     for one in members:
