@@ -153,6 +153,13 @@ class ClockGuard(Protocol):
     def problem(self) -> str: ...
 
 
+class Rank(Protocol):
+    """The order in which provisioning tries the offers of a pool for its next instance."""
+
+    def __call__(self, pool: config.Pool, *, repo: str = "") -> Sequence[ranking.Ranked]:
+        """Return the offers, each open or with why not; with ``repo`` the limits of its team count as well."""
+
+
 @dataclass(slots=True)
 class Progress:
     """Progress of the daemon between start and stop; only the daemon changes it."""
@@ -173,8 +180,7 @@ class ReadModel:
     history: History
     loop: Loop
     clock_guard: ClockGuard
-    #: The offers of a pool in the order that provisioning tries them, each open or with why not.
-    rank: Callable[[config.Pool], Sequence[ranking.Ranked]]
+    rank: Rank
     #: The budget windows of a level (``all``, ``pool``, ``provider``, ``team``) and name, with what each has committed.
     totals: Callable[[str, str], Sequence[tuple[budget.Window, float]]]
     #: Asks the provider what a live instance printed: the text, or why there is none.

@@ -176,7 +176,7 @@ def _offers(reading: read_model.ReadModel, job: Job) -> tuple[list[str], list[st
     if pool is None:
         return [], []
     now = reading.state.clock.now()
-    ranked = reading.rank(pool)
+    ranked = reading.rank(pool, repo=job.repo)
     closed = [one for one in ranked if not one.open]
     best = next((one for one in ranked if one.open), None)
     why = []

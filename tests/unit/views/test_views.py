@@ -147,6 +147,17 @@ async def test_a_used_up_budget_is_told_with_its_dollars(tmp_path: Path) -> None
         assert any("$0.01" in line for line in found["why"]), found["why"]
 
 
+async def test_an_offer_that_the_jobs_team_cannot_pay_is_not_the_next_to_try(tmp_path: Path) -> None:
+    teams = {"ml": {"repos": ["acme/ml"], "limits": {"dollars_per_day": 0.01}}}
+    async with small_daemon.running(tmp_path, teams=teams) as small:
+        await small.queue("train")
+        await small.until(lambda: bool(small.daemon.controller.notes.get("gpu")))
+        found = await explain.explain(small.daemon.reading, "train")
+        assert isinstance(found, dict) and "next" in found
+        assert not any("next offer to try" in line for line in found["next"]), found["next"]
+        assert any("closed: team ml" in line for line in found["why"]), found["why"]
+
+
 async def test_jobs_ahead_are_counted(tmp_path: Path) -> None:
     async with small_daemon.running(tmp_path, limits={"instances": 1}) as small:
         now = small.clock.now()
