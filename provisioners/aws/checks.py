@@ -30,7 +30,7 @@ class Examination:
 
     context: base.Context
     settings: Settings
-    book: catalogue.Catalog
+    catalog: catalogue.Catalog
     calls: calls.Calls
     available: availability.Availability
     #: The parameters that a request is sent with; raises :class:`base.ProvisionError`.
@@ -189,7 +189,7 @@ class Examination:
                 "use letters, digits, spaces and + - = . _ : / @",
                 place=place,
             )
-        machine = self.book.machines.get(offer.machine_type)
+        machine = self.catalog.machines.get(offer.machine_type)
         if machine is not None:
             await self._architecture(sample, machine, place)
             self._ceiling(offer, machine, place)

@@ -46,7 +46,7 @@ class Launcher:
         self,
         context: base.Context,
         chosen: settings.Settings,
-        book: catalogue.Catalog,
+        catalog: catalogue.Catalog,
         *,
         connections: client.Connections,
         calls: calls.Calls,
@@ -55,7 +55,7 @@ class Launcher:
     ) -> None:
         self._context = context
         self._settings = chosen
-        self._book = book
+        self._catalog = catalog
         self._connections = connections
         self._calls = calls
         self._available = available
@@ -98,7 +98,7 @@ class Launcher:
     async def _body(self, request_: base.CreateRequest) -> tuple[dict[str, Any], list[str]]:
         """Return the parameters of RunInstances and the subnets that would do; refuse what Amazon would."""
         offer = request_.offer
-        pool, problems = settings.read_pool(request_.options, self._book)
+        pool, problems = settings.read_pool(request_.options, self._catalog)
         problems += request.problems(request_)
         if not offer.image:
             problems.append("no image is known for it")

@@ -16,7 +16,7 @@ class Offers(offers.Offers[settings.PoolOptions]):
         self,
         provider: str,
         chosen: settings.Settings,
-        book: catalogue.Catalog,
+        catalog: catalogue.Catalog,
         available: availability.Availability,
         spot: spot_prices.SpotPrices,
     ) -> None:
@@ -25,7 +25,7 @@ class Offers(offers.Offers[settings.PoolOptions]):
             chosen.account,
             regions=chosen.regions,
             markets=chosen.markets,
-            book=book,
+            catalog=catalog,
             overrides=chosen.prices,
         )
         self._settings = chosen
@@ -57,7 +57,7 @@ class Offers(offers.Offers[settings.PoolOptions]):
             tuple(dict.fromkeys(zones.values())),
             types,
             image=launch.image,
-            book=self._book,
+            catalog=self._catalog,
             available=self._available,
             spot=self._spot,
         )
@@ -86,7 +86,7 @@ class Stock(offers.Stock):
         types: Mapping[str, frozenset[str]] | None,
         *,
         image: images.Image | None,
-        book: catalogue.Catalog,
+        catalog: catalogue.Catalog,
         available: availability.Availability,
         spot: spot_prices.SpotPrices,
     ) -> None:
@@ -95,7 +95,7 @@ class Stock(offers.Stock):
         #: Machine type -> zones that have it; None where EC2 does not say.
         self._types = types
         self._image = image
-        self._book = book
+        self._catalog = catalog
         self._available = available
         self._spot = spot
 
@@ -105,7 +105,7 @@ class Stock(offers.Stock):
 
     def sells(self, machine: catalogue.Machine, zone: str, market: base.Market) -> bool:
         if self._types is None:
-            return self._book.offered(machine.name, self._region)
+            return self._catalog.offered(machine.name, self._region)
         return zone in self._types.get(machine.name, ())
 
     async def image(self, machine: catalogue.Machine) -> str:

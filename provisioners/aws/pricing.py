@@ -76,7 +76,7 @@ def _prices(machine_type: str, terms: Mapping[str, Any]) -> Iterator[tuple[str, 
 
 
 async def refresh(
-    book: Catalog,
+    catalog: Catalog,
     *,
     regions: Collection[str],
     directory: str,
@@ -88,7 +88,7 @@ async def refresh(
 
     ``get_products`` sends one request as :func:`request` makes it and returns the page as the SDK gives it.
     """
-    round_ = renewal.Renewal(book, regions=regions, source=SOURCE, now=now, place=place)
+    round_ = renewal.Renewal(catalog, regions=regions, source=SOURCE, now=now, place=place)
     for region in round_.regions:
         try:
             await _ask(round_, region, get_products)

@@ -54,7 +54,7 @@ class Aws(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
         self._offers = offers.Offers(
             context.name,
             self._settings,
-            self._book,
+            self._catalog,
             self._available,
             spot_prices.SpotPrices(self._calls, now=context.now),
         )
@@ -68,7 +68,7 @@ class Aws(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
         self._launcher = launch.Launcher(
             context,
             self._settings,
-            self._book,
+            self._catalog,
             connections=self._connections,
             calls=self._calls,
             available=self._available,
@@ -76,11 +76,13 @@ class Aws(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
         )
 
     @classmethod
-    def read_settings(cls, options: Mapping[str, Any], book: catalogue.Catalog) -> tuple[settings.Settings, list[str]]:
-        return settings.read(options, book)
+    def read_settings(
+        cls, options: Mapping[str, Any], catalog: catalogue.Catalog
+    ) -> tuple[settings.Settings, list[str]]:
+        return settings.read(options, catalog)
 
     def read_pool(self, options: Mapping[str, Any]) -> tuple[settings.PoolOptions, list[str]]:
-        return settings.read_pool(options, self._book)
+        return settings.read_pool(options, self._catalog)
 
     @classmethod
     def validate_pool(cls, options: Mapping[str, Any]) -> list[str]:
@@ -185,14 +187,14 @@ class Aws(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
 
     async def quotas(self) -> list[base.Quota]:
         return await quotas.read(
-            self._calls, self._book, self._settings, provider=self._context.name, now=self._context.now
+            self._calls, self._catalog, self._settings, provider=self._context.name, now=self._context.now
         )
 
     async def check(self, samples: Sequence[base.CreateRequest] = ()) -> list[base.Finding]:
         examination = checks.Examination(
             context=self._context,
             settings=self._settings,
-            book=self._book,
+            catalog=self._catalog,
             calls=self._calls,
             available=self._available,
             body=self._launcher.body,
@@ -207,7 +209,7 @@ class Aws(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
             )
 
         return await pricing.refresh(
-            self._book,
+            self._catalog,
             regions=tuple(self._settings.regions),
             directory=self._context.directory,
             now=self._context.now(),

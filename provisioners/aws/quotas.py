@@ -28,7 +28,7 @@ def remedy(region: str, code: str) -> str:
 
 
 async def read(
-    calls_: calls.Calls, book: catalogue.Catalog, settings: Settings, *, provider: str, now: Callable[[], float]
+    calls_: calls.Calls, catalog: catalogue.Catalog, settings: Settings, *, provider: str, now: Callable[[], float]
 ) -> list[base.Quota]:
     """The quotas of all configured regions; a region that could not be read is left out.
 
@@ -36,7 +36,7 @@ async def read(
     """
     answers, failures = await regions.ask_each(
         settings.regions,
-        lambda region: _region(calls_, book, settings, region, provider=provider, now=now),
+        lambda region: _region(calls_, catalog, settings, region, provider=provider, now=now),
     )
     for region, error in failures.items():
         log.info("%s: the quotas of %s could not be read: %s", provider, region, error)
@@ -64,7 +64,7 @@ async def ceilings(calls_: calls.Calls, region: str) -> dict[str, float]:
 
 async def _region(
     calls_: calls.Calls,
-    book: catalogue.Catalog,
+    catalog: catalogue.Catalog,
     settings: Settings,
     region: str,
     *,
@@ -82,7 +82,7 @@ async def _region(
     for one in instances.instances_of({"Reservations": reservations}):
         market = base.Market.SPOT if one.get("InstanceLifecycle") == "spot" else base.Market.ON_DEMAND
         code = families.group_of(one["InstanceType"], market).code
-        used[code] = used.get(code, 0.0) + _cpus(one, book)
+        used[code] = used.get(code, 0.0) + _cpus(one, catalog)
     asked_at = now()
     return [
         base.Quota(
@@ -101,8 +101,8 @@ async def _region(
     ]
 
 
-def _cpus(instance: dict[str, Any], book: catalogue.Catalog) -> float:
-    machine = book.machines.get(instance["InstanceType"])
+def _cpus(instance: dict[str, Any], catalog: catalogue.Catalog) -> float:
+    machine = catalog.machines.get(instance["InstanceType"])
     if machine is not None:
         return float(machine.cpus)
     options = instance.get("CpuOptions", {})

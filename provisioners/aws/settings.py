@@ -87,14 +87,14 @@ class Settings:
         return found.replace("{region}", region) if found else None
 
 
-def read(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[Settings, list[str]]:
+def read(given: Mapping[str, Any], catalog: catalogue.Catalog) -> tuple[Settings, list[str]]:
     """The settings, and what is wrong with them."""
     reader = options.Reader(given)
     launch = _launch(reader, Launch())
     regions: dict[str, Region] = {}
     for name, entry in reader.named("regions"):
-        if name not in book.regions:
-            entry.complain("", f"no such region{book.nearest_region(name)}")
+        if name not in catalog.regions:
+            entry.complain("", f"no such region{catalog.nearest_region(name)}")
         inner = _launch(entry, launch)
         subnets = _ids(entry, "subnets", _SUBNET, "subnet-0123456789abcdef0")
         if not subnets and not entry.has("subnets"):
@@ -129,7 +129,7 @@ def read(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[Settings, l
         account=account or "own",
         expected_account=account,
         markets=settings.read_markets(reader),
-        prices=book.read_overrides(reader, "prices"),
+        prices=catalog.read_overrides(reader, "prices"),
         launch=launch,
         access_key=access,
         secret_key=secret,
@@ -163,7 +163,7 @@ class PoolOptions:
         return replace(changed, image=image) if image is not None else changed
 
 
-def read_pool(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[PoolOptions, list[str]]:
+def read_pool(given: Mapping[str, Any], catalog: catalogue.Catalog) -> tuple[PoolOptions, list[str]]:
     """A pool's options, and what is wrong with them."""
     reader = options.Reader(given)
     owner = reader.text("image_owner")
@@ -171,8 +171,8 @@ def read_pool(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[PoolOp
     if isinstance(reader.raw("image"), Mapping):
         inner = reader.inner("image")
         for region in inner.given:
-            if region != "*" and region not in book.regions:
-                inner.complain(str(region), f"no such region{book.nearest_region(str(region))}")
+            if region != "*" and region not in catalog.regions:
+                inner.complain(str(region), f"no such region{catalog.nearest_region(str(region))}")
             found = aws_images.read(inner, str(region), owner)
             if found is not None:
                 images[str(region)] = found
@@ -189,7 +189,7 @@ def read_pool(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[PoolOp
     read_ = PoolOptions(
         images=images,
         subnets=_ids(reader, "subnets", _SUBNET, "subnet-0123456789abcdef0"),
-        regions=settings.read_pool_regions(reader, book),
+        regions=settings.read_pool_regions(reader, catalog),
         changes=changes,
     )
     reader.done()

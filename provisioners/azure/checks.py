@@ -27,15 +27,15 @@ async def run(
     context: base.Context,
     chosen: settings.Settings,
     calls: azure_calls.Calls,
-    book: catalogue.Catalog,
+    catalog: catalogue.Catalog,
     available: availability.Availability,
     samples: Sequence[base.CreateRequest],
 ) -> list[base.Finding]:
     """Return all findings; without a credential that works there is only one."""
-    check = _Check(context, chosen, calls, book, available)
+    check = _Check(context, chosen, calls, catalog, available)
     await check.credential()
     if not check.findings.errors:
-        public = any(settings.read_pool(sample.options, book)[0].public_address for sample in samples)
+        public = any(settings.read_pool(sample.options, catalog)[0].public_address for sample in samples)
         await check.group(public=public)
         await check.places(samples)
         await check.quotas(samples)
@@ -50,12 +50,12 @@ class _Check:
         context: base.Context,
         chosen: settings.Settings,
         calls: azure_calls.Calls,
-        book: catalogue.Catalog,
+        catalog: catalogue.Catalog,
         available: availability.Availability,
     ) -> None:
         self._chosen = chosen
         self._calls = calls
-        self._book = book
+        self._catalog = catalog
         self._available = available
         self._context = context
         self.findings = checks.Findings(context.name)
@@ -128,7 +128,7 @@ class _Check:
             if region.security_group:
                 wanted[region.security_group] = region.name
         for sample in samples:
-            for region_name, subnet in settings.read_pool(sample.options, self._book)[0].subnets.items():
+            for region_name, subnet in settings.read_pool(sample.options, self._catalog)[0].subnets.items():
                 wanted[subnet] = region_name
         for resource, region_name in wanted.items():
             await self._present(resource, azure_calls.NETWORK_API, region_name)
@@ -174,7 +174,7 @@ class _Check:
                 provider=self._context.name,
                 subscription=self._chosen.subscription,
                 region=region,
-                book=self._book,
+                catalog=self._catalog,
                 now=self._context.now(),
             )
             for quota in found:
@@ -195,7 +195,7 @@ class _Check:
         """Try size, image, tags and script of each pool's request."""
         for sample in samples:
             place = checks.pool_of(sample)
-            pool, problems = settings.read_pool(sample.options, self._book)
+            pool, problems = settings.read_pool(sample.options, self._catalog)
             region = self._chosen.regions.get(sample.offer.region)
             problems += [
                 f"no such region {name} among the provider's{options.nearest(name, self._chosen.regions)}"
@@ -219,7 +219,7 @@ class _Check:
                 self.findings.ok(f"{sample.offer.machine_type} in {sample.offer.region} with {image}", place=place)
 
     def _default_image(self, sample: base.CreateRequest) -> str:
-        machine = self._book.machines.get(sample.offer.machine_type)
+        machine = self._catalog.machines.get(sample.offer.machine_type)
         return self._chosen.image or images.default(sample.offer.gpus, machine.arch if machine else "x86_64")
 
     async def _size(self, sample: base.CreateRequest, place: str) -> None:

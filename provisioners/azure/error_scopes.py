@@ -69,11 +69,11 @@ class Target:
         return base.OfferPattern.of(self.provider, self.account, region, zone, size, market)
 
 
-def target(offer: base.Offer, book: catalogue.Catalog) -> Target:
+def target(offer: base.Offer, catalog: catalogue.Catalog) -> Target:
     """Return an offer with the sizes of the catalogue that share its fate."""
-    machine = book.machines.get(offer.machine_type)
+    machine = catalog.machines.get(offer.machine_type)
     family = [
-        one for one in book.machines.values() if machine is not None and one.family and one.family == machine.family
+        one for one in catalog.machines.values() if machine is not None and one.family and one.family == machine.family
     ]
     larger = [one for one in family if machine is not None and one.cpus >= machine.cpus]
     return Target(

@@ -31,7 +31,7 @@ def machine(
     provider: str,
     subscription: str,
     group: str,
-    book: catalogue.Catalog,
+    catalog: catalogue.Catalog,
     statuses: Wire | None = None,
     now: float,
 ) -> base.InstanceView:
@@ -52,7 +52,7 @@ def machine(
         price=0.0,
     )
     seen = statuses if statuses is not None else properties.get("instanceView")
-    status, failure = _status(str(properties.get("provisioningState", "")), seen, error_scopes.target(offer, book))
+    status, failure = _status(str(properties.get("provisioningState", "")), seen, error_scopes.target(offer, catalog))
     return base.InstanceView(
         ref=str(names.Ref(subscription, group, name, str(properties.get("vmId", "")))),
         name=tags.get(base.TAG_INSTANCE) or names.instance(name),

@@ -28,15 +28,15 @@ class Launch:
         context: base.Context,
         chosen: settings.Settings,
         calls: azure_calls.Calls,
-        book: catalogue.Catalog,
+        catalog: catalogue.Catalog,
         wanted: base.CreateRequest,
     ) -> None:
         self._context = context
         self._chosen = chosen
         self._calls = calls
-        self._book = book
+        self._catalog = catalog
         self._wanted = wanted
-        self._where = error_scopes.target(wanted.offer, book)
+        self._where = error_scopes.target(wanted.offer, catalog)
         self._subscription, self._group = chosen.subscription, chosen.resource_group
         self._vm = names.machine(wanted)
 
@@ -111,7 +111,7 @@ class Launch:
             provider=self._context.name,
             subscription=self._subscription,
             group=self._group,
-            book=self._book,
+            catalog=self._catalog,
             now=self._context.now(),
         )
 

@@ -26,13 +26,13 @@ class Lister:
         context: base.Context,
         chosen: settings.Settings,
         calls: azure_calls.Calls,
-        book: catalogue.Catalog,
+        catalog: catalogue.Catalog,
         resource_groups: state.ResourceGroups,
     ) -> None:
         self._context = context
         self._chosen = chosen
         self._calls = calls
-        self._book = book
+        self._catalog = catalog
         self._resource_groups = resource_groups
         #: Machine's ref -> (its instance view, when it was asked for).
         self._power: dict[str, tuple[Wire, float]] = {}
@@ -90,7 +90,7 @@ class Lister:
             provider=self._context.name,
             subscription=subscription,
             group=group,
-            book=self._book,
+            catalog=self._catalog,
             statuses=statuses,
             now=self._context.now(),
         )

@@ -16,7 +16,7 @@ class Offers(offers.Offers[settings.PoolOptions]):
         self,
         provider: str,
         chosen: settings.Settings,
-        book: catalogue.Catalog,
+        catalog: catalogue.Catalog,
         available: availability.Availability,
     ) -> None:
         super().__init__(
@@ -24,7 +24,7 @@ class Offers(offers.Offers[settings.PoolOptions]):
             chosen.subscription,
             regions=chosen.regions,
             markets=chosen.markets,
-            book=book,
+            catalog=catalog,
             overrides=chosen.prices,
         )
         self._settings = chosen

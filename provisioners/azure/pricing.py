@@ -60,7 +60,7 @@ def rows(page: Mapping[str, Any], region: str, *, now: float) -> Iterator[tuple[
 
 
 async def refresh(
-    book: Catalog,
+    catalog: Catalog,
     *,
     regions: Collection[str],
     directory: str,
@@ -73,11 +73,11 @@ async def refresh(
 
     ``get`` fetches an address and returns its JSON, or raises for anything but a good answer.
     """
-    round_ = renewal.Renewal(book, regions=regions, source=SOURCE, now=now, place=place)
+    round_ = renewal.Renewal(catalog, regions=regions, source=SOURCE, now=now, place=place)
     for region in round_.regions:
         found: dict[tuple[str, base.Market], float] = {}
         try:
-            for machine_types in _groups(sorted(book.machines)):
+            for machine_types in _groups(sorted(catalog.machines)):
                 await _ask(round_, region, found, get, machine_types=machine_types, now=now, base_address=base_address)
         except Exception as error:
             round_.failed(region, f"{type(error).__name__}: {error}")

@@ -62,15 +62,17 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
         self._calls = calls.Calls(clients or Clients(self._settings, context), self._settings)
         self._resource_groups = state.ResourceGroups(context)
         self._available = availability.Availability(self._calls, self._settings, context)
-        self._offers = offers.Offers(context.name, self._settings, self._book, self._available)
-        self._lister = listing.Lister(context, self._settings, self._calls, self._book, self._resource_groups)
+        self._offers = offers.Offers(context.name, self._settings, self._catalog, self._available)
+        self._lister = listing.Lister(context, self._settings, self._calls, self._catalog, self._resource_groups)
 
     @classmethod
-    def read_settings(cls, options: Mapping[str, Any], book: catalogue.Catalog) -> tuple[settings.Settings, list[str]]:
-        return settings.read(options, book)
+    def read_settings(
+        cls, options: Mapping[str, Any], catalog: catalogue.Catalog
+    ) -> tuple[settings.Settings, list[str]]:
+        return settings.read(options, catalog)
 
     def read_pool(self, options: Mapping[str, Any]) -> tuple[settings.PoolOptions, list[str]]:
-        return settings.read_pool(options, self._book)
+        return settings.read_pool(options, self._catalog)
 
     @classmethod
     def validate_pool(cls, options: Mapping[str, Any]) -> list[str]:
@@ -122,14 +124,14 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
             provider=self._context.name,
             subscription=self._settings.subscription,
             region=region,
-            book=self._book,
+            catalog=self._catalog,
             now=self._context.now(),
         )
         return [*found]
 
     async def refresh_prices(self) -> list[base.Finding]:
         return await pricing.refresh(
-            self._book,
+            self._catalog,
             regions=[*self._settings.regions],
             directory=self._context.directory,
             now=self._context.now(),
@@ -141,7 +143,7 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
 
     async def create(self, wanted: base.CreateRequest) -> base.InstanceView:
         machines.refuse_malformed(wanted, dict.fromkeys(settings.POOL_KEYS))
-        pool, problems = settings.read_pool(wanted.options, self._book)
+        pool, problems = settings.read_pool(wanted.options, self._catalog)
         request.refuse(problems)
         region = self._settings.regions.get(wanted.offer.region)
         if region is None:
@@ -151,14 +153,14 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
         image = await self._image_of(wanted, pool)
         body = request.build(wanted, chosen=self._settings, pool=pool, region=region, image=image)
         self._resource_groups.remember(self._settings.subscription, self._settings.resource_group)
-        return await launch.Launch(self._context, self._settings, self._calls, self._book, wanted).run(body)
+        return await launch.Launch(self._context, self._settings, self._calls, self._catalog, wanted).run(body)
 
     async def _image_of(self, wanted: base.CreateRequest, pool: settings.PoolOptions) -> str:
         if wanted.offer.image:
             return wanted.offer.image
         if pool.image:
             return await self._available.image(wanted.offer.region, pool.image)
-        machine = self._book.machines.get(wanted.offer.machine_type)
+        machine = self._catalog.machines.get(wanted.offer.machine_type)
         gpus, arch = (machine.gpu_count, machine.arch) if machine else (wanted.offer.gpus, "x86_64")
         return self._settings.image or images.default(gpus, arch)
 
@@ -193,7 +195,7 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
             provider=self._context.name,
             subscription=parts.subscription,
             group=parts.group,
-            book=self._book,
+            catalog=self._catalog,
             now=self._context.now(),
         )
         there = names.parse(view.ref)
@@ -240,7 +242,7 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
         return content.decode(errors="replace") if content else None
 
     async def check(self, samples: Sequence[base.CreateRequest] = ()) -> list[base.Finding]:
-        return await checks.run(self._context, self._settings, self._calls, self._book, self._available, samples)
+        return await checks.run(self._context, self._settings, self._calls, self._catalog, self._available, samples)
 
     async def _classified(self, call: Awaitable[_T]) -> _T:
         """Return the answer of a call that buys nothing; raise its failure in the terms of the contract."""

@@ -21,12 +21,12 @@ def read(
     provider: str,
     subscription: str,
     region: str,
-    book: catalogue.Catalog,
+    catalog: catalogue.Catalog,
     now: float,
 ) -> Iterator[base.Quota]:
     """The quotas of one region that govern something in the catalogue."""
     sizes: dict[str, list[str]] = {}
-    for machine in book.machines.values():
+    for machine in catalog.machines.values():
         if machine.family:
             sizes.setdefault(machine.family.lower(), []).append(machine.name)
     for usage in usages:

@@ -141,7 +141,7 @@ class PoolOptions:
     regions: tuple[str, ...] = ()
 
 
-def read(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[Settings, list[str]]:
+def read(given: Mapping[str, Any], catalog: catalogue.Catalog) -> tuple[Settings, list[str]]:
     """The provider's options, and what is wrong with them."""
     reader = options.Reader(given)
     subscription = reader.text("subscription")
@@ -158,7 +158,7 @@ def read(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[Settings, l
     found = Settings(
         subscription=subscription.lower(),
         resource_group=group,
-        regions=_regions(reader, book),
+        regions=_regions(reader, catalog),
         image=_image(reader),
         plan=_plan(reader),
         admin_user=_admin_user(reader),
@@ -178,14 +178,14 @@ def read(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[Settings, l
         notice=_notice(reader),
         poll=_poll(reader),
         markets=settings.read_markets(reader),
-        prices=book.read_overrides(reader, "prices"),
+        prices=catalog.read_overrides(reader, "prices"),
     )
     _credential(reader, found)
     reader.done()
     return found, reader.problems
 
 
-def read_pool(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[PoolOptions, list[str]]:
+def read_pool(given: Mapping[str, Any], catalog: catalogue.Catalog) -> tuple[PoolOptions, list[str]]:
     """A pool's options, and what is wrong with them."""
     reader = options.Reader(given)
     subnets: dict[str, str] = {}
@@ -201,17 +201,17 @@ def read_pool(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[PoolOp
         security_type=reader.text("security_type", choices=SECURITY_TYPES),
         public_address=public,
         subnets=subnets,
-        regions=settings.read_pool_regions(reader, book),
+        regions=settings.read_pool_regions(reader, catalog),
     )
     reader.done()
     return found, reader.problems
 
 
-def _regions(reader: options.Reader, book: catalogue.Catalog) -> dict[str, Region]:
+def _regions(reader: options.Reader, catalog: catalogue.Catalog) -> dict[str, Region]:
     found: dict[str, Region] = {}
     for name, entry in reader.named("regions"):
-        if book.regions and name not in book.regions:
-            entry.complain("", f"no such region{book.nearest_region(name)}")
+        if catalog.regions and name not in catalog.regions:
+            entry.complain("", f"no such region{catalog.nearest_region(name)}")
         zones = entry.texts("zones")
         for zone in zones:
             if zone not in ("1", "2", "3"):

@@ -56,14 +56,14 @@ class Offers(abc.ABC, Generic[P]):
         *,
         regions: Collection[str],
         markets: Collection[base.Market],
-        book: catalogue.Catalog,
+        catalog: catalogue.Catalog,
         overrides: catalogue.Overrides,
     ) -> None:
         self._provider = provider
         self._account = account
         self._regions = tuple(regions)
         self._markets = tuple(markets)
-        self._book = book
+        self._catalog = catalog
         self._overrides = overrides
         #: Region -> why it had no offers when they were last asked for.
         self._failures: dict[str, base.ProvisionError] = {}
@@ -84,7 +84,7 @@ class Offers(abc.ABC, Generic[P]):
         Raises :class:`base.ProvisionError` when no region has any and one could not be asked.
         """
         markets = [market for market in shape.markets if market in self._markets]
-        machines = self._book.fitting(shape)
+        machines = self._catalog.fitting(shape)
         if not machines or not markets:
             return []
         wanted = self._wanted(pool)
@@ -139,7 +139,7 @@ class Offers(abc.ABC, Generic[P]):
             current = stock.spot_price(machine, zone)
             if current is not None:
                 return current
-        return self._book.price(machine.name, region=region, market=market, overrides=self._overrides)
+        return self._catalog.price(machine.name, region=region, market=market, overrides=self._overrides)
 
     def why_none(self, shape: base.Shape, pool: P) -> str:
         """Say why there is no offer, for people; empty where there should be some."""
@@ -148,13 +148,13 @@ class Offers(abc.ABC, Generic[P]):
             return f"the pool wants {', '.join(pool.regions)}; configured: {', '.join(self._regions)}"
         if not set(shape.markets) & set(self._markets):
             return f"the pool buys {', '.join(shape.markets)}, the provider is set to {', '.join(self._markets)}"
-        why = self._book.why_none(shape, regions=wanted, overrides=self._overrides)
+        why = self._catalog.why_none(shape, regions=wanted, overrides=self._overrides)
         if why:
             return why
         failed = [region for region in wanted if region in self._failures]
         if failed:
             return "; ".join(f"{region}: {self._failures[region]}" for region in failed)
-        return self.why_unsold(self._book.fitting(shape), wanted, pool)
+        return self.why_unsold(self._catalog.fitting(shape), wanted, pool)
 
 
 def _rank(offer: base.Offer, shape: base.Shape, *, region: int, zone: int) -> tuple[float, ...]:

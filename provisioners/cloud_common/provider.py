@@ -26,14 +26,14 @@ class CloudProvider(base.Basics, abc.ABC, Generic[S, P]):
 
     def __init__(self, context: base.Context, options: Mapping[str, Any]) -> None:
         self._context = context
-        self._book = catalogue.load(self.cloud)
-        self._settings, problems = self.read_settings(options, self._book)
+        self._catalog = catalogue.load(self.cloud)
+        self._settings, problems = self.read_settings(options, self._catalog)
         if problems:
             raise ValueError("; ".join(problems))
 
     @classmethod
     @abc.abstractmethod
-    def read_settings(cls, options: Mapping[str, Any], book: catalogue.Catalog) -> tuple[S, list[str]]:
+    def read_settings(cls, options: Mapping[str, Any], catalog: catalogue.Catalog) -> tuple[S, list[str]]:
         """Return the provider's options as they are used, and what is wrong with them."""
 
     @abc.abstractmethod
@@ -50,7 +50,7 @@ class CloudProvider(base.Basics, abc.ABC, Generic[S, P]):
         Nothing else is opened here: credentials and connections are looked for when they are first needed, and fail by
         themselves.
         """
-        problem = self._book.load_renewed(self._context.directory)
+        problem = self._catalog.load_renewed(self._context.directory)
         if problem:
             log.warning("%s: %s", self._context.name, problem)
 

@@ -15,15 +15,15 @@ def read_markets(reader: options.Reader) -> tuple[base.Market, ...]:
     return tuple(known[name] for name in names if name in known) or tuple(base.Market)
 
 
-def read_pool_regions(reader: options.Reader, book: catalogue.Catalog) -> tuple[str, ...]:
+def read_pool_regions(reader: options.Reader, catalog: catalogue.Catalog) -> tuple[str, ...]:
     """Return the regions that a pool keeps to: those under ``regions``, by default none in particular."""
     names = reader.texts("regions")
     for name in names:
-        check_region(reader, "regions", name, book)
+        check_region(reader, "regions", name, catalog)
     return names
 
 
-def check_region(reader: options.Reader, key: str, name: str, book: catalogue.Catalog) -> None:
+def check_region(reader: options.Reader, key: str, name: str, catalog: catalogue.Catalog) -> None:
     """Complain of a region that the cloud does not have."""
-    if name not in book.regions:
-        reader.complain(key, f'no such region "{name}"{book.nearest_region(name)}')
+    if name not in catalog.regions:
+        reader.complain(key, f'no such region "{name}"{catalog.nearest_region(name)}')

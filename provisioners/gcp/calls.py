@@ -22,10 +22,10 @@ WIDTH = 48
 class Calls:
     """The way to the API for one provider."""
 
-    def __init__(self, context: base.Context, clients: Clients, *, project: str, book: catalogue.Catalog) -> None:
+    def __init__(self, context: base.Context, clients: Clients, *, project: str, catalog: catalogue.Catalog) -> None:
         self.context = context
         self.clients = clients
-        self.book = book
+        self.catalog = catalog
         self.project = project
         self._threads = calls.Threads(context, WIDTH)
         self._limits = calls.RateLimits(context)
@@ -33,7 +33,7 @@ class Calls:
     def target(self, offer: base.Offer | None = None, *, project: str = "") -> Target:
         """Return what a call is about, for its failure."""
         account = project or (offer.account if offer is not None else self.project)
-        return Target(self.context.name, account, self.book, offer)
+        return Target(self.context.name, account, self.catalog, offer)
 
     def target_of(self, view: base.InstanceView) -> Target:
         """Return the target of the offer that an instance is of."""

@@ -141,7 +141,7 @@ async def _zones(round_: _Round) -> dict[str, tuple[str, ...]]:
             round_.findings.error(f"region {name}: {error}", _ROLE)
             continue
         if answer is None:
-            hint = options.nearest(name, round_.calls.book.regions)
+            hint = options.nearest(name, round_.calls.catalog.regions)
             round_.findings.error(f"the project has no region {name}{hint}", f"correct `regions.{name}`")
             continue
         found[name] = tuple(sorted(names.last(one) for one in answer.zones))
@@ -246,7 +246,7 @@ def _launches(round_: _Round, samples: Sequence[base.CreateRequest]) -> list[tup
     """The provider's own way to launch and each pool's, with where it is written."""
     found = [(round_.findings.place, round_.chosen.launch)]
     for sample in samples:
-        pool, problems = settings.read_pool(sample.options, round_.chosen.launch, round_.calls.book)
+        pool, problems = settings.read_pool(sample.options, round_.chosen.launch, round_.calls.catalog)
         for problem in problems:
             round_.findings.error(problem, "correct the pool's options for this provider", place=checks.pool_of(sample))
         if pool.launch != round_.chosen.launch:

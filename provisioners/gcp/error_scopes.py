@@ -43,7 +43,7 @@ class Target:
 
     provider: str
     project: str
-    book: catalogue.Catalog
+    catalog: catalogue.Catalog
     offer: base.Offer | None = None
 
     @property
@@ -81,7 +81,7 @@ class Target:
 
     def gpus(self) -> base.OfferPattern:
         """The pattern of every type with GPUs in the project."""
-        types = base.alternatives(families.gpu_types(self.book))
+        types = base.alternatives(families.gpu_types(self.catalog))
         return base.OfferPattern.of(self.provider, self.project, machine_type=types)
 
     def quota_pattern(self, metric: str, *, family: str = "", region: str = "") -> base.OfferPattern | None:
@@ -93,7 +93,7 @@ class Target:
         if metric == "GPUS_ALL_REGIONS":
             return self.gpus()
         spot = metric.startswith(_SPOT)
-        types = families.governed(self.book, metric.removeprefix(_SPOT), family=family)
+        types = families.governed(self.catalog, metric.removeprefix(_SPOT), family=family)
         market = base.ANY
         if self.offer is not None:
             region = self.offer.region

@@ -49,7 +49,7 @@ def instance(
     *,
     provider: str,
     project: str,
-    book: catalogue.Catalog,
+    catalog: catalogue.Catalog,
     failure: base.Failure | None = None,
 ) -> base.InstanceView:
     """An instance."""
@@ -66,7 +66,7 @@ def instance(
         status=InstanceStatus.FAILED if failure is not None else status,
         tags=known,
         created_at=seconds(found.creation_timestamp),
-        offer=scope.offer(machine_type(found, book), market.value),
+        offer=scope.offer(machine_type(found, catalog), market.value),
         address=_address(found),
         healthy=False if found.status == "REPAIRING" else None,
         failure=failure,
@@ -110,12 +110,12 @@ def address(found: compute_v1.Address, *, provider: str, project: str) -> base.R
     )
 
 
-def machine_type(found: compute_v1.Instance, book: catalogue.Catalog) -> str:
+def machine_type(found: compute_v1.Instance, catalog: catalogue.Catalog) -> str:
     """The type as offers name it; built-in GPUs look like attached ones, so the catalogue decides."""
     name = names.last(found.machine_type)
     for attached in found.guest_accelerators:
         combined = f"{name}+{names.last(attached.accelerator_type)}x{attached.accelerator_count}"
-        if combined in book.machines or name.startswith("n1-"):
+        if combined in catalog.machines or name.startswith("n1-"):
             return combined
     return name
 

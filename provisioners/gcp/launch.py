@@ -18,7 +18,7 @@ class Launcher:
         self,
         context: base.Context,
         chosen: settings.Settings,
-        book: catalogue.Catalog,
+        catalog: catalogue.Catalog,
         *,
         calls: Calls,
         operations: operations.Operations,
@@ -26,7 +26,7 @@ class Launcher:
     ) -> None:
         self._context = context
         self._settings = chosen
-        self._book = book
+        self._catalog = catalog
         self._calls = calls
         self._operations = operations
         self._unsettled = unsettled
@@ -34,7 +34,7 @@ class Launcher:
     async def create(self, request_: base.CreateRequest) -> base.InstanceView:
         """Send the insert once and follow it.  Raises what :meth:`base.Provisioner.create` raises."""
         target = self._calls.target(request_.offer)
-        pool, problems = settings.read_pool(request_.options, self._settings.launch, self._book)
+        pool, problems = settings.read_pool(request_.options, self._settings.launch, self._catalog)
         if problems:
             raise base.ProvisionError(base.Kind.CONFIG, "; ".join(problems), code="InvalidOptions")
         call = request.build(request_, self._settings, pool.launch, now=self._context.now())
@@ -131,4 +131,6 @@ class Launcher:
     def _view(
         self, found: compute_v1.Instance, project: str, *, failure: base.Failure | None = None
     ) -> base.InstanceView:
-        return instances.instance(found, provider=self._context.name, project=project, book=self._book, failure=failure)
+        return instances.instance(
+            found, provider=self._context.name, project=project, catalog=self._catalog, failure=failure
+        )

@@ -103,13 +103,13 @@ class Lister:
     def __init__(
         self,
         context: base.Context,
-        book: catalogue.Catalog,
+        catalog: catalogue.Catalog,
         calls: Calls,
         operations: Operations,
         unsettled: unsettled.Launches,
     ) -> None:
         self._context = context
-        self._book = book
+        self._catalog = catalog
         self._calls = calls
         self._operations = operations
         self._unsettled = unsettled
@@ -189,7 +189,7 @@ class Lister:
 
     async def view(self, found: compute_v1.Instance, project: str, *, explain: bool = True) -> base.InstanceView:
         """Return an instance; with ``explain``, and why its launch failed where it stopped without ever running."""
-        view = instances.instance(found, provider=self._context.name, project=project, book=self._book)
+        view = instances.instance(found, provider=self._context.name, project=project, catalog=self._catalog)
         ref = names.parse(view.ref)
         if not explain or ref is None or view.status is not base.InstanceStatus.STOPPED:
             return view

@@ -15,14 +15,14 @@ class Offers(offers.Offers[settings.PoolOptions]):
     """The offers of one project."""
 
     def __init__(
-        self, provider: str, chosen: settings.Settings, book: catalogue.Catalog, available: Availability
+        self, provider: str, chosen: settings.Settings, catalog: catalogue.Catalog, available: Availability
     ) -> None:
         super().__init__(
             provider,
             chosen.project,
             regions=chosen.regions,
             markets=chosen.markets,
-            book=book,
+            catalog=catalog,
             overrides=chosen.overrides,
         )
         self._settings = chosen

@@ -182,7 +182,7 @@ def _figure(rate: Mapping[str, Any], key: str) -> float:
 
 
 async def refresh(
-    book: Catalog,
+    catalog: Catalog,
     *,
     regions: Collection[str],
     directory: str,
@@ -196,7 +196,7 @@ async def refresh(
     ``get`` fetches an address with the caller's credential and returns its JSON, or raises for anything else.  The
     list has all regions, so that a failure is one of all.
     """
-    round_ = renewal.Renewal(book, regions=regions, source=SOURCE, now=now, place=place)
+    round_ = renewal.Renewal(catalog, regions=regions, source=SOURCE, now=now, place=place)
     try:
         parts = await _ask(round_, get, base_address)
     except Exception as error:
@@ -204,7 +204,7 @@ async def refresh(
             round_.failed(region, f"{type(error).__name__}: {error}")
         return round_.finish(directory)
     for region in round_.regions:
-        for machine in book.machines.values():
+        for machine in catalog.machines.values():
             for market in base.Market:
                 dollars = parts.compose(machine, region, market)
                 if dollars is not None:

@@ -42,30 +42,32 @@ class Gcp(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
             context,
             clients or Clients(self._settings, secret=context.secret),
             project=self._settings.project,
-            book=self._book,
+            catalog=self._catalog,
         )
         self._available = availability.Availability(
             self._calls, cache.Cache(context.directory, availability.FILE, now=context.now, older=availability.older)
         )
-        self._offers = offers.Offers(context.name, self._settings, self._book, self._available)
+        self._offers = offers.Offers(context.name, self._settings, self._catalog, self._available)
         self._operations = Operations(self._calls)
         self._unsettled = unsettled.Launches(context, self._calls, self._operations)
-        self._lister = listing.Lister(context, self._book, self._calls, self._operations, self._unsettled)
+        self._lister = listing.Lister(context, self._catalog, self._calls, self._operations, self._unsettled)
         self._launcher = launch.Launcher(
             context,
             self._settings,
-            self._book,
+            self._catalog,
             calls=self._calls,
             operations=self._operations,
             unsettled=self._unsettled,
         )
 
     @classmethod
-    def read_settings(cls, options: Mapping[str, Any], book: catalogue.Catalog) -> tuple[settings.Settings, list[str]]:
-        return settings.read(options, book)
+    def read_settings(
+        cls, options: Mapping[str, Any], catalog: catalogue.Catalog
+    ) -> tuple[settings.Settings, list[str]]:
+        return settings.read(options, catalog)
 
     def read_pool(self, options: Mapping[str, Any]) -> tuple[settings.PoolOptions, list[str]]:
-        return settings.read_pool(options, self._settings.launch, self._book)
+        return settings.read_pool(options, self._settings.launch, self._catalog)
 
     @classmethod
     def validate_pool(cls, options: Mapping[str, Any]) -> list[str]:
@@ -125,7 +127,7 @@ class Gcp(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
             return await self._calls(rates.Group.OTHER, lambda: self._calls.clients.fetch(url))
 
         return await pricing.refresh(
-            self._book,
+            self._catalog,
             regions=list(self._settings.regions),
             directory=self._context.directory,
             now=self._context.now(),

@@ -38,7 +38,7 @@ def of_region(quotas: Iterable[compute_v1.Quota], target: Target, region: str, *
         unit = unit_of(plain)
         if unit is None:
             continue
-        types = families.governed(target.book, plain)
+        types = families.governed(target.catalog, plain)
         if not types and plain != "INSTANCES":
             continue
         if metric != plain:

@@ -105,7 +105,7 @@ class PoolOptions:
     regions: tuple[str, ...] = ()
 
 
-def read(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[Settings, list[str]]:
+def read(given: Mapping[str, Any], catalog: catalogue.Catalog) -> tuple[Settings, list[str]]:
     """The settings and every problem in them."""
     reader = options.Reader(given)
     project = reader.text("project")
@@ -114,13 +114,13 @@ def read(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[Settings, l
     elif not _PROJECT.match(project):
         reader.complain("project", f'"{project}" is not a project id')
     subnetworks: dict[str, str] = {}
-    regions = dict(_regions(reader, book, subnetworks))
+    regions = dict(_regions(reader, catalog, subnetworks))
     if not regions and not reader.problems:
         reader.complain("regions", "is required: at least one region, such as {us-central1: {zones: all}}")
     impersonate = reader.text("impersonate")
     if impersonate and "@" not in impersonate:
         reader.complain("impersonate", f'"{impersonate}" is not the address of a service account')
-    launch = _launch(reader, Launch(), book)
+    launch = _launch(reader, Launch(), catalog)
     chosen = Settings(
         project=project,
         regions=regions,
@@ -129,7 +129,7 @@ def read(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[Settings, l
         impersonate=impersonate,
         preemption_notice=int(reader.seconds("preemption_notice", 0)),
         markets=settings.read_markets(reader),
-        overrides=book.read_overrides(reader, "prices"),
+        overrides=catalog.read_overrides(reader, "prices"),
         endpoint=_url(reader, "endpoint", COMPUTE),
         resource_manager=_url(reader, "resource_manager", RESOURCE_MANAGER),
         iam=_url(reader, "iam", IAM),
@@ -139,19 +139,21 @@ def read(given: Mapping[str, Any], book: catalogue.Catalog) -> tuple[Settings, l
     return chosen, reader.problems
 
 
-def read_pool(given: Mapping[str, Any], launch: Launch, book: catalogue.Catalog) -> tuple[PoolOptions, list[str]]:
+def read_pool(given: Mapping[str, Any], launch: Launch, catalog: catalogue.Catalog) -> tuple[PoolOptions, list[str]]:
     """Return a pool's options over what its provider launches with, and every problem in them."""
     reader = options.Reader(given)
-    found = PoolOptions(launch=_launch(reader, launch, book), regions=settings.read_pool_regions(reader, book))
+    found = PoolOptions(launch=_launch(reader, launch, catalog), regions=settings.read_pool_regions(reader, catalog))
     reader.done()
     return found, reader.problems
 
 
-def _regions(reader: options.Reader, book: catalogue.Catalog, subnetworks: dict[str, str]) -> list[tuple[str, Region]]:
+def _regions(
+    reader: options.Reader, catalog: catalogue.Catalog, subnetworks: dict[str, str]
+) -> list[tuple[str, Region]]:
     found: list[tuple[str, Region]] = []
     for name, entry in reader.named("regions"):
-        if book.regions and name not in book.regions:
-            entry.complain("", f"no such region{book.nearest_region(name)}")
+        if catalog.regions and name not in catalog.regions:
+            entry.complain("", f"no such region{catalog.nearest_region(name)}")
         subnetwork = entry.text("subnetwork")
         if subnetwork:
             _network(entry, "subnetwork", subnetwork)
@@ -168,7 +170,7 @@ def _regions(reader: options.Reader, book: catalogue.Catalog, subnetworks: dict[
     return found
 
 
-def _launch(reader: options.Reader, default: Launch, book: catalogue.Catalog) -> Launch:
+def _launch(reader: options.Reader, default: Launch, catalog: catalogue.Catalog) -> Launch:
     image = reader.text("image", default.image)
     if image and images.parse(image) is None:
         reader.complain("image", f'"{image}" is neither family:PROJECT/FAMILY nor projects/PROJECT/global/images/NAME')
@@ -191,7 +193,7 @@ def _launch(reader: options.Reader, default: Launch, book: catalogue.Catalog) ->
         default,
         image=image,
         network=network,
-        subnetworks=_subnetworks(reader, default, book),
+        subnetworks=_subnetworks(reader, default, catalog),
         disk_type=reader.text("disk_type", default.disk_type, choices=DISK_TYPES),
         disk=disk,
         public_address=reader.flag("public_address", default.public_address),
@@ -204,7 +206,7 @@ def _launch(reader: options.Reader, default: Launch, book: catalogue.Catalog) ->
     )
 
 
-def _subnetworks(reader: options.Reader, default: Launch, book: catalogue.Catalog) -> Mapping[str, str]:
+def _subnetworks(reader: options.Reader, default: Launch, catalog: catalogue.Catalog) -> Mapping[str, str]:
     """One for every region as a text, or one for each as a map."""
     if not reader.has("subnetwork"):
         reader.raw("subnetwork")
@@ -216,8 +218,8 @@ def _subnetworks(reader: options.Reader, default: Launch, book: catalogue.Catalo
     inner = reader.inner("subnetwork")
     found: dict[str, str] = {}
     for region in inner.given:
-        if book.regions and region not in book.regions:
-            inner.complain(str(region), f"no such region{book.nearest_region(str(region))}")
+        if catalog.regions and region not in catalog.regions:
+            inner.complain(str(region), f"no such region{catalog.nearest_region(str(region))}")
         found[str(region)] = inner.text(str(region))
         _network(inner, str(region), found[str(region)])
     return {**default.subnetworks, **found}

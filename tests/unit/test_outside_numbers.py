@@ -304,7 +304,9 @@ async def test_no_ceiling_and_no_spot_price_of_aws_is_taken_that_is_no_number(va
 def test_no_ceiling_of_azure_is_taken_that_is_no_number(value: object) -> None:
     usage = {"name": {"value": azure_quotas.MACHINES}, "limit": value, "currentValue": 1}
     assert not list(
-        azure_quotas.read([usage], provider="p", subscription="s", region="r", book=catalogue.load("azure"), now=START)
+        azure_quotas.read(
+            [usage], provider="p", subscription="s", region="r", catalog=catalogue.load("azure"), now=START
+        )
     )
 
 

@@ -225,7 +225,7 @@ async def test_renewed_prices_are_used_from_then_on_and_after_a_restart(world: W
             {"product": {"attributes": attributes}, "terms": {"OnDemand": {"t": {"priceDimensions": {"d": rate}}}}}
         )
 
-    book = aws.Aws(world.context(), world.options)._book
+    book = aws.Aws(world.context(), world.options)._catalog
     known = {name: price for name in book.machines if (price := _known(book, name)) is not None}
     page = {"PriceList": [product(name, round(price * 1.1, 6)) for name, price in known.items()]}
 
