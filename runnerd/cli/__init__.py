@@ -1,3 +1,3 @@
-"""The command ``runnerd``."""
+"""The command line of runnerd."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m runnerd.cli``: the command where no script is installed."""
+"""``python -m runnerd.cli``: the command where the script is not installed."""
 
 from __future__ import annotations
 

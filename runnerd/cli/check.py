@@ -1,7 +1,7 @@
-"""``runnerd check``: is the configuration good, do forges and providers take us, can the daemon live here?
+"""``runnerd check``: tests of the configuration, of access to forges and providers, and of the daemon's directories.
 
-Works without a daemon and beside one.  Nothing is bought, registered, changed or left behind: providers are asked from
-an empty directory of their own, because files made by root here would lock the daemon's user out.
+Works without a daemon and beside one.  Nothing is bought, registered, changed or left behind: providers get an empty
+temporary directory, because files that root creates in the state would lock out the daemon's user.
 """
 
 from __future__ import annotations
@@ -29,52 +29,52 @@ from runnerd.kit import clock, display
 from runnerd.offers import request as launch_request
 from runnerd.runtime import providers
 
-#: How long one forge or provider may take, in seconds.
-TIMEOUT = 90.0
+#: Seconds that the check of one forge or provider may take.
+TIMEOUT_S = 90.0
 
 
 @click.command("check")
 @options.local
 def command(config_file: str | None, as_json: bool) -> None:
-    """Try configuration, forges, providers and pools without buying anything.  Works without the daemon."""
+    """Test configuration, forges, providers and pools; buys nothing.  Works without the daemon."""
     file = options.config_path(config_file)
     try:
         settings = config.load(file)
     except errors.ConfigInvalid as error:
         if not file.exists():
             raise
-        found: list[documents.Finding] = [
+        findings: list[documents.Finding] = [
             {"level": "error", "place": str(problem).partition(": ")[0], "message": str(problem).partition(": ")[2],
              "remedy": ""}
             for problem in error.problems
         ]  # fmt: skip
     else:
-        found = asyncio.run(check(settings))
-    bad = sum(each["level"] == "error" for each in found)
-    warned = sum(each["level"] == "warning" for each in found)
+        findings = asyncio.run(check(settings))
+    bad = sum(each["level"] == "error" for each in findings)
+    warned = sum(each["level"] == "warning" for each in findings)
     if as_json:
-        render.document({"findings": found, "errors": bad, "warnings": warned})
+        render.document({"findings": findings, "errors": bad, "warnings": warned})
     else:
-        render.findings(found)
+        render.findings(findings)
         click.echo(f"{display.count(bad, 'error')}, {display.count(warned, 'warning')}")
     click.get_current_context().exit(Exit.PROBLEMS if bad else Exit.OK)
 
 
 async def check(settings: config.Config) -> list[documents.Finding]:
-    """All findings, worst first within the order of the file."""
+    """Return all findings, in the order of the file."""
     now = clock.SystemClock()
-    found = [*config.warnings_of(settings), *_state(settings), *_ended_budgets(settings, now)]
+    findings = [*config.warnings_of(settings), *_state(settings), *_ended_budgets(settings, now)]
     with tempfile.TemporaryDirectory(prefix="runnerd-check-") as empty:
         parts = [_forge(settings, name, now) for name in settings.forges]
-        asked = [_Provider(settings, one, now, Path(empty)) for one in settings.providers.values()]
-        parts += [each.check() for each in asked]
+        providers_ = [_Provider(settings, one, now, Path(empty)) for one in settings.providers.values()]
+        parts += [each.check() for each in providers_]
         for part in await asyncio.gather(*parts):
-            found += part
-        found += _unserved(settings, asked)
-    if not any(one.level is Level.ERROR for one in found):
-        found.append(Finding(Level.OK, "runnerd", "the daemon can start with this configuration"))
+            findings += part
+        findings += _unserved(settings, providers_)
+    if not any(one.level is Level.ERROR for one in findings):
+        findings.append(Finding(Level.OK, "runnerd", "the daemon can start with this configuration"))
     return [
-        {"level": one.level.value, "place": one.place, "message": one.message, "remedy": one.remedy} for one in found
+        {"level": one.level.value, "place": one.place, "message": one.message, "remedy": one.remedy} for one in findings
     ]
 
 
@@ -92,34 +92,34 @@ async def _forge(settings: config.Config, name: str, now: clock.Clock) -> list[F
 
 
 def _ended_budgets(settings: config.Config, now: clock.Clock) -> list[Finding]:
-    """Totals whose last day has passed limit nothing any more."""
+    """Warn of totals whose last day has passed."""
     levels = {"limits": settings.limits}
     for section in ("providers", "pools", "teams"):
         levels |= {f"{section}.{name}.limits": entry.limits for name, entry in getattr(settings, section).items()}
     today = datetime.datetime.fromtimestamp(now.wall(), datetime.UTC).date()
     return [
-        Finding(Level.WARNING, f"{place}.until", f"dollars_total ended on {limits.until}: it limits nothing any more",
-                "set a new total with a new day, or take both keys out")
+        Finding(Level.WARNING, f"{place}.until", f"dollars_total ended on {limits.until} and no longer limits anything",
+                "set a new total with a new day, or remove both keys")
         for place, limits in levels.items()
         if limits.until is not None and limits.until < today
     ]  # fmt: skip
 
 
-def _unserved(settings: config.Config, asked: list[_Provider]) -> list[Finding]:
-    """Pools that nobody could sell a machine to, as far as every provider of theirs could be asked."""
-    found = []
+def _unserved(settings: config.Config, providers_: list[_Provider]) -> list[Finding]:
+    """Report pools for which no provider has an offer, provided that all of their providers answered."""
+    findings = []
     for pool in settings.pools.values():
-        sellers = [each for each in asked if each.name in pool.from_]
-        if all(pool.name in each.told and pool.name not in each.serves for each in sellers):
-            message = (
-                f"none of {', '.join(pool.from_)} has an offer that the pool may buy: its jobs would wait for ever"
+        sellers = [each for each in providers_ if each.name in pool.from_]
+        if all(pool.name in each.answered and pool.name not in each.serves for each in sellers):
+            message = f"none of {', '.join(pool.from_)} has an offer that the pool may buy: its jobs would wait forever"
+            findings.append(
+                Finding(Level.ERROR, f"pools.{pool.name}", message, "see the providers' findings for the pool")
             )
-            found.append(Finding(Level.ERROR, f"pools.{pool.name}", message, "see what each provider says of the pool"))
-    return found
+    return findings
 
 
 class _Provider:
-    """One provider, asked for itself and for every pool that buys there."""
+    """The check of one provider and of every pool that buys there."""
 
     def __init__(self, settings: config.Config, one: config.Provider, now: clock.Clock, empty: Path) -> None:
         self._settings = settings
@@ -128,8 +128,8 @@ class _Provider:
         self._directory = empty / one.name
         self._place = f"providers.{one.name}"
         self.name = one.name
-        #: The pools that it told its offers for, and those that it can sell to.
-        self.told: set[str] = set()
+        #: The pools for which it listed offers, and those that may buy one of them.
+        self.answered: set[str] = set()
         self.serves: set[str] = set()
 
     async def check(self) -> list[Finding]:
@@ -141,69 +141,68 @@ class _Provider:
         except (base.ProvisionError, errors.RunnerdError, ImportError, OSError, ValueError) as error:
             return [Finding(Level.ERROR, self._place, f"cannot start: {error}")]
         try:
-            found: list[Finding] = []
+            findings: list[Finding] = []
             samples = []
             for pool in self._settings.pools.values():
                 if self._one.name in pool.from_:
-                    said, sample = await self._pool(made, pool)
-                    found += said
+                    pool_findings, sample = await self._pool(made, pool)
+                    findings += pool_findings
                     samples += [sample] if sample is not None else []
             own = await _bounded(self._place, made.check(samples))
-            return [*own, *self._residue(made.traits, own), *found]
+            return [*own, *self._orphans(made.traits, own), *findings]
         finally:
             await made.close()
 
-    def _residue(self, traits: base.Traits, told: list[Finding]) -> list[Finding]:
-        """What may be left behind if the daemon never comes back, unless the provider has told it already."""
-        if not traits.residue or any(traits.residue in each.message for each in told):
+    def _orphans(self, traits: base.Traits, own: list[Finding]) -> list[Finding]:
+        """Report what would be orphaned if the daemon never came back, unless the provider has reported it already."""
+        if not traits.residue or any(traits.residue in each.message for each in own):
             return []
         message = f"if the daemon never comes back: {traits.residue}"
-        remedy = "" if traits.self_end else "run `runnerd sweep --once` by a timer on another host"
+        remedy = "" if traits.self_end else "run `runnerd sweep --once` from a timer on another host"
         return [Finding(Level.OK if traits.self_end else Level.WARNING, self._place, message, remedy)]
 
     async def _pool(self, made: base.Provisioner, pool: config.Pool) -> tuple[list[Finding], base.CreateRequest | None]:
-        """What a pool can buy here, and the request that it would send for its first choice."""
+        """Return the findings for a pool, and the launch request that it would send for its first choice."""
         place, name = f"pools.{pool.name}", self._one.name
         options = pool.options.get(name, base.NO_OPTIONS)
         try:
-            async with asyncio.timeout(TIMEOUT):
-                found = await made.offers(pool.shape(name), options)
+            async with asyncio.timeout(TIMEOUT_S):
+                offers = await made.offers(pool.shape(name), options)
         except TimeoutError:
-            return [Finding(Level.ERROR, place, f"provider {name} named no offers within {TIMEOUT:.0f} s")], None
+            return [Finding(Level.ERROR, place, f"provider {name} listed no offers within {TIMEOUT_S:.0f} s")], None
         except base.ProvisionError as error:
-            return [Finding(Level.ERROR, place, f"provider {name} named no offers: {error}")], None
-        self.told.add(pool.name)
-        if not found:
-            why = made.why_none(pool.shape(name), options) or "it has no machine that fits"
-            remedy = "mend gpu, types or market of the pool, or leave the provider out of its `from`"
+            return [Finding(Level.ERROR, place, f"provider {name} could not list its offers: {error}")], None
+        self.answered.add(pool.name)
+        if not offers:
+            why = made.why_none(pool.shape(name), options) or "no machine type fits"
+            remedy = "correct gpu, types or market of the pool, or remove the provider from its `from`"
             return [Finding(Level.WARNING, place, f"provider {name} has no offer: {why}", remedy)], None
         problem = launch_request.boot_script_problem(self._settings, pool, name, made.traits)
         if problem:
-            remedy = "shorten agent_url, or leave the provider out of the pool's `from`"
-            return [Finding(Level.WARNING, place, f"provider {name} sells nothing to it: {problem}", remedy)], None
-        cheapest = min(found, key=lambda one: one.price)
+            remedy = "shorten agent_url, or remove the provider from the pool's `from`"
+            return [Finding(Level.WARNING, place, f"provider {name} cannot be used: {problem}", remedy)], None
+        cheapest = min(offers, key=lambda one: one.price)
         if pool.max_price is not None and cheapest.price > pool.max_price:
             message = (
-                f"max_price is ${pool.max_price:.2f} an hour, and the cheapest offer of provider {name} is "
-                f"{cheapest.key} at ${cheapest.price:.2f}"
+                f"max_price is ${pool.max_price:.2f}/h, but the cheapest offer of provider {name} is "
+                f"{cheapest.key} at ${cheapest.price:.2f}/h"
             )
-            remedy = "raise max_price, or leave the provider out of its `from`"
+            remedy = "raise max_price, or remove the provider from its `from`"
             return [Finding(Level.WARNING, place, message, remedy)], None
         self.serves.add(pool.name)
-        message = (
-            f"provider {name} has {len(found)} offers, the cheapest {cheapest.key} at ${cheapest.price:.2f} an hour"
-        )
+        count = display.count(len(offers), "offer")
+        message = f"provider {name} has {count}, the cheapest {cheapest.key} at ${cheapest.price:.2f}/h"
         if cheapest.price_source:
             message += f" ({cheapest.price_source})"
-        said = [Finding(Level.OK, place, message)]
-        estimates = sum(one.price_source.startswith("estimate") for one in found)
+        findings = [Finding(Level.OK, place, message)]
+        estimates = sum(one.price_source.startswith("estimate") for one in offers)
         if estimates:
-            message = f"{estimates} of {len(found)} prices at provider {name} are estimates; budgets count by them"
-            said.append(Finding(Level.WARNING, place, message, f"run `runnerd prices refresh --provider {name}`"))
-        return said, self._sample(made, pool, found[0])
+            message = f"{estimates} of {len(offers)} prices at provider {name} are estimates; budgets use them"
+            findings.append(Finding(Level.WARNING, place, message, f"run `runnerd prices refresh --provider {name}`"))
+        return findings, self._sample(made, pool, offers[0])
 
     def _sample(self, made: base.Provisioner, pool: config.Pool, offer: base.Offer) -> base.CreateRequest:
-        """What a launch would send, with a token of the right length that is worth nothing."""
+        """Return the request of a launch, with a worthless token of the right length."""
         request = launch_request.compose(
             self._settings,
             offer,
@@ -222,35 +221,35 @@ class _Provider:
 
 async def _bounded(place: str, work: Awaitable[list[Finding]]) -> list[Finding]:
     try:
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(TIMEOUT_S):
             return await work
     except TimeoutError:
-        return [Finding(Level.ERROR, place, f"the check did not end within {TIMEOUT:.0f} s", "look at the network")]
+        return [Finding(Level.ERROR, place, f"the check did not finish within {TIMEOUT_S:.0f} s", "check the network")]
     except (base.ProvisionError, errors.RunnerdError, OSError) as error:
         return [Finding(Level.ERROR, place, str(error) or type(error).__name__)]
 
 
 def _state(settings: config.Config) -> list[Finding]:
-    """The place where the daemon keeps its state, looked at without touching it."""
-    found = []
+    """Check the state directory and the database without changing them."""
+    findings = []
     state = settings.state
     if settings.database is None or settings.secret is None:
         parent = state if state.exists() else state.parent
         if not parent.is_dir():
-            found.append(Finding(Level.ERROR, "state", f"{parent} is not a directory", f"create {parent}"))
+            findings.append(Finding(Level.ERROR, "state", f"{parent} is not a directory", f"create {parent}"))
         elif not os.access(parent, os.W_OK | os.X_OK):
             message = f"{parent} is not writable for user id {os.geteuid()}"
-            # Whoever runs the check need not be the user of the daemon.
-            found.append(Finding(Level.WARNING, "state", message, "check as the user of the daemon"))
+            # The check may run as another user than the daemon.
+            findings.append(Finding(Level.WARNING, "state", message, "run the check as the daemon's user"))
     try:
         pending = store.pending(settings.database_url)
     except errors.StoreError as error:
-        found.append(Finding(Level.ERROR, "database", str(error)))
+        findings.append(Finding(Level.ERROR, "database", str(error)))
     else:
         if pending:
-            new = "will be migrated" if _exists(settings) else "will be made"
-            found.append(Finding(Level.OK, "database", f"the schema {new} at the first start"))
-    return found
+            new = "will be migrated" if _exists(settings) else "will be created"
+            findings.append(Finding(Level.OK, "database", f"the schema {new} at the first start"))
+    return findings
 
 
 def _exists(settings: config.Config) -> bool:

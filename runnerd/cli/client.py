@@ -1,4 +1,4 @@
-"""Asks the running daemon over its Unix socket.  Standard library only, so that a command starts fast."""
+"""Client of the running daemon over its Unix socket.  Standard library only, so that commands start fast."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from runnerd.cli import options
 from runnerd.cli.exits import CommandFailed, Exit
 from runnerd.kit import yamlfile
 
-#: Where the daemon listens when its configuration does not say; the same as the model's default.
+#: The daemon's socket when its configuration names none; the same as the model's default.
 DEFAULT_SOCKET = "/run/runnerd/runnerd.sock"
-#: Seconds that an answer may take: some ask a provider first.
-TIMEOUT = 150.0
+#: Seconds that an answer may take: some requests ask a provider first.
+TIMEOUT_S = 150.0
 
 
 def socket_path(*, socket: str | None, config: str | None) -> Path:
-    """Where the daemon listens: as named, as in the configuration, or the default.
+    """Return the daemon's socket: the option, the configuration's value, or the default.
 
-    Only the one key is read, so that a broken file does not keep a person from the daemon that runs with the old one.
-    Raises :class:`errors.ConfigInvalid` for a file that was named and is not there or is not YAML.
+    Only that key is read, so that a daemon that still runs with an old configuration can be reached after the file was
+    broken.  Raises :class:`errors.ConfigInvalid` when a named file does not exist or is not YAML.
     """
     if socket:
         return Path(socket)
@@ -37,8 +37,8 @@ def socket_path(*, socket: str | None, config: str | None) -> Path:
         return Path(DEFAULT_SOCKET)
     data = yamlfile.read(file).data
     listen = data.get("listen")
-    found = listen.get("socket") if isinstance(listen, dict) else None
-    return file.resolve().parent / (found if isinstance(found, str) and found else DEFAULT_SOCKET)
+    value = listen.get("socket") if isinstance(listen, dict) else None
+    return file.resolve().parent / (value if isinstance(value, str) and value else DEFAULT_SOCKET)
 
 
 class _Connection(http.client.HTTPConnection):
@@ -55,23 +55,23 @@ class _Connection(http.client.HTTPConnection):
 
 
 class Client:
-    """One daemon."""
+    """The client of one daemon."""
 
-    def __init__(self, path: Path, *, timeout: float = TIMEOUT) -> None:
+    def __init__(self, path: Path, *, timeout: float = TIMEOUT_S) -> None:
         self._path = path
         self._timeout = timeout
 
     def get(self, path: str, **query: Any) -> Any:
-        """Look at something; arguments that are None or empty are left out."""
+        """Send a query; arguments that are None or empty are omitted."""
         given = {key: value for key, value in query.items() if value not in (None, "", False)}
         return self._ask("GET", f"{path}?{urllib.parse.urlencode(given)}" if given else path, None)
 
     def post(self, path: str, **body: Any) -> Any:
-        """Order something."""
+        """Send a command."""
         return self._ask("POST", path, json.dumps(body).encode())
 
     def follow(self, path: str, **query: Any) -> Iterator[Any]:
-        """Answers of a listing that goes on, each asked after the one before; never ends by itself."""
+        """Yield the answers of a growing listing, each continuing after the one before; never ends by itself."""
         after = int(query.pop("after", 0))
         while True:
             answer = self.get(path, after=after, hold=25, **query)
@@ -90,22 +90,22 @@ class Client:
         finally:
             connection.close()
         try:
-            found = numbers.loads(raw)
+            document = numbers.loads(raw)
         except ValueError as error:
-            raise CommandFailed(f"{self._path} does not speak as a runnerd does", exit=Exit.UNREACHABLE) from error
+            raise CommandFailed(f"the server at {self._path} is not a runnerd daemon", exit=Exit.UNREACHABLE) from error
         if answer.status >= 400:
-            raise _failure(answer.status, found)
-        if not isinstance(found, dict):
-            raise CommandFailed(f"{self._path} does not speak as a runnerd does", exit=Exit.UNREACHABLE)
-        return found
+            raise _failure(answer.status, document)
+        if not isinstance(document, dict):
+            raise CommandFailed(f"the server at {self._path} is not a runnerd daemon", exit=Exit.UNREACHABLE)
+        return document
 
     def _unreachable(self, error: Exception) -> str:
         if isinstance(error, PermissionError):
             return f"{self._path}: permission denied; run this as the user of the daemon or as root"
         if isinstance(error, FileNotFoundError):
-            why = "there is no socket"
+            why = "the socket does not exist"
         elif isinstance(error, ConnectionRefusedError):
-            why = "nobody listens"
+            why = "no process listens"
         elif isinstance(error, TimeoutError):
             why = f"no answer within {self._timeout:.0f} s"
         else:
@@ -116,7 +116,7 @@ class Client:
         )
 
 
-def connect(socket_file: str | None, config_file: str | None, *, timeout: float = TIMEOUT) -> Client:
+def connect(socket_file: str | None, config_file: str | None, *, timeout: float = TIMEOUT_S) -> Client:
     """Return the client of the daemon that the options of a command name.  Nothing is sent yet."""
     return Client(socket_path(socket=socket_file, config=config_file), timeout=timeout)
 
@@ -126,15 +126,15 @@ def segment(name: str) -> str:
     return urllib.parse.quote(name, safe="")
 
 
-def _failure(status: int, found: Any) -> errors.RunnerdError:
-    body = found if isinstance(found, dict) else {}
-    words = str(body.get("error") or f"the daemon answered {status}")
+def _failure(status: int, document: Any) -> errors.RunnerdError:
+    body = document if isinstance(document, dict) else {}
+    message = str(body.get("error") or f"the daemon answered {status}")
     if status == 422:
-        return CommandFailed("\n".join([words + ":", *map(str, body.get("problems", ()))]), exit=Exit.USAGE)
+        return CommandFailed("\n".join([message + ":", *map(str, body.get("problems", ()))]), exit=Exit.USAGE)
     if status == 400:
-        return CommandFailed(words, exit=Exit.USAGE)
+        return CommandFailed(message, exit=Exit.USAGE)
     if status == 503:
-        return CommandFailed(words, exit=Exit.STATE)
+        return CommandFailed(message, exit=Exit.STATE)
     if status >= 500:
-        return CommandFailed(words, exit=Exit.INTERNAL)
-    return errors.Refused(words, status=status)
+        return CommandFailed(message, exit=Exit.INTERNAL)
+    return errors.Refused(message, status=status)

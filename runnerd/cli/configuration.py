@@ -13,14 +13,14 @@ from runnerd.cli.exits import CommandFailed, Exit
 
 @click.group("config")
 def group() -> None:
-    """The configuration."""
+    """Show the configuration."""
 
 
 @group.command()
 @click.argument("pool", required=False)
 @options.local
 def show(pool: str | None, config_file: str | None, as_json: bool) -> None:
-    """The whole configuration, or POOL, with defaults filled in and secrets as references."""
+    """Print the whole configuration, or POOL, with defaults filled in and secrets as references."""
     settings = config.load(options.config_path(config_file), reveal=False)
     if pool is not None and pool not in settings.pools:
         known = ", ".join(settings.pools)
@@ -32,7 +32,7 @@ def show(pool: str | None, config_file: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Accepted for uniformity: the schema is JSON anyway.")
+@click.option("--json", "as_json", is_flag=True, help="On one line; the schema is always JSON.")
 def schema(as_json: bool) -> None:
-    """The JSON Schema of the configuration file, for editors."""
+    """Print the JSON Schema of the configuration file, for editors."""
     click.echo(json.dumps(config.json_schema(), indent=None if as_json else 2))

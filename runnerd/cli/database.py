@@ -1,4 +1,4 @@
-"""The commands about the durable state: ``db upgrade``."""
+"""The commands about the state database: ``db upgrade``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from runnerd.cli import options, render, run
 
 @click.group()
 def db() -> None:
-    """The durable state."""
+    """Maintain the state database."""
 
 
 @db.command()
 @options.local
 def upgrade(config_file: str | None, as_json: bool) -> None:
-    """Bring the state's schema to this version, after a backup.  The daemon must not run; it does this itself."""
+    """Migrate the database schema to this version, after a backup.  The daemon does so itself and must not run."""
     settings = config.load(options.config_path(config_file))
     if settings.database is None:
         run.make_state(settings.state)
@@ -24,4 +24,4 @@ def upgrade(config_file: str | None, as_json: bool) -> None:
     if as_json:
         render.document({"applied": applied, "current": store.current(settings.database_url)})
     else:
-        click.echo(f"applied {', '.join(applied)}" if applied else "the schema is as it should be")
+        click.echo(f"applied {', '.join(applied)}" if applied else "the schema is up to date")

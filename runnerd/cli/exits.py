@@ -1,4 +1,4 @@
-"""What the exit status of a command means; ``docs/commands.md`` lists the same."""
+"""The exit statuses of commands, as listed in ``docs/commands.md``."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ class Exit(enum.IntEnum):
 
     #: Done; nothing is wrong.
     OK = 0
-    #: Done, and something was found that needs a look (``check``, ``sweep``).
+    #: Done, and something needs attention (``check``, ``sweep``).
     PROBLEMS = 1
     #: The command line or the configuration is wrong.
     USAGE = 2
     #: No daemon answers at the socket.
     UNREACHABLE = 3
-    #: The daemon refuses: the caller may not, or it would break a promise.
+    #: The daemon refuses: the caller lacks the permission, or a guarantee would be violated.
     REFUSED = 4
-    #: There is no such job, instance or pool; or the name means several.
+    #: There is no such job, instance or pool; or the name is ambiguous.
     NOT_FOUND = 5
     #: The state is in use by another daemon, or cannot be read or written.
     STATE = 6
     #: A port or the socket cannot be opened.
     LISTEN = 7
-    #: A fault of runnerd itself.
+    #: A bug in runnerd.
     INTERNAL = 70
     #: Interrupted at the keyboard.
     INTERRUPTED = 130
 
 
 class CommandFailed(errors.RunnerdError):
-    """The command could not do what was asked."""
+    """The command failed."""
 
     def __init__(self, message: str, *, exit: Exit) -> None:
         super().__init__(message)
-        #: The status to leave with.
+        #: The exit status.
         self.exit = exit
 
 
 def of(error: errors.RunnerdError) -> Exit:
-    """The exit status for an error that was raised on purpose."""
+    """Return the exit status for an expected error."""
     match error:
         case CommandFailed():
             return error.exit

@@ -1,4 +1,4 @@
-"""The commands that show what the daemon knows: status, jobs, instances, pools, offers, explain, events, logs."""
+"""The commands that show the daemon's state: status, jobs, instances, pools, offers, explain, events, logs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 @click.command()
 @options.remote
 def status(socket_file: str | None, config_file: str | None, as_json: bool) -> None:
-    """The daemon at a glance: pools, forges, providers, budgets, alarms."""
+    """Show pools, forges, providers, budgets and alarms at a glance."""
     render.show(client.connect(socket_file, config_file).get("/v1/status"), as_json, render.status)
 
 
 def _listing(command: Command) -> Command:
-    every = click.option("--all", "every", is_flag=True, help="Also those that are long over.")
+    every = click.option("--all", "every", is_flag=True, help="Include those that ended long ago.")
     state = click.option("--state", help="Only those in this state.")
     pool = click.option("--pool", help="Only those of this pool.")
     limit = click.option("--limit", type=click.IntRange(1, 5000), default=500, show_default=True)
@@ -41,7 +41,7 @@ def jobs(
     every: bool,
     limit: int,
 ) -> None:
-    """Jobs that wait, run, or ended within the last hour."""
+    """List jobs that wait, run, or ended within the last hour."""
     found = client.connect(socket_file, config_file).get(
         "/v1/jobs", state=state, pool=pool, all=1 if every else None, limit=limit
     )
@@ -59,7 +59,7 @@ def instances(
     every: bool,
     limit: int,
 ) -> None:
-    """Instances that live, with what they do and cost."""
+    """List live instances with their state and cost."""
     found = client.connect(socket_file, config_file).get(
         "/v1/instances", state=state, pool=pool, all=1 if every else None, limit=limit
     )
@@ -69,7 +69,7 @@ def instances(
 @click.command()
 @options.remote
 def pools(socket_file: str | None, config_file: str | None, as_json: bool) -> None:
-    """Pools with demand, supply and what holds them back."""
+    """List pools with demand, supply and what holds them back."""
     render.show(client.connect(socket_file, config_file).get("/v1/pools"), as_json, render.pools)
 
 
@@ -77,7 +77,7 @@ def pools(socket_file: str | None, config_file: str | None, as_json: bool) -> No
 @click.argument("pool")
 @options.remote
 def offers(pool: str, socket_file: str | None, config_file: str | None, as_json: bool) -> None:
-    """The offers of POOL in the order they are tried: open, or why not and until when."""
+    """List the offers of POOL in the order in which they are tried."""
     found = client.connect(socket_file, config_file).get(f"/v1/pools/{client.segment(pool)}/offers")
     render.show(found, as_json, render.offers)
 
@@ -86,22 +86,22 @@ def offers(pool: str, socket_file: str | None, config_file: str | None, as_json:
 @click.argument("job")
 @options.remote
 def explain(job: str, socket_file: str | None, config_file: str | None, as_json: bool) -> None:
-    """Why JOB waits and what is tried next, or what became of it.  JOB is an id, key, run or name."""
+    """Explain why JOB waits and what happens next, or how it ended.  JOB is an id, key, run or name."""
     found = client.connect(socket_file, config_file).get("/v1/explain", job=job)
     if "ambiguous" in found:
         if as_json:
             render.document(found)
         else:
             render.ambiguous(found["ambiguous"])
-        raise CommandFailed(f'"{job}" means {len(found["ambiguous"])} jobs; name one by its id', exit=Exit.NOT_FOUND)
+        raise CommandFailed(f'"{job}" matches {len(found["ambiguous"])} jobs; give the id of one', exit=Exit.NOT_FOUND)
     render.show(found, as_json, render.explain)
 
 
 @click.command()
-@click.option("--follow", "-f", is_flag=True, help="Go on with what happens.")
-@click.option("--subject", help="Only about one kind of thing: instance, job, pool, offer, ...")
-@click.option("--id", "id_", help="Only about one of them.")
-@click.option("--since", type=options.Duration(), help="Only of the last so long, for example 2h.")
+@click.option("--follow", "-f", is_flag=True, help="Keep printing new events.")
+@click.option("--subject", help="Only events of one kind of subject: instance, job, pool, offer, ...")
+@click.option("--id", "id_", help="Only events of the subject with this id.")
+@click.option("--since", type=options.Duration(), help="Only events of that last period, for example 2h.")
 @click.option("--limit", type=click.IntRange(1, 2000), default=50, show_default=True)
 @options.remote
 def events(
@@ -114,11 +114,11 @@ def events(
     since: float | None,
     limit: int,
 ) -> None:
-    """The audit trail, oldest first."""
+    """Print the audit trail, oldest first."""
     remote = client.connect(socket_file, config_file)
     query = {"subject": subject, "id": id_, "since": time.time() - since if since else None, "limit": limit}
     if not follow:
-        render.show(remote.get("/v1/events", **query), as_json, lambda found: render.events(found["events"]))
+        render.show(remote.get("/v1/events", **query), as_json, lambda answer: render.events(answer["events"]))
         return
     for answer in remote.follow("/v1/events", **query):
         for line in answer["events"]:
@@ -133,5 +133,5 @@ def events(
 @click.argument("name", metavar="JOB|INSTANCE")
 @options.remote
 def logs(name: str, socket_file: str | None, config_file: str | None, as_json: bool) -> None:
-    """What an instance printed: its steps, its console, its agent's last words."""
+    """Print an instance's events, console output and agent diagnostics."""
     render.show(client.connect(socket_file, config_file).get("/v1/logs", name=name), as_json, render.logs)

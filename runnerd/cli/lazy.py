@@ -1,7 +1,6 @@
-"""A group of commands that imports the module of a command when the command is run, not before.
+"""A group of commands that imports a command's module only when the command is run.
 
-Names and one-line helps stand in a table, so that ``--help`` and the completion of a shell import none of the modules
-either.
+Names and one-line helps are in a table, so that ``--help`` and shell completion import none of the modules either.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Entry:
 
 
 class LazyGroup(click.Group):
-    """Commands of a table beside those that were added as usual."""
+    """A group of the commands in a table and of those that were added as usual."""
 
     def __init__(self, *args: Any, table: Mapping[str, Entry], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -46,7 +45,7 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         names = self.list_commands(ctx)
-        # As click has it: what is left of a line beside the longest name.
+        # As in click: the rest of a line beside the longest name.
         limit = formatter.width - 6 - max(map(len, names))
         with formatter.section("Commands"):
             formatter.write_dl([(name, self._help(name, limit)) for name in names])
@@ -58,6 +57,6 @@ class LazyGroup(click.Group):
 
     def _help(self, name: str, limit: int) -> str:
         entry = self.table.get(name)
-        # A stand-in for a command of the table, so that click itself cuts the line.
+        # A placeholder for a command of the table, so that click itself shortens the line.
         command = self.commands[name] if entry is None else click.Command(name, help=entry.help)
         return command.get_short_help_str(limit)

@@ -1,9 +1,9 @@
-"""The command line: the table of all commands, and the end of those that fail.
+"""The command line: the table of all commands, and the handling of errors.
 
 Most commands ask the running daemon over its Unix socket; ``run``, ``check``, ``config``, ``schema``, ``db``,
 ``sweep --once`` and ``cost --offline`` need only the configuration.  The module of a command is imported when the
 command is run, because ``runnerd --help`` and ``runnerd status`` should not wait for a web server.  Errors are a few
-lines on standard error with an exit status that says their kind, never a trace.
+lines on standard error with an exit status for their kind, never a trace.
 """
 
 from __future__ import annotations
@@ -25,69 +25,68 @@ from runnerd.cli.lazy import Entry
 #: All commands but ``version``, each with its module and its line in ``runnerd --help``.
 TABLE = MappingProxyType(
     {
-        "run": Entry("runnerd.cli.run", "command", "Be the daemon, until SIGTERM."),
+        "run": Entry("runnerd.cli.run", "command", "Run the daemon until SIGTERM."),
         "check": Entry(
-            "runnerd.cli.check", "command", "Try configuration, forges, providers and pools without buying anything."
+            "runnerd.cli.check", "command", "Test configuration, forges, providers and pools; buys nothing."
         ),
         "reload": Entry(
             "runnerd.cli.operations",
             "reload",
-            "Have the daemon read its configuration again; a bad one changes nothing.",
+            "Reload the configuration; an invalid one changes nothing.",
         ),
         "status": Entry(
-            "runnerd.cli.inspection", "status", "The daemon at a glance: pools, forges, providers, budgets, alarms."
+            "runnerd.cli.inspection", "status", "Show pools, forges, providers, budgets and alarms at a glance."
         ),
-        "jobs": Entry("runnerd.cli.inspection", "jobs", "Jobs that wait, run, or ended within the last hour."),
-        "instances": Entry("runnerd.cli.inspection", "instances", "Instances that live, with what they do and cost."),
-        "pools": Entry("runnerd.cli.inspection", "pools", "Pools with demand, supply and what holds them back."),
+        "jobs": Entry("runnerd.cli.inspection", "jobs", "List jobs that wait, run, or ended within the last hour."),
+        "instances": Entry("runnerd.cli.inspection", "instances", "List live instances with their state and cost."),
+        "pools": Entry("runnerd.cli.inspection", "pools", "List pools with demand, supply and what holds them back."),
         "offers": Entry(
             "runnerd.cli.inspection",
             "offers",
-            "The offers of POOL in the order they are tried: open, or why not and until when.",
+            "List the offers of POOL in the order in which they are tried.",
         ),
         "explain": Entry(
-            "runnerd.cli.inspection", "explain", "Why JOB waits and what is tried next, or what became of it."
+            "runnerd.cli.inspection", "explain", "Explain why JOB waits and what happens next, or how it ended."
         ),
-        "events": Entry("runnerd.cli.inspection", "events", "The audit trail, oldest first."),
+        "events": Entry("runnerd.cli.inspection", "events", "Print the audit trail, oldest first."),
         "logs": Entry(
             "runnerd.cli.inspection",
             "logs",
-            "What an instance printed: its steps, its console, its agent's last words.",
+            "Print an instance's events, console output and agent diagnostics.",
         ),
-        "drain": Entry("runnerd.cli.operations", "drain", "Buy nothing new for POOL; jobs that run go on."),
-        "undrain": Entry("runnerd.cli.operations", "undrain", "Let POOL take work again."),
+        "drain": Entry("runnerd.cli.operations", "drain", "Stop buying for POOL; running jobs continue."),
+        "undrain": Entry("runnerd.cli.operations", "undrain", "Resume buying for POOL."),
         "reap": Entry("runnerd.cli.operations", "reap", "End INSTANCE."),
         "hold": Entry(
             "runnerd.cli.operations",
             "hold",
-            "Keep INSTANCE from being ended for idleness, age or max_job, to look at it.",
+            "Keep INSTANCE alive for inspection.",
         ),
         "sweep": Entry(
-            "runnerd.cli.operations", "sweep", "List what carries our tags at the providers, and what of it has no row."
+            "runnerd.cli.operations", "sweep", "List instances and resources with our tags at the providers."
         ),
         "cost": Entry(
             "runnerd.cli.money",
             "cost",
-            "What instances cost: from running to gone at the price fixed at their launch, "
-            "and what is promised beyond.",
+            "Show the cost of instances, so far and committed.",
         ),
-        "prices": Entry("runnerd.cli.money", "prices", "What instances would cost, and where those prices come from."),
-        "config": Entry("runnerd.cli.configuration", "group", "The configuration."),
+        "prices": Entry("runnerd.cli.money", "prices", "Show or refresh the prices of offers."),
+        "config": Entry("runnerd.cli.configuration", "group", "Show the configuration."),
         "schema": Entry(
-            "runnerd.cli.configuration", "schema", "The JSON Schema of the configuration file, for editors."
+            "runnerd.cli.configuration", "schema", "Print the JSON Schema of the configuration file, for editors."
         ),
-        "db": Entry("runnerd.cli.database", "db", "The durable state."),
+        "db": Entry("runnerd.cli.database", "db", "Maintain the state database."),
         "demo": Entry(
             "runnerd.cli.demo",
             "demo",
-            "Both forges and two clouds, simulated, on this host: see it work in about a minute.",
+            "Run a demo with simulated forges and clouds on this host.",
         ),
     }
 )
 
 
 class Commands(lazy.LazyGroup):
-    """A group that turns errors into words and exit statuses."""
+    """A group that turns errors into messages and exit statuses."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -102,7 +101,7 @@ class Commands(lazy.LazyGroup):
             click.echo(f"runnerd: {error}", err=True)
             ctx.exit(exits.of(error))
         except BrokenPipeError:
-            # The reader has seen enough; the interpreter must not complain at its end either.
+            # The reader has closed the pipe; the interpreter must not complain at exit either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(Exit.OK)
         except (KeyboardInterrupt, click.Abort):
@@ -113,8 +112,8 @@ class Commands(lazy.LazyGroup):
             if os.environ.get("RUNNERD_DEBUG"):
                 raise
             click.echo(
-                f"runnerd: a fault of runnerd itself: {type(error).__name__}: {error}; "
-                "RUNNERD_DEBUG=1 shows where. Please report it",
+                f"runnerd: internal error: {type(error).__name__}: {error}; "
+                "set RUNNERD_DEBUG=1 for a trace, and please report it",
                 err=True,
             )
             ctx.exit(Exit.INTERNAL)
@@ -127,15 +126,15 @@ class Commands(lazy.LazyGroup):
 )
 @click.version_option(runnerd.__version__, prog_name="runnerd")
 def cli() -> None:
-    """Rents a GPU machine for each CI job of GitHub and GitLab, and gives it back."""
+    """Rent a GPU machine for each CI job of GitHub and GitLab, and return it afterwards."""
 
 
 @cli.command()
 @options.json_option
 def version(as_json: bool) -> None:
-    """The version of runnerd and what it runs on."""
-    found = {"version": runnerd.__version__, "python": platform.python_version(), "system": platform.platform()}
-    render.show(found, as_json, lambda found: click.echo(f"runnerd {found['version']}, Python {found['python']}"))
+    """Print the version of runnerd and of Python."""
+    facts = {"version": runnerd.__version__, "python": platform.python_version(), "system": platform.platform()}
+    render.show(facts, as_json, lambda facts: click.echo(f"runnerd {facts['version']}, Python {facts['python']}"))
 
 
 def main() -> None:

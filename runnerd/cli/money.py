@@ -1,4 +1,4 @@
-"""The commands about money: ``cost``, what instances have cost, and ``prices``, what they would cost."""
+"""The commands about money: ``cost`` of instances, and ``prices`` of offers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from runnerd.cli.exits import CommandFailed, Exit
 if TYPE_CHECKING:
     from runnerd.admin import documents
 
-#: What costs are summed by; the same as :class:`runnerd.store.By`, which takes long to import.
+#: The groupings of costs; the same as :class:`runnerd.store.By`, which is slow to import.
 BY = ("pool", "provider", "repo", "day", "market", "region")
-#: Seconds that a renewal may take: a cloud's price list has some hundred pages.
-RENEWAL = 1800.0
+#: Seconds that a refresh may take: a cloud's price list has some hundred pages.
+REFRESH_TIMEOUT_S = 1800.0
 
 
 @click.command()
-@click.option("--by", type=click.Choice(BY), default="pool", show_default=True, help="What is summed by.")
-@click.option("--since", type=options.Moment(), help="From 7d ago, or from a day of UTC; as far back as rows are kept.")
-@click.option("--until", type=options.Moment(), help="Up to then; what is promised beyond now counts without it.")
-@click.option("--offline", is_flag=True, help="Read the state itself, without the daemon.")
+@click.option("--by", type=click.Choice(BY), default="pool", show_default=True, help="Grouping of the sums.")
+@click.option("--since", type=options.Moment(), help="Start, such as 7d (ago) or a UTC day; default: the oldest row.")
+@click.option("--until", type=options.Moment(), help="End, in the same form; default: now, plus committed cost.")
+@click.option("--offline", is_flag=True, help="Read the database directly, without the daemon.")
 @options.remote
 def cost(
     socket_file: str | None,
@@ -34,11 +34,14 @@ def cost(
     until: float | None,
     offline: bool,
 ) -> None:
-    """What instances cost: from running to gone at the price fixed at their launch, and what is promised beyond."""
+    """Show the cost of instances, so far and committed.
+
+    Cost runs from running to gone, at the price fixed at launch; committed is the rest until the deadline.
+    """
     if since is not None and until is not None and until <= since:
         raise click.UsageError("--until must be later than --since")
     if offline:
-        # Imported here, because only a look past the daemon needs the configuration and the database.
+        # Imported here, because only --offline needs the configuration and the database.
         from runnerd import config
         from runnerd.cli import offline as state
         from runnerd.views import costs
@@ -47,29 +50,29 @@ def cost(
         found = state.read(settings, lambda connection: costs.read(connection, by, since, until))
     else:
         try:
-            # As text, because the client leaves out what is 0.
+            # As text, because the client omits 0.
             span = {key: f"{at:.3f}" for key, at in (("since", since), ("until", until)) if at is not None}
             found = client.connect(socket_file, config_file).get("/v1/cost", by=by, **span)
         except CommandFailed as error:
             if error.exit is Exit.UNREACHABLE:
-                raise CommandFailed(f"{error}; --offline reads the state itself", exit=error.exit) from error
+                raise CommandFailed(f"{error}; --offline reads the database directly", exit=error.exit) from error
             raise
     render.show(found, as_json, render.cost)
 
 
 @click.group()
 def prices() -> None:
-    """What instances would cost, and where those prices come from."""
+    """Show or refresh the prices of offers."""
 
 
 @prices.command()
 @click.argument("pool", required=False)
-@click.option("--provider", help="Only those of this provider.")
+@click.option("--provider", help="Only prices of this provider.")
 @options.remote
 def show(
     pool: str | None, provider: str | None, socket_file: str | None, config_file: str | None, as_json: bool
 ) -> None:
-    """The prices of all offers, or of those of POOL, each with its source and day."""
+    """List the prices of all offers, or of those of POOL, each with its source and date."""
     found = client.connect(socket_file, config_file).get("/v1/prices", pool=pool, provider=provider)
     render.show(found, as_json, render.prices)
 
@@ -78,20 +81,20 @@ def show(
 @click.option("--provider", help="Only this provider.")
 @options.remote
 def refresh(provider: str | None, socket_file: str | None, config_file: str | None, as_json: bool) -> None:
-    """Ask the providers' price lists anew.  Works without the daemon too, which then takes them at its start."""
+    """Refresh the providers' price lists.  Without a daemon, the next start uses them."""
     try:
-        remote = client.connect(socket_file, config_file, timeout=RENEWAL)
+        remote = client.connect(socket_file, config_file, timeout=REFRESH_TIMEOUT_S)
         found = remote.post("/v1/prices/refresh", provider=provider or "")
     except CommandFailed as error:
         if not isinstance(error.__cause__, FileNotFoundError | ConnectionRefusedError):
             raise
-        found = _alone(config_file, provider)
+        found = _refresh_offline(config_file, provider)
     render.show(found, as_json, render.renewal)
     click.get_current_context().exit(Exit.PROBLEMS if found["errors"] else Exit.OK)
 
 
-def _alone(config_file: str | None, provider: str | None) -> documents.Renewal:
-    # Imported here, because only a renewal without the daemon needs what the daemon is made of.
+def _refresh_offline(config_file: str | None, provider: str | None) -> documents.Renewal:
+    # Imported here, because only a refresh without the daemon needs the daemon's modules.
     from runnerd import config
     from runnerd.cli import pricing
 

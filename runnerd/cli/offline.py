@@ -1,4 +1,4 @@
-"""Reads the state without the daemon, or beside it: takes no lock, writes nothing, migrates nothing."""
+"""Read access to the database without the daemon, or beside it: takes no lock, writes and migrates nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def read(settings: config.Config, work: Callable[[sa.Connection], T]) -> T:
-    """``work`` on what is committed.
+    """Run ``work`` on the committed data and return its result.
 
     Raises :class:`errors.StoreError` when there is no state, when it needs another version of runnerd, or when it
     cannot be read.
@@ -25,13 +25,13 @@ def read(settings: config.Config, work: Callable[[sa.Connection], T]) -> T:
     where = engine.shown(url)
     path = engine.file_of(url)
     if engine.is_memory(url):
-        raise errors.StoreError("the state is in the memory of the daemon alone")
+        raise errors.StoreError("the state is in the daemon's memory only")
     if path is not None and not path.exists():
         raise errors.StoreError(f"there is no state at {path}")
 
     def connected() -> T:
         if path is not None:
-            # Read-only: a look must neither take the daemon's lock nor make files that its user cannot write.
+            # Read-only: this must neither take the daemon's lock nor create files that its user cannot write.
             made = sa.create_engine("sqlite://", creator=lambda: _read_only(path), poolclass=sa.pool.NullPool)
         else:
             made = engine.make(url, name="runnerd looks")

@@ -1,6 +1,6 @@
-"""The options that commands share, and the kinds of values that they take.
+"""The options that commands share, and their value types.
 
-Imports nothing that takes time: each command pays only for what it uses.
+Imports nothing slow: each command pays only for what it uses.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from provisioners.support import units
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-#: Where the configuration is looked for when no option and no variable names it.
+#: The configuration file when no option and no variable names one.
 DEFAULT_CONFIG = "/etc/runnerd/runnerd.yaml"
 
 
@@ -44,41 +44,44 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # generic in newer rel
         if isinstance(value, float):
             return value
         try:
-            found = datetime.datetime.fromisoformat(value)
+            moment = datetime.datetime.fromisoformat(value)
         except ValueError:
             try:
                 return time.time() - units.duration(value)
             except ValueError:
-                self.fail(f'"{value}" is neither a time ago such as 7d nor a day such as 2026-11-01', param, ctx)
-        return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp()
+                self.fail(f'"{value}" is neither a duration such as 7d nor a day such as 2026-11-01', param, ctx)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
 
 
 def config_option(command: Command) -> Command:
-    """The option that names the configuration."""
+    """Add the option for the configuration file."""
     return click.option(
         "--config",
         "config_file",
         envvar="RUNNERD_CONFIG",
         type=click.Path(dir_okay=False),
-        help=f"The configuration file; RUNNERD_CONFIG, then {DEFAULT_CONFIG}.",
+        help=f"Configuration file (default: RUNNERD_CONFIG, then {DEFAULT_CONFIG}).",
     )(command)
 
 
 def json_option(command: Command) -> Command:
-    """The option for programs."""
-    return click.option("--json", "as_json", is_flag=True, help="JSON on standard output, for programs.")(command)
+    """Add the option for JSON output."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
 
 
 def remote(command: Command) -> Command:
-    """The options of a command that asks the daemon."""
+    """Add the options of a command that asks the daemon."""
     socket = click.option(
-        "--socket", "socket_file", type=click.Path(), help="The daemon's socket; else `listen.socket` of the file."
+        "--socket",
+        "socket_file",
+        type=click.Path(),
+        help="The daemon's socket (default: `listen.socket` of the file).",
     )
     return socket(config_option(json_option(command)))
 
 
 def local(command: Command) -> Command:
-    """The options of a command that reads the configuration."""
+    """Add the options of a command that reads the configuration."""
     return config_option(json_option(command))
 
 

@@ -1,4 +1,4 @@
-"""``runnerd prices refresh`` without the daemon: the files that it takes up at its next start."""
+"""``runnerd prices refresh`` without the daemon: writes files that the daemon reads at its next start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runnerd.runtime import providers
 
 
 async def refresh(settings: config.Config, only: str, *, system: clock.Clock | None = None) -> documents.Renewal:
-    """Ask the configured providers' price lists, or that of one, and keep the answers in the state.
+    """Refresh the price lists of all configured providers, or of one, and store them in the state.
 
     Raises :class:`errors.Refused` for an unknown provider and :class:`errors.StoreUnwritable` when the state directory
     cannot be used.
@@ -25,8 +25,8 @@ async def refresh(settings: config.Config, only: str, *, system: clock.Clock | N
     run.make_state(settings.state)
     now = system or clock.SystemClock()
     answers = await asyncio.gather(*(_refresh(settings, one, now) for one in asked))
-    found = {one.name: answer for one, answer in zip(asked, answers, strict=True)}
-    return prices.renewal(found, "no daemon answers here; it takes the new prices at its next start")
+    findings = {one.name: answer for one, answer in zip(asked, answers, strict=True)}
+    return prices.renewal(findings, "no daemon is running; it uses the new prices at its next start")
 
 
 async def _refresh(settings: config.Config, one: config.Provider, now: clock.Clock) -> list[Finding]:
@@ -36,7 +36,7 @@ async def _refresh(settings: config.Config, one: config.Provider, now: clock.Clo
     except (base.ProvisionError, errors.RunnerdError, ImportError, OSError, ValueError) as error:
         return [Finding(Level.ERROR, f"providers.{one.name}", f"cannot start: {error}")]
     if not prices.has_list(provisioner):
-        # Not started: what it would make in the state belongs to the daemon.
+        # Not started: only the daemon may create its files in the state.
         return [prices.no_list(one.name)]
     try:
         return await prices.renew(one.name, provisioner, start=provisioner.start)
@@ -46,7 +46,7 @@ async def _refresh(settings: config.Config, one: config.Provider, now: clock.Clo
 
 
 def _give_to_owner(state: Path, directory: Path) -> None:
-    """What root has made in the state must not lock the daemon's user out."""
+    """Give files that root created in the state to its owner, so that the daemon can use them."""
     user, group = _owner(state)
     if os.geteuid() != 0 or user == 0:
         return

@@ -1,4 +1,4 @@
-"""Documents as text for people: tables with colour on a terminal, plain columns that cut nothing elsewhere."""
+"""Documents as text: coloured tables on a terminal, plain untruncated columns elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Document = TypeVar("Document")
 
-#: Colours of words in tables, on a terminal only.
+#: Colours of values in tables, on a terminal only.
 _STYLES = {
     "ok": "green", "open": "green", "success": "green", "busy": "green", "running": "green", "registered": "green",
     "warning": "yellow", "closed": "yellow", "queued": "yellow", "drained": "yellow", "draining": "yellow",
@@ -27,13 +27,13 @@ _STYLES = {
 
 
 def document(found: Any) -> None:
-    """A document for programs, on standard output."""
+    """Print a document as JSON."""
     indent = 2 if sys.stdout.isatty() else None
     click.echo(json.dumps(found, indent=indent, default=str))
 
 
 def show(found: Document, as_json: bool, text: Callable[[Document], None]) -> None:
-    """Print a document as it is, or as text."""
+    """Print a document as JSON, or as text."""
     if as_json:
         document(found)
     else:
@@ -41,17 +41,17 @@ def show(found: Document, as_json: bool, text: Callable[[Document], None]) -> No
 
 
 def say(found: answers.Message) -> None:
-    """Print the one sentence of the answer to an order."""
+    """Print the message that answers a command."""
     click.echo(found["message"])
 
 
 def line(found: Any) -> None:
-    """A document on one line, for programs that read a stream."""
+    """Print a document as one line of JSON."""
     click.echo(json.dumps(found, default=str))
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str = "none") -> None:
-    """Rows under heads; ``empty`` says what it means that there are none."""
+    """Print a table; ``empty`` is printed when there are no rows."""
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not cells:
         click.echo(empty)
@@ -59,7 +59,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str = "
     if sys.stdout.isatty():
         _rich(heads, cells)
         return
-    # Columns at whose end nothing stands are not padded, so that lines have no trailing blanks.
+    # Lines are stripped, so that they have no trailing blanks.
     lines = [[head.upper() for head in heads], *cells]
     widths = [max(len(each[column]) for each in lines) for column in range(len(heads))]
     for each in lines:
@@ -78,12 +78,12 @@ def _rich(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
 
 
 def ago(at: float, now: float) -> str:
-    """How long ago; empty for never."""
+    """Return the time since ``at``; empty for never."""
     return display.span(now - at) if at else ""
 
 
 def clock(at: float) -> str:
-    """A moment in UTC."""
+    """Return a time in UTC as text; empty for never."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S") if at else ""
 
 
@@ -98,19 +98,19 @@ def status(found: documents.SocketStatus) -> None:
     live = ", ".join(f"{count} {state}" for state, count in found["instances"].items()) or "none"
     click.echo(f"jobs: {jobs}\ninstances: {live}")
     if found["stopping"]:
-        click.echo("it is stopping: no new work is taken")
+        click.echo("the daemon is stopping and takes no new work")
     if not found["reload_ok"]:
-        click.echo("the last reload failed: the old configuration is in force")
+        click.echo("the last reload failed; the previous configuration is in force")
     if found["deadlines_held"]:
-        click.echo("the clocks disagree: nothing is ended for its age")
+        click.echo("the clocks disagree: no instance is ended for its age")
     if found["reconcile"]["failures"]:
-        click.echo(f"failed passes and actions so far: {found['reconcile']['failures']}")
+        click.echo(f"failed passes and actions: {found['reconcile']['failures']}")
     click.echo()
     pools({"pools": found["pools"], "retired": []})
     click.echo()
     rows = [
         [each["name"], queue["queue"], queue["waiting"], queue["running"], "ok" if queue["ok"] else "error",
-         queue["problem"] or ("" if queue["known"] else "has not said lately what waits")]
+         queue["problem"] or ("" if queue["known"] else "demand unknown: no recent report")]
         for each in found["forges"] for queue in each["queues"]
     ]  # fmt: skip
     table(["forge", "queue", "waiting", "running", "health", "problem"], rows, empty="no queues")
@@ -128,7 +128,7 @@ def status(found: documents.SocketStatus) -> None:
              display.dollars(each["limit"]), display.dollars(each["left"])]
             for each in found["budgets"]
         ]  # fmt: skip
-        table(["budget", "window", "spent or promised", "limit", "left"], rows)
+        table(["budget", "window", "spent or committed", "limit", "left"], rows)
     if found["alarms"]:
         click.echo()
         rows = [
@@ -170,11 +170,11 @@ def _note(each: documents.Instance, now: float) -> str:
     if each["hold_until"]:
         return f"held for {display.span(each['hold_until'] - now)}"
     note = ": ".join(part for part in (each["reason"], each["detail"]) if part)
-    # The provider's word is told where it says more than the reason and its detail do.
+    # The provider's reason is shown where it adds to the reason and its detail.
     end = "" if each["end"] in ("ended-by-us", each["reason"]) else each["end"]
     more = "" if each["end_detail"] == each["detail"] else each["end_detail"]
-    told = ": ".join(part for part in (end, more) if part)
-    return f"{note} (its provider says {told})" if told else note
+    reported = ": ".join(part for part in (end, more) if part)
+    return f"{note} (reported by the provider: {reported})" if reported else note
 
 
 def _price(each: documents.Instance | documents.RankedOffer) -> str:
@@ -184,7 +184,7 @@ def _price(each: documents.Instance | documents.RankedOffer) -> str:
 
 def _more(found: documents.Jobs | documents.Instances) -> None:
     if found["more"]:
-        click.echo("there are more; --limit shows them")
+        click.echo("more rows exist; raise --limit to show them")
 
 
 def pools(found: documents.Pools) -> None:
@@ -197,7 +197,7 @@ def pools(found: documents.Pools) -> None:
     ]  # fmt: skip
     table(["pool", "waiting", "running", "instances", "warm", "open offers", "held back"], rows, empty="no pools")
     for name in found["retired"]:
-        click.echo(f"pool {name} left the configuration and still has instances")
+        click.echo(f"pool {name} is no longer configured and still has instances")
 
 
 def offers(found: documents.Offers) -> None:
@@ -209,11 +209,11 @@ def offers(found: documents.Offers) -> None:
          each["refusal"]]
         for each in found["offers"]
     ]  # fmt: skip
-    table(["", "offer", "price", "at most", "state", "again in", "why"], rows, empty="no offer fits the pool")
-    for words_ in (*found["problems"], *found["held_back"]):
-        click.echo(f"  {words_}")
+    table(["", "offer", "price", "at most", "state", "retry in", "reason"], rows, empty="no offer fits the pool")
+    for line_ in (*found["problems"], *found["held_back"]):
+        click.echo(f"  {line_}")
     if found["drained"]:
-        click.echo("the pool is drained: none of them is tried")
+        click.echo("the pool is drained: no offer is tried")
 
 
 def explain(found: documents.Explanation) -> None:
@@ -231,7 +231,7 @@ def explain(found: documents.Explanation) -> None:
         source = f"; {cost['price_source']}" if cost["price_source"] else ""
         click.echo(f"its instance {final} {display.dollars(cost['dollars'])} ({used} at {price}{source})")
     if found["timeline"]:
-        click.echo("time line (UTC)")
+        click.echo("timeline (UTC)")
         for each in found["timeline"]:
             who = f"{each['id']}: " if each["subject"] == "instance" else ""
             click.echo(f"  {clock(each['at'])}  {who}{each['text']}")
@@ -265,7 +265,7 @@ def logs(found: documents.Logs) -> None:
     if found["end_text"]:
         click.echo(f"{found['reason'] or 'ended'}: {found['end_text']}")
     taken = f", taken {clock(found['console_at'])} UTC" if found["console"] else ""
-    for head, text in ((f"console{taken}", found["console"]), ("agent's last words", found["diagnostics"])):
+    for head, text in ((f"console{taken}", found["console"]), ("agent diagnostics", found["diagnostics"])):
         if text:
             click.echo(f"--- {head}")
             click.echo(text.rstrip("\n"))
@@ -274,9 +274,9 @@ def logs(found: documents.Logs) -> None:
 
 
 def cost(found: documents.Cost) -> None:
-    until = clock(found["until"]) if found["until"] else f"now ({clock(found['now'])}), and what is promised beyond"
+    until = clock(found["until"]) if found["until"] else f"now ({clock(found['now'])}), plus committed cost"
     click.echo(f"from {clock(found['since'])} to {until}, UTC")
-    heads = [found["by"], "cost", "still promised", "instances", "hours", "GPU hours", "jobs"]
+    heads = [found["by"], "cost", "committed", "instances", "hours", "GPU hours", "jobs"]
     rows = [[each["name"], *_sums(each)] for each in found["groups"]]
     if rows:
         rows.append(["total", *_sums(found["total"])])
@@ -314,20 +314,20 @@ def sweep(found: dict[str, Any], *, now: float) -> None:
         for provider in found["providers"] for each in (*provider["instances"], *provider["residues"])
     ]  # fmt: skip
     table(
-        ["provider", "kind", "handle", "instance", "status", "pool", "deadline", "known as", "done, or why not"],
+        ["provider", "kind", "handle", "instance", "status", "pool", "deadline", "row", "action"],
         rows,
-        empty="nothing carries our tags",
+        empty="no instance or resource carries our tags",
     )
     for provider in found["providers"]:
         if provider["counts"]:
             counts = ", ".join(f"{number} {kind}" for kind, number in provider["counts"].items())
             click.echo(f"provider {provider['name']}: {counts}")
         if provider["problem"]:
-            click.echo(f"provider {provider['name']} could not be asked: {provider['problem']}")
+            click.echo(f"provider {provider['name']} could not be listed: {provider['problem']}")
         for scope, why in provider["failures"].items():
             click.echo(f"provider {provider['name']} did not list {scope}: {why}")
     if not found["state_read"]:
-        click.echo("the state could not be read, so all that carries our tags is listed as having no row")
+        click.echo("the state could not be read, so everything is listed as having no row")
     for note in found.get("notes", ()):
         click.echo(note)
 

@@ -1,7 +1,7 @@
-"""``runnerd run``: the daemon as a process, with signals, listeners and the word to systemd.
+"""``runnerd run``: the daemon's process, with signals, listeners and notifications to systemd.
 
-SIGTERM and SIGINT let it finish what is under way and leave; a second one makes it leave at once, which is as safe as
-a crash.  SIGHUP reads the configuration again.  Nothing here polls: a daemon without work sleeps.
+After SIGTERM or SIGINT it finishes calls under way and exits; a second signal makes it exit at once, which is as safe
+as a crash.  SIGHUP reloads the configuration.  Nothing here polls: an idle daemon sleeps.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ from runnerd.web import admin, listeners
 
 log = logging.getLogger(__name__)
 
-#: Seconds beyond ``reconcile.drain`` that saying good-bye to forges and providers may take.
-GOODBYE = 45.0
-#: Seconds without a pass of the controller after which the watchdog is not fed any more; far above any real pass.
-STUCK = 600.0
+#: Seconds in addition to ``reconcile.drain`` for closing sessions with forges and providers.
+CLOSE_TIMEOUT_S = 45.0
+#: Seconds without a pass of the controller after which the watchdog is no longer fed; far above any real pass.
+STUCK_S = 600.0
 #: Seconds between two sweeps of the store of report images.
-SWEEP = 3600.0
+ASSET_SWEEP_INTERVAL_S = 3600.0
 
 
 @click.command("run")
 @options.config_option
 def command(config_file: str | None) -> None:
-    """Be the daemon, until SIGTERM.  SIGHUP reads the configuration again."""
+    """Run the daemon until SIGTERM.  SIGHUP reloads the configuration."""
     click.get_current_context().exit(run(options.config_path(config_file)))
 
 
 def run(path: Path) -> Exit:
-    """Be the daemon until told to stop.
+    """Run the daemon until a signal stops it.
 
     Raises :class:`errors.ConfigInvalid`, :class:`errors.StoreError` or :class:`CommandFailed` when it cannot start.
     """
     settings = config.load(path)
-    # The journal adds the time by itself.
+    # The journal adds the time itself.
     set_up = functools.partial(logs.set_up, stamped="JOURNAL_STREAM" not in os.environ)
     set_up(level=settings.log.level.value, format=settings.log.format.value)
     make_state(settings.state)
@@ -61,7 +61,7 @@ def run(path: Path) -> Exit:
 
 
 def make_state(state: Path) -> None:
-    """Make the state directory, for its owner alone, if what it lies in exists.
+    """Create the state directory (mode 0700) if its parent exists.
 
     Raises :class:`errors.StoreUnwritable`.
     """
@@ -71,17 +71,17 @@ def make_state(state: Path) -> None:
         return
     if not state.parent.is_dir():
         raise errors.StoreUnwritable(
-            f"the state directory {state} cannot be made: {state.parent} does not exist; create it, or set `state`"
+            f"the state directory {state} cannot be created: {state.parent} does not exist; create it, or set `state`"
         )
     try:
         state.mkdir(mode=0o700)
     except OSError as error:
-        words = error.strerror or str(error)
-        raise errors.StoreUnwritable(f"the state directory {state} cannot be made: {words}") from error
+        reason = error.strerror or str(error)
+        raise errors.StoreUnwritable(f"the state directory {state} cannot be created: {reason}") from error
 
 
 class Service:
-    """One life of the daemon's process."""
+    """One run of the daemon's process."""
 
     def __init__(
         self,
@@ -127,8 +127,10 @@ class Service:
         )
 
     async def _open_store(self, url: str, **keywords: Any) -> store.Store:
-        """Open the state, then the listeners: a taken port is told before anything is bought, and a second daemon is
-        told of the state first, which is what matters more."""
+        """Open the state, then the listeners.
+
+        So a port in use is reported before anything is bought, and a second daemon fails on the state first.
+        """
         opened = await store.Store.open(url, **keywords)
         try:
             self._daemon.assets = kept = self._make_assets()
@@ -153,22 +155,22 @@ class Service:
         )
 
     def _alive(self, instance: model.InstanceId) -> bool:
-        """Whether an instance may still upload.  Raises :class:`errors.Refused` while the state is not loaded."""
+        """Return True if an instance may upload.  Raises :class:`errors.Refused` while the state is not loaded."""
         if not self._daemon.progress.started_at:
-            raise errors.Refused("the daemon is starting; ask again", status=503)
+            raise errors.Refused("the daemon is starting; try again", status=503)
         row = self._daemon.runtime.rows.instances.get(instance)
         return row is not None and row.live
 
     async def _sweep_assets(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP)
+            await asyncio.sleep(ASSET_SWEEP_INTERVAL_S)
             if self._daemon.assets is not None:
                 try:
                     await self._daemon.assets.sweep()
                 except errors.StoreError as error:
                     log.warning("%s", error)
 
-    # -- the life ----------------------------------------------------------------------------------------------
+    # -- run ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> Exit:
         """Start, work, stop."""
@@ -196,7 +198,7 @@ class Service:
         (self._at_once if self._stop.is_set() else self._stop).set()
 
     async def _unless_stopped(self, work: Awaitable[None]) -> bool:
-        """Do work, or give it up when told to stop; says whether it was done."""
+        """Run ``work`` and return True, or cancel it and return False when a signal stops the daemon."""
         task = asyncio.ensure_future(work)
         stop = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -220,7 +222,7 @@ class Service:
         try:
             await self._admin.start()
         except OSError as error:
-            raise CommandFailed(_words(error), exit=Exit.LISTEN) from error
+            raise CommandFailed(_message(error), exit=Exit.LISTEN) from error
         self._notify.ready(self._status())
         log.info("ready: %s", self._status(), extra={"action": "ready"})
 
@@ -230,15 +232,15 @@ class Service:
 
     async def _end(self) -> Exit:
         drain = self._daemon.runtime.config.reconcile.drain
-        log.info("%s: stopping; instances with jobs go on by themselves", self._asked[0], extra={"action": "stop"})
-        self._notify.stopping("finishing what is under way")
+        log.info("%s: stopping; instances with jobs continue on their own", self._asked[0], extra={"action": "stop"})
+        self._notify.stopping("finishing calls under way")
         ending = asyncio.ensure_future(self._close())
         at_once = asyncio.ensure_future(self._at_once.wait())
-        await asyncio.wait({ending, at_once}, timeout=drain + GOODBYE, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({ending, at_once}, timeout=drain + CLOSE_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
-            why = "told twice" if self._at_once.is_set() else f"not done after {drain + GOODBYE:.0f} s"
-            log.warning("%s: leaving at once; the next start resolves what is unclear", why)
-            # Threads may hang in a call, and an orderly exit would wait for them.
+            why = "signalled twice" if self._at_once.is_set() else f"not done after {drain + CLOSE_TIMEOUT_S:.0f} s"
+            log.warning("%s: exiting at once; the next start resolves what is unclear", why)
+            # Threads may hang in a call, and a normal exit would wait for them.
             self._daemon.store.abandon()
             logging.shutdown()
             self._leave(Exit.PROBLEMS)
@@ -250,7 +252,7 @@ class Service:
 
     async def _close(self) -> None:
         await self._tasks.close()
-        # Listeners stay to the last: agents and `status` get answers while work under way is finished.
+        # Listeners close last: agents and `status` get answers while calls under way finish.
         await self._daemon.stop()
         await self._close_listeners()
         self._offload.close()
@@ -262,7 +264,7 @@ class Service:
             await self._admin.close()
 
     async def _abandon(self) -> None:
-        """Give back what a failed start has taken."""
+        """Release what a failed start has acquired."""
         await self._close_listeners()
         if self._daemon.progress.started_at:
             with contextlib.suppress(errors.RunnerdError):
@@ -280,21 +282,21 @@ class Service:
             try:
                 await self.reload()
             except errors.ConfigInvalid:
-                # Told already, problem by problem.
+                # Each problem has been logged.
                 continue
             except Exception as error:
                 log.exception("reload failed: %s", error)
 
     async def reload(self) -> list[str]:
-        """Read the configuration again; a bad one changes nothing.  Raises :class:`errors.ConfigInvalid`."""
+        """Reload the configuration; an invalid one changes nothing.  Raises :class:`errors.ConfigInvalid`."""
         async with self._reloading:
             self._notify.reloading()
             try:
                 done = await self._daemon.reload()
             except errors.ConfigInvalid as error:
                 for problem in error.problems:
-                    log.error("the new configuration is bad: %s", problem, extra={"action": "reload-failed"})
-                log.error("the old configuration stays in force", extra={"action": "reload-failed"})
+                    log.error("the new configuration is invalid: %s", problem, extra={"action": "reload-failed"})
+                log.error("the previous configuration stays in force", extra={"action": "reload-failed"})
                 raise
             finally:
                 self._notify.ready(self._status())
@@ -310,13 +312,13 @@ class Service:
     # -- watchdog ----------------------------------------------------------------------------------------------
 
     async def _feed_watchdog(self) -> None:
-        """A sign of life for systemd while the controller makes its passes."""
+        """Feed systemd's watchdog while the controller makes its passes."""
         started = asyncio.get_running_loop().time()
         while True:
             controller = self._daemon.controller
             last = controller.last_pass_at or self._daemon.progress.started_at
             silent = self._daemon.runtime.clock.now() - last
-            if silent < STUCK + self._daemon.runtime.config.reconcile.interval:
+            if silent < STUCK_S + self._daemon.runtime.config.reconcile.interval:
                 self._notify.alive()
             else:
                 alive = asyncio.get_running_loop().time() - started
@@ -324,6 +326,6 @@ class Service:
             await asyncio.sleep(self._notify.watchdog / 2)
 
 
-def _words(error: BaseException) -> str:
-    found = getattr(error, "strerror", None) or str(error)
-    return str(found) or type(error).__name__
+def _message(error: BaseException) -> str:
+    message = getattr(error, "strerror", None) or str(error)
+    return str(message) or type(error).__name__

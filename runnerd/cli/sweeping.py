@@ -1,8 +1,8 @@
 """``runnerd sweep --once``: a sweep without the daemon, from the configuration alone.
 
-For the day on which the daemon does not come back, run by a timer, best on another host.  It ends nothing but what is
-past the deadline that the instance or the side resource itself carries in its tags, and only while a forge's clock
-agrees with this host's: a job may run on anything younger, and a wrong clock would make everything look old.
+The safety net for a daemon that does not come back, run from a timer, preferably on another host.  It ends only
+instances and resources past the deadline in their own tags, and only while a forge's clock agrees with this host's: a
+job may run on anything younger, and a wrong clock would make everything look old.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from runnerd.store import queries
 
 log = logging.getLogger(__name__)
 
-#: Instances of one provider that are ended at the same time.
-AT_ONCE = 16
+#: Instances of one provider that are ended concurrently.
+CONCURRENCY = 16
 
 
 async def once(settings: config.Config, *, dry_run: bool, system: clock.Clock | None = None) -> dict[str, Any]:
-    """List what carries our tags; unless ``dry_run``, delete what is past its deadline.
+    """List everything with our tags; unless ``dry_run``, delete what is past its deadline.
 
-    Each instance and side resource says what is ``done`` with it, or ``why`` it is left alone.
+    Each instance and resource gets the action in ``done``, or the reason for no action in ``why``.
     """
     now = system or clock.SystemClock()
     notes: list[str] = []
@@ -45,7 +45,7 @@ async def once(settings: config.Config, *, dry_run: bool, system: clock.Clock | 
                 made = _provisioner(settings, one, now)
                 await made.start()
             except Exception as error:
-                # One provider that cannot be asked, whatever its plugin raises, does not keep the others.
+                # A provider that cannot start, for any error of its plugin, does not stop the others.
                 log.debug("%s cannot start", one.name, exc_info=True)
                 problems[one.name] = f"cannot start: {str(error) or type(error).__name__}"
             else:
@@ -55,8 +55,8 @@ async def once(settings: config.Config, *, dry_run: bool, system: clock.Clock | 
             notes.append(problem)
         known = None if rows is None else _known(rows)
         found = await sweep_policy.look(provisioners, known, also=_scopes((rows or {}).values()))
-        for name, words in problems.items():
-            found["providers"].append(sweep_policy.nothing(name, words))
+        for name, problem in problems.items():
+            found["providers"].append(sweep_policy.nothing(name, problem))
             found["incomplete"].append(name)
         strangers = {row.provider for row in (rows or {}).values() if row.provider} - set(settings.providers)
         notes += [f"provider {name} has instances with rows and is not configured here" for name in sorted(strangers)]
@@ -75,8 +75,8 @@ def _provisioner(settings: config.Config, one: config.Provider, now: clock.Clock
     directory = settings.state / "providers" / one.name
     if not directory.is_dir():
         if one.type in ("local", "fake"):
-            # Such a provider has nothing but what its directory says, and a look must not make one.
-            raise errors.StoreError(f"{directory} is not here: instances of type {one.type} live beside their daemon")
+            # Such a provider knows only its directory, and a sweep must not create one.
+            raise errors.StoreError(f"{directory} is not here: instances of type {one.type} run on the daemon's host")
         context = dataclasses.replace(context, directory="")
     return daemon.provisioner(one, context)
 
@@ -91,17 +91,17 @@ def _known(rows: Mapping[str, model.Instance]) -> sweep_policy.Known:
 
 
 def _scopes(rows: Iterable[model.Instance]) -> dict[str, frozenset[base.Scope]]:
-    """Where there are instances with rows, by provider."""
-    found: dict[str, set[base.Scope]] = {}
+    """Return the scopes of instances with rows, by provider."""
+    scopes: dict[str, set[base.Scope]] = {}
     for row in rows:
         key = base.OfferKey.read(row.offer)
         if row.provider and key is not None:
-            found.setdefault(row.provider, set()).add(key.scope)
-    return {name: frozenset(scopes) for name, scopes in found.items()}
+            scopes.setdefault(row.provider, set()).add(key.scope)
+    return {name: frozenset(each) for name, each in scopes.items()}
 
 
 def _rows(settings: config.Config) -> tuple[dict[str, model.Instance] | None, str]:
-    """The live rows, read beside a running daemon; None and why when they cannot be read."""
+    """Return the live rows, read beside a running daemon; None and the reason when they cannot be read."""
 
     def live(connection: sa.Connection) -> list[model.Instance]:
         return queries.instances(connection, live=True, pool=None, limit=1_000_000)
@@ -109,8 +109,8 @@ def _rows(settings: config.Config) -> tuple[dict[str, model.Instance] | None, st
     try:
         return {str(row.id): row for row in offline.read(settings, live)}, ""
     except errors.StoreError as error:
-        words = str(error)
-        return None, words if words.startswith("there is no state") else f"the state cannot be read: {words}"
+        reason = str(error)
+        return None, reason if reason.startswith("there is no state") else f"the state cannot be read: {reason}"
 
 
 # -- ending --------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ async def _act(
     now: clock.Clock,
     notes: list[str],
 ) -> None:
-    """End what is due, instances before what they leave behind, or say what would be."""
+    """End what is due, instances before their orphaned resources, or only state it for a dry run."""
     wall = now.wall()
     due: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
     for provider in found["providers"]:
@@ -150,7 +150,7 @@ async def _act(
             for each in instances:
                 each["done"] = "would be ended: its deadline has passed"
             for each in residues:
-                each["done"] = "would be deleted: it is left over"
+                each["done"] = "would be deleted: it is orphaned"
         return
     await asyncio.gather(
         *(_end(provisioners[name], *pair, found) for name, pair in due.items() if name in provisioners)
@@ -163,10 +163,10 @@ async def _end(
     residues: list[dict[str, Any]],
     found: dict[str, Any],
 ) -> None:
-    gate = asyncio.Semaphore(AT_ONCE)
+    limit = asyncio.Semaphore(CONCURRENCY)
 
     async def end(each: dict[str, Any]) -> None:
-        async with gate:
+        async with limit:
             each["done"] = await _tried(
                 provisioner.delete(each["ref"]), "ended: its deadline has passed", found, "ended"
             )
@@ -175,30 +175,30 @@ async def _end(
     # One after the other: an interface goes before the address that it holds.
     for each in residues:
         residue = base.Residue(each["kind"], each["ref"], each["scope"], each["tags"], each["created_at"])
-        each["done"] = await _tried(provisioner.delete_residue(residue), "deleted: it was left over", found, "deleted")
+        each["done"] = await _tried(provisioner.delete_residue(residue), "deleted: it was orphaned", found, "deleted")
 
 
 async def _tried(work: Awaitable[None], done: str, found: dict[str, Any], count: str) -> str:
-    """Do one thing, whatever came of those before, and say what came of it."""
+    """Await one deletion and return its outcome as text; failures of others do not matter."""
     try:
         async with asyncio.timeout(sweep_policy.TIMEOUT):
             await work
     except TimeoutError:
-        words = f"no answer within {sweep_policy.TIMEOUT:.0f} s"
+        problem = f"no answer within {sweep_policy.TIMEOUT:.0f} s"
     except base.ProvisionError as error:
-        words = str(error)
+        problem = str(error)
     except Exception as error:
         log.debug("a provider failed in an unexpected way", exc_info=True)
-        words = f"{type(error).__name__}: {error}"
+        problem = f"{type(error).__name__}: {error}"
     else:
         found[count] += 1
         return done
     found["failed"] += 1
-    return f"failed: {words}"
+    return f"failed: {problem}"
 
 
 async def _clock_doubt(settings: config.Config, now: clock.Clock) -> str:
-    """Why this host's clock cannot be relied on; empty when a forge's clock agrees with it."""
+    """Return the reason to distrust this host's clock; empty when a forge's clock agrees with it."""
     for forge in settings.forges.values():
         transport = http.AiohttpTransport(ca_file=str(forge.ca) if forge.ca else None)
         try:
@@ -211,6 +211,6 @@ async def _clock_doubt(settings: config.Config, now: clock.Clock) -> str:
         if date is None:
             continue
         if abs(date - now.wall()) > clock.TOLERANCE:
-            return f"this host's clock is {now.wall() - date:+.0f} s off by that of {forge.url}"
+            return f"this host's clock differs from that of {forge.url} by {now.wall() - date:+.0f} s"
         return ""
     return "no forge answers, so this host's clock cannot be checked"

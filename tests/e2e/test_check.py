@@ -107,10 +107,10 @@ def test_what_no_pool_can_buy_is_named_with_the_nearest_thing(site: sites.Site) 
         found,
         ("pools.mistaken", 'did you mean "t4"'),
         ("pools.count", "no machine here has 3 x t4; they come with 1"),
-        ("pools.cheap", "max_price is $0.01 an hour, and the cheapest offer"),
+        ("pools.cheap", "max_price is $0.01/h, but the cheapest offer"),
         ("pools.typed", 'did you mean "g4dn.xlarge"'),
     )
-    hopeless = {place for level, place, message in found if level == "error" and "would wait for ever" in message}
+    hopeless = {place for level, place, message in found if level == "error" and "would wait forever" in message}
     assert hopeless == {"pools.mistaken", "pools.count", "pools.cheap", "pools.typed"}, found
 
 

@@ -18,7 +18,6 @@ TREES = ("runnerd", "provisioners")
 EXEMPT = frozenset(
     {
         "runnerd/bootstrap",
-        "runnerd/cli",
         "runnerd/demo",
         "runnerd/simulator",
     }

@@ -32,7 +32,7 @@ def _said(found: list[dict[str, Any]], place: str) -> dict[str, str]:
     [
         pytest.param({"gpu": "t5"}, 'no GPU "t5"', id="an unknown GPU"),
         pytest.param({"gpu": "t4 x 3"}, "3 x t4", id="a count that no type has"),
-        pytest.param({"gpu": "t4", "max_price": 0.01}, "max_price is $0.01 an hour", id="a cap below every offer"),
+        pytest.param({"gpu": "t4", "max_price": 0.01}, "max_price is $0.01/h", id="a cap below every offer"),
         pytest.param({"gpu": "t4", "arch": "arm64"}, "processor", id="another processor"),
     ],
 )
@@ -42,7 +42,7 @@ async def test_a_pool_that_nobody_can_serve_is_an_error_with_its_cause(
     said = _said(await _checked(tmp_path, {"gpu": pool, "good": {"gpu": "t4"}}), "pools.gpu")
     assert any(words in message for message in said)
     assert [message for message, level in said.items() if level == "error"] == [
-        "none of sky has an offer that the pool may buy: its jobs would wait for ever"
+        "none of sky has an offer that the pool may buy: its jobs would wait forever"
     ]
     assert "error" not in _said(await _checked(tmp_path, {"gpu": pool, "good": {"gpu": "t4"}}), "pools.good").values()
 
@@ -74,7 +74,7 @@ async def test_a_provider_that_cannot_tell_makes_no_pool_hopeless(
 
     monkeypatch.setattr(fake.Fake, "offers", offers)
     said = _said(await _checked(tmp_path, {"gpu": {"gpu": "t4"}}), "pools.gpu")
-    assert list(said) == ["provider sky named no offers: the credential has expired"]
+    assert list(said) == ["provider sky could not list its offers: the credential has expired"]
 
 
 async def test_a_provider_is_shown_what_each_pool_would_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,7 +152,7 @@ def test_config_show_fills_in_defaults_and_hides_secrets(file: Path) -> None:
 def test_db_upgrade_makes_the_state_once(file: Path) -> None:
     first = json.loads(run("db", "upgrade", "--config", str(file), "--json").stdout)
     assert first["applied"] and first["current"] == first["applied"][-1]
-    assert "as it should be" in run("db", "upgrade", "--config", str(file)).stdout
+    assert "up to date" in run("db", "upgrade", "--config", str(file)).stdout
 
 
 async def test_db_upgrade_is_refused_while_a_daemon_has_the_state(tmp_path: Path) -> None:

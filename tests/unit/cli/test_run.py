@@ -156,7 +156,7 @@ def test_a_taken_port_and_a_taken_socket_are_told_before_anything_is_bought(tmp_
     ("state", "exit", "words"),
     [
         pytest.param("nowhere/state", Exit.STATE, "does not exist", id="no parent"),
-        pytest.param("runnerd.yaml", Exit.STATE, "cannot be made", id="a file in its place"),
+        pytest.param("runnerd.yaml", Exit.STATE, "cannot be created", id="a file in its place"),
     ],
 )
 def test_a_state_directory_that_cannot_be_had_is_told_in_words(

@@ -369,7 +369,7 @@ async def test_ended_instances_are_listed_with_what_their_provider_says(tmp_path
         row = await _spent(at)
         await at.small.daemon.runtime.rows.amend(row.id, image="ami-1", price_source="catalogue 2026-07-20")
         text = (await at.run("instances", "--all")).stdout
-        assert "its provider says Server.SpotInstanceTermination" in text
+        assert "reported by the provider: Server.SpotInstanceTermination" in text
         assert "ami-1" in text and "/h, catalogue 2026-07-20" in text
         told = await at.json("explain", "train")
         assert any("catalogue 2026-07-20" in line and "ami-1" in line for line in told["why"])

@@ -224,8 +224,8 @@ async def test_what_is_left_over_is_deleted_in_the_order_of_the_listing_after_th
     assert [one.get("done") for each in dry["providers"] for one in (*each["instances"], *each["residues"])] == [
         "would be ended: its deadline has passed",
         None,
-        "would be deleted: it is left over",
-        "would be deleted: it is left over",
+        "would be deleted: it is orphaned",
+        "would be deleted: it is orphaned",
         None,
         None,
     ]
@@ -341,7 +341,7 @@ def test_people_and_programs_are_told_what_is_done_and_why_not(
     line = ["sweep", "--once", "--config", str(file)]
     text = click.testing.CliRunner().invoke(cli, line)
     assert text.exit_code == exit, text.output
-    shown = "deleted: it was left over" if not doubt else "clock is in doubt"
+    shown = "deleted: it was orphaned" if not doubt else "clock is in doubt"
     for words in (
         "disk-1",
         "disk",
