@@ -62,7 +62,7 @@ def github_options(arguments: argparse.Namespace) -> github.Options:
 
 
 def make_world(arguments: argparse.Namespace, sender: server.Sender) -> world.World:
-    """A world in real time, with the repositories of the command line. Raises ValueError."""
+    """Return a world in real time, with the repositories of the command line. Raises ValueError."""
     shared = world.World(time.time, seed=arguments.seed, deliver=sender)
     for item in arguments.repo:
         name, _, directory = item.partition("=")
@@ -109,7 +109,7 @@ async def serve(arguments: argparse.Namespace) -> int:
 
 
 def facts(simulator: app.App, url: str, app_key: pathlib.Path, authority: pathlib.Path | None) -> dict[str, Any]:
-    """What somebody needs to use the simulator."""
+    """The addresses and tokens that a user of the simulator needs."""
     tokens = {name: dict(half.default_tokens()) for name, half in simulator.halves.items()}
     tokens["github"].pop("app_private_key", None)
     tokens["github"]["app_key_file"] = str(app_key)

@@ -110,7 +110,7 @@ def parse(data: Mapping[str, Any], *, now: float) -> Fault:
 
 
 def matches(fault: Fault, request: http.Request, *, forge: str, now: float) -> bool:
-    """Whether the fault selects this request (without drawing its chance)."""
+    """Return True when the fault selects this request (without drawing its chance)."""
     if fault.forge is not None and fault.forge != forge:
         return False
     if fault.method is not None and fault.method.upper() != request.method:
@@ -140,7 +140,7 @@ class Faults:
         self.active.clear()
 
     def select(self, request: http.Request, *, forge: str) -> list[Fault]:
-        """The faults that hit this request now; each counts the hit."""
+        """Return the faults that hit this request now; each counts the hit."""
         if not self.active or forge not in ("github", "gitlab"):
             return []
         chosen = []
@@ -161,7 +161,7 @@ class Faults:
 
 
 def answer(fault: Fault) -> http.Response | None:
-    """The answer that a fault gives instead of the forge, if it gives one."""
+    """Return the answer that a fault gives instead of the forge, if it gives one."""
     if fault.outage or fault.html:
         status = fault.status or (503 if fault.outage else 502)
         page = f"<!DOCTYPE html><html><head><title>{status}</title></head><body><h1>Unavailable</h1></body></html>"

@@ -160,7 +160,7 @@ class Trace:
 
 
 class Ended(NamedTuple):
-    """How a job went."""
+    """The outcome of a job."""
 
     state: str
     failure_reason: str | None
@@ -183,7 +183,7 @@ class Build:
         #: Set by TERM: end the script at once and report.
         self.interrupted = threading.Event()
         #: What the server said through Job-Status: canceled, canceling, failed, forbidden.
-        self.told: str | None = None
+        self.job_status: str | None = None
         self._next_flush = 0.0
         self._last_update = time.monotonic()
         self._interval = float(options.trace_interval)
@@ -196,9 +196,9 @@ class Build:
     def _heard(self, answer: Answer) -> None:
         self._last_update = time.monotonic()
         if answer.status == 403:
-            self.told = "forbidden"
+            self.job_status = "forbidden"
         elif answer.headers.get("job-status") in ("canceled", "canceling", "failed"):
-            self.told = answer.headers["job-status"]
+            self.job_status = answer.headers["job-status"]
         asked = answer.headers.get("x-gitlab-trace-update-interval", "")
         if asked.isdigit() and int(asked) > 0 and not self.options.fixed_trace_interval:
             self._interval = float(asked)
@@ -248,7 +248,7 @@ class Build:
 
     def finish(self, ended: Ended) -> bool:
         """Report the end until the server has taken it; false when it never did."""
-        if self.told == "forbidden":
+        if self.job_status == "forbidden":
             return False
         self.flush()
         fields: dict[str, object] = {"output": self.trace.summary(), "checksum": self.trace.summary()["checksum"]}
@@ -293,7 +293,7 @@ class Build:
         for step in self.payload.get("steps") or []:
             when = step.get("when", "on_success")
             wanted = when == "always" or (when == "on_success") == (ended.state == "success")
-            if not wanted or self.told or self.interrupted.is_set():
+            if not wanted or self.job_status or self.interrupted.is_set():
                 continue
             got = self._step(step, environment, project, limit=limit)
             if got.state == "failed" and ended.state == "success" and not step.get("allow_failure"):
@@ -309,7 +309,7 @@ class Build:
         if self.interrupted.is_set():
             reason = "runner_system_failure" if self.options.before_19_1 else "runner_interrupted"
             return Ended("failed", reason, None, "aborted: terminated")
-        if self.told in ("canceled", "canceling"):
+        if self.job_status in ("canceled", "canceling"):
             return Ended("failed", "job_canceled", None, "canceled")
         return ended
 
@@ -382,7 +382,7 @@ class Build:
         while process.poll() is None:
             self.beat()
             timed_out = time.monotonic() > limit
-            if self.interrupted.is_set() or self.told or timed_out:
+            if self.interrupted.is_set() or self.job_status or timed_out:
                 _end_group(process)
                 break
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -458,7 +458,7 @@ def system_id() -> str:
 
 
 def runner_info(options: argparse.Namespace) -> dict[str, Any]:
-    """What the runner says about itself; a job that needs an undeclared feature is dropped by the server."""
+    """Return the features that the runner declares; a job that needs an undeclared feature is dropped by the server."""
     return {
         "name": "gitlab-runner",
         "version": VERSION,
@@ -577,7 +577,7 @@ class Single:
         project = (payload.get("job_info") or {}).get("project_id")
         try:
             if build.update("running").status == 409:
-                # The assignment lapsed before we accepted it: somebody else has the job.
+                # The assignment timed out before we accepted it: another runner has the job.
                 self.log.line(
                     "warning", "Appending trace to coordinator... job failed", job=build.id, runner=self.short
                 )
@@ -585,7 +585,7 @@ class Single:
             ended = build.run()
             if build.finish(ended):
                 self.log.line("info", "Updating job... ok", job=build.id, runner=self.short)
-            elif build.told != "forbidden":
+            elif build.job_status != "forbidden":
                 self.log.line("error", "Updating job... failed", job=build.id, runner=self.short)
         finally:
             self.build = None

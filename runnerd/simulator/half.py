@@ -8,7 +8,7 @@ from runnerd.simulator import http, world
 
 
 class Half(Protocol):
-    """What a simulated forge gives to the app.
+    """A simulated forge, as the app uses it.
 
     A half is made with the world alone (`Github(world)`, `Gitlab(world)`, options as keywords); it does its own
     authentication and limits inside its handlers.
@@ -23,10 +23,10 @@ class Half(Protocol):
     def prefixes(self) -> tuple[str, ...]: ...
 
     def routes(self) -> list[http.Route]:
-        """All routes; each carries the half's name in `forge`."""
+        """Return all routes; each carries the half's name in `forge`."""
 
     def not_found(self, request: http.Request) -> http.Response:
-        """The answer to an unknown path below one of the prefixes."""
+        """Return the answer to an unknown path below one of the prefixes."""
 
     def queue_jobs(self, spec: world.JobSpec) -> list[world.Job]:
         """Queue `spec.count` jobs, with repository and pull request made on demand; hooks are sent."""
@@ -35,7 +35,7 @@ class Half(Protocol):
         """Cancel as a person would in the forge."""
 
     def revoke(self, request: http.Request) -> None:
-        """Revoke the token that a request carries, whatever kind it is (fault `revoke_token`)."""
+        """Revoke the token that a request carries, of every kind (fault `revoke_token`)."""
 
     def exhaust(self, request: http.Request) -> None:
         """Use up the rate quota of the request's token (fault `exhaust_rate`)."""

@@ -68,11 +68,11 @@ class Request:
         return self.base_url + self.target
 
     def json(self) -> Any:
-        """The body as JSON; None when it is empty. Raises ValueError when it is not JSON."""
+        """Return the body as JSON; None when it is empty. Raises ValueError when it is not JSON."""
         return json.loads(self.body, parse_constant=_no_number) if self.body.strip() else None
 
     def form(self) -> dict[str, str]:
-        """The body as an urlencoded form (last value of each name wins)."""
+        """Return the body as an urlencoded form (last value of each name wins)."""
         return dict(urllib.parse.parse_qsl(self.body.decode("utf-8", "replace"), keep_blank_values=True))
 
 
@@ -113,7 +113,7 @@ class Response:
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def json(self) -> Any:
-        """The body as JSON (a leading byte order mark is tolerated); None when it is empty."""
+        """Return the body as JSON (a leading byte order mark is tolerated); None when it is empty."""
         return json.loads(self.body.decode("utf-8-sig")) if self.body else None
 
     @property
@@ -124,7 +124,7 @@ class Response:
         return _lower(self.headers).get(name.lower(), default)
 
     def with_headers(self, headers: Mapping[str, str]) -> Response:
-        """The same response with headers added; those given win."""
+        """Return the same response with headers added; those given win."""
         return dataclasses.replace(self, headers={**self.headers, **headers})
 
 
@@ -203,7 +203,7 @@ class Router:
         node.routes[route.method] = route
 
     def match(self, request: Request) -> tuple[Route, Request] | None:
-        """The route and the request with its template and parameters filled in, or None."""
+        """Return the route and the request with its template and parameters filled in, or None."""
         segments = request.path.split("/")[1:]
         route = next(self._walk(self._root, segments, 0, request.method), None)
         if route is None:

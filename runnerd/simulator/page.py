@@ -1,4 +1,4 @@
-"""The page: what a person sees of the pull and merge requests, their reports and the jobs.
+"""The page: pull and merge requests, their reports and the jobs, for people.
 
 Comments are rendered as Markdown and sanitised, as the forges do; images are shown from their absolute addresses.
 Nothing can be changed here.
@@ -36,7 +36,7 @@ pre { background: var(--soft); padding: .7rem 1rem; overflow-x: auto; border-rad
 
 
 def routes(shared: world.World) -> list[http.Route]:
-    """The page's addresses: the index, pull and merge requests, commits, jobs."""
+    """Return the page's routes: the index, pull and merge requests, commits, jobs."""
     page = Page(shared)
     table = [
         ("/", page.index),
@@ -51,7 +51,7 @@ def routes(shared: world.World) -> list[http.Route]:
 
 
 def render(markdown: str) -> str:
-    """Markdown as safe HTML."""
+    """Return Markdown as safe HTML."""
     parser = markdown_it.MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     return nh3.clean(
         parser.render(markdown),
@@ -187,7 +187,7 @@ def _jobs(jobs: list[world.Job]) -> str:
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """A table of cells that are HTML already."""
+    """Return a table of cells that are HTML already."""
     if not rows:
         return "<p>None yet.</p>"
     titles = "".join(f"<th>{title}" for title in head)
@@ -200,7 +200,7 @@ def _moment(moment: float) -> str:
 
 
 def _anchor(comment: world.Comment) -> str:
-    """The fragment with which the forge's own addresses of a comment end."""
+    """Return the fragment with which the forge's own addresses of a comment end."""
     if comment.forge == "gitlab":
         return f"note_{comment.id}"
     return f"{'commitcomment' if comment.target.startswith('commit/') else 'issuecomment'}-{comment.id}"

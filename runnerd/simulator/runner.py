@@ -1,7 +1,7 @@
 """A stand-in for the runner binaries: `python -m runnerd.simulator.runner github|gitlab`.
 
 `github` reads its JIT configuration from ACTIONS_RUNNER_INPUT_JITCONFIG as the real listener does, prints the same
-lines, takes one job and exits 0, whatever the job's result. It is no sandbox: the script runs as the user that started
+lines, takes one job and exits 0 for every result of the job. It is no sandbox: the script runs as the user that started
 it. Standard library only; any Python from 3.9 on can run it as a file.
 """
 
@@ -167,7 +167,7 @@ class Job:
         if started and not self._hook("Set up runner", started):
             return self._verdict(False)
         succeeded = self._script()
-        # A runner that is told to shut down skips what remains, the hook included; a failed job does not.
+        # A runner that gets TERM skips what remains, the hook included; a failed job does not.
         if completed and not self._stop.asked.is_set() and not self._hook("Complete runner", completed):
             succeeded = False
         return self._verdict(succeeded)
@@ -206,7 +206,7 @@ class Job:
     def _process(self, arguments: list[str]) -> bool:
         """Run a step; its output goes to the log. True when it exits 0.
 
-        It stays in our process group, so that whoever kills the group of the machine kills the step too.
+        It stays in our process group, so that a kill of the machine's group kills the step too.
         """
         try:
             process = subprocess.Popen(
@@ -373,7 +373,7 @@ def _end_tree(process: subprocess.Popen[bytes]) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    """The living descendants of a process, by the parents that /proc tells; none where there is no /proc."""
+    """Return the living descendants of a process, by the parents that /proc tells; none where there is no /proc."""
     parents: dict[int, int] = {}
     for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -419,7 +419,7 @@ def github(root: pathlib.Path) -> int:
         session = _connect(service, credentials["ClientId"])
         return _listen(service, session, credentials["ClientId"], work, stop)
     except Interrupted:
-        # As the real one: an idle runner that is told to stop ends its session and keeps its registration.
+        # As the real one: an idle runner that is stopped ends its session and keeps its registration.
         if service.session:
             _quietly(service, "DELETE", f"/sessions/{service.session}")
         say("Exiting...")

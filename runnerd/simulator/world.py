@@ -22,14 +22,14 @@ LOG_LIMIT = 1_000_000
 
 
 def iso(moment: float | None) -> str | None:
-    """A unix time as GitHub prints it ("2026-11-23T21:50:45Z"); None stays None."""
+    """Return a unix time as GitHub prints it ("2026-11-23T21:50:45Z"); None stays None."""
     if moment is None:
         return None
     return datetime.datetime.fromtimestamp(int(moment), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def iso_milliseconds(moment: float | None) -> str | None:
-    """A unix time as GitLab prints it ("2026-11-23T21:50:45.123Z"); None stays None."""
+    """Return a unix time as GitLab prints it ("2026-11-23T21:50:45.123Z"); None stays None."""
     if moment is None:
         return None
     stamp = datetime.datetime.fromtimestamp(moment, datetime.UTC)
@@ -196,7 +196,7 @@ class Hook:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HookAnswer:
-    """What a webhook target said; `status` is 0 when it could not be reached."""
+    """The answer of a webhook target; `status` is 0 when it could not be reached."""
 
     status: int
     body: bytes = b""
@@ -205,7 +205,7 @@ class HookAnswer:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JobSpec:
-    """What `POST /_sim/jobs` asks for, checked."""
+    """The body of `POST /_sim/jobs`, checked."""
 
     forge: str
     repo: str
@@ -285,7 +285,7 @@ class World:
     # Identity
 
     def next_id(self, kind: str, start: int = 1) -> int:
-        """The next number of a kind, counting up from `start`; kinds start apart so that mixed-up ids show."""
+        """Return the next number of a kind, counting up from `start`; kinds start apart so that mixed-up ids show."""
         value = self._ids.get(kind, start - 1) + 1
         self._ids[kind] = value
         return value
@@ -297,7 +297,7 @@ class World:
         return f"{self.random.getrandbits(4 * length):0{length}x}"
 
     def secret(self, length: int = 36) -> str:
-        """Letters and digits, as forges make their tokens."""
+        """Return letters and digits, as forges make their tokens."""
         alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
         return "".join(self.random.choices(alphabet, k=length))
 
@@ -307,7 +307,7 @@ class World:
     # Entities that are made on demand
 
     def repository(self, forge: str, name: str, *, private: bool = True) -> Repository:
-        """The repository of that name, made when it is new."""
+        """Return the repository of that name; create it when it is new."""
         found = self.repositories.get((forge, name))
         if found is None:
             start = 700_001 if forge == "github" else 301
@@ -317,7 +317,7 @@ class World:
         return found
 
     def pull_request(self, forge: str, repo: str, number: int | None = None) -> PullRequest:
-        """The pull request of that number, or the repository's newest open one; made when there is none."""
+        """Return the pull request of that number, or the repository's newest open one; create it when there is none."""
         self.repository(forge, repo)
         if number is None:
             open_numbers = [
@@ -352,7 +352,7 @@ class World:
     # Waiting and announcing
 
     def changed(self, *keys: Hashable) -> None:
-        """Wake those who wait for one of these keys, and those who wait for any change (key None)."""
+        """Wake the waiters for one of these keys, and those for any change (key None)."""
         for key in (*keys, None):
             for future in self._waiters.pop(key, ()):
                 if not future.done():

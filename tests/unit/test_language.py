@@ -19,7 +19,6 @@ EXEMPT = frozenset(
     {
         "runnerd/bootstrap",
         "runnerd/demo",
-        "runnerd/simulator",
     }
 )
 

@@ -1,4 +1,4 @@
-"""Who is asking: tokens of people, of Apps and of jobs, and the three credentials of the Actions service.
+"""The caller of a request: tokens of people, of Apps and of jobs, and the three credentials of the Actions service.
 
 Every refusal has the status and words of the real service. The App's key pair is made at start; nothing here can be
 used anywhere else.
@@ -89,7 +89,7 @@ class Auth:
     # REST
 
     def principal(self, request: http.Request) -> Principal:
-        """The caller, or a 401 refusal."""
+        """Return the caller of a request, or a 401 refusal."""
         scheme, _, value = request.header("authorization").partition(" ")
         value = value.strip()
         if not value:
@@ -229,7 +229,7 @@ class Auth:
         return value.strip() if scheme == "Bearer" else ""
 
     def revoke(self, request: http.Request) -> None:
-        """Revoke whatever credential a request carries."""
+        """Revoke the credential that a request carries, of every kind."""
         value = request.header("authorization").partition(" ")[2].strip()
         token = self._world.tokens.get(value)
         if token is not None:

@@ -111,7 +111,7 @@ class GithubControl:
         return http.json_response({"session": session.id}, 201)
 
     async def hold_session(self, request: http.Request) -> http.Response:
-        """The session stays active for `seconds` though nobody polls."""
+        """Keep the session active for `seconds` without a poll."""
         session = self._session(request)
         session.held_until = self._world.now() + float(state.read_json(request).get("seconds", 600))
         return http.empty(204)
@@ -125,7 +125,7 @@ class GithubControl:
         return http.empty(204)
 
     async def runner_remove(self, request: http.Request) -> http.Response:
-        """The registration vanishes, whatever it is doing, as if removed by hand."""
+        """Remove the registration, even a busy one, as if by hand."""
         self._dispatch.forget(self._runner(request))
         return http.empty(204)
 
@@ -154,7 +154,7 @@ def _id(request: http.Request) -> int:
 
 
 def lists(tables: state.State, service: actions.Actions, jobs: dispatch.Dispatch) -> dict[str, list[dict[str, Any]]]:
-    """What `GET /_sim/state` tells of GitHub's own things."""
+    """Return the lists that only GitHub adds to `GET /_sim/state`."""
     return {
         "scale_sets": [
             {

@@ -1,4 +1,4 @@
-"""Which job goes to which scale set and runner, and what everybody is told: the heart of the Actions service.
+"""The assignment of jobs to scale sets and runners, and the messages about it: the heart of the Actions service.
 
 A job is matched to a scale set whose labels are a superset of its own, assigned while the set holds less than the
 total that was announced, and handed to an online idle runner of the set, oldest first; it is never bound to the runner
@@ -36,7 +36,7 @@ class Dispatch:
     # Jobs
 
     def enqueue(self, job: entities.GithubJob) -> None:
-        """A new job enters the queue."""
+        """Put a new job into the queue."""
         self._world.jobs[job.id] = job
         job.queue_timer = self._world.call_later(self._options.queue_limit, lambda: self._expire(job))
         self._announce("queued", job)
@@ -55,7 +55,7 @@ class Dispatch:
         self._world.changed(("github-runner", job.runner_id), ("job", job.id))
 
     def complete(self, job: entities.GithubJob, conclusion: str) -> None:
-        """A job ends with a conclusion in REST's words."""
+        """End a job with a conclusion of REST."""
         if job.status == "completed":
             return
         held = job.stage in ("assigned", "handed", "running")
@@ -87,7 +87,7 @@ class Dispatch:
         self._world.changed("jobs", ("job", job.id))
 
     def start(self, job: entities.GithubJob, runner: entities.GithubRunner) -> bool:
-        """The runner begins the job; False when it is not (or no longer) its job."""
+        """Let the runner begin the job; return False when it is not (or no longer) its job."""
         if job.stage != "handed" or job.runner_id != runner.id:
             return False
         now = self._world.now()
@@ -151,7 +151,7 @@ class Dispatch:
         }
 
     def announce_capacity(self, scale_set: entities.ScaleSet, capacity: int | None) -> None:
-        """What a poll announces: the total that the listener may hold; None when the header is absent."""
+        """Take the capacity that a poll announces: the total that the listener may hold; None without the header."""
         scale_set.capacity = capacity
         scale_set.uncounted = capacity is None
         if self._acquires(scale_set):
@@ -178,7 +178,7 @@ class Dispatch:
         self._hand(scale_set)
 
     def adopt_jobs(self, scale_set: entities.ScaleSet) -> None:
-        """A new set, or one with new labels: queued jobs that nothing matched are matched again."""
+        """Match queued jobs that matched nothing again, after a set was created or got new labels."""
         for groups in list(self._pool.values()):
             for ids in list(groups.values()):
                 for id in list(ids):
@@ -188,7 +188,7 @@ class Dispatch:
                         self._place(job)
 
     def drop_set(self, scale_set: entities.ScaleSet) -> None:
-        """The set is deleted: its queued jobs are matched anew, its runners are orphaned."""
+        """Delete a set: its queued jobs are matched again, its runners are orphaned."""
         del self._state.sets[scale_set.id]
         self._state.deleted_sets.add(scale_set.id)
         for id in [*scale_set.assigned, *scale_set.offered, *scale_set.stranded, *scale_set.waiting]:
@@ -205,7 +205,7 @@ class Dispatch:
     # Runners
 
     def online(self, runner: entities.GithubRunner) -> None:
-        """A runner connected, or is free again: it may be handed a job at once."""
+        """Hand a job to a runner that connected or is free again, if there is one."""
         runner.status = "online"
         runner.last_seen = self._world.now()
         if runner.job_id is None:
@@ -221,7 +221,7 @@ class Dispatch:
         self._world.changed("runners")
 
     def offline(self, runner: entities.GithubRunner) -> None:
-        """A runner is not heard of any more; a job that it holds stays with it until its lease lapses."""
+        """Take a runner offline; a job that it holds stays with it until its lease expires."""
         runner.status, runner.session = "offline", None
         self._idle.pop(runner.id, None)
         scale_set = self._state.sets.get(runner.set_id or 0)
@@ -232,7 +232,7 @@ class Dispatch:
         self._world.changed("runners", ("github-runner", runner.id))
 
     def renew(self, runner: entities.GithubRunner) -> None:
-        """The runner's lease on its job begins anew."""
+        """Renew the runner's lease on its job."""
         first = runner.lease_until <= self._world.now() or math.isinf(runner.lease_until)
         runner.lease_until = self._world.now() + self._options.lease
         if first and runner.job_id is not None:
@@ -240,7 +240,7 @@ class Dispatch:
             self._world.call_at(runner.lease_until, lambda: self._check_lease(runner, job_id))
 
     def forget(self, runner: entities.GithubRunner) -> None:
-        """The registration is removed; a connected runner finds it gone."""
+        """Remove a registration; a connected runner finds it gone."""
         self._state.runners.pop(runner.id, None)
         self._state.runner_names.pop((runner.scope, runner.name.lower()), None)
         self._state.runner_secrets.pop(runner.secret, None)
@@ -362,7 +362,7 @@ class Dispatch:
             self._place(job)
 
     def _release(self, runner: entities.GithubRunner, *, used: bool, answering: bool = True) -> None:
-        """The runner holds no job any more. A used ephemeral registration ends; an unused one listens on."""
+        """Free a runner of its job. A used ephemeral registration ends; an unused one listens on."""
         runner.busy, runner.job_id = False, None
         scale_set = self._state.sets.get(runner.set_id or 0)
         if scale_set is not None and runner.id in scale_set.runners:

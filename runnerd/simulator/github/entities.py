@@ -113,7 +113,7 @@ class ScaleSet:
     labels: list[str]
     created_at: float
     disable_update: bool = False
-    #: total announced by the last poll; None while nobody listens
+    #: total announced by the last poll; None without a listener
     capacity: int | None = None
     #: True when the last poll did not announce a capacity, which asks for the acquire flow
     uncounted: bool = False
@@ -147,7 +147,7 @@ class Session:
     last_seen: float
     #: polls in flight; a session that is being polled is not idle
     polling: int = 0
-    #: kept alive by somebody else until then
+    #: kept alive by another listener until then
     held_until: float = 0.0
 
 

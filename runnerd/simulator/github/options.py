@@ -1,4 +1,4 @@
-"""What kind of GitHub is simulated, and its limits and times, each with the value that was documented or measured."""
+"""The kind of GitHub that is simulated, and its limits and times, each with the documented or measured value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the stand-in runner talks to: its session, its job, log, lease and end.
+"""The service of the stand-in runner: its session, its job, log, lease and end.
 
 The real runner's protocol to the broker is not public, so this one is the simulator's own, below `/_sim/runner`. Its
 rules are the observed ones: one session per registration, a registration that is gone is not found, a lease that must

@@ -137,7 +137,7 @@ class Registry:
         return self._state.runners.get(id) if id is not None else None
 
     def connect(self, runner: entities.GithubRunner, *, version: str = "2.336.0", attached: bool = False) -> str:
-        """A runner opens its session and goes online; the session id. Raises SessionConflict."""
+        """Open a runner's session, so that it goes online; return the session id. Raises SessionConflict."""
         if runner.session is not None:
             raise SessionConflict(runner.name)
         runner.session = self._world.uuid()
@@ -231,14 +231,14 @@ class ConnectedRunner:
             self._dispatch.offline(self.registration)
 
     def interrupt(self) -> None:
-        """What a TERM does to the real runner: a running job fails at once, an idle one just goes offline."""
+        """Do what a TERM does to the real runner: a running job fails at once, an idle one just goes offline."""
         id = self.registration.job_id
         if id is not None and self._state.job(id).stage == "running":
             self._dispatch.complete(self._state.job(id), "failure")
         self.disconnect()
 
     def die(self) -> None:
-        """Vanish: busy until the lease lapses, offline when nobody is heard."""
+        """Vanish: busy until the lease expires, offline after that."""
         runner = self.registration
         runner.attached = False
         if runner.job_id is not None and self._state.job(runner.job_id).stage == "running":

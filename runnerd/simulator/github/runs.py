@@ -23,7 +23,7 @@ class Runs:
     def queue(self, spec: world.JobSpec) -> list[entities.GithubJob]:
         """Queue the jobs of a spec: one run per matrix of at most 256; `separate_runs` makes one run each.
 
-        Raises ValueError for fields that nobody knows.
+        Raises ValueError for unknown fields.
         """
         unknown = sorted(set(spec.extra) - set(EXTRA_FIELDS))
         if unknown:

@@ -1,4 +1,4 @@
-"""What the parts of the GitHub half share: the world, the options and GitHub's own tables with their indexes."""
+"""The state that the parts of the GitHub half share: world, options and GitHub's own tables with their indexes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runnerd.simulator import http, world
 from runnerd.simulator.github import entities, options
 
 DOCS = "https://docs.github.com/rest"
-#: id of the group of hosted runners, into which nobody may register
+#: id of the group of hosted runners, into which no client may register
 HOSTED_GROUP = 2
 
 
@@ -91,11 +91,11 @@ class State:
         return None
 
     def serves(self, scope: str, repo: str) -> bool:
-        """Whether runners of a scope may take jobs of a repository."""
+        """Return True when runners of a scope may take jobs of a repository."""
         return scope.startswith("enterprises/") or scope in (repo, repo.split("/")[0].lower())
 
     def groups_of(self, scope: str) -> list[entities.Group]:
-        """The runner groups of a scope; those that always exist are made here."""
+        """The runner groups of a scope; those that always exist are created here."""
         if (scope, 1) not in self.groups:
             self.groups[(scope, 1)] = entities.Group(1, scope, "Default", default=True)
             if "/" not in scope:
@@ -112,7 +112,7 @@ class State:
         return next((group for group in self.groups_of(scope) if group.id == id), None)
 
     def group_admits(self, scope: str, group_id: int, repo: str) -> bool:
-        """Whether a group's runners may be used by a repository (public ones are off by default)."""
+        """Return True when a repository may use a group's runners (public ones are off by default)."""
         group = self.group(scope, group_id)
         if group is None:
             return False

@@ -1,4 +1,4 @@
-"""Who asks, and whether they may: tokens, scopes, roles and what a token can see.
+"""The caller of a request and its rights: tokens, scopes, roles and what a token can see.
 
 A personal, project or group access token comes as `PRIVATE-TOKEN` or `Authorization: Bearer`. A job token is not one of
 them: with it nothing but the few job endpoints works, the reason why CML needs a token of its own.
@@ -38,7 +38,7 @@ class Caller:
         return OWNER if self.admin else int(self.token.extra.get("access_level", OWNER))
 
     def sees(self, path: str) -> bool:
-        """Whether a group or project of that path is visible: a group token reaches its own subtree only."""
+        """Return True when a group or project of that path is visible: a group token reaches its own subtree only."""
         inside = str(self.token.extra.get("namespace", ""))
         return not inside or path == inside or path.startswith(inside + "/")
 
@@ -78,7 +78,7 @@ class Access:
         return token
 
     def token_of(self, request: http.Request) -> world.Token | None:
-        """The token that a request carries, valid or not."""
+        """Return the token that a request carries, valid or not."""
         value = request.header("private-token")
         scheme, _, bearer = request.header("authorization").partition(" ")
         if not value and scheme.lower() == "bearer":

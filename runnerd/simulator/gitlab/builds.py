@@ -1,4 +1,4 @@
-"""Jobs of the simulated GitLab: their life, the queue's index, and who may take which.
+"""Jobs of the simulated GitLab: their life, the queue's index, and which runner may take which.
 
 Jobs are indexed by project and status, pending ones also by (tags, protected), so that thousands of them cost a runner
 one look per kind of job. This module knows no HTTP. It refuses nothing by itself: the
@@ -95,7 +95,7 @@ class Builds:
         self.world.changed("jobs", ("job", build.id))
 
     def retry(self, build: entities.Build) -> entities.Build:
-        """A new attempt of a finished job: same work, new id; the old one is no longer the latest."""
+        """Return a new attempt of a finished job: same work, new id; the old one is no longer the latest."""
         build.retried = True
         clone = entities.Build(
             id=self.next_id(),
@@ -138,7 +138,7 @@ class Builds:
     # Assignment
 
     def pick(self, runner: entities.RunnerRecord) -> entities.Build | None:
-        """The oldest job that waits and that this runner may take."""
+        """Return the oldest job that waits and that this runner may take."""
         best: int | None = None
         profile = runner.profile
         for repo, kinds in self._queue.items():
@@ -286,7 +286,7 @@ class Builds:
         runner.job_id = max(runner.held, default=None)
 
     def matching_online(self, build: entities.Build) -> bool:
-        """Whether an active runner contacted within 2 h could take the job, the rule of the one-hour drop."""
+        """Return True when an active runner contacted within 2 h could take the job: the rule of the one-hour drop."""
         tags, protected = build.kind
         return any(
             not runner.paused
@@ -307,7 +307,7 @@ class Builds:
     # The queue value that long polls watch
 
     def queue_value(self, runner: entities.RunnerRecord) -> str:
-        """What `X-GitLab-Last-Update` carries: the same until a job comes that the runner could take."""
+        """Return the value of `X-GitLab-Last-Update`: the same until a job comes that the runner could take."""
         value = self._values.get(runner.profile)
         if value is None or self.world.now() - value.set_at > self.settings.queue_value_ttl:
             value = self._values[runner.profile] = _QueueValue(self.world.hex(32), self.world.now())

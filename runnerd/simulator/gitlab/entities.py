@@ -1,4 +1,4 @@
-"""What the simulated GitLab holds: pipelines, jobs, runner records and their managers."""
+"""The entities of the simulated GitLab: pipelines, jobs, runner records and their managers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONCLUSION = {"success": "success", "failed": "failure", "canceled": "cancelled"
 
 @dataclasses.dataclass(slots=True)
 class Pipeline:
-    """What one push or merge request event queued."""
+    """The jobs of one push or merge request event."""
 
     id: int
     iid: int
@@ -84,7 +84,7 @@ class Build(world.Job):
 
 @dataclasses.dataclass(slots=True)
 class Manager:
-    """One machine that uses a runner's token, told apart by its system_id."""
+    """One machine that uses a runner's token, identified by its system_id."""
 
     id: int
     system_id: str
@@ -139,7 +139,10 @@ class RunnerRecord(world.Runner):
         return reaches(self.kind, self.scope, repo)
 
     def takes(self, tags: frozenset[str], *, protected: bool) -> bool:
-        """Job tags must be among the runner's; untagged jobs need `run_untagged`, `ref_protected` a protected ref."""
+        """Return True when the job's tags are among the runner's.
+
+        Untagged jobs need `run_untagged`, a runner with `ref_protected` needs a protected ref.
+        """
         return fits(self.profile, tags, protected=protected)
 
     @property

@@ -218,7 +218,7 @@ class Gitlab:
             self.gate.limits.exhaust(caller, LIMITS)
 
     def state(self) -> dict[str, list[dict[str, Any]]]:
-        """What `GET /_sim/state` shows beside the common lists: managers by runner, and how the hooks fare."""
+        """Return the lists that only GitLab adds to `GET /_sim/state`: managers by runner, and hooks."""
         return {
             "gitlab_managers": [
                 {

@@ -27,7 +27,7 @@ LONGEST_PAUSE = 24 * 3600.0
 
 @dataclasses.dataclass(slots=True)
 class Health:
-    """How a hook fares."""
+    """The deliveries and failures of a hook."""
 
     failures: int = 0
     pause: float = 60.0
@@ -352,7 +352,7 @@ class Hooks:
         return http.empty(204, headers=caller.headers)
 
     async def test(self, request: http.Request) -> http.Response:
-        """A test delivery; a good one enables the hook again."""
+        """Send a test delivery; a good one enables the hook again."""
         hook, caller = self._hook(request)
         if request.params["trigger"] != "job_events":
             raise parameters.invalid("trigger does not have a valid value")

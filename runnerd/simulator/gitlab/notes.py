@@ -2,7 +2,7 @@
 
 Where CML reports to. Commits are not checked against a repository, there being no Git server: any
 hexadecimal name is one.
-A note is edited by its author or a Maintainer; a commit comment by nobody.
+A note is edited by its author or a Maintainer; a commit comment cannot be edited.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class Notes:
     # Notes
 
     def _target(self, request: http.Request) -> tuple[world.Repository, access.Caller, str, dict[str, Any]]:
-        """The project, who asks, the target as the world names it, and what a shown note says of it."""
+        """Return the project, the caller, the target as the world names it, and what a shown note says of it."""
         project, caller = self.places.of(request)
         word, kind, title = _PLACES[request.template.split("/")[5]]
         number = int(request.params["iid"]) if request.params["iid"].isdecimal() else 0
@@ -303,7 +303,7 @@ class Notes:
 
     @staticmethod
     def _commit_comment(found: world.Comment, base_url: str) -> dict[str, Any]:
-        """A commit comment has no id in the answer, which is why it cannot be edited."""
+        """Create a commit comment; its answer has no id, which is why it cannot be edited."""
         return {
             "note": found.body,
             "path": None,

@@ -40,7 +40,7 @@ def invalid(text: str) -> http.Refusal:
 
 
 class Parameters:
-    """What was sent, read by name with a type; every reader refuses with 400 what it cannot take."""
+    """The parameters of a request, read by name with a type; every reader refuses with 400 what it cannot take."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values

@@ -58,7 +58,7 @@ class Projects:
     # Lookup
 
     def make_group(self, path: str) -> Group:
-        """The group of that path, made with those above it when new."""
+        """Return the group of that path, created with those above it when new."""
         parts = path.split("/")
         for end in range(1, len(parts) + 1):
             above = "/".join(parts[:end])
@@ -67,7 +67,7 @@ class Projects:
         return self.groups[path]
 
     def make_project(self, name: str) -> world.Repository:
-        """The project of that path, made with its groups when new. Raises ValueError for a path without a group."""
+        """Return the project of that path, created with its groups when new. Raises ValueError without a group."""
         if "/" not in name.strip("/") or name != name.strip("/"):
             raise ValueError(f"a project path is group/name, not {name!r}")
         project = self.world.repository(access.FORGE, name)
@@ -136,7 +136,7 @@ class Projects:
         return found
 
     def of(self, request: http.Request, *scopes: str) -> tuple[world.Repository, access.Caller]:
-        """The project that a request's path names, and who asks."""
+        """The project that a request's path names, and its caller."""
         caller = self.gate.caller(request, *scopes)
         return self.project(request.params["id"], caller), caller
 
@@ -153,7 +153,7 @@ class Projects:
         return http.json_response(body, headers=caller.headers)
 
     async def token_self(self, request: http.Request) -> http.Response:
-        """What a token can read of itself, with any scope."""
+        """Answer the facts that a token can read about itself, with any scope."""
         caller = self.gate.caller(request, *access.SCOPES)
         token = caller.token
         body = {

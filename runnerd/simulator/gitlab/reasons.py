@@ -1,4 +1,4 @@
-"""Why a job failed: the words that a server of some version knows, and which of them are retried by themselves."""
+"""The reasons for which a job fails: those that a server of a version knows, and those that it retries."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def failure_reasons(config: settings.Settings) -> list[str]:
 
 
 def retries_allowed(retry: Mapping[str, Any], reason: str, exit_code: int | None) -> int:
-    """How many attempts may follow by themselves: the `retry:` keyword, and two for scheduler failures.
+    """Return how many attempts may follow automatically: the `retry:` keyword, and two for scheduler failures.
 
     `when` and `exit_codes` are alternatives; the old stuck_or_timeout_failure stands for its four successors.
     """

@@ -114,7 +114,7 @@ class Runners:
         return project.name
 
     def _attributes(self, params: parameters.Parameters) -> dict[str, Any]:
-        """What was sent of the editable attributes, checked."""
+        """Return the editable attributes of a request, checked."""
         values: dict[str, Any] = {}
         tags = params.words("tag_list")
         if tags is not None:
@@ -292,7 +292,7 @@ class Runners:
     # By a runner's token
 
     def by_token(self, params: parameters.Parameters, request: http.Request) -> entities.RunnerRecord:
-        """The runner whose token was sent (body, else header); 403 when there is none of that token."""
+        """Return the runner whose token was sent (body, else header); 403 when there is none of that token."""
         token = params.text("token") or request.header("runner-token")
         if not token:
             raise parameters.invalid("token is missing")
@@ -336,6 +336,6 @@ class Runners:
         return http.json_response({"token": self.jobs.rotate(runner), "token_expires_at": None}, 201)
 
     async def discovery(self, request: http.Request) -> http.Response:
-        """The job router is an experiment of one tier: not here."""
+        """Answer that there is no job router, which is an experiment of one tier."""
         self.by_token(parameters.Parameters({}), request)
         return parameters.message("501 Not Implemented", 501)

@@ -1,4 +1,4 @@
-"""What an administrator of a GitLab could set, plus the constants of the product, in one value.
+"""The settings of a GitLab that an administrator could make, plus the constants of the product, in one value.
 
 Defaults are those of GitLab.com or of the product where known. A test shortens the times; nothing else here may change
 what the protocol means.

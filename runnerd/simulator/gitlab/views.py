@@ -1,4 +1,4 @@
-"""How entities look in GitLab's JSON; nothing here decides anything."""
+"""The JSON of entities, as GitLab shows them; nothing here decides anything."""
 
 from __future__ import annotations
 
