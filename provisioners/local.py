@@ -48,7 +48,7 @@ _WORDS = {
     records.Cause.STOPPED: "switched off",
     records.Cause.SIGNAL: "its supervisor received a signal to end",
     records.Cause.VANISHED: "its processes disappeared without a trace",
-    records.Cause.REBOOT: "the host was restarted",
+    records.Cause.REBOOT: "the host was started anew",
     records.Cause.UNSTARTED: "it could not be started",
 }
 

@@ -206,7 +206,7 @@ async def test_after_a_reboot_every_instance_is_gone_and_none_is_started_again(y
     assert record is not None
     records.write(yard.instance("one") / records.RECORD, {**record, "boot": "an-earlier-boot"})
     assert await yard.status("one") is base.InstanceStatus.GONE
-    assert "restarted" in (await yard.provisioner.end_reason("one")).detail
+    assert "started anew" in (await yard.provisioner.end_reason("one")).detail
     # The pid lives on under the same number, which must not matter; clear it away by its identity.
     identity.send(who, signal.SIGTERM)
     for _ in range(200):
