@@ -12,7 +12,7 @@ from typing import Any
 from runnerd import errors, model
 from runnerd.admin import documents, prices
 from runnerd.kit import display
-from runnerd.lifecycle import sweep_policy
+from runnerd.lifecycle import sweep_documents, sweep_policy
 from runnerd.lifecycle.termination import DRAINABLE
 from runnerd.model import Event, Instance, InstanceId, InstanceState, Reason
 from runnerd.runtime import lookup, shared
@@ -153,7 +153,7 @@ class Commands:
             raise errors.Refused(f"{row.id} has been {row.state.value} for {since} ({row.reason.value})", status=409)
         return row
 
-    async def sweep(self, *, dry_run: bool) -> dict[str, Any]:
+    async def sweep(self, *, dry_run: bool) -> sweep_documents.Sweep:
         """List what carries our tags at every provider; unless ``dry_run``, have the daemon adopt what has no row.
 
         What is adopted has a row like any other and ends through the termination check.

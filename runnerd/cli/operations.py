@@ -94,6 +94,6 @@ def sweep(socket_file: str | None, config_file: str | None, as_json: bool, once:
     render.show(found, as_json, lambda found: render.sweep(found, now=time.time()))
     if not once and not dry_run and found["unaccounted"] and not as_json:
         click.echo(f"{found['unaccounted']} without a row: the daemon adopts them with its next listing")
-    wrong = found["incomplete"] or (found["state_read"] and found["unaccounted"])
-    wrong = wrong or found.get("failed") or found.get("held_back")
+    wrong = bool(found["incomplete"]) or (found["state_read"] and found["unaccounted"] > 0)
+    wrong = wrong or found.get("failed", 0) + found.get("held_back", 0) > 0
     click.get_current_context().exit(Exit.PROBLEMS if wrong else Exit.OK)

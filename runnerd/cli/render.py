@@ -14,6 +14,7 @@ from runnerd.kit import display
 
 if TYPE_CHECKING:
     from runnerd.admin import documents as answers
+    from runnerd.lifecycle import sweep_documents
     from runnerd.views import documents
 
 Document = TypeVar("Document")
@@ -306,7 +307,7 @@ def renewal(found: answers.Renewal) -> None:
     click.echo(found["effect"])
 
 
-def sweep(found: dict[str, Any], *, now: float) -> None:
+def sweep(found: sweep_documents.Sweep, *, now: float) -> None:
     rows = [
         [provider["name"], each.get("kind", "instance"), each["ref"], each["instance"], each.get("status", ""),
          each["pool"], _deadline(each["deadline"], now), each["row"] or "no row",

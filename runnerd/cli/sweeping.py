@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Awaitable, Iterable, Mapping
-from typing import Any
+from typing import Literal
 
 import sqlalchemy as sa
 
@@ -20,7 +20,7 @@ from provisioners import base
 from runnerd import config, daemon, errors, model
 from runnerd.cli import offline
 from runnerd.kit import clock, http
-from runnerd.lifecycle import sweep_policy
+from runnerd.lifecycle import sweep_documents, sweep_policy
 from runnerd.runtime import providers
 from runnerd.store import queries
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 CONCURRENCY = 16
 
 
-async def once(settings: config.Config, *, dry_run: bool, system: clock.Clock | None = None) -> dict[str, Any]:
+async def once(settings: config.Config, *, dry_run: bool, system: clock.Clock | None = None) -> sweep_documents.Sweep:
     """List everything with our tags; unless ``dry_run``, delete what is past its deadline.
 
     Each instance and resource gets the action in ``done``, or the reason for no action in ``why``.
@@ -60,7 +60,7 @@ async def once(settings: config.Config, *, dry_run: bool, system: clock.Clock | 
             found["incomplete"].append(name)
         strangers = {row.provider for row in (rows or {}).values() if row.provider} - set(settings.providers)
         notes += [f"provider {name} has instances with rows and is not configured here" for name in sorted(strangers)]
-        found.update(dry_run=dry_run, ended=0, deleted=0, failed=0, held_back=0)
+        found |= {"dry_run": dry_run, "ended": 0, "deleted": 0, "failed": 0, "held_back": 0}
         await _act(settings, found, provisioners, now, notes)
         found["notes"] = notes
         return found
@@ -118,39 +118,39 @@ def _rows(settings: config.Config) -> tuple[dict[str, model.Instance] | None, st
 
 async def _act(
     settings: config.Config,
-    found: dict[str, Any],
+    found: sweep_documents.Sweep,
     provisioners: Mapping[str, base.Provisioner],
     now: clock.Clock,
     notes: list[str],
 ) -> None:
     """End what is due, instances before their orphaned resources, or only state it for a dry run."""
     wall = now.wall()
-    due: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
+    due: dict[str, tuple[list[sweep_documents.Instance], list[sweep_documents.Residue]]] = {}
     for provider in found["providers"]:
         for each in provider["instances"]:
             each["why"] = sweep_policy.spare_instance(each, wall)
-        for each in provider["residues"]:
-            each["why"] = sweep_policy.spare_residue(each, wall)
+        for residue in provider["residues"]:
+            residue["why"] = sweep_policy.spare_residue(residue, wall)
         due[provider["name"]] = (
             [each for each in provider["instances"] if not each["why"]],
             [each for each in provider["residues"] if not each["why"]],
         )
-    everything = [each for pair in due.values() for part in pair for each in part]
+    everything = [each for instances, residues in due.values() for each in (*instances, *residues)]
     if not everything:
         return
     doubt = await _clock_doubt(settings, now)
     if doubt:
         notes.append(f"nothing is ended: {doubt}")
         found["held_back"] = len(everything)
-        for each in everything:
-            each["why"] = "its deadline has passed, but this host's clock is in doubt"
+        for doubtful in everything:
+            doubtful["why"] = "its deadline has passed, but this host's clock is in doubt"
         return
     if found["dry_run"]:
         for instances, residues in due.values():
             for each in instances:
                 each["done"] = "would be ended: its deadline has passed"
-            for each in residues:
-                each["done"] = "would be deleted: it is orphaned"
+            for residue in residues:
+                residue["done"] = "would be deleted: it is orphaned"
         return
     await asyncio.gather(
         *(_end(provisioners[name], *pair, found) for name, pair in due.items() if name in provisioners)
@@ -159,13 +159,13 @@ async def _act(
 
 async def _end(
     provisioner: base.Provisioner,
-    instances: list[dict[str, Any]],
-    residues: list[dict[str, Any]],
-    found: dict[str, Any],
+    instances: list[sweep_documents.Instance],
+    residues: list[sweep_documents.Residue],
+    found: sweep_documents.Sweep,
 ) -> None:
     limit = asyncio.Semaphore(CONCURRENCY)
 
-    async def end(each: dict[str, Any]) -> None:
+    async def end(each: sweep_documents.Instance) -> None:
         async with limit:
             each["done"] = await _tried(
                 provisioner.delete(each["ref"]), "ended: its deadline has passed", found, "ended"
@@ -178,7 +178,9 @@ async def _end(
         each["done"] = await _tried(provisioner.delete_residue(residue), "deleted: it was orphaned", found, "deleted")
 
 
-async def _tried(work: Awaitable[None], done: str, found: dict[str, Any], count: str) -> str:
+async def _tried(
+    work: Awaitable[None], done: str, found: sweep_documents.Sweep, count: Literal["ended", "deleted"]
+) -> str:
     """Await one deletion and return its outcome as text; failures of others do not matter."""
     try:
         async with asyncio.timeout(sweep_policy.TIMEOUT):

@@ -10,11 +10,11 @@ import asyncio
 import collections
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from provisioners import base
 from runnerd import model
 from runnerd.kit import display
+from runnerd.lifecycle import sweep_documents
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ async def look(
     known: Known | None,
     *,
     also: Mapping[str, frozenset[base.Scope]] = _NOWHERE,
-) -> dict[str, Any]:
+) -> sweep_documents.Sweep:
     """List every provider once.  Without ``known`` the state could not be read and everything counts as unaccounted.
 
     ``also`` are scopes with rows by provider, whether they are configured or not.
@@ -53,14 +53,14 @@ async def look(
     }
 
 
-def nothing(name: str, problem: str) -> dict[str, Any]:
+def nothing(name: str, problem: str) -> sweep_documents.Provider:
     """Return the report on a provider that could not be asked."""
     return {"name": name, "problem": problem, "failures": {}, "counts": {}, "instances": [], "residues": []}
 
 
 async def _look(
     name: str, provisioner: base.Provisioner, known: Known | None, also: frozenset[base.Scope]
-) -> dict[str, Any]:
+) -> sweep_documents.Provider:
     try:
         async with asyncio.timeout(TIMEOUT):
             listing = await provisioner.list_owned(also)
@@ -86,7 +86,7 @@ async def _look(
     }
 
 
-def _instance(view: base.InstanceView, known: Known | None) -> dict[str, Any]:
+def _instance(view: base.InstanceView, known: Known | None) -> sweep_documents.Instance:
     attempt = view.tags.get(base.TAG_ATTEMPT, "")
     row = known(view.name, attempt) if known else None
     return {
@@ -105,7 +105,7 @@ def _instance(view: base.InstanceView, known: Known | None) -> dict[str, Any]:
     }
 
 
-def _residue(one: base.Residue, known: Known | None, names: set[str], listing: base.Listing) -> dict[str, Any]:
+def _residue(one: base.Residue, known: Known | None, names: set[str], listing: base.Listing) -> sweep_documents.Residue:
     owner = one.tags.get(base.TAG_INSTANCE, "")
     row = known(owner, one.tags.get(base.TAG_ATTEMPT, "")) if known and owner else None
     return {
@@ -128,7 +128,7 @@ def _residue(one: base.Residue, known: Known | None, names: set[str], listing: b
 # -- by the tags alone ---------------------------------------------------------------------------------------------
 
 
-def spare_instance(each: Mapping[str, Any], now: float) -> str:
+def spare_instance(each: sweep_documents.Instance, now: float) -> str:
     """Return why an instance is left alone where there is no daemon; empty when it is to be ended."""
     deadline = each["deadline"]
     if deadline <= 0:
@@ -136,7 +136,7 @@ def spare_instance(each: Mapping[str, Any], now: float) -> str:
     return _time_left(deadline, now)
 
 
-def spare_residue(each: Mapping[str, Any], now: float) -> str:
+def spare_residue(each: sweep_documents.Residue, now: float) -> str:
     """Return why a side resource is left alone where there is no daemon; empty when it is to be deleted."""
     if each["instance_listed"]:
         return f"its instance {each['instance']} is there"

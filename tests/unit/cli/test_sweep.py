@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click.testing
 import pytest
@@ -17,7 +17,7 @@ from runnerd.cli import sweeping
 from runnerd.cli.exits import Exit
 from runnerd.cli.main import cli
 from runnerd.kit import clock
-from runnerd.lifecycle import sweep_policy
+from runnerd.lifecycle import sweep_documents, sweep_policy
 from tests.support import fakes, small_daemon
 
 TEXT = """\
@@ -77,7 +77,7 @@ async def _bought(settings: config.Config, *, overdue: float) -> None:
     await cloud.close()
 
 
-def _entries(found: dict[str, Any]) -> list[dict[str, Any]]:
+def _entries(found: sweep_documents.Sweep) -> list[sweep_documents.Instance]:
     return [one for each in found["providers"] for one in each["instances"]]
 
 
@@ -172,13 +172,14 @@ def residue(**facts: Any) -> dict[str, Any]:
 def test_a_side_resource_is_spared_unless_its_own_tags_say_that_it_is_left_over(
     facts: dict[str, Any], why: str
 ) -> None:
-    told = sweep_policy.spare_residue(residue(**facts), NOW)
+    told = sweep_policy.spare_residue(cast(sweep_documents.Residue, residue(**facts)), NOW)
     assert told == "" if not why else why in told
 
 
 @pytest.mark.parametrize("text", ["", "soon", "nan", "inf", "-inf", "1e400", None])
 def test_a_tag_that_is_no_number_is_no_deadline(text: str | None) -> None:
-    assert sweep_policy.spare_instance({"deadline": numbers.real(text) or 0.0}, NOW)
+    found = cast(sweep_documents.Instance, {"deadline": numbers.real(text) or 0.0})
+    assert sweep_policy.spare_instance(found, NOW)
 
 
 class Sky:
