@@ -100,9 +100,9 @@ class Daemon:
         await self.controller.end_reasons.resume()
         self._background.spawn("reconcile", self.controller.run())
         self._background.spawn("housekeeping", housekeeping.run(self.runtime))
-        self._background.spawn("reruns", self.controller.reruns.run())
-        self._background.spawn("stuck jobs", self.controller.stuck_jobs.run())
-        self._background.spawn("orphan runners", self.controller.orphan_runners.run())
+        self._background.spawn("retries", self.controller.reruns.run())
+        self._background.spawn("inquiry", self.controller.stuck_jobs.run())
+        self._background.spawn("runner sweep", self.controller.orphan_runners.run())
         self.progress.started_at = now()
 
     def _compose(self, rows: ledger.Ledger) -> None:

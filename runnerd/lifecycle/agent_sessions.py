@@ -15,13 +15,13 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, TypeAlias
 
 from provisioners import base
 from runnerd import errors, model
 from runnerd.forges import base as forges
 from runnerd.kit import clock
-from runnerd.lifecycle import agent_assignment
+from runnerd.lifecycle import agent_answers, agent_assignment
 from runnerd.model import AttemptKey, InstanceId, InstanceState, Reason
 from runnerd.runtime import shared, steps
 
@@ -31,6 +31,8 @@ PROTOCOLS = frozenset({1})
 HOLD_S = 25.0
 #: Seconds between heartbeats, as agents are asked to send them.
 HEARTBEAT_S = 15.0
+#: An answer to a request for a runner.
+RunnerAnswer: TypeAlias = agent_answers.Wait | agent_answers.Run | agent_answers.End
 _NONCE = re.compile(r"[A-Za-z0-9_-]{16,128}")
 #: The stage that an agent reports as failed -> the reason under which it counts against the offer.
 _FAULTS = {"gate": "gate", "runner": "register"}
@@ -113,7 +115,7 @@ class AgentSessions:
 
     # -- hello -------------------------------------------------------------------------------------------------
 
-    async def hello(self, token: str, *, nonce: str, protocol: int) -> dict[str, Any]:
+    async def hello(self, token: str, *, nonce: str, protocol: int) -> agent_answers.Hello:
         """Exchange the boot token for a session.
 
         Raises :class:`errors.Refused`: 401 not a token of ours, 403 used already or too late, 409 not the time yet,
@@ -164,7 +166,7 @@ class AgentSessions:
 
     # -- register ----------------------------------------------------------------------------------------------
 
-    async def register(self, token: str, *, runner_started: bool) -> dict[str, Any]:
+    async def register(self, token: str, *, runner_started: bool) -> RunnerAnswer:
         """Wait for a runner configuration; answers within :data:`HOLD_S` seconds.
 
         ``{"action": "wait"}``, ``{"action": "run", ...}`` or ``{"action": "end", "reason": ...}``.
@@ -198,7 +200,7 @@ class AgentSessions:
             if self._asking.get(row.id) is event:
                 self._runtime.observations.heard(row.id, asking=False)
 
-    def _answer(self, id: InstanceId) -> dict[str, Any] | None:
+    def _answer(self, id: InstanceId) -> agent_answers.Run | agent_answers.End | None:
         row = self._runtime.rows.instances.get(id)
         if row is None or row.state in (InstanceState.DRAINING, InstanceState.ENDING) or row.state in model.CLOSED:
             return {"action": "end", "reason": (row.reason.value if row else "") or "not wanted"}
@@ -229,7 +231,7 @@ class AgentSessions:
 
     async def heartbeat(
         self, token: str, *, phase: str, worker: bool, runner: str = "", job_started: bool = False
-    ) -> dict[str, Any]:
+    ) -> agent_answers.Heartbeat:
         """Take note of a living agent, and answer with what it is to do."""
         rows = self._runtime.rows
         attempt, nonce, row = self._session(token)
@@ -254,7 +256,7 @@ class AgentSessions:
             await rows.step(row.id, InstanceState.BUSY, expect={InstanceState.BOOTING}, busy_at=now)
         return {"action": self._next(row, worker, now), "heartbeat": HEARTBEAT_S, "reason": row.reason.value}
 
-    def _next(self, row: model.Instance, worker: bool, now: float) -> str:
+    def _next(self, row: model.Instance, worker: bool, now: float) -> Literal["continue", "stop", "end"]:
         """Return what a living agent is to do.
 
         A draining instance goes on until its runner is removed at the forge: a runner that is stopped before may
@@ -274,7 +276,7 @@ class AgentSessions:
 
     # -- jobs --------------------------------------------------------------------------------------------------
 
-    async def job(self, token: str, *, event: str, result: str = "") -> dict[str, Any]:
+    async def job(self, token: str, *, event: str, result: str = "") -> agent_answers.Noted:
         """Take note that a job started or ended on the instance."""
         _, _, row = self._session(token)
         if row is None:
@@ -322,7 +324,7 @@ class AgentSessions:
 
     # -- trouble -----------------------------------------------------------------------------------------------
 
-    async def failed(self, token: str, *, stage: str, detail: str) -> dict[str, Any]:
+    async def failed(self, token: str, *, stage: str, detail: str) -> agent_answers.Noted:
         """Take note that the instance cannot do its work: wrong hardware, no runner binary."""
         _, _, row = self._session(token)
         if row is None:
@@ -335,7 +337,7 @@ class AgentSessions:
         self._runtime.wake()
         return {}
 
-    async def diagnostics(self, token: str, *, text: str) -> dict[str, Any]:
+    async def diagnostics(self, token: str, *, text: str) -> agent_answers.Noted:
         """Keep the diagnostics that an agent sends before its instance ends."""
         _, _, row = self._session(token)
         if row is not None:

@@ -66,6 +66,7 @@ class Reaper:
         self._consoles = consoles
         self._end_reasons = end_reasons
         self._rechecked_at = 0.0
+        runtime.rows.on_forget.append(runtime.observations.forget)
 
     # -- draining ----------------------------------------------------------------------------------------------
 
@@ -237,8 +238,6 @@ class Reaper:
         self._runtime.alarms.clear("instance", id, "delete-stuck")
         self._agents.forget(id)
         self._consoles.forget(id)
-        if id not in self._runtime.rows.instances:
-            self._runtime.observations.forget(id)
         if stepped is not None and why.kind is base.EndKind.UNKNOWN:
             self._end_reasons.await_proof(stepped)
         self._runtime.wake()

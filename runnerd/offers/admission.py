@@ -23,6 +23,8 @@ from runnerd.runtime import budget, shared
 #: Dollars that sums of floating-point numbers may be off.
 _ROUNDING, _OVERRUN = 1e-9, 0.01
 _DAY_S = 86400.0
+#: Titles of levels whose alarms have another id, which people may have rules for.
+_ALARM_ID = {refusals.ALL: "the whole"}
 
 
 @dataclass(slots=True)
@@ -130,7 +132,7 @@ class Admission:
         self._quotas = quotas.Quotas()
         #: Reservations whose rows are not written yet: they do not count themselves.
         self._reserved: list[Reservation] = []
-        #: Levels at which more is committed than their limit, as last alarmed.
+        #: Ids of the alarms of levels at which more is committed than their limit.
         self._overrun: set[str] = set()
         runtime.rows.on_step.append(self._stepped)
 
@@ -287,11 +289,11 @@ class Admission:
 
     def _watch_budgets(self) -> None:
         """Alarm what is over its limit, until it no longer is."""
-        over = dict(self.overruns())
-        for title in self._overrun - set(over):
-            self._runtime.alarms.clear("budget", title, "overrun")
-        for title, detail in over.items():
-            self._runtime.alarms.ring("budget", title, "overrun", detail)
+        over = {_ALARM_ID.get(title, title): detail for title, detail in self.overruns()}
+        for id in self._overrun - set(over):
+            self._runtime.alarms.clear("budget", id, "overrun")
+        for id, detail in over.items():
+            self._runtime.alarms.ring("budget", id, "overrun", detail)
         self._overrun = set(over)
 
 

@@ -85,6 +85,8 @@ class Ledger:
         self.on_fault: list[Callable[[Instance, steps.Fault], Iterable[Block]]] = []
         #: Called once with each gone instance whose provider said late why it ended, before and after.
         self.on_proof: list[Callable[[Instance, Instance], None]] = []
+        #: Called with each instance whose row leaves memory.
+        self.on_forget: list[Callable[[InstanceId], None]] = []
         #: A lock lives as long as a task holds it or waits for it.
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._by_runner: dict[str, RegistrationId] = {}
@@ -421,6 +423,8 @@ class Ledger:
         if closed.attempt is not None:
             self._attempts.pop(closed.attempt, None)
         self._costed.discard(closed.id)
+        for listener in self.on_forget:
+            listener(closed.id)
 
     def _lock(self, name: str) -> asyncio.Lock:
         lock = self._locks.get(name)

@@ -168,7 +168,7 @@ class Agents:
             raise wire.Busy("the daemon is starting; retry later")
         return self._served.agents
 
-    async def _hold(self, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    async def _hold(self, work: Awaitable[agent_sessions.RunnerAnswer]) -> agent_sessions.RunnerAnswer:
         """Wait for an answer, or until the listener closes."""
         task = asyncio.ensure_future(work)
         closing = asyncio.ensure_future(self._closing.wait())

@@ -68,7 +68,7 @@ class Machines:
             await asyncio.sleep(0.5)
 
     async def call(
-        self, rng: random.Random, ask: Callable[[agent_sessions.AgentSessions], Awaitable[dict[str, Any]]]
+        self, rng: random.Random, ask: Callable[[agent_sessions.AgentSessions], Awaitable[Mapping[str, Any]]]
     ) -> Any:
         """Ask the daemon that lives now."""
         await asyncio.sleep(rng.uniform(0.001, 0.05))

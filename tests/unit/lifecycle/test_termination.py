@@ -286,6 +286,17 @@ async def test_a_preemption_is_what_the_provider_proves(
     assert VM not in place.runtime.observations
 
 
+async def test_what_was_observed_of_an_instance_is_forgotten_with_its_row(
+    reaper: termination.Reaper, place: Place
+) -> None:
+    place.put(bought("vm-1", "busy"), registration("r1"))
+    place.runtime.observations.heard(VM)
+    await reaper.close(VM, Reason.VANISHED)
+    assert VM in place.runtime.observations
+    await place.rows.step_registration(model.RegistrationId("r1"), model.RegistrationState.GONE)
+    assert VM not in place.runtime.observations
+
+
 async def test_closing_keeps_the_row_until_its_registration_is_gone(reaper: termination.Reaper, place: Place) -> None:
     place.put(bought("vm-1", "busy"), registration("r1"))
     await reaper.close(VM, Reason.VANISHED)

@@ -145,7 +145,7 @@ def test_what_passes_a_limit_all_the_same_is_told(tmp_path: Path, clock: ManualC
     assert counted(place).overruns() == [
         ("the daemon", "$4.00 are spent or committed for this day, the limit is $1.00")
     ]
-    assert place.alarms() == {"overrun"}
+    assert set(place.runtime.alarms.open) == {("budget", "the whole", "overrun")}
 
 
 async def test_a_reservation_from_which_nothing_came_is_free_again(tmp_path: Path, clock: ManualClock) -> None:
