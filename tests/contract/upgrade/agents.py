@@ -197,6 +197,7 @@ def again(archive: Path, directory: Path, *, python: str) -> dict[str, Any]:
     has_job = directory.name in ("job", "rebooted")
     with _daemon() as daemon, contextlib.ExitStack() as host, contextlib.ExitStack() as runner:
         _point(directory, URL, daemon.url)
+        clock = _clock_of_this_host(directory) if lives_on else {}
         cleared: Callable[[], bool] | None = _stand_in(directory, runner, host) if lives_on else None
 
         def heartbeat(body: Any) -> tuple[int, Any]:
@@ -226,8 +227,25 @@ def again(archive: Path, directory: Path, *, python: str) -> dict[str, Any]:
     if "runner.json" in kept:
         # Numbers of this host's processes.
         record = json.loads(kept["runner.json"])
-        kept["runner.json"] = {key: value for key, value in record.items() if key not in ("pid", "started", "boot")}
+        kept["runner.json"] = {
+            key: clock.get(value, value) if key == "job_at" else value
+            for key, value in record.items()
+            if key not in ("pid", "started", "boot")
+        }
     return {"exit": code, "told": daemon.told(beats=lives_on), "leftovers": leftovers, "files": kept}
+
+
+def _clock_of_this_host(directory: Path) -> dict[float, float]:
+    """Let the job have started a second ago; return what its start was in the kept file.
+
+    The agent counts seconds since this host's boot, so the kept figure lies hours back on one host and in the future
+    on another.
+    """
+    path = directory / "runner.json"
+    record = json.loads(path.read_text())
+    now = round(time.monotonic() - 1.0, 3)
+    path.write_text(json.dumps({**record, "job_at": now}))
+    return {now: record["job_at"]}
 
 
 def _stand_in(directory: Path, runner: contextlib.ExitStack, host: contextlib.ExitStack) -> Callable[[], bool]:
