@@ -1,7 +1,7 @@
-"""What an instance boots with: a small script that fetches the agent by its hash and becomes it.
+"""The boot script of an instance: fetches the agent, verifies its hash and runs it.
 
-The script carries one token, valid for one exchange, and nothing else that is secret; while it is stored, the token
-is a placeholder.  Nothing from third parties is fetched: only the agent, from the daemon, checked by its hash.
+The script contains one token, valid for one exchange, and no other secret; in stored scripts the token is a
+placeholder.  Nothing is fetched from third parties: only the agent, from the daemon.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def render(
     power_off: tuple[str, ...] = POWER_OFF,
     preemption_notice: float = 0.0,
 ) -> str:
-    """The first-boot script with a placeholder for the token.
+    """Return the boot script with a placeholder for the token.
 
-    ``url`` is where instances reach the daemon, ``bundle`` the agent archive's SHA-256 in hex.  ``power_off`` is how
-    the machine ends itself, when its agent leaves or ``lifetime`` seconds after its boot; it is empty for an instance
-    that is only a process, whose disks are not its own either, and whose host's notices are not for it.
-    ``preemption_notice`` is in seconds, 0 for what its cloud gives by itself.
+    ``url`` is the daemon's address for instances, ``bundle`` the agent archive's SHA-256 in hex.  ``power_off`` is the
+    command by which the machine ends itself, when its agent exits or ``lifetime`` seconds after boot; it is empty for
+    an instance that is only a process, which also ignores the notices of its host.  ``preemption_notice`` is in
+    seconds, 0 for the cloud's default.
     """
     facts: dict[str, object] = {"url": url, "token": TOKEN_PLACEHOLDER, "instance": instance}
     if power_off:

@@ -1,4 +1,4 @@
-"""The agent as one file: a zip archive of its package that any Python runs, the same bytes for the same source."""
+"""The agent as one file: a reproducible zip archive of its package that any Python runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGE = '"""The part of runnerd that runs on an instance."""\n'
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The archive and its hash, under which instances fetch it."""
+    """The archive and its hash, by which instances fetch it."""
 
     data: bytes
     sha256: str
@@ -34,15 +34,15 @@ def build() -> Bundle:
 
 
 def _files(folder: Traversable, prefix: str) -> list[tuple[str, bytes]]:
-    found = []
+    files = []
     for entry in folder.iterdir():
         name = f"{prefix}/{entry.name}"
         if entry.is_dir():
             if entry.name != "__pycache__":
-                found += _files(entry, name)
+                files += _files(entry, name)
         elif entry.name.endswith(".py"):
-            found.append((name, entry.read_bytes()))
-    return found
+            files.append((name, entry.read_bytes()))
+    return files
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

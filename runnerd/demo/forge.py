@@ -1,4 +1,4 @@
-"""The simulated forges, as the demo asks them: by the simulator's control endpoints and its page."""
+"""A client of the simulated forges: the simulator's control endpoints and its pages."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_TIMEOUT = 10.0
+_TIMEOUT_S = 10.0
 _IMAGE = re.compile(r"!\[[^\]]*\]\((\S+?)(?:\s+[\"'][^)]*)?\)")
-#: What CML marks its comments with; shown by no forge.
+#: The image in every comment of CML; no forge shows it.
 _WATERMARK = "https://cml.dev/watermark.png"
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job as its forge tells it.  Times are unix seconds, 0 for not yet."""
+    """One job at its forge.  Times are unix seconds, 0 for not yet."""
 
     id: int
     forge: str
@@ -27,12 +27,12 @@ class Job:
     pull: int
     status: str
     conclusion: str
-    #: The runner that has or had it; a runner has the name of its instance.
+    #: The runner that took it, which has the name of its instance.
     runner: str
     queued_at: float
     started_at: float
     finished_at: float
-    #: How often a runner began it.
+    #: How often a runner started it.
     starts: int
 
     @property
@@ -41,7 +41,7 @@ class Job:
 
     @property
     def request(self) -> str:
-        """What the comments' `target` says for its pull or merge request."""
+        """The `target` of comments on its pull or merge request."""
         return f"{'merge_request' if self.forge == 'gitlab' else 'pull'}/{self.pull}"
 
 
@@ -67,10 +67,11 @@ class View:
     reports: tuple[Report, ...]
 
     def report(self, job: Job) -> Report | None:
-        """The job's report, None while there is none."""
-        for one in self.reports:
-            if (one.forge, one.repo) == (job.forge, job.repo) and one.target in (job.request, f"pull/{job.pull}"):
-                return one
+        """Return the job's report; None while there is none."""
+        for report in self.reports:
+            same = (report.forge, report.repo) == (job.forge, job.repo)
+            if same and report.target in (job.request, f"pull/{job.pull}"):
+                return report
         return None
 
 
@@ -80,25 +81,25 @@ class Simulator:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def queue(self, order: Mapping[str, Any]) -> None:
-        """Queue jobs.  Raises OSError, with the answer's text when it was refused."""
-        data = json.dumps(order).encode()
+    def queue(self, job: Mapping[str, Any]) -> None:
+        """Queue a job.  Raises OSError, with the answer's text when it was refused."""
+        data = json.dumps(job).encode()
         request = urllib.request.Request(  # noqa: S310  # our own address
             f"{self.url}/_sim/jobs", data=data, headers={"Content-Type": "application/json"}
         )
         try:
-            urllib.request.urlopen(request, timeout=_TIMEOUT).close()  # noqa: S310
+            urllib.request.urlopen(request, timeout=_TIMEOUT_S).close()  # noqa: S310
         except urllib.error.HTTPError as error:
             raise OSError(f"the simulator refused a job: {error.read().decode('utf-8', 'replace')[:300]}") from error
 
     def view(self) -> View:
-        """The forges now.  Raises OSError."""
-        with urllib.request.urlopen(f"{self.url}/_sim/state", timeout=_TIMEOUT) as answer:  # noqa: S310
+        """Return the current state of the forges.  Raises OSError."""
+        with urllib.request.urlopen(f"{self.url}/_sim/state", timeout=_TIMEOUT_S) as answer:  # noqa: S310
             return read(json.load(answer), self.url)
 
 
-def fetch(url: str, *, timeout: float = _TIMEOUT) -> tuple[int, bytes]:
-    """Status and first bytes of an address; status 0 when it cannot be reached."""
+def fetch(url: str, *, timeout: float = _TIMEOUT_S) -> tuple[int, bytes]:
+    """Return status and first bytes of an address; status 0 when it cannot be reached."""
     try:
         with urllib.request.urlopen(url, timeout=timeout) as answer:  # noqa: S310  # an address of the demo
             return int(answer.status), answer.read(4096)
@@ -110,7 +111,7 @@ def fetch(url: str, *, timeout: float = _TIMEOUT) -> tuple[int, bytes]:
 
 
 def read(state: Mapping[str, Any], url: str) -> View:
-    """The answer of `GET /_sim/state`."""
+    """Parse the answer of `GET /_sim/state`."""
     jobs = tuple(
         Job(
             id=int(one["id"]),
@@ -142,7 +143,7 @@ def _report(comment: Mapping[str, Any], base: str) -> Report:
     else:
         url = f"{base}/{repo}/pull/{number}#issuecomment-{id}"
     images = []
-    for found in _IMAGE.findall(str(comment["body"])):
-        if not found.startswith(_WATERMARK):
-            images.append(urllib.parse.urljoin(base, found))
+    for address in _IMAGE.findall(str(comment["body"])):
+        if not address.startswith(_WATERMARK):
+            images.append(urllib.parse.urljoin(base, address))
     return Report(str(forge), str(repo), str(target), url, tuple(images))

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from provisioners.processes import identity
-from runnerd.demo import children, stage
+from runnerd.demo import processes, workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Seconds for the whole demo on a busy machine.
@@ -62,7 +62,7 @@ def left_in(directory: Path) -> list[str]:
             words = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
         except OSError:
             continue
-        marks = (f"{mark}={directory}".encode() for mark in (identity.MARK, children.MARK))
+        marks = (f"{mark}={directory}".encode() for mark in (identity.MARK, processes.MARK))
         if words and (str(directory) in words or any(one.startswith(tuple(marks)) for one in variables)):
             found.append(words)
     return found
@@ -78,10 +78,10 @@ def check_whole_story(directory: Path) -> None:
     assert status == 0, f"{out}\n{err}"
     told: dict[str, Any] = json.loads(out.splitlines()[-1])
     assert set(told) == {"jobs", "instances", "reports", "wait_seconds"}
-    assert told["jobs"] == {"queued": len(stage.JOBS), "succeeded": len(stage.JOBS), "failed": 0}
-    assert told["instances"]["created"] >= len(stage.JOBS)
+    assert told["jobs"] == {"queued": len(workspace.JOBS), "succeeded": len(workspace.JOBS), "failed": 0}
+    assert told["instances"]["created"] >= len(workspace.JOBS)
     assert told["instances"]["left"] == 0
-    assert len(told["reports"]) == len(set(told["reports"])) == len(stage.JOBS)
+    assert len(told["reports"]) == len(set(told["reports"])) == len(workspace.JOBS)
     assert 0 < told["wait_seconds"]["p50"] <= told["wait_seconds"]["p95"]
     for words in ("out of capacity", "kill -9", "daemon started again", "0 created twice, 0 left", "simulated"):
         assert words in err
@@ -143,7 +143,7 @@ def test_runs_in_a_clone_and_asks_nothing_of_its_origin(somewhere: Path, foreign
 
 def test_an_interrupt_in_the_middle_ends_everything_that_was_started(somewhere: Path) -> None:
     process = start(somewhere)
-    machines = [somewhere / ".demo" / "state" / "providers" / cloud.name / "processes" for cloud in stage.CLOUDS]
+    machines = [somewhere / ".demo" / "state" / "providers" / cloud.name / "processes" for cloud in workspace.CLOUDS]
     deadline = time.monotonic() + 90
     while not any(list(path.glob("instances/*/identity.json")) for path in machines):
         assert process.poll() is None, process.communicate()

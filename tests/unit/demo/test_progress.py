@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from runnerd.demo import calls, forge, progress
+from runnerd.demo import cloud_calls, forge, progress
 from runnerd.demo.progress import Step
 
 JOB = forge.Job(
@@ -22,12 +22,12 @@ OTHER = dataclasses.replace(JOB, id=2, pull=2)
 ON_GITLAB = dataclasses.replace(JOB, id=3, forge="gitlab", repo="acme/meters")
 
 
-def machine(name: str, cloud: str = "roomy") -> calls.Machine:
-    return calls.Machine(ref=name, key=name, name=name, cloud=cloud, price=0.5, created_at=11.0)
+def machine(name: str, cloud: str = "roomy") -> cloud_calls.Machine:
+    return cloud_calls.Machine(ref=name, key=name, name=name, cloud=cloud, price=0.5, created_at=11.0)
 
 
-def book(*machines: calls.Machine) -> calls.Book:
-    return calls.Book({(one.cloud, one.ref): one for one in machines}, (), ())
+def book(*machines: cloud_calls.Machine) -> cloud_calls.Record:
+    return cloud_calls.Record({(one.cloud, one.ref): one for one in machines}, (), ())
 
 
 def view(*jobs: forge.Job, runners: dict[str, str] | None = None, reports: tuple[forge.Report, ...] = ()) -> forge.View:

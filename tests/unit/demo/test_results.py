@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from runnerd.demo import calls, forge, proof
+from runnerd.demo import cloud_calls, forge, results
 
 JOB = forge.Job(
     id=1,
@@ -21,14 +21,14 @@ JOB = forge.Job(
     starts=1,
 )
 REPORT = forge.Report("github", "acme/digits", "pull/1", "http://sim/r", ("http://sim/i.png",))
-MACHINE = calls.Machine("i-1", "k1", "m1", "roomy", 0.5, created_at=0.0, ended_at=3600.0)
-REFUSAL = calls.Refusal("m1", "thrifty", "InsufficientCapacity", 10.0)
+MACHINE = cloud_calls.Machine("i-1", "k1", "m1", "roomy", 0.5, created_at=0.0, ended_at=3600.0)
+REFUSAL = cloud_calls.Refusal("m1", "thrifty", "InsufficientCapacity", 10.0)
 
 
-def draw(job: forge.Job = JOB, *, reports: tuple[forge.Report, ...] = (REPORT,), **changes: Any) -> proof.Proof:
-    book = calls.Book({("roomy", "i-1"): MACHINE}, changes.pop("refusals", (REFUSAL,)), ())
+def draw(job: forge.Job = JOB, *, reports: tuple[forge.Report, ...] = (REPORT,), **changes: Any) -> results.Results:
+    book = cloud_calls.Record({("roomy", "i-1"): MACHINE}, changes.pop("refusals", (REFUSAL,)), ())
     facts = {"wanted": 1, "left": 0, "broken": (), "budget": 1.0, "now": 9000.0, **changes}
-    return proof.draw(forge.View((job,), {}, reports), book, **facts)
+    return results.count(forge.View((job,), {}, reports), book, **facts)
 
 
 def test_a_good_end_has_no_problems_and_says_so_in_the_promised_shape() -> None:
@@ -46,7 +46,7 @@ def test_a_good_end_has_no_problems_and_says_so_in_the_promised_shape() -> None:
     ("changes", "words"),
     [
         pytest.param({"wanted": 2}, "1 of 2 jobs were queued", id="a job is missing"),
-        pytest.param({"job": dataclasses.replace(JOB, starts=2)}, "not begun exactly once", id="run twice"),
+        pytest.param({"job": dataclasses.replace(JOB, starts=2)}, "not started exactly once", id="run twice"),
         pytest.param({"job": dataclasses.replace(JOB, conclusion="failure")}, "did not succeed", id="failed"),
         pytest.param({"reports": ()}, "have no report", id="unreported"),
         pytest.param({"left": 1}, "are left", id="left behind"),
@@ -64,4 +64,4 @@ def test_what_is_not_as_promised_is_named(changes: dict[str, Any], words: str) -
     [([], 0.5, 0.0), ([3.0], 0.95, 3.0), ([4.0, 1.0, 3.0, 2.0], 0.5, 2.0), ([1.0, 2.0, 3.0, 4.0], 0.95, 4.0)],
 )
 def test_a_percentile_is_one_of_the_values(values: list[float], share: float, expected: float) -> None:
-    assert proof.percentile(values, share) == expected
+    assert results.percentile(values, share) == expected

@@ -1,7 +1,6 @@
-"""Processes of the demo: started in groups of their own, ended by their ids on every way out.
+"""Processes of the demo: started in groups of their own, and always ended by their ids.
 
-What instances left behind is found by the mark that each of their processes carries in its environment; the name of a
-program is never a reason to end it.
+Processes left by instances are found by a mark in their environment, never by the name of a program.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from provisioners.processes import identity
 #: Every process that the demo starts carries this variable with the demo's directory.
 MARK = "RUNNERD_DEMO"
 #: Seconds between SIGTERM and SIGKILL.
-_GRACE = 8.0
+_GRACE_S = 8.0
 
 
 class Child:
@@ -31,7 +30,7 @@ class Child:
         self.name = name
         self.log = directory / f"{name}.log"
         with open(self.log, "ab") as log:
-            #: Not collected before `end`, so its number stays its own.
+            #: Not reaped before `end`, so its pid stays its own.
             self._process = subprocess.Popen(  # noqa: S603  # our own interpreter
                 list(command),
                 cwd=directory,
@@ -56,22 +55,22 @@ class Child:
         return self._process.poll()
 
     def kill(self) -> None:
-        """SIGKILL to this process alone."""
+        """Send SIGKILL to this process only."""
         self._process.kill()
-        self._process.wait(timeout=_GRACE)
+        self._process.wait(timeout=_GRACE_S)
 
     def end(self) -> None:
-        """SIGTERM, and after a grace SIGKILL for its whole group."""
+        """Send SIGTERM, and after the grace period SIGKILL to its whole group."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(timeout=_GRACE)
+                self._process.wait(timeout=_GRACE_S)
             except subprocess.TimeoutExpired:
                 os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait(timeout=_GRACE)
+                self._process.wait(timeout=_GRACE_S)
 
     def tail(self, lines: int = 15) -> str:
-        """The end of its log."""
+        """Return the end of its log."""
         try:
             text = self.log.read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -80,13 +79,13 @@ class Child:
 
 
 def _marks(directory: Path, *marks: str) -> Iterator[tuple[identity.Identity, str]]:
-    """Living processes that carry a mark with that directory or something below it, and its value; not ourselves."""
+    """Yield processes with a mark for that directory or one below it, and its value; never this process."""
     wanted = [os.fsencode(f"{mark}=") for mark in marks]
     inside = os.fsencode(directory)
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
             continue
-        # Who it is comes first, so that a number that is given anew meanwhile is not mistaken.
+        # Identified first, so that a pid that is reused meanwhile causes no mistake.
         who = identity.identify(int(name))
         try:
             with open(f"/proc/{name}/environ", "rb") as file:
@@ -102,31 +101,31 @@ def _marks(directory: Path, *marks: str) -> Iterator[tuple[identity.Identity, st
 
 
 def instances(directory: Path) -> set[str]:
-    """Names of the demo's instances that have living processes."""
+    """Return the names of the demo's instances that have living processes."""
     return {Path(value).name for _, value in _marks(directory, identity.MARK)}
 
 
 def end_leftovers(directory: Path) -> int:
-    """End everything of a demo in that directory; how many processes were left."""
+    """Kill all processes of a demo in that directory; return the number that were left."""
     count = 0
     for _ in range(50):
         left = [who for who, _ in _marks(directory, identity.MARK, MARK)]
         if not left:
             return count
         count = max(count, len(left))
-        for one in left:
-            identity.send(one, signal.SIGKILL)
+        for process in left:
+            identity.send(process, signal.SIGKILL)
         time.sleep(0.05)
     return count
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback address that nobody listens on."""
+    """Return unused ports of the loopback address."""
     sockets = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
     try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        return [int(free.getsockname()[1]) for free in sockets]
     finally:
-        for one in sockets:
-            one.close()
+        for free in sockets:
+            free.close()

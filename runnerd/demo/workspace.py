@@ -1,7 +1,7 @@
-"""What the demo is played with: its directory, the repositories, the jobs and the daemon's configuration.
+"""The demo's input: its directory, the repositories, the jobs and the daemon's configuration.
 
-The configuration has the shape that any other has, so that a person can read it, change it and run it again.  Nothing
-outside the directory is touched.
+The configuration is an ordinary one, so that users can read it, change it and run it again.  Nothing outside the
+directory is changed.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from typing import Any
 
 import yaml
 
-from runnerd.demo import children
+from runnerd.demo import processes
 
 POOL = "gpu-t4"
-#: At most so many instances at one time; fewer than jobs, so that the limit is seen to hold.
+#: The limit of concurrent instances; lower than the number of jobs, so that it takes effect.
 INSTANCES = 4
-#: The budget in simulated dollars.
+#: The daily budget in simulated dollars.
 DOLLARS_PER_DAY = 5.0
-#: The longest path that a Unix socket may have (unix(7): 108 bytes, the last is NUL).
+#: The maximal length of the path of a Unix socket (unix(7): 108 bytes, the last is NUL).
 _LONGEST_SOCKET = 107
 _MARKER = "This directory belongs to `runnerd demo` and is emptied at its next start.\n"
 _CONTENT = "runnerd.demo.content"
 
 
-class Unplayable(Exception):
-    """The demo cannot start here; the text says why and what to do."""
+class Unusable(Exception):
+    """The demo cannot start here; the message states the reason and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository with the files of the article."""
+    """A repository with its training script and workflow."""
 
     forge: str
     name: str
-    #: File of this package, and its place in the repository.
+    #: A file of this package, and its path in the repository.
     workflow: str
     place: str
 
@@ -54,7 +54,7 @@ class Repository:
         }
 
     def job(self) -> tuple[list[str], list[str]]:
-        """Labels and script of the workflow's job, read from its file as the forge would read it."""
+        """Return labels and script of the workflow's job, parsed as by the forge."""
         document: dict[Any, Any] = yaml.safe_load((resources.files(_CONTENT) / self.workflow).read_bytes())
         if self.forge == "gitlab":
             return list(document["train"]["tags"]), list(document["train"]["script"])
@@ -71,10 +71,10 @@ class JobPlan:
     pull: int
     noise: float
 
-    def order(self) -> dict[str, Any]:
-        """The body of the simulator's `POST /_sim/jobs`."""
+    def request(self) -> dict[str, Any]:
+        """Return the body of the simulator's `POST /_sim/jobs`."""
         labels, script = self.repository.job()
-        given = {"NOISE": f"{self.noise:g}", "SEED": str(self.pull)}
+        variables = {"NOISE": f"{self.noise:g}", "SEED": str(self.pull)}
         kind = "variables" if self.repository.forge == "gitlab" else "env"
         return {
             "forge": self.repository.forge,
@@ -83,7 +83,7 @@ class JobPlan:
             "script": script,
             "name": "train",
             "pull_number": self.pull,
-            kind: given,
+            kind: variables,
         }
 
 
@@ -102,9 +102,9 @@ class Cloud:
 
     name: str
     price: float
-    #: Machines that it has; None for no end of them.
+    #: The number of its machines; None for unlimited.
     capacity: int | None
-    #: The answer to one create call gets lost after the call was carried out.
+    #: The answer to one create call is lost after the call was executed.
     loses_answer: bool
 
 
@@ -117,7 +117,7 @@ CLOUDS = (
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What the simulated forges gave out."""
+    """The credentials of the simulated forges."""
 
     app_id: str
     #: Private key of the GitHub App.
@@ -126,7 +126,7 @@ class Credentials:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class Workspace:
     """The demo's directory and the addresses inside it."""
 
     directory: Path
@@ -143,87 +143,88 @@ class Stage:
         return self.directory / "state"
 
     def calls(self, cloud: str) -> Path:
-        """Where that cloud writes down every call that it gets."""
+        """Return the path of that cloud's log of calls."""
         return self.directory / f"{cloud}.jsonl"
 
     def machines(self, cloud: str) -> Path:
-        """Where that cloud keeps its instances: one directory each."""
+        """Return the directory of that cloud's instances, one directory each."""
         return self.state / "providers" / cloud / "processes" / "instances"
 
-    def repository(self, one: Repository) -> Path:
-        return self.directory / "repositories" / one.name
+    def repository(self, repository: Repository) -> Path:
+        return self.directory / "repositories" / repository.name
 
 
-def prepare(directory: Path) -> Stage:
-    """An empty stage.  Raises :class:`Unplayable`."""
+def prepare(directory: Path) -> Workspace:
+    """Create an empty workspace.  Raises :class:`Unusable`."""
     if not Path("/proc/self/environ").exists():
-        raise Unplayable("it needs Linux: instances are processes that are told apart by /proc")
+        raise Unusable("it needs Linux: instances are processes that are identified through /proc")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         directory = directory.resolve()
         known = directory / "ABOUT"
         if any(directory.iterdir()) and not known.exists():
-            raise Unplayable(f"{directory} exists and is not of an earlier demo; name another with --directory")
-        # Held until this process ends: two demos would empty each other's stage.
+            raise Unusable(f"{directory} exists and is not of an earlier demo; choose another with --directory")
+        # Held until this process ends: two demos would empty each other's directory.
         lock = os.open(directory / "ABOUT", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            raise Unplayable(f"another demo runs in {directory}; name another place with --directory") from None
-        children.end_leftovers(directory)
+            raise Unusable(f"another demo is running in {directory}; choose another with --directory") from None
+        processes.end_leftovers(directory)
         for path in directory.iterdir():
             if path != known:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         known.write_text(_MARKER, encoding="utf-8")
     except OSError as error:
-        raise Unplayable(f"{directory} cannot be used: {error.strerror or error}; try --directory") from error
+        raise Unusable(f"{directory} cannot be used: {error.strerror or error}; try --directory") from error
     socket = directory / "runnerd.sock"
     if len(os.fsencode(socket)) > _LONGEST_SOCKET:
         socket = Path(tempfile.mkdtemp(prefix="runnerd-demo-")) / "runnerd.sock"
-    ops, public = children.free_ports(2)
-    stage = Stage(directory, f"127.0.0.1:{ops}", f"127.0.0.1:{public}", socket)
-    stage.state.mkdir(mode=0o700)
+    ops, public = processes.free_ports(2)
+    workspace = Workspace(directory, f"127.0.0.1:{ops}", f"127.0.0.1:{public}", socket)
+    workspace.state.mkdir(mode=0o700)
     for repository in REPOSITORIES:
         for name, data in repository.files().items():
-            path = stage.repository(repository) / name
+            path = workspace.repository(repository) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-    return stage
+    return workspace
 
 
-def clear_socket(stage: Stage) -> None:
-    """Remove a socket's directory outside the stage."""
-    if stage.socket.parent != stage.directory:
-        shutil.rmtree(stage.socket.parent, ignore_errors=True)
+def clear_socket(workspace: Workspace) -> None:
+    """Remove the socket's directory if it is outside the workspace."""
+    if workspace.socket.parent != workspace.directory:
+        shutil.rmtree(workspace.socket.parent, ignore_errors=True)
 
 
 def write_config(
-    stage: Stage, *, simulator: str, credentials: Credentials, python: str, runner: Path, path: str
+    workspace: Workspace, *, simulator: str, credentials: Credentials, python: str, runner: Path, path: str
 ) -> None:
     """Write the daemon's configuration and the files of its secrets."""
-    token = stage.directory / "gitlab.token"
+    token = workspace.directory / "gitlab.token"
     token.touch(mode=0o600)
     token.write_text(credentials.gitlab_token, encoding="utf-8")
-    lines = _lines(stage, credentials, simulator, python, runner, path)
-    stage.config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = _lines(workspace, credentials, simulator, python, runner, path)
+    workspace.config.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _lines(
-    stage: Stage, credentials: Credentials, simulator: str, python: str, runner: Path, path: str
+    workspace: Workspace, credentials: Credentials, simulator: str, python: str, runner: Path, path: str
 ) -> Iterator[str]:
     def quoted(text: object) -> str:
-        # A JSON text is a YAML text.
+        # A JSON string is a YAML string.
         return json.dumps(str(text))
 
     def command(forge: str) -> str:
         return json.dumps([python, str(runner), forge])
 
-    yield "# Written by `runnerd demo`. The shape is that of any configuration; forges and clouds are simulated."
+    yield "# Written by `runnerd demo`. An ordinary configuration; forges and clouds are simulated."
     yield "controller: demo"
-    yield f"public_url: http://{stage.public}"
-    yield f"state: {quoted(stage.state)}"
-    yield f"listen: {{ops: {quoted(stage.ops)}, public: {quoted(stage.public)}, socket: {quoted(stage.socket)}}}"
+    yield f"public_url: http://{workspace.public}"
+    yield f"state: {quoted(workspace.state)}"
+    ops, public, socket = (quoted(each) for each in (workspace.ops, workspace.public, workspace.socket))
+    yield f"listen: {{ops: {ops}, public: {public}, socket: {socket}}}"
     yield ""
     yield "forges:"
     key = quoted(f"file:{credentials.app_key}")
@@ -242,9 +243,9 @@ def _lines(
         yield f"    machine_types: {{sim-t4: {{gpu: t4, price: {cloud.price}}}}}"
         yield f"    regions: {{north: {{zones: [north-a]{capacity}}}}}"
         if cloud.loses_answer:
-            yield "    faults:                # the third create call is carried out, and its answer lost"
+            yield "    faults:                # the third create call succeeds, but its answer is lost"
             yield "      - {call: create, kind: timeout, applied: true, delay: 0.5s, after: 2, times: 1}"
-        yield f"    log: {quoted(stage.calls(cloud.name))}"
+        yield f"    log: {quoted(workspace.calls(cloud.name))}"
     yield ""
     yield f"limits: {{instances: {INSTANCES}, dollars_per_day: {DOLLARS_PER_DAY:g}}}"
     yield "defaults:"
@@ -258,4 +259,4 @@ def _lines(
     yield "pools:"
     yield f"  {POOL}: {{gpu: t4}}"
     yield ""
-    yield "reconcile: {interval: 1s, list_interval: 2s, drain: 5s}      # a demo is in a hurry"
+    yield "reconcile: {interval: 1s, list_interval: 2s, drain: 5s}      # short, for a demo"

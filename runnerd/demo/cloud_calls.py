@@ -1,6 +1,6 @@
-"""What the simulated clouds wrote down: every create and delete call, as the clouds saw it.
+"""The simulated clouds' own records: every create and delete call that they received.
 
-The proof rests on these logs and not on what the daemon says of itself.
+The demo's result is checked against these logs and not against the daemon's state.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One instance, as its cloud knows it.  Times are unix seconds."""
+    """One instance in its cloud's record.  Times are unix seconds."""
 
     ref: str
-    #: The attempt that it was made for.
+    #: The attempt that created it.
     key: str
     name: str
     cloud: str
     #: Dollars per hour.
     price: float
     created_at: float
-    #: When it was asked to go, or seen to have gone by itself; 0 for neither.
+    #: When it was deleted, or seen to have ended by itself; 0 for neither.
     ended_at: float = 0.0
 
     def dollars(self, now: float) -> float:
-        """Simulated dollars until its end, or until now."""
+        """Return its cost in simulated dollars until its end, or until now."""
         return max(0.0, (self.ended_at or now) - self.created_at) / 3600.0 * self.price
 
 
@@ -43,7 +43,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Book:
+class Record:
     """All calls of all clouds."""
 
     #: By cloud and the cloud's own handle, in the order of their creation.
@@ -54,15 +54,16 @@ class Book:
 
     @property
     def twice(self) -> int:
-        """Instances beyond the first of one attempt, or of one name."""
+        """The number of instances beyond the first of an attempt or a name."""
         attempts = {machine.key for machine in self.machines.values()}
         names = {machine.name for machine in self.machines.values()}
         return len(self.machines) - min(len(attempts), len(names))
 
-    def ended(self, seen: Mapping[str, float]) -> Book:
-        """The same with the ends of instances, by name, that left without being asked."""
+    def ended(self, seen: Mapping[str, float]) -> Record:
+        """Return the record with the ends, by name, of instances that ended by themselves."""
         machines = {
-            key: replace(one, ended_at=one.ended_at or seen.get(one.name, 0.0)) for key, one in self.machines.items()
+            key: replace(machine, ended_at=machine.ended_at or seen.get(machine.name, 0.0))
+            for key, machine in self.machines.items()
         }
         return replace(self, machines=machines)
 
@@ -70,12 +71,12 @@ class Book:
         return sum(machine.dollars(now) for machine in self.machines.values())
 
 
-def read(logs: Mapping[str, Path], prices: Mapping[str, float]) -> Book:
-    """The book of the clouds, by their logs; a log that is not there yet is empty."""
+def read(logs: Mapping[str, Path], prices: Mapping[str, float]) -> Record:
+    """Read the logs of the clouds; a log that does not exist yet is empty."""
     lines: list[dict[str, Any]] = []
     for cloud, path in logs.items():
         lines += [{**line, "cloud": cloud} for line in _lines(path)]
-    return book(sorted(lines, key=lambda line: float(line["at"])), prices)
+    return record(sorted(lines, key=lambda line: float(line["at"])), prices)
 
 
 def _lines(path: Path) -> Iterable[dict[str, Any]]:
@@ -83,12 +84,12 @@ def _lines(path: Path) -> Iterable[dict[str, Any]]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
-    # The last line may be on its way.
+    # The last line may be incomplete.
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def book(lines: Iterable[Mapping[str, Any]], prices: Mapping[str, float]) -> Book:
-    """Read calls in the order of their time."""
+def record(lines: Iterable[Mapping[str, Any]], prices: Mapping[str, float]) -> Record:
+    """Return the record of these calls, which are in the order of their time."""
     machines: dict[tuple[str, str], Machine] = {}
     refusals: list[Refusal] = []
     unanswered: list[str] = []
@@ -103,7 +104,7 @@ def book(lines: Iterable[Mapping[str, Any]], prices: Mapping[str, float]) -> Boo
             elif outcome != "existing":
                 refusals.append(Refusal(str(line["name"]), cloud, outcome, at))
         elif line["call"] == "delete" and outcome == "ok":
-            found = machines.get((cloud, str(line["ref"])))
-            if found is not None and not found.ended_at:
-                machines[cloud, found.ref] = replace(found, ended_at=at)
-    return Book(machines, tuple(refusals), tuple(unanswered))
+            deleted = machines.get((cloud, str(line["ref"])))
+            if deleted is not None and not deleted.ended_at:
+                machines[cloud, deleted.ref] = replace(deleted, ended_at=at)
+    return Record(machines, tuple(refusals), tuple(unanswered))
