@@ -1,4 +1,4 @@
-"""The three clouds, measured: the real daemon as a process, the real SDKs over sockets, simulated clouds behind them.
+"""Clouds, measured: the real daemon as a process, the real SDKs over sockets, simulated clouds behind them.
 
 The clouds keep the documented rates and refuse what goes faster.  Nothing boots on their instances: what is measured
 ends with the create call.
@@ -16,35 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.clouds import aws, azure, gcp, machines
-from tests.e2e import clouds, estates
+from tests.clouds import machines, registry
+from tests.clouds.adapter import CloudAdapter
+from tests.e2e import clouds
 from tests.e2e import plant as plants
 from tests.e2e import site as sites
 
-NAMES = ("aws", "gcp", "azure")
-#: Creates at once and per second in the long run, as documented: "Throttle limits" of EC2 (for each region), "Rate
-#: quotas" of Compute Engine (1,500 a minute and project), "Compute throttling" of Azure (500 a minute and region).
-DOCUMENTED: Mapping[str, tuple[int, float]] = {"aws": (5, 2.0), "gcp": (25, 25.0), "azure": (200, 500 / 60)}
-#: A small machine type of each cloud, without a GPU so that no quota is near, and where it is bought.
-SMALL = {"aws": "c6i.large", "gcp": "n2-standard-2", "azure": "Standard_D2s_v5"}
-PLACES = {"aws": {"us-east-1": "a"}, "gcp": {"us-central1": "a"}, "azure": {"eastus": "1"}}
-#: Machine types by cloud; the pools of the failover take the first of each, the second of each and so on, so that no
-#: pool knows what another one was refused.
-TYPES: Mapping[str, Sequence[str]] = {
-    "aws": (
-        *(f"g4dn.{size}" for size in ("xlarge", "2xlarge", "4xlarge", "8xlarge", "16xlarge")),
-        *(f"c6i.{size}" for size in ("large", "xlarge", "2xlarge", "4xlarge", "8xlarge", "12xlarge", "16xlarge")),
-    ),
-    "gcp": (
-        *(f"g2-standard-{size}" for size in (4, 8, 12, 16, 32)),
-        *(f"n2-standard-{size}" for size in (2, 4, 8, 16, 32, 48, 64)),
-    ),
-    "azure": (
-        *(f"Standard_NC{size}as_T4_v3" for size in (4, 8, 16)),
-        *("Standard_NV36ads_A10_v5", "Standard_NC6s_v3", "Standard_NC24ads_A100_v4", "Standard_NC40ads_H100_v5"),
-        *("Standard_D2s_v5", "Standard_D4s_v5", "Standard_D8s_v5", "Standard_F2s_v2", "Standard_F8s_v2"),
-    ),
-}
+NAMES = registry.NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +78,8 @@ class Stages:
                 made = clouds.Clouds(directory, _Nobody(), names=tuple(names))
                 made.start()
                 try:
-                    plant.variables.update(estates.Aws.environment)
+                    for adapter in made.adapters.values():
+                        plant.variables.update(adapter.environment)
                     yield sites.Site(plant, made, machines.Machines(directory / "machines"))
                     assert made.problems == [], made.problems[0]
                 finally:
@@ -117,8 +96,8 @@ class Stages:
 
     def resident(self, names: Sequence[str]) -> float:
         """MB of a daemon with those clouds and both forges, after its first offers and listings."""
-        with self.stage(names or ("aws",)) as site:
-            given = {name: _options(site, name, _ALL[name]) for name in names}
+        with self.stage(names or NAMES[:1]) as site:
+            given = {name: _options(site, name) for name in names}
             pools = {"gpu-t4": {"gpu": "t4"}}
             forges = {"github": site.plant.github(), "gitlab": site.plant.gitlab(poll="15s", idle_poll="1m")}
             site.configure(
@@ -140,12 +119,13 @@ class Stages:
 
     def pace(self, name: str, seconds: float) -> Pace:
         """Creates per second in one region of a cloud, for that long after the burst."""
-        burst, refill = DOCUMENTED[name]
+        adapter = registry.ADAPTERS[name]
+        burst, refill = adapter.documented.burst, adapter.documented.per_second
         count = burst + int(refill * (seconds + 8))
         with self.stage([name]) as site:
             site.configure(
-                providers={name: _options(site, name, PLACES[name])},
-                pools={"small": {"types": {name: [SMALL[name]]}}},
+                providers={name: _options(site, name, _one_zone(adapter))},
+                pools={"small": {"types": {name: [adapter.small_type]}}},
                 defaults={"market": "on-demand", "boot": "30m", "idle": "10m"},
                 limits={"instances": 5000},
                 forges={"github": site.plant.github()},
@@ -171,14 +151,17 @@ class Stages:
 
         One job after the other, each in a pool of its own, with fewer creates at one time than any bucket holds.
         """
-        jobs = min(jobs, *(len(one) for one in TYPES.values()))
+        jobs = min(jobs, *(len(one.varied_types) for one in registry.ADAPTERS.values()))
         with self.stage(NAMES) as site:
             site.clouds.do(lambda: _refuse_all(site))
             pools = {
-                f"pool-{number}": {"types": {name: [TYPES[name][number]] for name in NAMES}} for number in range(jobs)
+                f"pool-{number}": {
+                    "types": {name: [one.varied_types[number]] for name, one in registry.ADAPTERS.items()}
+                }
+                for number in range(jobs)
             }
             site.configure(
-                providers={name: _options(site, name, _ALL[name]) for name in NAMES},
+                providers={name: _options(site, name) for name in NAMES},
                 pools=pools,
                 defaults={"market": "on-demand", "boot": "30m", "idle": "10m"},
                 limits={"instances": 500},
@@ -202,31 +185,30 @@ class Stages:
             return _gaps(site)
 
 
-_ALL = {
-    "aws": {"us-east-1": "ab", "us-west-2": "a"},
-    "gcp": {"us-central1": "ab", "europe-west4": "a"},
-    "azure": {"eastus": "12", "westeurope": "1"},
-}
+def _options(site: sites.Site, name: str, regions: Mapping[str, str] | None = None) -> dict[str, Any]:
+    return site.cloud(name).served_options(site.plant.secret, regions)
 
 
-def _options(site: sites.Site, name: str, regions: Mapping[str, str]) -> dict[str, Any]:
-    if name == "aws":
-        return site.aws.options(regions)
-    if name == "gcp":
-        key = site.plant.secret("gcp.json", site.gcp.key_file())
-        return site.gcp.options(regions, credentials=key)
-    return site.azure.options(regions, secret=site.plant.secret("azure.secret", azure.SECRET))
+def _one_zone(adapter: type[CloudAdapter]) -> dict[str, str]:
+    region, letters = next(iter(adapter.regions.items()))
+    return {region: letters[0]}
+
+
+def _last_region() -> str:
+    return list(registry.ADAPTERS[NAMES[-1]].regions)[-1]
 
 
 def _refuse_all(site: sites.Site) -> None:
-    """Nothing is free anywhere but in the last region of the last cloud."""
-    site.aws.cloud.faults.append(aws.Fault(code="InsufficientInstanceCapacity", times=None))
-    site.gcp.cloud.faults.append(gcp.Fault(fails_with="ZONE_RESOURCE_POOL_EXHAUSTED", fails_after=0.2, times=None))
-    site.azure.cloud.faults.append(azure.Fault(region="eastus", code="SkuNotAvailable", status=409, times=None))
+    """Leave nothing free anywhere but in the last region of the last cloud."""
+    *others, last = (site.cloud(name) for name in NAMES)
+    for one in others:
+        one.refuse()
+    for region in list(last.regions)[:-1]:
+        last.refuse(region)
 
 
 def _last_resorts(site: sites.Site) -> int:
-    return sum(one.region == "westeurope" and one.status in (200, 201) for one in site.clouds.creates)
+    return sum(one.region == _last_region() and one.status in (200, 201) for one in site.clouds.creates)
 
 
 def _gaps(site: sites.Site) -> dict[str, list[float]]:

@@ -77,6 +77,10 @@ class BadDay:
     lines: Sequence[str] = ()
     #: Refusals of offers that stay.
     refusals: Sequence[str] = ()
+    #: Outcomes of create calls that the metrics count.
+    outcomes: Sequence[str] = ()
+    #: Some of its offers are blocked in the end.
+    blocked: bool = False
     #: Regions instead of the usual ones.
     regions: Mapping[str, str] | None = None
 
@@ -171,6 +175,8 @@ class CloudAdapter(ABC):
     regions: ClassVar[Mapping[str, str]]
     #: Two machine types with one T4 each, the cheapest first.
     t4_types: ClassVar[Sequence[str]]
+    #: The cheapest T4 type as a pool names it.
+    machine_type: ClassVar[str]
     #: A small machine type without a GPU, so that no quota is near.
     small_type: ClassVar[str]
     #: Machine types of many families: what one of them is refused says nothing of the next.

@@ -1,4 +1,4 @@
-"""Amazon EC2, Compute Engine and Azure over sockets, with machines behind their instances.
+"""Simulated clouds over sockets, with machines behind their instances.
 
 They live in one thread of the test's process, beside the daemon and the simulated forges.  What they see of the daemon
 is what the real ones would: requests of the real SDKs with credentials that are checked.  A test reaches into them
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from runnerd.simulator import certificates
-from tests.clouds import wire
-from tests.e2e.estates import KINDS, Estate, Instance
+from tests.clouds import registry, wire
+from tests.clouds.adapter import VM, CloudAdapter
 
 T = TypeVar("T")
 
@@ -71,15 +71,15 @@ class Failure:
 
 @dataclass(slots=True)
 class Clouds:
-    """Three clouds and what runs in them."""
+    """Clouds and what runs in them."""
 
     directory: Path
     guests: Guests
     seed: int = 0
     #: Which clouds there are.
-    names: tuple[str, ...] = ("aws", "gcp", "azure")
+    names: tuple[str, ...] = registry.NAMES
     throttled: bool = True
-    estates: dict[str, Estate] = field(default_factory=dict)
+    adapters: dict[str, CloudAdapter] = field(default_factory=dict)
     #: Every create call so far.
     creates: list[Create] = field(default_factory=list)
     failures: dict[tuple[str, str], Failure] = field(default_factory=dict)
@@ -132,73 +132,74 @@ class Clouds:
 
     async def _main(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        ca, tls = certificates.make(self.directory / "azure-ca", ["127.0.0.1"])
+        ca, tls = certificates.make(self.directory / "clouds-ca", ["127.0.0.1"])
         rng = random.Random(self.seed)
         async with contextlib.AsyncExitStack() as stack:
             for name in self.names:
-                made = KINDS[name](time.time, random.Random(rng.getrandbits(64)), throttled=self.throttled)
-                self.estates[name] = made
+                seed = random.Random(rng.getrandbits(64))
+                made = registry.ADAPTERS[name].quick(time.time, seed, throttled=self.throttled)
+                self.adapters[name] = made
                 made.url = await stack.enter_async_context(
-                    wire.serve(self._handler(made), tls=tls if made.encrypted else None)
+                    wire.serve(self._handler(made), tls=tls if made.tls else None)
                 )
-                made.ca = str(ca) if made.encrypted else ""
+                made.ca = str(ca) if made.tls else ""
             self._ready.set()
             looks = asyncio.create_task(self._live())
             await self._stopping.wait()
             looks.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await looks
-        for made in self.estates.values():
+        for made in self.adapters.values():
             made.close()
 
     # -- requests ----------------------------------------------------------------------------------------------
 
-    def _handler(self, estate: Estate) -> wire.Handler:
+    def _handler(self, adapter: CloudAdapter) -> wire.Handler:
         def handle(request: wire.Request) -> wire.Answer:
             try:
-                return self._handle(estate, request)
+                return self._handle(adapter, request)
             except wire.Lost:
                 raise
             except Exception:
-                self.problems.append(f"{estate.name}: {request.method} {request.url}\n{traceback.format_exc()}")
+                self.problems.append(f"{adapter.name}: {request.method} {request.url}\n{traceback.format_exc()}")
                 raise
 
         return handle
 
-    def _handle(self, estate: Estate, request: wire.Request) -> wire.Answer:
-        asked = estate.creates(request)
+    def _handle(self, adapter: CloudAdapter, request: wire.Request) -> wire.Answer:
+        asked = adapter.creates(request)
         if asked is None:
-            answer = estate.handle(request)
-            self._note_failure(estate, request, answer)
+            answer = adapter.handle(request)
+            self._note_failure(adapter, request, answer)
             return answer
         instance, region = asked
-        create = Create(estate.name, instance, region, began=time.time())
+        create = Create(adapter.name, instance, region, began=time.time())
         self.creates.append(create)
         self.on_create(create, False)
         try:
-            answer = estate.handle(request)
+            answer = adapter.handle(request)
             create.status = answer.status
         finally:
             create.ended = time.time()
             self.on_create(create, True)
-        self._note_failure(estate, request, answer)
+        self._note_failure(adapter, request, answer)
         return answer
 
-    def _note_failure(self, estate: Estate, request: wire.Request, answer: wire.Answer) -> None:
+    def _note_failure(self, adapter: CloudAdapter, request: wire.Request, answer: wire.Answer) -> None:
         if answer.status == 429 or b"RequestLimitExceeded" in answer.body:
             # It says nothing of the place: the same is tried again when the pause is over.
             return
-        for mark, name in estate.fails(request, answer):
+        for mark, name in adapter.refused(request, answer):
             # It may be told more than once.
-            self.failures.setdefault((estate.name, mark), Failure(estate.name, name, time.time()))
+            self.failures.setdefault((adapter.name, mark), Failure(adapter.name, name, time.time()))
 
     # -- instances ---------------------------------------------------------------------------------------------
 
     async def _live(self) -> None:
         last = 0.0
         while True:
-            for estate in self.estates.values():
-                estate.tick()
+            for adapter in self.adapters.values():
+                adapter.tick()
             now = time.monotonic()
             if now - last >= _LOOK:
                 last = now
@@ -210,45 +211,46 @@ class Clouds:
 
     async def _look(self) -> None:
         """Boot what has started to run, end what has not, and tell the clouds what their guests did."""
-        seen = {one.ref: one for one in self._instances()}
-        on = {ref for ref, one in seen.items() if one.on}
-        fresh = [seen[ref] for ref in sorted(on - self.boots.keys())]
-        self.boots |= {one.ref: one.name for one in fresh}
+        now = time.time()
+        seen = {vm.uid: vm for vm in self._vms()}
+        on = {uid for uid, vm in seen.items() if vm.running(now)}
+        fresh = [seen[uid] for uid in sorted(on - self.boots.keys())]
+        self.boots |= {vm.uid: vm.name for vm in fresh}
         stale = self.guests.running - on
 
         def act() -> tuple[list[str], dict[str, str]]:
             # The last words first: what a machine printed is not lost with it.
-            printed = {ref: self.guests.console(ref) for ref in self.guests.running}
+            printed = {uid: self.guests.console(uid) for uid in self.guests.running}
             self.guests.end(frozenset(stale))
-            for one in fresh:
-                self.guests.start(one.ref, one.user_data, name=one.name, gpus=one.gpus)
+            for vm in fresh:
+                self.guests.start(vm.uid, vm.raw_user_data, name=vm.name, gpus=vm.gpus)
             return self.guests.off(), printed
 
         off, printed = await asyncio.to_thread(act)
-        for ref, text in printed.items():
-            if ref in seen:
-                seen[ref].tell(text)
-        for ref in off:
-            if ref in seen and seen[ref].on:
-                seen[ref].power_off()
+        for uid, text in printed.items():
+            if uid in seen:
+                seen[uid].show_console(text)
+        for uid in off:
+            if uid in seen:
+                seen[uid].power_off(time.time())
 
-    def _instances(self) -> Iterator[Instance]:
-        for estate in self.estates.values():
-            yield from estate.instances()
+    def _vms(self) -> Iterator[VM]:
+        for adapter in self.adapters.values():
+            yield from adapter.vms()
 
     # -- what is there -----------------------------------------------------------------------------------------
 
     def left(self) -> list[str]:
         """Everything that costs in any of the clouds, instances and what belongs to them."""
-        return self.do(lambda: [f"{one.name}: {words}" for one in self.estates.values() for words in one.left()])
+        return self.do(lambda: [f"{one.name}: {words}" for one in self.adapters.values() for words in one.costing()])
 
     def keys(self) -> Mapping[str, list[str]]:
         """Cloud -> the idempotency key of every instance that it ever made."""
-        return self.do(lambda: {one.name: one.keys() for one in self.estates.values()})
+        return self.do(lambda: {one.name: one.keys() for one in self.adapters.values()})
 
     def story(self, lines: int = 60) -> str:
         """What to look at after a failure."""
         parts = [f"--- clouds: problems\n{problem}" for problem in self.problems]
         with contextlib.suppress(Exception):
-            parts += self.do(lambda: [f"--- {one.name}\n{one.story(lines)}" for one in self.estates.values()])
+            parts += self.do(lambda: [f"--- {one.name}\n{one.story(lines)}" for one in self.adapters.values()])
         return "\n".join(parts)

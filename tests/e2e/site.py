@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from runnerd.cli import client
-from tests.clouds import azure as clouds_azure
-from tests.clouds import machines
-from tests.e2e import clouds, estates
+from tests.clouds import machines, registry
+from tests.clouds.adapter import CloudAdapter
+from tests.e2e import clouds
 from tests.e2e import plant as plants
 
 
@@ -42,32 +42,14 @@ class Site:
     clouds: clouds.Clouds
     machines: machines.Machines
 
-    @property
-    def aws(self) -> estates.Aws:
-        made = self.clouds.estates["aws"]
-        assert isinstance(made, estates.Aws)
-        return made
+    def cloud(self, name: str) -> CloudAdapter:
+        return self.clouds.adapters[name]
 
-    @property
-    def gcp(self) -> estates.Gcp:
-        made = self.clouds.estates["gcp"]
-        assert isinstance(made, estates.Gcp)
-        return made
-
-    @property
-    def azure(self) -> estates.Azure:
-        made = self.clouds.estates["azure"]
-        assert isinstance(made, estates.Azure)
-        return made
-
-    def providers(self) -> dict[str, dict[str, Any]]:
-        """All three, each in two regions."""
-        key = self.plant.secret("gcp.json", self.gcp.key_file())
-        secret = self.plant.secret("azure.secret", clouds_azure.SECRET)
+    def providers(self, regions: Mapping[str, Mapping[str, str]] | None = None) -> dict[str, dict[str, Any]]:
+        """Return the options of all providers; ``regions`` gives those of a cloud that are not the usual two."""
         return {
-            "aws": self.aws.options({"us-east-1": "ab", "us-west-2": "a"}),
-            "gcp": self.gcp.options({"us-central1": "ab", "europe-west4": "a"}, credentials=key),
-            "azure": self.azure.options({"eastus": "12", "westeurope": "1"}, secret=secret),
+            name: adapter.served_options(self.plant.secret, (regions or {}).get(name))
+            for name, adapter in self.clouds.adapters.items()
         }
 
     def configure(
@@ -170,7 +152,7 @@ class Site:
 def site(
     plant: plants.Plant,
     *,
-    names: Sequence[str] = ("aws", "gcp", "azure"),
+    names: Sequence[str] = registry.NAMES,
     guests: clouds.Guests | None = None,
     throttled: bool = True,
 ) -> Iterator[Site]:
@@ -180,7 +162,8 @@ def site(
     plant.tales.append(made.story)
     made.start()
     try:
-        plant.variables.update(estates.Aws.environment)
+        for adapter in made.adapters.values():
+            plant.variables.update(adapter.environment)
         yield Site(plant, made, farm)
         assert made.problems == []
     finally:

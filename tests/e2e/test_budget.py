@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from tests.e2e import estates, work
+from tests.clouds import registry
+from tests.clouds.adapter import VM
 from tests.e2e import site as sites
+from tests.e2e import work
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -19,7 +21,7 @@ DAY = 86400.0
 WATCH = 25.0
 
 
-def committed(instances: Sequence[estates.Instance], now: float) -> dict[int, float]:
+def committed(instances: Sequence[VM], now: float) -> dict[int, float]:
     """Day (UTC) -> dollars spent or promised at a moment, by the clouds' instances and their tags."""
     found: dict[int, float] = {}
     for one in instances:
@@ -45,14 +47,14 @@ def test_two_hundred_jobs_never_promise_more_than_five_dollars(site: sites.Site)
     site.configure(
         limits={"instances": 50, "dollars_per_day": DOLLARS},
         defaults={"market": "on-demand", "max_job": "90m"},
-        pools={"gpu-t4": {"gpu": "t4", "from": ["aws", "gcp", "azure"]}},
+        pools={"gpu-t4": {"gpu": "t4", "from": list(registry.NAMES)}},
     )
     site.plant.start_daemon()
     jobs = work.Work(site.plant)
     jobs.add(JOBS, seconds=0.3)
     told = _watch(site)
 
-    instances = site.clouds.do(lambda: [one for made in site.clouds.estates.values() for one in made.instances()])
+    instances = site.clouds.do(lambda: [one for made in site.clouds.adapters.values() for one in made.vms()])
     # What is promised grows only when an instance is made: these moments are all that there are.
     promised = {one.created_at: committed(instances, one.created_at) for one in instances}
     most = max(dollars for by_day in promised.values() for dollars in by_day.values())

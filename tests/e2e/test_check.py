@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.clouds import aws
+from tests.clouds import aws, registry
 from tests.e2e import site as sites
 from tests.e2e import work
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-CLOUDS = ("aws", "gcp", "azure")
+CLOUDS = registry.NAMES
 #: Each with a list of its own: the file's reader takes no YAML aliases.
 Providers = dict[str, dict[str, Any]]
 
@@ -118,7 +118,7 @@ def _break(site: sites.Site, providers: Providers) -> None:
     """An expired key, a project that is somebody else's, a secret that is wrong."""
     providers["gcp"]["project"] = "another-project"
     providers["azure"]["client_secret"] = site.plant.secret("bad.secret", "wrong")
-    key = site.aws.cloud.keys[aws.KEYS[0]]
+    key = site.cloud("aws").cloud.keys[aws.KEYS[0]]
     site.clouds.do(lambda: setattr(key, "expires_at", time.time() - 60.0))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import string
 import threading
 import time
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.clouds import wire
+from tests.clouds import registry, wire
 from tests.e2e import clouds, work
 from tests.e2e import plant as plants
 from tests.e2e import site as sites
@@ -28,8 +29,10 @@ LIFE = 6.0
 #: was never carried out costs as long as its cloud may hide an instance.
 PATIENCE = 200.0
 #: Each cloud comes first for some jobs.
-POOLS = {"gpu-a": ["aws", "gcp", "azure"], "gpu-b": ["gcp", "azure", "aws"], "gpu-c": ["azure", "aws", "gcp"]}
-TYPES = {"aws": ["g4dn.xlarge"], "gcp": ["n1-standard-4"], "azure": ["Standard_NC4as_T4_v3"]}
+POOLS = {
+    f"gpu-{letter}": [*registry.NAMES[number:], *registry.NAMES[:number]]
+    for number, letter in enumerate(string.ascii_lowercase[: len(registry.NAMES)])
+}
 
 
 class Trap:
@@ -69,7 +72,11 @@ def test_three_clouds_survive_twenty_kills(site: sites.Site) -> None:
     print(f"seed {seed}; the same moments again: RUNNERD_KILL_SEED={seed} pytest {__file__}")
     rng = random.Random(seed)
     pools: dict[str, dict[str, Any]] = {
-        name: {"gpu": "t4", "from": list(order), "types": {cloud: list(TYPES[cloud]) for cloud in order}}
+        name: {
+            "gpu": "t4",
+            "from": list(order),
+            "types": {cloud: [registry.ADAPTERS[cloud].machine_type] for cloud in order},
+        }
         for name, order in POOLS.items()
     }
     site.configure(pools=pools, limits={"instances": INSTANCES})
@@ -129,7 +136,7 @@ def _kill_again_and_again(site: sites.Site, jobs: work.Work, trap: Trap, rng: ra
 
 def _most_at_a_time(site: sites.Site) -> int:
     """The most instances that the clouds had at one moment, failed launches included."""
-    made = site.clouds.do(lambda: [one for each in site.clouds.estates.values() for one in each.instances()])
+    made = site.clouds.do(lambda: [one for each in site.clouds.adapters.values() for one in each.vms()])
     moments = sorted(
         [(one.created_at, 1) for one in made] + [(one.gone_at, -1) for one in made if one.gone_at is not None]
     )

@@ -9,24 +9,25 @@ from typing import Any
 
 import pytest
 
+from tests.clouds import registry
 from tests.e2e import plant as plants
 from tests.e2e import site as sites
 from tests.e2e import work
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
-CLOUDS = ("aws", "gcp", "azure")
+CLOUDS = registry.NAMES
 DEADLINE = "runnerd-deadline"
 
 
 def _age(site: sites.Site, names: set[str]) -> None:
     """Let the deadlines of these instances be long past."""
     long_ago = str(int(time.time()) - 3600)
-    for estate in site.clouds.estates.values():
-        for one in estate.instances():
+    for adapter in site.clouds.adapters.values():
+        for one in adapter.vms():
             if one.name in names:
                 assert one.tags[DEADLINE] > long_ago
-                estate.retag(one.id, DEADLINE, long_ago)
+                adapter.retag(one.id, DEADLINE, long_ago)
 
 
 def test_a_sweep_from_elsewhere_ends_what_is_past_its_deadline_and_nothing_else(
@@ -71,7 +72,10 @@ def _running(site: sites.Site) -> dict[str, list[str]] | None:
 def _alive(site: sites.Site) -> dict[str, set[str]]:
     """Cloud -> names of the instances that run there."""
     return site.clouds.do(
-        lambda: {made.name: {one.name for one in made.instances() if one.on} for made in site.clouds.estates.values()}
+        lambda: {
+            made.name: {one.name for one in made.vms() if one.running(time.time())}
+            for made in site.clouds.adapters.values()
+        }
     )
 
 

@@ -53,6 +53,7 @@ class Adapter(adapter.CloudAdapter):
     name = "aws"
     regions: ClassVar[Mapping[str, str]] = {"us-east-1": "ab", "us-west-2": "a"}
     t4_types = ("g4dn.xlarge", "g4dn.2xlarge")
+    machine_type = "g4dn.xlarge"
     small_type = "c6i.large"
     varied_types = (*(f"g4dn.{size}" for size in _G4DN), *(f"c6i.{size}" for size in _C6I))
     #: "Throttle limits" of EC2.
@@ -237,4 +238,5 @@ class Adapter(adapter.CloudAdapter):
             r"us-west-2a/g4dn.xlarge/spot refused (capacity: InsufficientInstanceCapacity",
             r"us-west-2a/g4dn.xlarge/on-demand gave no clear answer",
         )
-        return adapter.BadDay(found, lines, regions={"us-east-1": "ab", "us-east-2": "a", "us-west-2": "a"})
+        regions = {"us-east-1": "ab", "us-east-2": "a", "us-west-2": "a"}
+        return adapter.BadDay(found, lines, outcomes=("capacity", "quota"), blocked=True, regions=regions)

@@ -67,6 +67,7 @@ class Adapter(adapter.CloudAdapter):
     name = "azure"
     regions: ClassVar[Mapping[str, str]] = {"eastus": "12", "westeurope": "1"}
     t4_types = ("Standard_NC4as_T4_v3", "Standard_NC8as_T4_v3")
+    machine_type = "Standard_NC4as_T4_v3"
     small_type = "Standard_D2s_v5"
     varied_types = (
         *(f"Standard_NC{size}as_T4_v3" for size in (4, 8, 16)),
@@ -237,6 +238,6 @@ class Adapter(adapter.CloudAdapter):
         lines = (
             r"eastus/1/Standard_NC4as_T4_v3/spot refused (capacity: ZonalAllocationFailed",
             # The lost answer is found out within the call.
-            r"westeurope/1/Standard_NC4as_T4_v3/spot got an instance",
+            r"westeurope/1/Standard_NC4as_T4_v3/spot created an instance",
         )
-        return adapter.BadDay({"answer lost": lost}, lines)
+        return adapter.BadDay({"answer lost": lost}, lines, blocked=True)

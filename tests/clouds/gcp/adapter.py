@@ -60,6 +60,7 @@ class Adapter(adapter.CloudAdapter):
     name = "gcp"
     regions: ClassVar[Mapping[str, str]] = {"us-central1": "ab", "europe-west4": "a"}
     t4_types = (f"n1-standard-4+{_ACCELERATOR}x1", f"n1-standard-8+{_ACCELERATOR}x1")
+    machine_type = "n1-standard-4"
     small_type = "n2-standard-2"
     varied_types = (
         *(f"g2-standard-{size}" for size in (4, 8, 12, 16, 32)),
