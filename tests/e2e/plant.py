@@ -32,10 +32,10 @@ import psutil
 import yaml
 
 from provisioners import base, fake
+from tests.support.tree import ROOT
 
 T = TypeVar("T")
 
-ROOT = Path(__file__).resolve().parents[2]
 #: The stand-in for the forges' runner programs.
 RUNNER = ROOT / "runnerd" / "simulator" / "runner.py"
 #: Every process that is started here, and all that they start, carries it with the plant's directory.

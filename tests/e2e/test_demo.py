@@ -19,8 +19,8 @@ import pytest
 
 from provisioners.processes import identity
 from runnerd.demo import processes, workspace
+from tests.support.tree import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 #: Seconds for the whole demo on a busy machine.
 PATIENCE = 450.0
 

@@ -27,7 +27,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.tree import ROOT
+
 PACKAGES = ("runnerd", "provisioners")
 #: What a build needs beside the packages.
 BUILD_FILES = ("LICENSE", "README.md", "pyproject.toml", "setup.cfg")

@@ -28,9 +28,10 @@ from runnerd.lifecycle import agent_sessions
 from runnerd.simulator import app as simulator
 from runnerd.simulator import control, world
 from tests.clouds.adapter import VM
-from tests.simulation import life, machines, virtual
+from tests.simulation import life, machines
 from tests.simulation.cloud import Cloud, ShippedCloud
 from tests.simulation.invariants import Invariants
+from tests.support import virtual
 
 _CONFIG = """\
 controller: sim

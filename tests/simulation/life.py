@@ -19,7 +19,7 @@ from runnerd import errors, store
 from runnerd.kit import http
 from runnerd.simulator import app as simulator
 from runnerd.simulator import http as simulated
-from tests.simulation import virtual
+from tests.support import virtual
 
 T = TypeVar("T")
 

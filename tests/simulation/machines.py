@@ -18,7 +18,8 @@ from runnerd.simulator import app as simulator
 from runnerd.simulator import github, world
 from runnerd.simulator.gitlab import connect
 from tests.clouds import adapter
-from tests.simulation import cloud, virtual
+from tests.simulation import cloud
+from tests.support import virtual
 
 
 class Unreachable(Exception):

@@ -1,11 +1,10 @@
-"""Small stand-ins for what surrounds the core: a clock that is turned by hand, a writer, a provider, a forge."""
+"""Small stand-ins for what surrounds the core: a writer, a provider, a forge."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
 import dataclasses
-import heapq
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,75 +16,13 @@ from runnerd.forges import base as forges
 from runnerd.kit import tasks
 from runnerd.lifecycle import agent_assignment
 from runnerd.runtime import alarms, durable_settings, ledger, observations, providers, shared, tokens
+from tests.support.clocks import START, ManualClock
 
 T = TypeVar("T")
 
-#: A Monday morning.
-START = 1_790_000_000.0
 KEY = b"a key that is long enough for tokens"
 TOKENS = tokens.Tokens(KEY)
 NONCE = "nonce-of-the-first-agent"
-
-
-class ManualClock:
-    """Time stands still until somebody turns it."""
-
-    def __init__(self) -> None:
-        self.time = START
-        #: What the wall clock is off.
-        self.jump = 0.0
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._serial = 0
-
-    def now(self) -> float:
-        return self.time
-
-    def wall(self) -> float:
-        return self.time + self.jump
-
-    async def sleep(self, seconds: float) -> None:
-        if seconds <= 0:
-            await asyncio.sleep(0)
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._serial += 1
-        heapq.heappush(self._sleepers, (self.time + seconds, self._serial, future))
-        await future
-
-    async def advance(self, seconds: float) -> None:
-        """Let time pass, waking sleepers in order."""
-        until = self.time + seconds
-        await settle()
-        while self._sleepers and self._sleepers[0][0] <= until:
-            at, _, future = heapq.heappop(self._sleepers)
-            self.time = max(self.time, at)
-            if not future.done():
-                future.set_result(None)
-            await settle()
-        self.time = until
-        await settle()
-
-    async def finish(self, work: Awaitable[T], *, within: float = 3600.0) -> T:
-        """Turn the clock until the work is done."""
-        task = asyncio.ensure_future(work)
-        until = self.time + within
-        for _ in range(10_000):
-            await settle()
-            if task.done():
-                break
-            live = [one for one in self._sleepers if not one[2].done()]
-            if not live or live[0][0] > until:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-                raise AssertionError("the work waits for something that does not come")
-            await self.advance(min(one[0] for one in live) - self.time)
-        return await task
-
-
-async def settle(turns: int = 30) -> None:
-    """Let every task run as far as it can without time."""
-    for _ in range(turns):
-        await asyncio.sleep(0)
 
 
 class Book:

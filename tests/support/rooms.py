@@ -6,7 +6,7 @@ from typing import Any
 
 from runnerd import read_model
 from runnerd.reconcile import loop
-from tests.support import fakes
+from tests.support import clocks, fakes
 
 
 def shown(
@@ -14,7 +14,7 @@ def shown(
 ) -> tuple[read_model.ReadModel, read_model.Hooks]:
     """Compose as the daemon does."""
     reading = read_model.ReadModel(
-        progress=read_model.Progress(started_at=fakes.START),
+        progress=read_model.Progress(started_at=clocks.START),
         state=place.runtime,
         history=history,
         loop=controller,

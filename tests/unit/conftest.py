@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import fakes
+from tests.support import clocks, fakes
 
 #: Prefixes of variables that would change what the code under test does.
 _FOREIGN = ("RUNNERD_", "GITHUB_", "GITLAB_", "CI_", "ACTIONS_", "AWS_", "GOOGLE_", "AZURE_", "RUNNER_")
@@ -37,12 +37,12 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def clock() -> fakes.ManualClock:
-    return fakes.ManualClock()
+def clock() -> clocks.ManualClock:
+    return clocks.ManualClock()
 
 
 @pytest.fixture
-def place(tmp_path: Path, clock: fakes.ManualClock) -> fakes.Place:
+def place(tmp_path: Path, clock: clocks.ManualClock) -> fakes.Place:
     """A runtime whose provider, forge and store are scripted."""
     return fakes.place(tmp_path, clock)
 

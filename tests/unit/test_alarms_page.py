@@ -5,11 +5,10 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from runnerd.forges.gitlab import heartbeat
+from tests.support.tree import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 #: Method and number of arguments -> the place of the alarm's id among them.
 RAISES = {("ring", 4): 2, ("alarm", 4): 2, ("alarm", 2): 0, ("failed", 3): 1}
 

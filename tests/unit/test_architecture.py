@@ -6,13 +6,12 @@ import configparser
 import enum
 import importlib
 import re
-from pathlib import Path
 
 import pytest
 
 from runnerd import model
+from tests.support.tree import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "architecture.md").read_text()
 #: The pages that are held to their word here.
 PAGES = (

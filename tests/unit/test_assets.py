@@ -14,7 +14,7 @@ import pytest
 
 from provisioners.offload import Offload
 from runnerd import assets, errors, model
-from tests.support import fakes
+from tests.support import clocks, fakes
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 50
 VM = model.InstanceId("vm-1")
@@ -192,7 +192,7 @@ async def test_one_instance_cannot_fill_the_store(store: assets.Assets) -> None:
 
 
 async def test_a_full_store_refuses_and_alarms_until_it_was_swept(
-    place: fakes.Place, tmp_path: Path, clock: fakes.ManualClock
+    place: fakes.Place, tmp_path: Path, clock: clocks.ManualClock
 ) -> None:
     store = opened(place, tmp_path, {"vm-1"}, total_bytes=1000, max_bytes=4096)
     await put(store)
@@ -207,7 +207,7 @@ async def test_a_full_store_refuses_and_alarms_until_it_was_swept(
 
 
 async def test_images_are_kept_for_the_retention_and_used_ones_anew(
-    store: assets.Assets, clock: fakes.ManualClock, tmp_path: Path
+    store: assets.Assets, clock: clocks.ManualClock, tmp_path: Path
 ) -> None:
     old = await put(store)
     renewed = await put(store, PNG + b"2")
@@ -232,7 +232,7 @@ async def test_an_upload_that_breaks_off_is_taken_back(store: assets.Assets, tmp
 
 
 async def test_what_a_killed_process_left_is_swept(
-    store: assets.Assets, tmp_path: Path, clock: fakes.ManualClock
+    store: assets.Assets, tmp_path: Path, clock: clocks.ManualClock
 ) -> None:
     await put(store)
     left = tmp_path / "assets" / "tmp" / "1-1.part"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import functools
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.tree import ROOT
+
 #: Package -> the module to import, where the names differ.
 MODULES = {
     "alembic": "alembic",

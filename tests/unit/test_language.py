@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.tree import ROOT
+
 TREES = ("runnerd", "provisioners")
 
 #: Folders and modules that still have to be reworded. Shrink this list; add nothing to it.

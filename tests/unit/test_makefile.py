@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.tree import ROOT
+
 PYTHON = shlex.quote(sys.executable)
 VERSION = ".".join(map(str, sys.version_info[:2]))
 #: What Python says on Debian where python3-venv is not installed, after it has made bin/python.

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.tree import ROOT
+
 PUBLIC = ("base", "offload", "options", "testing")
 #: Former names by the package that they were in.
 FORMER = {

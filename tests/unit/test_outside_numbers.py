@@ -31,8 +31,11 @@ from runnerd.kit import http, sdnotify, yamlfile
 from runnerd.lifecycle import adoption, inventory, sweep_policy
 from runnerd.offers import admission
 from runnerd.web import admin
-from tests.support import fakes
-from tests.support.fakes import START, Place
+from tests.support import clocks, fakes
+from tests.support.clocks import START
+from tests.support.fakes import (
+    Place,
+)
 
 #: What Python's float() or int() takes, or what looks like a number and is none.
 NO_NUMBERS = ["nan", "inf", "-inf", "1e400", "NaN", "Infinity", "", "0x10", "1_000", "\u0661\u0662", "\u00b2"]
@@ -116,7 +119,7 @@ async def test_a_price_tag_that_cannot_be_read_is_taken_from_the_offers_and_the_
     [(_, _, offers), *_] = provider._offers.values()
     stray(place, text, text, offers[0].key)
     await lister.look(provider)
-    await fakes.settle()
+    await clocks.settle()
     row = place.row()
     assert row.adopted and row.price == offers[0].price > 0 and row.deadline == 0.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -11,31 +10,18 @@ from provisioners import azure, base
 from tests.clouds.azure.cloud import Arm
 from tests.clouds.azure.mount import mount
 from tests.clouds.azure.mount import options as mount_options
+from tests.support import clocks
 
 T4 = "Standard_NC4as_T4_v3"
 SPOT, ON_DEMAND = base.Market.SPOT, base.Market.ON_DEMAND
 SHAPE = base.Shape(gpu="t4", gpu_count=1, markets=(SPOT, ON_DEMAND))
 
 
-class Clock:
-    """Time that passes only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.seconds = 1_790_000_000.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(0)
-        self.seconds += seconds
-
-
 class Lab:
     """One subscription and a provider that buys in it."""
 
     def __init__(self, *regions: str, directory: str = "", seed: int = 7, **options: Any) -> None:
-        self.clock = Clock()
+        self.clock = clocks.SteppingClock()
         self.arm = Arm(self.clock.now, random.Random(seed))
         self.context = base.Context(
             name="az", controller="acme-ci", directory=directory, now=self.clock.now, sleep=self.clock.sleep

@@ -14,7 +14,7 @@ from runnerd.forges import base
 from runnerd.kit import http
 from runnerd.simulator import app, faults, github, world
 from runnerd.simulator import http as simulated
-from tests.simulation import virtual
+from tests.support import virtual
 from tests.unit.forges.github import gh_lab
 
 BASE = "http://127.0.0.1:8090"

@@ -24,7 +24,7 @@ from runnerd.kit import http
 from runnerd.simulator import app, world
 from runnerd.simulator import gitlab as simulated
 from runnerd.simulator import http as wire
-from tests.simulation.virtual import Loop as _Loop
+from tests.support import virtual
 
 T = TypeVar("T")
 START = 1_790_000_000.0
@@ -34,25 +34,10 @@ GPU = model.Queue("gl", "acme", "gpu-t4")
 BIG = model.Queue("gl", "acme", "gpu-a100")
 
 
-class Clock:
-    """Time of the virtual loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-
-    def now(self) -> float:
-        return START + self._loop.time()
-
-    wall = now
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-
 class Transport:
     """Sends to the simulator in process; remembers what was sent."""
 
-    def __init__(self, target: app.App, clock: Clock) -> None:
+    def __init__(self, target: app.App, clock: virtual.Clock) -> None:
         self._app = target
         self._clock = clock
         self.sent: list[tuple[float, http.Request]] = []
@@ -128,8 +113,8 @@ class Lab:
     """One simulated GitLab and one client of it."""
 
     def __init__(self, tmp_path: Path, settings: Mapping[str, Any] | None = None, **simulated_settings: Any) -> None:
-        self.loop = _Loop()
-        self.clock = Clock(self.loop)
+        self.loop = virtual.Loop()
+        self.clock = virtual.Clock(self.loop)
         self.world = world.World(self.clock.now, asyncio.sleep, 7, deliver=self._deliver)
         self.sim = simulated.Gitlab(self.world, options=simulated.Settings(**simulated_settings))
         self.app = app.App(self.world, gitlab_half=self.sim)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,20 +12,7 @@ import pytest
 from provisioners import aws, base, testing
 from provisioners.offload import Offload
 from tests.clouds import aws as clouds_aws
-
-
-class Clock:
-    """Time that passes only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.seconds = 1_795_600_000.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(0)
-        self.seconds += seconds
+from tests.support import clocks
 
 
 class AwsHarness:
@@ -36,7 +22,7 @@ class AwsHarness:
     misspelt = ("region", "regions")
 
     def __init__(self, directory: str) -> None:
-        self.clock = Clock()
+        self.clock = clocks.SteppingClock(1_795_600_000.0)
         self.cloud = clouds_aws.Ec2(self.clock.now, random.Random(7))
         self.guest = clouds_aws.Guest(self.cloud)
         self.options: dict[str, Any] = {

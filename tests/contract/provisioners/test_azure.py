@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 from pathlib import Path
@@ -14,20 +13,7 @@ import pytest
 from provisioners import azure, base, testing
 from tests.clouds import azure as clouds_azure
 from tests.clouds import wire
-
-
-class VirtualTime:
-    """Time that passes only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.seconds = 1_790_000_000.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(0)
-        self.seconds += seconds
+from tests.support import clocks
 
 
 class Told(azure.Azure):
@@ -47,7 +33,7 @@ class AzureHarness:
     misspelt = ("region", "regions")
 
     def __init__(self, directory: str, *, itself: bool = False, **more: Any) -> None:
-        self._clock = VirtualTime()
+        self._clock = clocks.SteppingClock()
         self._deadlines: dict[str, float] = {}
         self.arm = clouds_azure.Arm(self._clock.now, random.Random(7), boot=(3.0, 10.0))
         identity = {"identity": self.arm.add_identity()} if itself else {}

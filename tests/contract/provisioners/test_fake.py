@@ -11,21 +11,7 @@ from typing import Any
 import pytest
 
 from provisioners import base, fake, testing
-
-
-class VirtualTime:
-    """Time that passes only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.seconds = 1_700_000_000.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    async def sleep(self, seconds: float) -> None:
-        # Others may run first, as in real time; two sleepers move the clock twice, which only makes it later.
-        await asyncio.sleep(0)
-        self.seconds += seconds
+from tests.support import clocks
 
 
 class FakeHarness:
@@ -34,7 +20,7 @@ class FakeHarness:
     shape = base.Shape(gpu="t4", gpu_count=1, markets=(base.Market.SPOT, base.Market.ON_DEMAND))
     misspelt = ("region", "regions")
 
-    def __init__(self, options: Mapping[str, Any], directory: str, clock: VirtualTime | None) -> None:
+    def __init__(self, options: Mapping[str, Any], directory: str, clock: clocks.SteppingClock | None) -> None:
         self.options = options
         self._cloud = None if directory else fake.FakeCloud()
         self._sleep = clock.sleep if clock else asyncio.sleep
@@ -65,13 +51,13 @@ SLOW = {
 class TestFakeInMemory(testing.ProvisionerContract):
     @pytest.fixture
     def harness(self) -> FakeHarness:
-        return FakeHarness(SLOW, "", VirtualTime())
+        return FakeHarness(SLOW, "", clocks.SteppingClock(1_700_000_000.0))
 
 
 class TestFakeOnDisk(testing.ProvisionerContract):
     @pytest.fixture
     def harness(self, tmp_path: Path) -> FakeHarness:
-        return FakeHarness({**SLOW, "log": "calls.jsonl"}, str(tmp_path), VirtualTime())
+        return FakeHarness({**SLOW, "log": "calls.jsonl"}, str(tmp_path), clocks.SteppingClock(1_700_000_000.0))
 
 
 class TestFakeWithProcesses(testing.ProvisionerContract):

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from runnerd.cli.exits import Exit
+from tests.support.tree import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 TEXT = """\
 controller: smoke
 state: {state}

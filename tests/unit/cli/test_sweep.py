@@ -18,7 +18,7 @@ from runnerd.cli.exits import Exit
 from runnerd.cli.main import cli
 from runnerd.kit import clock
 from runnerd.lifecycle import sweep_documents, sweep_policy
-from tests.support import fakes, small_daemon
+from tests.support import clocks, fakes, small_daemon
 
 TEXT = """\
 controller: acme-ci
@@ -136,7 +136,7 @@ async def test_rows_of_a_running_daemon_are_read_beside_it(tmp_path: Path) -> No
 
 # -- side resources ------------------------------------------------------------------------------------------------
 
-NOW = fakes.START
+NOW = clocks.START
 H = 3600.0
 
 
@@ -186,7 +186,7 @@ class Sky:
     """A provider with things in it, in the place of the configured one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, doubt: str = "") -> None:
-        self.clock = fakes.ManualClock()
+        self.clock = clocks.ManualClock()
         self.cloud = fakes.ScriptedProvisioner("sky", self.clock)
         monkeypatch.setattr(sweeping, "_provisioner", lambda *_: self.cloud)
 
@@ -335,7 +335,7 @@ async def test_scopes_with_rows_are_listed_too_and_providers_that_are_not_config
 def test_people_and_programs_are_told_what_is_done_and_why_not(
     file: Path, monkeypatch: pytest.MonkeyPatch, doubt: str, exit: Exit
 ) -> None:
-    monkeypatch.setattr(clock, "SystemClock", fakes.ManualClock)
+    monkeypatch.setattr(clock, "SystemClock", clocks.ManualClock)
     sky = Sky(monkeypatch, doubt=doubt)
     sky.runs("new", deadline=5)
     sky.holds("disk", "disk-1")

@@ -10,10 +10,8 @@ import pytest
 
 from runnerd import config
 from runnerd.kit import yamlfile
+from tests.support.tree import ROOT
 from tests.unit.config.sample import BASE, changed
-
-ROOT = Path(__file__).parents[3]
-
 
 EXAMPLES = sorted((ROOT / "config").glob("*.yaml"))
 

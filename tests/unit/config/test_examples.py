@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from runnerd import config
+from tests.support.tree import ROOT
 
-ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "config"
 #: The mark above a complete configuration in a page.
 MARK = re.compile(r"<!-- example configuration: [^>]*-->\n```yaml\n(.*?)```", re.DOTALL)

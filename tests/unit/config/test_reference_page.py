@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from runnerd import config
-
-ROOT = Path(__file__).parents[3]
+from tests.support.tree import ROOT
 
 
 def test_the_reference_in_the_documentation_is_up_to_date() -> None:

@@ -12,7 +12,13 @@ from runnerd.forges import base as forges
 from runnerd.jobs import rerun
 from runnerd.model import InstanceId, InstanceState, JobState, Reason
 from tests.support import fakes
-from tests.support.fakes import FULL, QUEUE, START, ManualClock, Place, bought, settle
+from tests.support.clocks import START, ManualClock, settle
+from tests.support.fakes import (
+    FULL,
+    QUEUE,
+    Place,
+    bought,
+)
 
 KEY = model.job_key("hub", "acme/ml", "1", "train")
 HUB = fakes.SETTINGS["forges"]["hub"]

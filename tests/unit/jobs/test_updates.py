@@ -8,7 +8,15 @@ from runnerd import errors, model, store
 from runnerd.forges.base import JobEvent, JobUpdate
 from runnerd.jobs import updates as job_updates
 from runnerd.model import InstanceState, JobState, Reason
-from tests.support.fakes import FULL, NONCE, QUEUE, START, ManualClock, Place, bought, registration
+from tests.support.clocks import START, ManualClock
+from tests.support.fakes import (
+    FULL,
+    NONCE,
+    QUEUE,
+    Place,
+    bought,
+    registration,
+)
 
 Q, S, C, L = JobEvent.QUEUED, JobEvent.STARTED, JobEvent.COMPLETED, JobEvent.ASSIGNMENT_TIMEOUT
 

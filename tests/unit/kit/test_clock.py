@@ -6,7 +6,7 @@ import time
 import pytest
 
 from runnerd.kit import clock as clocks
-from tests.support.fakes import ManualClock, settle
+from tests.support.clocks import ManualClock, settle
 
 
 def test_the_hosts_clock_is_near_the_wall_and_does_not_follow_its_jumps(monkeypatch: pytest.MonkeyPatch) -> None:

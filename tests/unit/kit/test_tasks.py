@@ -7,7 +7,7 @@ import pytest
 
 from provisioners.offload import Offload
 from runnerd.kit import tasks
-from tests.support.fakes import settle
+from tests.support.clocks import settle
 
 
 async def _fail() -> None:

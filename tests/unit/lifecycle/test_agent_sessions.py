@@ -10,7 +10,16 @@ from runnerd.forges.base import RunnerConfig
 from runnerd.lifecycle import agent_sessions
 from runnerd.model import AttemptKey, InstanceId, InstanceState, Reason
 from runnerd.runtime import steps
-from tests.support.fakes import NONCE, QUEUE, START, TOKENS, ManualClock, Place, assign, bought, registration, settle
+from tests.support.clocks import START, ManualClock, settle
+from tests.support.fakes import (
+    NONCE,
+    QUEUE,
+    TOKENS,
+    Place,
+    assign,
+    bought,
+    registration,
+)
 
 KEY = AttemptKey("key-vm-1")
 BOOT = TOKENS.boot(KEY)

@@ -11,7 +11,16 @@ from runnerd import model
 from runnerd.forges.base import RunnerView
 from runnerd.lifecycle import adoption, inventory
 from runnerd.model import AttemptState, InstanceId, InstanceState, Reason
-from tests.support.fakes import FULL, NONCE, START, Place, bought, instance, refusal, settle, tried
+from tests.support.clocks import START, settle
+from tests.support.fakes import (
+    FULL,
+    NONCE,
+    Place,
+    bought,
+    instance,
+    refusal,
+    tried,
+)
 
 VM = InstanceId("vm-1")
 RUNNING = base.InstanceStatus.RUNNING

@@ -14,17 +14,15 @@ from runnerd.lifecycle import provisioning, unknown_creates
 from runnerd.model import AttemptState, InstanceId, InstanceState, Reason
 from runnerd.offers import admission, blocklist, selection
 from runnerd.offers import request as launch_request
+from tests.support.clocks import START, ManualClock, settle
 from tests.support.fakes import (
     FULL,
-    START,
     TOKENS,
-    ManualClock,
     Place,
     ScriptedProvisioner,
     bought,
     instance,
     refusal,
-    settle,
     tried,
     unclear,
 )

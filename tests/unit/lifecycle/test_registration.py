@@ -10,7 +10,16 @@ from runnerd.forges.base import Removal
 from runnerd.lifecycle import agent_sessions
 from runnerd.lifecycle import registration as lifecycle_registration
 from runnerd.model import InstanceId, RegistrationId
-from tests.support.fakes import FULL, NONCE, QUEUE, START, Place, assign, bought, registration, settle
+from tests.support.clocks import START, settle
+from tests.support.fakes import (
+    FULL,
+    NONCE,
+    QUEUE,
+    Place,
+    assign,
+    bought,
+    registration,
+)
 
 VM = InstanceId("vm-1")
 

@@ -18,7 +18,17 @@ from runnerd.model import InstanceId, Reason
 from runnerd.reconcile import loop
 from runnerd.runtime import steps
 from tests.support import small_daemon
-from tests.support.fakes import FULL, NONCE, QUEUE, START, Place, assign, bought, refusal, registration, settle
+from tests.support.clocks import START, settle
+from tests.support.fakes import (
+    FULL,
+    NONCE,
+    QUEUE,
+    Place,
+    assign,
+    bought,
+    refusal,
+    registration,
+)
 
 VM = InstanceId("vm-1")
 

@@ -14,7 +14,7 @@ from runnerd.forges import base as forges
 from runnerd.metrics import counters
 from runnerd.model import InstanceId, InstanceState, Job, JobKey, JobState, Reason
 from runnerd.reconcile import loop
-from tests.support import fakes, rooms
+from tests.support import clocks, fakes, rooms
 
 #: Names that the design reserves and nothing fills yet: agents do not report GPU use, and the contract of a forge does
 #: not tell what is left of its rate limit or when its token ends.
@@ -84,8 +84,8 @@ def attempt(state: str = "requesting", **fields: Any) -> model.Attempt:
         provider="sky",
         offer="sky/acct/east/a/small/on-demand",
         sealed="",
-        created_at=fakes.START,
-        since=fakes.START,
+        created_at=clocks.START,
+        since=clocks.START,
         **fields,
     )
 
@@ -161,7 +161,7 @@ async def test_the_phases_of_an_instance_are_timed(measured: Measured) -> None:
 async def test_a_jobs_wait_is_cut_at_the_moments_of_its_instance(measured: Measured) -> None:
     await live_through(measured)
     measured.place.clock.time += 3
-    started = job(instance=InstanceId("vm-1"), queued_at=fakes.START - 1, started_at=measured.place.clock.time)
+    started = job(instance=InstanceId("vm-1"), queued_at=clocks.START - 1, started_at=measured.place.clock.time)
     for listener in measured.controller.job_updates.on_job:
         listener(None, started)
 
@@ -286,13 +286,13 @@ async def test_a_preemption_counts_when_the_provider_proved_it(measured: Measure
 async def test_a_preemption_that_is_proven_late_is_counted_once_and_its_end_is_not_counted_again(
     measured: Measured, place: fakes.Place
 ) -> None:
-    fields = {"region": "east", "market": "spot", "offer": "sky/acct/east/a/type-1/spot", "busy_at": fakes.START - 60}
+    fields = {"region": "east", "market": "spot", "offer": "sky/acct/east/a/type-1/spot", "busy_at": clocks.START - 60}
     place.put(fakes.bought("vm-1", "busy", job=JobKey("hub|acme|1|train"), **fields))
     await measured.step("gone", 1, reason=Reason.VANISHED, end="unknown")
     assert place.state() == "forgotten" and not measured.value("preemptions_total", provider="sky", region="east")
     for _ in range(2):
         await place.rows.prove(InstanceId("vm-1"), base.EndKind.PREEMPTED, "evicted at noon")
-    await fakes.settle()
+    await clocks.settle()
     assert measured.value("preemptions_total", provider="sky", region="east") == 1
     assert measured.value("reaped_total", reason="vanished") == 1
     assert not measured.value("reaped_total", reason="preempted")
@@ -323,9 +323,9 @@ def test_what_is_derived_at_the_scrape(measured: Measured, place: fakes.Place) -
         fakes.bought("vm-2", "booting", region="east", market="spot", adopted=True),
         fakes.registration(),
     )
-    place.forge.demands["gpu"] = model.Demand(waiting=7, known=True, as_of=fakes.START)
-    place.rows._blocks["sky/*/east/*/*/spot"] = model.Block("sky/*/east/*/*/spot", "capacity", fakes.START + 60, 0.0)
-    place.rows._blocks["sky/*/west/*/*/spot"] = model.Block("sky/*/west/*/*/spot", "capacity", fakes.START - 60, 0.0)
+    place.forge.demands["gpu"] = model.Demand(waiting=7, known=True, as_of=clocks.START)
+    place.rows._blocks["sky/*/east/*/*/spot"] = model.Block("sky/*/east/*/*/spot", "capacity", clocks.START + 60, 0.0)
+    place.rows._blocks["sky/*/west/*/*/spot"] = model.Block("sky/*/west/*/*/spot", "capacity", clocks.START - 60, 0.0)
     residue = base.Residue("disk", "d-1", base.Scope("sky/acct/east/a"), {}, 0.0)
     place.runtime.providers["sky"].listing = base.Listing((), frozenset(), (residue,))
     place.runtime.alarms.ring("provider", "sky", "listing-failed", "no")
@@ -345,9 +345,9 @@ def test_what_is_derived_at_the_scrape(measured: Measured, place: fakes.Place) -
     assert measured.value("reconcile_failures_total") == 3
 
 
-def test_budgets_tell_what_is_committed_and_left(tmp_path: Path, clock: fakes.ManualClock) -> None:
+def test_budgets_tell_what_is_committed_and_left(tmp_path: Path, clock: clocks.ManualClock) -> None:
     place = fakes.place(tmp_path, clock, limits={"instances": 8, "dollars_per_day": 100})
-    place.put(fakes.bought("vm-1", "busy", price=2.0, running_at=fakes.START, deadline=fakes.START + 3600))
+    place.put(fakes.bought("vm-1", "busy", price=2.0, running_at=clocks.START, deadline=clocks.START + 3600))
     made = loop.Controller(place.runtime, bundle=lambda: "", assign=fakes.assign)
     counted = counters.Metrics()
     counted.attach(*rooms.shown(place, made))

@@ -9,7 +9,12 @@ from provisioners.base import Market, Offer
 from runnerd.model import InstanceState
 from runnerd.offers import admission
 from runnerd.runtime import budget
-from tests.support.fakes import START, ManualClock, Place, bought, instance
+from tests.support.clocks import START, ManualClock
+from tests.support.fakes import (
+    Place,
+    bought,
+    instance,
+)
 from tests.support.fakes import place as make_place
 
 HOUR = 3600.0

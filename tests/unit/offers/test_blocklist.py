@@ -10,7 +10,13 @@ from runnerd import errors, model
 from runnerd.model import Block, InstanceId, InstanceState, Reason
 from runnerd.offers import blocklist
 from runnerd.runtime import steps
-from tests.support.fakes import FULL, START, ManualClock, Place, bought, instance, settle
+from tests.support.clocks import START, ManualClock, settle
+from tests.support.fakes import (
+    FULL,
+    Place,
+    bought,
+    instance,
+)
 
 BOOT = Failure(Kind.BOOT, "no report from its agent within 300 s")
 

@@ -8,7 +8,11 @@ import pytest
 
 from provisioners import base
 from runnerd.offers import admission, selection
-from tests.support.fakes import ManualClock, Place, instance
+from tests.support.clocks import ManualClock
+from tests.support.fakes import (
+    Place,
+    instance,
+)
 from tests.support.fakes import place as make_place
 
 

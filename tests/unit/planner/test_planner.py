@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from provisioners.base import Failure, InstanceStatus, Kind
 from runnerd import model, planner
 from runnerd.model import Demand, InstanceId, InstanceState, Queue, Reason
-from tests.support.fakes import QUEUE, START, bought, instance, registration
+from tests.support.clocks import START
+from tests.support.fakes import (
+    QUEUE,
+    bought,
+    instance,
+    registration,
+)
 
 NOW = START
 OTHER = Queue("lab", "ml", "gpu")

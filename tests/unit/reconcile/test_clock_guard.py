@@ -3,7 +3,10 @@ from __future__ import annotations
 import pytest
 
 from runnerd.reconcile import clock_guard
-from tests.support.fakes import START, ManualClock, ScriptedForge
+from tests.support.clocks import START, ManualClock
+from tests.support.fakes import (
+    ScriptedForge,
+)
 
 DAY = 86400.0
 

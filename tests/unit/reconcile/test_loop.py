@@ -13,19 +13,17 @@ from runnerd import model
 from runnerd.forges.base import Health
 from runnerd.model import Demand, InstanceId, Reason
 from runnerd.reconcile import loop
+from tests.support.clocks import START, ManualClock, settle
 from tests.support.fakes import (
     FULL,
     NONCE,
     QUEUE,
-    START,
-    ManualClock,
     Place,
     assign,
     bought,
     instance,
     refusal,
     registration,
-    settle,
 )
 from tests.support.fakes import place as make_place
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from runnerd.runtime import alarms
-from tests.support.fakes import START, ManualClock
+from tests.support.clocks import START, ManualClock
 
 
 async def test_repeats_are_folded_and_told_once(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:

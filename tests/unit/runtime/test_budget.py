@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 
 from runnerd.runtime import budget
-from tests.support.fakes import START, bought
+from tests.support.clocks import START
+from tests.support.fakes import (
+    bought,
+)
 
 HOUR, DAY = 3600.0, 86400.0
 MIDNIGHT = START - START % DAY

@@ -4,7 +4,11 @@ import pytest
 
 from runnerd import errors, model
 from runnerd.runtime import durable_settings, ledger
-from tests.support.fakes import FULL, START, Book, ManualClock
+from tests.support.clocks import START, ManualClock
+from tests.support.fakes import (
+    FULL,
+    Book,
+)
 
 JOB = model.JobKey("hub|acme/ml|1|train")
 RERUN = durable_settings.Rerun(JOB, "gpu", START, 1, START + 5)

@@ -10,7 +10,14 @@ from provisioners import base
 from runnerd import errors, model
 from runnerd.model import AttemptState, InstanceState, Reason, RegistrationState
 from runnerd.runtime import ledger
-from tests.support.fakes import FULL, START, Book, ManualClock, bought, instance, registration, settle
+from tests.support.clocks import START, ManualClock, settle
+from tests.support.fakes import (
+    FULL,
+    Book,
+    bought,
+    instance,
+    registration,
+)
 
 S = InstanceState
 

@@ -6,7 +6,7 @@ from provisioners import base
 from runnerd.model import InstanceId
 from runnerd.planner import ABSENCES, SILENCE_S
 from runnerd.runtime import observations
-from tests.support.fakes import START, ManualClock
+from tests.support.clocks import START, ManualClock
 
 VM = InstanceId("vm-1")
 SCOPE = base.Scope("sky/acct/east/a")

@@ -10,11 +10,12 @@ import pytest
 
 from runnerd import store
 from runnerd.runtime import shared
+from tests.support.tree import ROOT
 
-ROOT = Path(__file__).resolve().parents[3] / "runnerd"
+PACKAGE = ROOT / "runnerd"
 #: The ledger and the store itself; the agent and the simulator are other programs.
 WRITERS = ("runtime/ledger.py", "store/", "agent/", "simulator/")
-MODULES = sorted(path for path in ROOT.rglob("*.py") if not path.relative_to(ROOT).as_posix().startswith(WRITERS))
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.relative_to(PACKAGE).as_posix().startswith(WRITERS))
 #: The verbs of the store that change something.
 VERBS = frozenset({"write", "prune"})
 #: Rows that no room but the ledger has a use for.
@@ -41,7 +42,7 @@ def offences(tree: ast.AST) -> Iterator[str]:
                 yield f"line {target_node.lineno}: {ast.unparse(target_node)}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_nothing_but_the_ledger_writes_rows(path: Path) -> None:
     assert list(offences(ast.parse(path.read_text()))) == []
 

@@ -6,7 +6,11 @@ import pytest
 
 from provisioners import base
 from runnerd.runtime import providers
-from tests.support.fakes import ManualClock, Place, refusal
+from tests.support.clocks import ManualClock
+from tests.support.fakes import (
+    Place,
+    refusal,
+)
 
 
 async def test_offers_are_known_until_they_are_stale_and_survive_a_failure(

@@ -4,7 +4,10 @@ import re
 from pathlib import Path
 
 from runnerd.model import InstanceId, Queue
-from tests.support.fakes import ManualClock, Place
+from tests.support.clocks import ManualClock
+from tests.support.fakes import (
+    Place,
+)
 from tests.support.fakes import place as make_place
 
 

@@ -1,4 +1,4 @@
-"""A loop whose time passes only when nothing can run, and a simulator that lives in it."""
+"""A simulator that lives on a virtual loop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import collections.abc
 import dataclasses
 import json
-import selectors
 import urllib.parse
 from collections.abc import Mapping
 from typing import Any
@@ -15,42 +14,17 @@ import pytest
 
 from runnerd.simulator import app, github, http, world
 from runnerd.simulator.github import entities
+from tests.support import virtual
 
 START = 1_780_000_000.0
 BASE = "https://github.sim.invalid"
-
-
-class _Jumping(selectors.SelectSelector):
-    """Never waits: what the loop would sleep, its time skips."""
-
-    loop: VirtualLoop
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0)
-        if ready or timeout == 0:
-            return ready
-        if timeout is None:
-            raise RuntimeError("nothing will ever happen: the test waits for what nobody does")
-        self.loop.skipped += max(timeout, 0.0)
-        return []
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self.skipped = 0.0
-        selector = _Jumping()
-        selector.loop = self
-        super().__init__(selector)
-
-    def time(self) -> float:
-        return self.skipped
 
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, collections.abc.Callable[[], asyncio.AbstractEventLoop]]:
     if item.path.name.startswith(("test_github", "test_core")) and "loopback" not in item.path.name:
-        return {"virtual": VirtualLoop}
+        return {"virtual": virtual.Loop}
     return {"real": asyncio.new_event_loop}
 
 

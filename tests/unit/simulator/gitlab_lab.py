@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runnerd.simulator import app, gitlab, gitlab_runner, http, world
-from tests.simulation.virtual import Loop as VirtualLoop
+from tests.support.virtual import Loop as VirtualLoop
 
 T = TypeVar("T")
 #: A Monday, on a full hour.

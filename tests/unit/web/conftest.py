@@ -10,7 +10,7 @@ import pytest
 
 from runnerd import assets
 from runnerd.web import public
-from tests.support import fakes
+from tests.support import clocks, fakes
 from tests.unit.web import web_daemon
 
 
@@ -27,12 +27,12 @@ def alive() -> set[str]:
 
 
 @pytest.fixture
-def images(tmp_path: Path, clock: fakes.ManualClock, place: fakes.Place, alive: set[str]) -> assets.Assets:
+def images(tmp_path: Path, clock: clocks.ManualClock, place: fakes.Place, alive: set[str]) -> assets.Assets:
     return web_daemon.store(tmp_path / "assets", clock, alive=alive, place=place, max_bytes=4096, total_bytes=20_000)
 
 
 @pytest.fixture
-async def world(running: web_daemon.Daemon, clock: fakes.ManualClock, images: assets.Assets) -> AsyncIterator[Any]:
+async def world(running: web_daemon.Daemon, clock: clocks.ManualClock, images: assets.Assets) -> AsyncIterator[Any]:
     """A client of the public listener."""
     application = public.Public(running.served, now=clock.now, assets=images)
     async with web_daemon.served(application.app) as client:

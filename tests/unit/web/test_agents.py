@@ -13,7 +13,7 @@ from aiohttp import web
 from runnerd import errors, model, read_model
 from runnerd.bootstrap import agent_archive
 from runnerd.web import agents, peers, wire
-from tests.support import fakes
+from tests.support import clocks, fakes
 from tests.unit.web import web_daemon
 
 BOOT = fakes.TOKENS.boot(model.AttemptKey("key-vm-1"))
@@ -122,7 +122,7 @@ async def test_a_wrong_credential_is_refused_before_the_body_is_read(world: Any,
 
 @pytest.mark.usefixtures("ready")
 async def test_an_address_that_guesses_is_slowed_down_and_good_agents_beside_it_are_not(
-    world: Any, clock: fakes.ManualClock
+    world: Any, clock: clocks.ManualClock
 ) -> None:
     beat = {"phase": "idle", "worker": False}
     found = [
@@ -176,7 +176,7 @@ async def test_registration_is_held_open_and_answered_when_the_listener_closes(w
 
 @pytest.mark.usefixtures("ready")
 async def test_registration_that_nobody_wants_is_answered_within_the_hold(
-    world: Any, place: fakes.Place, clock: fakes.ManualClock
+    world: Any, place: fakes.Place, clock: clocks.ManualClock
 ) -> None:
     asked = asyncio.ensure_future(
         world.post("/agent/v1/register", json={"runner_started": False}, headers=bearer(SESSION))
@@ -246,7 +246,7 @@ async def test_a_body_that_does_not_come_is_timed_out(world: Any, monkeypatch: p
     assert answer.startswith(b"HTTP/1.1 408")
 
 
-async def test_before_the_start_agents_are_asked_to_come_again(clock: fakes.ManualClock) -> None:
+async def test_before_the_start_agents_are_asked_to_come_again(clock: clocks.ManualClock) -> None:
     unborn = read_model.Served(read_model.Progress(), agent_archive.Bundle(b"", "a" * 64))
     application = agents.Agents(unborn, peers.Peers(clock.now), on_hello=print)
     gate = wire.Gate("public")
@@ -285,7 +285,7 @@ async def test_what_is_not_there_is_said_in_json(world: Any) -> None:
 
 
 def test_failures_are_remembered_for_a_bounded_number_of_addresses(
-    clock: fakes.ManualClock, monkeypatch: pytest.MonkeyPatch
+    clock: clocks.ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "REMEMBERED", 5)
     known = peers.Peers(clock.now, most=1)

@@ -11,12 +11,12 @@ from runnerd import model
 from runnerd.forges import base as forges
 from runnerd.metrics import counters
 from runnerd.web import ops
-from tests.support import fakes
+from tests.support import clocks, fakes
 from tests.unit.web import web_daemon
 
 
 @pytest.fixture
-async def told(running: web_daemon.Daemon, clock: fakes.ManualClock) -> AsyncIterator[Any]:
+async def told(running: web_daemon.Daemon, clock: clocks.ManualClock) -> AsyncIterator[Any]:
     """A client of the ops listener."""
     made = counters.Metrics()
     made.attach(running.reading, running.hooks)
@@ -27,7 +27,7 @@ async def told(running: web_daemon.Daemon, clock: fakes.ManualClock) -> AsyncIte
 
 
 async def test_healthy_means_that_the_loop_turns(
-    told: Any, running: web_daemon.Daemon, clock: fakes.ManualClock
+    told: Any, running: web_daemon.Daemon, clock: clocks.ManualClock
 ) -> None:
     assert (await told.get("/healthz")).status == 200
     clock.time += ops.LEAST_S + 1
@@ -39,7 +39,7 @@ async def test_healthy_means_that_the_loop_turns(
 
 
 async def test_a_start_that_does_not_end_is_not_healthy_for_ever(
-    told: Any, running: web_daemon.Daemon, clock: fakes.ManualClock
+    told: Any, running: web_daemon.Daemon, clock: clocks.ManualClock
 ) -> None:
     running.progress.started_at = 0.0
     first = await told.get("/healthz")
@@ -57,7 +57,7 @@ async def test_ready_when_state_forges_and_providers_work(told: Any) -> None:
 
 
 async def test_not_ready_while_the_state_takes_no_write(
-    told: Any, running: web_daemon.Daemon, clock: fakes.ManualClock
+    told: Any, running: web_daemon.Daemon, clock: clocks.ManualClock
 ) -> None:
     running.store.broken = fakes.FULL
     answer = await told.get("/readyz")
@@ -78,7 +78,7 @@ async def test_not_ready_until_every_forge_has_answered(told: Any, place: fakes.
     place.forge.date = None
     place.forge.state = forges.Health(ok=False, problem="connection refused")
     # What the cursor kept from before the start proves nothing.
-    place.forge.demands["gpu"] = model.Demand(waiting=1, as_of=fakes.START - 60, known=True)
+    place.forge.demands["gpu"] = model.Demand(waiting=1, as_of=clocks.START - 60, known=True)
     answer = await told.get("/readyz")
     assert answer.status == 503
     assert "hub has not been reached since the start: connection refused" in (await answer.json())["reasons"][0]
@@ -114,7 +114,7 @@ async def test_metrics_come_in_both_formats(told: Any) -> None:
 
 
 async def test_the_page_shows_what_is_there_and_escapes_it(
-    told: Any, running: web_daemon.Daemon, place: fakes.Place, clock: fakes.ManualClock
+    told: Any, running: web_daemon.Daemon, place: fakes.Place, clock: clocks.ManualClock
 ) -> None:
     place.put(fakes.bought("vm-1", "busy", job=model.JobKey("hub|acme/ml|1|<script>alert(1)</script>")))
     place.runtime.alarms.ring("provider", "sky", "listing-failed", "<b>no</b>")

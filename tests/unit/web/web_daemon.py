@@ -16,7 +16,7 @@ from provisioners.offload import Offload
 from runnerd import assets, model, read_model
 from runnerd.bootstrap import agent_archive
 from runnerd.reconcile import loop
-from tests.support import fakes, rooms
+from tests.support import clocks, fakes, rooms
 
 KEY = b"the key of the store of images"
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels" * 50
@@ -73,7 +73,7 @@ def daemon(place: fakes.Place) -> Daemon:
 
 
 def store(
-    folder: Path, clock: fakes.ManualClock, *, alive: set[str], place: fakes.Place, **changes: Any
+    folder: Path, clock: clocks.ManualClock, *, alive: set[str], place: fakes.Place, **changes: Any
 ) -> assets.Assets:
     settings = place.runtime.config.assets.model_copy(update=changes)
     return assets.Assets(

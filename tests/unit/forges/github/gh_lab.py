@@ -17,7 +17,7 @@ from runnerd import config, errors, model
 from runnerd.forges import base
 from runnerd.forges.github.client import GitHub
 from runnerd.kit import http, secrets
-from tests.simulation import virtual
+from tests.support import virtual
 
 TOKEN = "ghp_testtesttesttesttesttesttesttesttest"
 

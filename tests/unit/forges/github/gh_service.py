@@ -12,7 +12,7 @@ import jwt
 
 from runnerd.forges.github.client import GitHub
 from runnerd.kit import http
-from tests.simulation import virtual
+from tests.support import virtual
 from tests.unit.forges.github import gh_lab
 from tests.unit.forges.github.gh_lab import Reply
 

@@ -10,8 +10,13 @@ from collections.abc import Mapping
 import pytest
 
 from runnerd.forges.gitlab import rest
-from tests.simulation.virtual import Loop as VirtualLoop
-from tests.unit.forges.gitlab.gl_lab import TOKEN, URL, Clock, Server
+from tests.support import virtual
+from tests.support.virtual import Loop as VirtualLoop
+from tests.unit.forges.gitlab.gl_lab import (
+    TOKEN,
+    URL,
+    Server,
+)
 
 
 def pytest_asyncio_loop_factories(
@@ -26,8 +31,8 @@ def server() -> Server:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> virtual.Clock:
+    return virtual.Clock()
 
 
 @pytest.fixture
@@ -36,7 +41,7 @@ def counted() -> list[tuple[str, int]]:
 
 
 @pytest.fixture
-async def client(server: Server, clock: Clock, counted: list[tuple[str, int]]) -> rest.Rest:
+async def client(server: Server, clock: virtual.Clock, counted: list[tuple[str, int]]) -> rest.Rest:
     return rest.Rest(
         "gl",
         URL,

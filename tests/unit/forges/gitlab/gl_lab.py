@@ -15,22 +15,6 @@ URL = "https://gitlab.test"
 TOKEN = "glpat-unit-tests-secret"
 
 
-class Clock:
-    """Time of the virtual loop; civil time can be set apart."""
-
-    skew = 0.0
-    fixed: float | None = None
-
-    def now(self) -> float:
-        return START + asyncio.get_running_loop().time() if self.fixed is None else self.fixed
-
-    def wall(self) -> float:
-        return self.now() + self.skew
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-
 Answer = http.Response | Exception
 
 

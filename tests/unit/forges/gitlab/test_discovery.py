@@ -5,18 +5,22 @@ import pytest
 from runnerd import errors
 from runnerd.forges.gitlab import discovery, matching, rest
 from runnerd.kit import http
-from tests.unit.forges.gitlab.gl_lab import Clock, Server, ok
+from tests.support import virtual
+from tests.unit.forges.gitlab.gl_lab import (
+    Server,
+    ok,
+)
 
 ROW = {"id": 7, "path_with_namespace": "acme/ml", "visibility": "private"}
 
 
-def directory(client: rest.Rest, clock: Clock, **scopes: list[str]) -> discovery.Directory:
+def directory(client: rest.Rest, clock: virtual.Clock, **scopes: list[str]) -> discovery.Directory:
     return discovery.Directory(
         client, groups=scopes.get("groups", ["acme"]), projects=scopes.get("projects", []), clock=clock
     )
 
 
-async def test_a_group_is_listed_with_its_subgroups(client: rest.Rest, server: Server, clock: Clock) -> None:
+async def test_a_group_is_listed_with_its_subgroups(client: rest.Rest, server: Server, clock: virtual.Clock) -> None:
     server.answers = [ok({"id": 3}), ok([ROW, {"id": 8, "path_with_namespace": "acme/sub/net"}])]
     known = directory(client, clock)
     await known.refresh(known.scope("acme"))
@@ -27,7 +31,7 @@ async def test_a_group_is_listed_with_its_subgroups(client: rest.Rest, server: S
 
 
 async def test_a_gitlab_without_keyset_for_projects_is_paged_all_the_same(
-    client: rest.Rest, server: Server, clock: Clock
+    client: rest.Rest, server: Server, clock: virtual.Clock
 ) -> None:
     server.answers = [ok({"id": 3}), ok({"error": "Keyset pagination is not yet available"}, 405), ok([ROW]), ok([ROW])]
     known = directory(client, clock)
@@ -37,7 +41,7 @@ async def test_a_gitlab_without_keyset_for_projects_is_paged_all_the_same(
     assert ["keyset" in request.url for request in server.sent] == [False, True, False, False]
 
 
-async def test_half_a_listing_replaces_nothing(client: rest.Rest, server: Server, clock: Clock) -> None:
+async def test_half_a_listing_replaces_nothing(client: rest.Rest, server: Server, clock: virtual.Clock) -> None:
     more = '<https://gitlab.test/api/v4/groups/3/projects?id_after=7>; rel="next"'
     server.answers = [ok({"id": 3}), ok([ROW]), ok([], link=more), ok({}, 500)]
     known = directory(client, clock)
@@ -48,7 +52,7 @@ async def test_half_a_listing_replaces_nothing(client: rest.Rest, server: Server
 
 
 async def test_archived_projects_and_those_without_ci_are_left_out(
-    client: rest.Rest, server: Server, clock: Clock
+    client: rest.Rest, server: Server, clock: virtual.Clock
 ) -> None:
     rows = [{**ROW, "archived": True}, {**ROW, "id": 8, "builds_access_level": "disabled"}, {"id": "x"}]
     server.answers = [ok({"id": 3}), ok(rows)]
@@ -57,7 +61,7 @@ async def test_archived_projects_and_those_without_ci_are_left_out(
     assert known.projects("acme") == () and known.known("acme")
 
 
-async def test_a_project_belongs_to_one_scope_only(client: rest.Rest, clock: Clock) -> None:
+async def test_a_project_belongs_to_one_scope_only(client: rest.Rest, clock: virtual.Clock) -> None:
     known = directory(client, clock, groups=["acme", "acme/sub"], projects=["acme/ml"])
     assert known.owner("acme/ml") == "acme/ml"
     assert known.owner("acme/sub/net") == "acme/sub"
@@ -66,7 +70,7 @@ async def test_a_project_belongs_to_one_scope_only(client: rest.Rest, clock: Clo
 
 
 async def test_a_project_listed_by_itself_is_left_out_of_its_group(
-    client: rest.Rest, server: Server, clock: Clock
+    client: rest.Rest, server: Server, clock: virtual.Clock
 ) -> None:
     server.answers = [ok({"id": 3}), ok([ROW, {"id": 8, "path_with_namespace": "acme/other"}]), ok(ROW)]
     known = directory(client, clock, projects=["acme/ml"])
@@ -76,7 +80,9 @@ async def test_a_project_listed_by_itself_is_left_out_of_its_group(
     assert [project.id for project in known.projects("acme/ml")] == [7]
 
 
-async def test_protected_refs_are_asked_once_in_five_minutes(client: rest.Rest, server: Server, clock: Clock) -> None:
+async def test_protected_refs_are_asked_once_in_five_minutes(
+    client: rest.Rest, server: Server, clock: virtual.Clock
+) -> None:
     def answer(request: http.Request) -> http.Response:
         return ok([{"name": "main"}] if "branches" in request.url else [{"name": "v*"}])
 

@@ -9,7 +9,15 @@ import pytest
 from runnerd import errors
 from runnerd.forges.gitlab import pace, rest
 from runnerd.kit import http
-from tests.unit.forges.gitlab.gl_lab import START, TOKEN, URL, Clock, Server, lost, ok
+from tests.support import virtual
+from tests.unit.forges.gitlab.gl_lab import (
+    START,
+    TOKEN,
+    URL,
+    Server,
+    lost,
+    ok,
+)
 
 
 async def look(client: rest.Rest) -> object:
@@ -143,7 +151,9 @@ async def test_the_servers_clock_is_read(client: rest.Rest, server: Server) -> N
     assert client.server_date == (START, START)
 
 
-async def test_after_a_429_nothing_is_sent_until_the_time_told(client: rest.Rest, server: Server, clock: Clock) -> None:
+async def test_after_a_429_nothing_is_sent_until_the_time_told(
+    client: rest.Rest, server: Server, clock: virtual.Clock
+) -> None:
     date = "Mon, 21 Sep 2026 14:13:20 GMT"
     server.answers = [ok({}, 429, date=date, ratelimit_reset=str(int(START) + 40), retry_after="5"), ok({})]
     with pytest.raises(errors.ForgeThrottled) as caught:
@@ -157,7 +167,7 @@ async def test_after_a_429_nothing_is_sent_until_the_time_told(client: rest.Rest
 
 
 async def test_little_left_of_the_servers_limit_stops_polls_but_not_runners(
-    client: rest.Rest, server: Server, clock: Clock
+    client: rest.Rest, server: Server, clock: virtual.Clock
 ) -> None:
     date = "Mon, 21 Sep 2026 14:13:20 GMT"
     left: dict[str, Any] = {"date": date, "ratelimit_limit": "600", "ratelimit_remaining": "30"}
@@ -191,7 +201,7 @@ async def test_several_failures_in_a_row_pause_polls_up_to_a_minute(client: rest
     assert gaps[:4] == [0, 0, 0, 0] and all(48 <= gap <= 60 for gap in gaps[-5:])
 
 
-async def test_a_token_is_read_again_after_it_was_refused(server: Server, clock: Clock) -> None:
+async def test_a_token_is_read_again_after_it_was_refused(server: Server, clock: virtual.Clock) -> None:
     values = iter(["old-token", "new-token"])
     client = rest.Rest(
         "gl",
@@ -209,7 +219,7 @@ async def test_a_token_is_read_again_after_it_was_refused(server: Server, clock:
     assert [request.headers["PRIVATE-TOKEN"] for request in server.sent] == ["old-token", "new-token"]
 
 
-async def test_a_missing_token_file_is_a_failed_log_in_and_sends_nothing(server: Server, clock: Clock) -> None:
+async def test_a_missing_token_file_is_a_failed_log_in_and_sends_nothing(server: Server, clock: virtual.Clock) -> None:
     def missing() -> str:
         raise errors.SecretMissing("file:/etc/runnerd/gitlab does not exist")
 

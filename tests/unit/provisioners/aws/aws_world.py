@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from dataclasses import replace
 from typing import Any
@@ -10,30 +9,29 @@ from typing import Any
 from provisioners import aws, base
 from provisioners.offload import Offload
 from tests.clouds import aws as clouds_aws
+from tests.support import clocks
 
 T4 = base.Shape(gpu="t4", gpu_count=1, markets=(base.Market.SPOT, base.Market.ON_DEMAND))
+#: A day of the catalog's prices.
+START = 1_795_600_000.0
+#: A day of the catalog's prices.
+START = 1_795_600_000.0
+#: A day of the catalog's prices.
+START = 1_795_600_000.0
+#: A day of the catalog's prices.
+START = 1_795_600_000.0
+#: A day of the catalog's prices.
+START = 1_795_600_000.0
+#: A day of the catalog's prices.
+START = 1_795_600_000.0
 SCRIPT = "#!/bin/sh\nexec sleep 600\n"
-
-
-class Clock:
-    """Time that passes only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.seconds = 1_795_600_000.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(0)
-        self.seconds += seconds
 
 
 class World:
     """An account and who uses it."""
 
     def __init__(self, directory: str = "", **cloud: Any) -> None:
-        self.clock = Clock()
+        self.clock = clocks.SteppingClock(START)
         self.cloud = clouds_aws.Ec2(self.clock.now, random.Random(11), **cloud)
         self.directory = directory
         self.secrets: dict[str, str] = {}
@@ -62,7 +60,7 @@ class World:
         return made
 
     def settle(self, seconds: float = 200.0) -> None:
-        self.clock.seconds += seconds
+        self.clock.time += seconds
         self.cloud.tick()
 
     def fail(self, **fault: Any) -> clouds_aws.Fault:

@@ -39,7 +39,7 @@ async def test_a_roles_credentials_are_renewed_before_they_expire(world: World) 
     world.cloud.roles[ROLE] = clouds_aws.Role(lasts=3600)
     provider = await world.provider(role_arn=ROLE)
     await provider.list_owned()
-    world.clock.seconds += 4000
+    world.clock.time += 4000
     listing = await provider.list_owned()
     assert listing.failures == {}
     assert world.sent("AssumeRole") == 2
@@ -148,7 +148,7 @@ async def test_two_providers_of_the_same_type_know_nothing_of_each_other(world: 
 async def test_a_provider_works_over_a_socket_with_threads_and_an_endpoint(world: World) -> None:
     async def sleep(seconds: float) -> None:
         await asyncio.sleep(0)
-        world.clock.seconds += seconds
+        world.clock.time += seconds
 
     context = base.Context(
         "aws", "acme-ci", "", world.clock.now, sleep, secret={"env:A": clouds_aws.KEYS[0], "env:B": "x"}.__getitem__

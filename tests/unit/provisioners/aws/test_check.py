@@ -173,7 +173,7 @@ async def test_a_type_that_the_zone_does_not_have_is_told_with_the_zones_that_do
     provider = await world.provider()
     sample = await request(provider, "sample", shape=ON_DEMAND)
     world.cloud.not_sold.append("us-east-1a/*")
-    world.clock.seconds += 90_000
+    world.clock.time += 90_000
     one = only([one for one in await provider.check([sample]) if one.level is Level.ERROR])
     assert "us-east-1a has no g4dn.xlarge" in one.message and "us-east-1b" in one.message
 

@@ -331,7 +331,7 @@ async def test_a_full_subnet_does_not_block_its_zone_while_another_has_room(worl
     for number in range(4):
         made = await provider.create(await request(provider, f"next-{number}"))
         assert world.cloud.find(made.ref).subnet != full
-        world.clock.seconds += 1
+        world.clock.time += 1
 
 
 async def test_a_zone_is_blocked_when_all_of_its_subnets_are_full(world: World) -> None:
@@ -364,12 +364,12 @@ async def test_throttling_pauses_its_own_group_of_calls_only(world: World) -> No
     made = await provider.create(await request(provider))
     world.settle()
     world.fail(operation="DescribeInstances", region="us-east-1", code="RequestLimitExceeded")
-    before = world.clock.seconds
+    before = world.clock.time
     with pytest.raises(base.ProvisionError) as caught:
         await provider.describe(made.ref)
     assert (caught.value.kind, caught.value.retry_after) == (Kind.THROTTLED, 1.0)
     await provider.create(await request(provider, "other"))
     await provider.describe("us-west-2/i-0123456789abcdef0")
-    assert world.clock.seconds - before < 0.5
+    assert world.clock.time - before < 0.5
     await provider.describe(made.ref)
-    assert world.clock.seconds - before >= 1.0
+    assert world.clock.time - before >= 1.0

@@ -32,7 +32,7 @@ async def test_half_a_list_is_no_list(world: World) -> None:
     provider = await world.provider()
     for number in range(7):
         await provider.create(await request(provider, f"key-{number}"))
-        world.clock.seconds += 5
+        world.clock.time += 5
     world.settle()
     page: dict[str, Any] = {"Filters": [{"Name": "tag-key", "Values": [base.TAG_CONTROLLER]}], "size": 5}
     found = await provider._calls.pages("DescribeInstances", "us-east-1", "Reservations", **page)
@@ -185,7 +185,7 @@ async def several(world: World, count: int) -> tuple[aws.Aws, list[str]]:
     refs = []
     for number in range(count):
         refs.append((await provider.create(await request(provider, f"key-{number}"))).ref)
-        world.clock.seconds += 1
+        world.clock.time += 1
     world.settle()
     world.cloud.calls.clear()
     return provider, refs

@@ -57,7 +57,7 @@ async def test_a_spot_price_is_the_current_one_of_its_zone(world: World) -> None
 async def test_spot_prices_are_asked_for_again_after_ten_minutes(world: World) -> None:
     provider = await world.provider()
     for seconds, asked in ((0, 2), (300, 2), (400, 4)):
-        world.clock.seconds += seconds
+        world.clock.time += seconds
         await provider.offers(SPOT)
         assert world.sent("DescribeSpotPriceHistory") == asked
 
@@ -90,7 +90,7 @@ async def test_a_type_that_a_zone_does_not_have_is_no_offer_there(world: World) 
 async def test_what_zones_have_is_asked_for_once_a_day(world: World) -> None:
     provider = await world.provider()
     for seconds, asked in ((0, 2), (80_000, 2), (7_000, 4)):
-        world.clock.seconds += seconds
+        world.clock.time += seconds
         await provider.offers(ON_DEMAND)
         assert world.sent("DescribeInstanceTypeOfferings") == asked
 
@@ -209,7 +209,7 @@ async def test_a_parameter_that_moves_changes_new_offers_after_a_day_and_no_requ
     other = next(id for id in world.cloud.account.backend("us-east-1").amis if id != before)
     world.cloud.account.parameters["us-east-1", DLAMI] = other
     assert (await provider.offers(T4))[0].image == before
-    world.clock.seconds += availability.FRESH
+    world.clock.time += availability.FRESH
     assert (await provider.offers(T4))[0].image == other
     made = await provider.create(wanted)
     assert world.cloud.find(made.ref).image == before
@@ -218,7 +218,7 @@ async def test_a_parameter_that_moves_changes_new_offers_after_a_day_and_no_requ
 async def test_a_parameter_that_is_not_told_any_more_leaves_the_image_as_it_was(world: World) -> None:
     provider = await world.provider()
     before = (await provider.offers(T4))[0].image
-    world.clock.seconds += availability.FRESH
+    world.clock.time += availability.FRESH
     world.cloud.denied.add("ssm:GetParameter")
     assert (await provider.offers(T4))[0].image == before
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 from provisioners import base, catalogue
 from provisioners.aws import errors, settings
 from tests.clouds import aws
+from tests.support.tree import ROOT
 from tests.unit.provisioners.aws.aws_world import World, request
 
-TEXT = (Path(__file__).resolve().parents[4] / "docs" / "aws.md").read_text()
+TEXT = (ROOT / "docs" / "aws.md").read_text()
 #: Checked by Amazon on the way of another call.
 IMPLIED = {"ec2:CreateTags", "iam:PassRole", "iam:CreateServiceLinkedRole"}
 OURS = [{"Key": base.TAG_CONTROLLER, "Value": "acme-ci"}]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,9 @@ from provisioners import base
 from provisioners.azure import permissions, settings
 from tests.clouds import azure
 from tests.clouds.azure import lab
+from tests.support.tree import ROOT
 
-DOCUMENT = Path(__file__).parents[4] / "docs" / "azure.md"
+DOCUMENT = ROOT / "docs" / "azure.md"
 ROLES: dict[str, dict[str, Any]] = {
     role["Name"]: role for role in map(json.loads, re.findall(r"```json\n(.*?)```", DOCUMENT.read_text(), re.S))
 }

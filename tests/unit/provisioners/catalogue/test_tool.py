@@ -10,8 +10,7 @@ from types import ModuleType
 import pytest
 
 from provisioners.catalogue import renewed, shipped
-
-ROOT = Path(__file__).parents[4]
+from tests.support.tree import ROOT
 
 
 @pytest.fixture

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from provisioners import base
+from tests.support.tree import ROOT
 from tests.unit.provisioners.cloud_common.three_clouds import CLOUDS, Cloud
 
 BOTH = (base.Market.SPOT, base.Market.ON_DEMAND)
-ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture(params=CLOUDS, ids=lambda cloud: str(cloud.name))

@@ -9,7 +9,7 @@ from provisioners import base
 from provisioners.base import Kind
 from provisioners.support import ratelimit
 from tests.clouds import gcp
-from tests.simulation import virtual
+from tests.support import virtual
 from tests.unit.provisioners.gcp.gcp_world import START, World
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import google.auth
 import pytest
@@ -16,6 +15,7 @@ from provisioners.base import Level, Market
 from provisioners.gcp import permissions
 from tests.clouds import gcp as clouds_gcp
 from tests.clouds import wire
+from tests.support.tree import ROOT
 from tests.unit.provisioners.gcp.gcp_world import World
 
 T4 = base.Shape("t4", 1, types=("n1-standard-4",))
@@ -76,7 +76,7 @@ async def test_deletes_that_are_granted_by_tag_are_not_missed() -> None:
 
 
 def test_the_role_in_the_documents_is_what_the_check_asks_for() -> None:
-    text = (Path(__file__).resolve().parents[4] / "docs" / "gcp.md").read_text()
+    text = (ROOT / "docs" / "gcp.md").read_text()
     role = yaml.safe_load(text.split("file=runnerd-role.yaml\n", 1)[1].split("```", 1)[0])
     wanted = {
         *permissions.PERMISSIONS,

@@ -14,6 +14,7 @@ from provisioners.base import Kind, Market
 from provisioners.gcp import settings
 from tests.clouds import gcp as clouds_gcp
 from tests.clouds import wire
+from tests.support.tree import ROOT
 from tests.unit.provisioners.gcp.gcp_world import World
 
 
@@ -102,7 +103,7 @@ def test_options_of_pools_are_judged_alike(options: dict[str, Any], problem: str
 
 
 def test_every_option_is_on_the_page_about_google_cloud() -> None:
-    text = (Path(__file__).resolve().parents[4] / "docs" / "gcp.md").read_text()
+    text = (ROOT / "docs" / "gcp.md").read_text()
     (told,) = gcp.Gcp.validate_pool({"nonsense-": 1})
     of_pools = set(told.partition("known: ")[2].split(", "))
     of_providers = {one.name for one in dataclasses.fields(settings.Settings)} - {"launch", "overrides"}

@@ -14,8 +14,8 @@ import jsonschema
 import pytest
 
 from tests.clouds.gcp import schema
+from tests.support.tree import ROOT
 
-ROOT = Path(__file__).resolve().parents[4]
 DOCUMENT = Path(googleapiclient.__file__).parent / "discovery_cache" / "documents" / "compute.v1.json"
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from provisioners.support import ratelimit
-from tests.support.fakes import START, ManualClock, settle
+from tests.support.clocks import START, ManualClock, settle
 
 
 def _bucket(clock: ManualClock, *, rate: float, burst: int) -> ratelimit.Bucket:

@@ -19,7 +19,7 @@ from runnerd.forges.github.limits import Allowance
 from runnerd.forges.github.rest.rest import Rest
 from runnerd.forges.github.wire import Wire
 from runnerd.kit import http
-from tests.simulation import virtual
+from tests.support import virtual
 from tests.unit.forges.github import gh_lab
 from tests.unit.forges.github.gh_lab import Reply, on_virtual_time
 

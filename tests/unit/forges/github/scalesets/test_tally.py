@@ -11,22 +11,10 @@ from runnerd import model
 from runnerd.forges import base
 from runnerd.forges.github.scalesets.messages import Statistics
 from runnerd.forges.github.scalesets.tally import DOUBT_S, GRACE_S, STALE_S, Tally
+from tests.support.clocks import START, ManualClock
 from tests.unit.forges.github import gh_lab
 
 QUEUE = gh_lab.spec().queue
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def now(self) -> float:
-        return self.time
-
-    wall = now
-
-    async def sleep(self, seconds: float) -> None:
-        raise AssertionError("a tally does not wait")
 
 
 def update(event: base.JobEvent, alias: str = "a", name: str = "train", repo: str = "acme/ml") -> base.JobUpdate:
@@ -38,12 +26,12 @@ def counts(assigned: int, running: int = 0) -> Statistics:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
-def tally(clock: Clock) -> Tally:
+def tally(clock: ManualClock) -> Tally:
     return Tally(clock)
 
 
@@ -100,7 +88,7 @@ def test_a_zero_is_believed_at_once_when_every_assignment_has_ended(tally: Tally
     assert tally.demand().waiting == 0
 
 
-def test_a_doubted_zero_without_a_second_reading_ends_by_itself(tally: Tally, clock: Clock) -> None:
+def test_a_doubted_zero_without_a_second_reading_ends_by_itself(tally: Tally, clock: ManualClock) -> None:
     tally.note(update(QUEUED))
     tally.read(counts(1))
     tally.read(counts(0))
@@ -141,7 +129,7 @@ def test_a_lapse_told_after_the_new_assignment_changes_nothing(tally: Tally) -> 
     assert not tally.timed_out()
 
 
-def test_a_lapse_is_over_when_its_run_says_so_or_its_grace_ends(tally: Tally, clock: Clock) -> None:
+def test_a_lapse_is_over_when_its_run_says_so_or_its_grace_ends(tally: Tally, clock: ManualClock) -> None:
     for name in ("x", "y"):
         tally.note(update(TIMEOUT, name, name))
     tally.read(counts(0))
@@ -163,7 +151,7 @@ def test_repeated_and_late_messages_change_nothing(tally: Tally) -> None:
     assert tally.demand().waiting == 0
 
 
-def test_an_old_word_is_kept_but_not_known(tally: Tally, clock: Clock) -> None:
+def test_an_old_word_is_kept_but_not_known(tally: Tally, clock: ManualClock) -> None:
     tally.read(counts(4))
     clock.time += STALE_S + 1
     demand = tally.demand()
@@ -172,13 +160,13 @@ def test_an_old_word_is_kept_but_not_known(tally: Tally, clock: Clock) -> None:
     assert tally.demand().known
 
 
-def test_a_restart_takes_up_the_last_word_and_its_age(clock: Clock) -> None:
+def test_a_restart_takes_up_the_last_word_and_its_age(clock: ManualClock) -> None:
     before = Tally(clock)
     before.read(counts(4, 1))
     clock.time += 100
     after = Tally(clock)
     after.restore(before.remember(), [gh_lab.job(QUEUE, "acme/ml", "7", "train", aliases=("a",))])
-    assert after.demand() == model.Demand(3, 1, 1000.0, True, {"acme/ml": 1})
+    assert after.demand() == model.Demand(3, 1, START, True, {"acme/ml": 1})
 
 
 @pytest.mark.parametrize("cursor", [{}, {"waiting": None, "running": "x", "as_of": []}])

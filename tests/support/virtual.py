@@ -14,7 +14,7 @@ EPOCH = 1_790_000_000.0
 
 
 class Deadlock(RuntimeError):
-    """Nothing is ready and no timer is set: everybody waits for somebody."""
+    """Nothing is ready and no timer is set: the tasks wait for each other."""
 
 
 class _Selector(selectors.SelectSelector):
@@ -47,18 +47,21 @@ class Loop(asyncio.SelectorEventLoop):
 
 
 class Clock:
-    """The host's clock on virtual time; ``jump`` moves the wall clock alone."""
+    """The clock of a virtual loop, of the running one by default; ``jump`` moves the wall clock alone."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._loop = loop
         self.jump = 0.0
         self._anchor = 0.0
 
     def now(self) -> float:
-        return EPOCH + self._loop.time() + self._anchor
+        return self._time() + self._anchor
 
     def wall(self) -> float:
-        return EPOCH + self._loop.time() + self.jump
+        return self._time() + self.jump
+
+    def _time(self) -> float:
+        return EPOCH + (self._loop or asyncio.get_running_loop()).time()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
