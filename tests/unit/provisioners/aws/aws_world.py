@@ -24,6 +24,12 @@ START = 1_795_600_000.0
 START = 1_795_600_000.0
 #: A day of the catalog's prices.
 START = 1_795_600_000.0
+#: A day of the catalog's prices.
+START = 1_795_600_000.0
+#: A day of the catalog's prices.
+START = 1_795_600_000.0
+#: A day of the catalog's prices.
+START = 1_795_600_000.0
 SCRIPT = "#!/bin/sh\nexec sleep 600\n"
 
 
