@@ -75,9 +75,13 @@ class Reruns:
         await self._write(rerun.job)
 
     async def _write(self, job: JobKey) -> None:
-        rerun, event = self._unwritten[job]
-        await self._runtime.durable.write_rerun(rerun, event)
-        self._unwritten.pop(job, None)
+        """Write what is not written of a job; nothing is left when another task was faster."""
+        unwritten = self._unwritten.get(job)
+        if unwritten is None:
+            return
+        await self._runtime.durable.write_rerun(*unwritten)
+        if self._unwritten.get(job) is unwritten:
+            del self._unwritten[job]
 
     async def run(self) -> None:
         """Try what is wanted until cancelled."""

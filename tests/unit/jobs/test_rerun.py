@@ -88,6 +88,31 @@ async def test_a_rerun_that_could_not_be_written_is_written_later(
     assert asked == [KEY]
 
 
+async def test_jobs_that_are_preempted_together_just_before_a_round_do_not_end_the_rounds(
+    place: Place, queue: rerun.Reruns, asked: list[str], clock: ManualClock
+) -> None:
+    keys = [model.job_key("hub", "acme/ml", "1", name) for name in ("one", "two", "three")]
+    for number, key in enumerate(keys):
+        job = model.Job(
+            key, QUEUE, "acme/ml", "1", "x", state=JobState.COMPLETED, conclusion="failure", finished_at=START
+        )
+        place.put(bought(f"vm-1{number}", "busy", job=key, busy_at=START, market="spot"), job)
+    gate = asyncio.Event()
+    place.rows.on_step.append(lambda *_: setattr(place.book, "gate", gate))
+    await asyncio.gather(
+        *(
+            place.rows.step(InstanceId(f"vm-1{number}"), InstanceState.GONE, reason=Reason.PREEMPTED)
+            for number in range(len(keys))
+        )
+    )
+    await settle()
+    await clock.advance(rerun.PERIOD_S)  # the round finds all of them unwritten, and writes one after the other
+    gate.set()
+    await settle()
+    await clock.advance(rerun.PERIOD_S)
+    assert sorted(asked) == sorted(keys)
+
+
 async def test_a_forge_is_not_asked_twice_because_its_answer_could_not_be_written(
     place: Place, queue: rerun.Reruns, asked: list[str], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
