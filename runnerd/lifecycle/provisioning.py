@@ -84,7 +84,8 @@ class Launcher:
                 bucket.give_back()
                 continue  # what was left went to another meanwhile; the next offer may have room
             tries += 1
-            await self._attempt(row, pool, provider, reservation)
+            with reservation:
+                await self._attempt(row, pool, provider, reservation)
         await self._give_up(id, Reason.NO_OFFER, f"{MOST_TRIES} offers were tried in a row and refused")
 
     def _planned(self, id: InstanceId) -> Instance | None:
@@ -132,19 +133,17 @@ class Launcher:
             sends=1,
             price=offer.price,
         )
-        with reservation:
-            stepped = await self._runtime.rows.step(
-                row.id,
-                InstanceState.REQUESTING,
-                expect={InstanceState.PLANNED},
-                reason=Reason.NONE,
-                attempt_row=attempt,
-                # The setters of an instance's place: it is accounted to it from here on.
-                **_place(key, offer, request.deadline),
-            )
-            if stepped is not None:
-                reservation.commit()
+        stepped = await self._runtime.rows.step(
+            row.id,
+            InstanceState.REQUESTING,
+            expect={InstanceState.PLANNED},
+            reason=Reason.NONE,
+            attempt_row=attempt,
+            # The setters of an instance's place: it is accounted to it from here on.
+            **_place(key, offer, request.deadline),
+        )
         if stepped is not None:
+            reservation.commit()
             await self.send(attempt, provider)
 
     # -- sending -----------------------------------------------------------------------------------------------

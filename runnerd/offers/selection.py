@@ -139,8 +139,9 @@ class Selection:
         """Return False when an offer was blocked, or its provider closed, since it was ranked."""
         now = self._runtime.clock.now()
         active = (block for block in self._runtime.rows.blocks.values() if block.until > now)
-        provider = self._runtime.providers[offer.provider]
-        return not self.closed(provider) and blocklist.blocking(offer, active) is None
+        # A reload takes a provider that has changed away for a moment.
+        provider = self._runtime.providers.get(offer.provider)
+        return provider is not None and not self.closed(provider) and blocklist.blocking(offer, active) is None
 
     def why_none(self, pool: config.Pool, ranked: list[ranking.Ranked]) -> str:
         """Say why none of the pool's offers can be tried, or why there are none."""

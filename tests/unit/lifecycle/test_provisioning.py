@@ -205,6 +205,17 @@ async def test_who_waits_for_the_bucket_looks_again_at_the_offer(launcher: provi
     assert tries(place) == [] and tries(place, "sea") == ["a"]
 
 
+async def test_who_waits_for_the_bucket_passes_over_a_provider_that_a_reload_is_replacing(
+    launcher: provisioning.Launcher, place: Place
+) -> None:
+    place.runtime.providers["sky"].bucket("east").pause(8)
+    work = asyncio.ensure_future(launcher.request(VM))
+    await settle()
+    del place.runtime.providers["sky"]
+    await place.clock.finish(work)
+    assert tries(place, "sea") == ["a"]
+
+
 async def test_a_burst_does_not_spend_the_pace_of_an_api_on_an_offer_that_has_nothing(
     tmp_path: Path, clock: ManualClock
 ) -> None:
@@ -406,6 +417,24 @@ async def test_nothing_is_sent_while_the_attempt_cannot_be_written(
     with pytest.raises(errors.StoreUnwritable):
         await place.clock.finish(launcher.request(VM))
     assert tries(place) == [] and place.state() == "planned"
+
+
+async def test_a_request_that_cannot_be_composed_keeps_no_room_from_others(tmp_path: Path, clock: ManualClock) -> None:
+    place = make_place(tmp_path, clock, limits={"instances": 2})
+    place.put(instance("vm-1", "planned"), instance("vm-2", "planned"))
+    books = admission.Admission(place.runtime)
+    books.count()
+    archives: list[str] = []
+    launcher = provisioning.Launcher(
+        place.runtime, books, selection.Selection(place.runtime, books), bundle=lambda: archives.pop()
+    )
+    for _ in range(3):
+        with pytest.raises(IndexError):
+            await clock.finish(launcher.request(VM))
+    archives += ["ab" * 32, "ab" * 32]
+    books.count()
+    await clock.finish(asyncio.gather(launcher.request(VM), launcher.request(InstanceId("vm-2"))))
+    assert (place.state(), place.state("vm-2")) == ("booting", "booting")
 
 
 async def test_an_answer_that_could_not_be_written_is_resolved_like_a_lost_one(
