@@ -22,7 +22,7 @@ from runnerd.agent import strict_json, watchdog
 #: The version of the protocol that this agent speaks.
 PROTOCOL = 1
 #: Time-outs of a request in seconds; the daemon holds a registration open for up to 25.
-TIMEOUT, REGISTER_TIMEOUT = 15.0, 40.0
+TIMEOUT_S, REGISTER_TIMEOUT_S = 15.0, 40.0
 _ANSWER_LIMIT = 1024 * 1024
 #: Statuses by which the daemon itself refuses a request for good.
 _FINAL = frozenset({400, 401, 403, 409, 413, 426})
@@ -159,7 +159,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 class Client:
     """Requests to one daemon.  Thread-safe."""
 
-    def __init__(self, url: str, *, ca_file: str = "", timeout: float = TIMEOUT) -> None:
+    def __init__(self, url: str, *, ca_file: str = "", timeout: float = TIMEOUT_S) -> None:
         self._url = url + "/agent/v1/"
         self._timeout = timeout
         tls = ssl.create_default_context()
@@ -175,7 +175,7 @@ class Client:
 
     def register(self) -> Assignment:
         """Ask for a runner; held open by the daemon for up to 25 seconds."""
-        answer = self._call("register", {"runner_started": False}, timeout=max(self._timeout, REGISTER_TIMEOUT))
+        answer = self._call("register", {"runner_started": False}, timeout=max(self._timeout, REGISTER_TIMEOUT_S))
         return Assignment.read(answer)
 
     def heartbeat(self, body: dict[str, typing.Any]) -> dict[str, typing.Any]:

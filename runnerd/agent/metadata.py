@@ -22,8 +22,8 @@ from dataclasses import dataclass
 #: The service's address at all three clouds (their documentation of the instance metadata service).
 ADDRESS = "http://169.254.169.254"
 #: Seconds for a request that is not held open, from the connection to the last byte.
-TIMEOUT = 3.0
-_LIMIT = 64 * 1024
+TIMEOUT_S = 3.0
+_ANSWER_LIMIT = 64 * 1024
 _DMI = pathlib.Path("/sys/class/dmi/id")
 _PCI = pathlib.Path("/sys/bus/pci/devices")
 #: The same on every machine of Azure ("Azure Instance Metadata Service", and cloud-init's and WALinuxAgent's checks).
@@ -100,7 +100,7 @@ class Answer:
 class Service:
     """One metadata service."""
 
-    def __init__(self, url: str = ADDRESS, *, timeout: float = TIMEOUT) -> None:
+    def __init__(self, url: str = ADDRESS, *, timeout: float = TIMEOUT_S) -> None:
         parts = urllib.parse.urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port or 80
         self._authority = parts.netloc
@@ -142,9 +142,9 @@ class Service:
 
 def _body(response: http.client.HTTPResponse) -> bytes:
     data = b""
-    while chunk := response.read1(_LIMIT):
+    while chunk := response.read1(_ANSWER_LIMIT):
         data += chunk
-        if len(data) > _LIMIT:
+        if len(data) > _ANSWER_LIMIT:
             raise NoAnswer("an answer that is too large")
     if response.length:
         raise NoAnswer("an answer that was cut off")

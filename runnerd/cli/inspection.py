@@ -42,10 +42,10 @@ def jobs(
     limit: int,
 ) -> None:
     """List jobs that wait, run, or ended within the last hour."""
-    found = client.connect(socket_file, config_file).get(
+    answer = client.connect(socket_file, config_file).get(
         "/v1/jobs", state=state, pool=pool, all=1 if every else None, limit=limit
     )
-    render.show(found, as_json, render.jobs)
+    render.show(answer, as_json, render.jobs)
 
 
 @click.command()
@@ -60,10 +60,10 @@ def instances(
     limit: int,
 ) -> None:
     """List live instances with their state and cost."""
-    found = client.connect(socket_file, config_file).get(
+    answer = client.connect(socket_file, config_file).get(
         "/v1/instances", state=state, pool=pool, all=1 if every else None, limit=limit
     )
-    render.show(found, as_json, render.instances)
+    render.show(answer, as_json, render.instances)
 
 
 @click.command()
@@ -78,8 +78,8 @@ def pools(socket_file: str | None, config_file: str | None, as_json: bool) -> No
 @options.remote
 def offers(pool: str, socket_file: str | None, config_file: str | None, as_json: bool) -> None:
     """List the offers of POOL in the order in which they are tried."""
-    found = client.connect(socket_file, config_file).get(f"/v1/pools/{client.segment(pool)}/offers")
-    render.show(found, as_json, render.offers)
+    answer = client.connect(socket_file, config_file).get(f"/v1/pools/{client.segment(pool)}/offers")
+    render.show(answer, as_json, render.offers)
 
 
 @click.command()
@@ -87,14 +87,14 @@ def offers(pool: str, socket_file: str | None, config_file: str | None, as_json:
 @options.remote
 def explain(job: str, socket_file: str | None, config_file: str | None, as_json: bool) -> None:
     """Explain why JOB waits and what happens next, or how it ended.  JOB is an id, key, run or name."""
-    found = client.connect(socket_file, config_file).get("/v1/explain", job=job)
-    if "ambiguous" in found:
+    answer = client.connect(socket_file, config_file).get("/v1/explain", job=job)
+    if "ambiguous" in answer:
         if as_json:
-            render.document(found)
+            render.document(answer)
         else:
-            render.ambiguous(found["ambiguous"])
-        raise CommandFailed(f'"{job}" matches {len(found["ambiguous"])} jobs; give the id of one', exit=Exit.NOT_FOUND)
-    render.show(found, as_json, render.explain)
+            render.ambiguous(answer["ambiguous"])
+        raise CommandFailed(f'"{job}" matches {len(answer["ambiguous"])} jobs; give the id of one', exit=Exit.NOT_FOUND)
+    render.show(answer, as_json, render.explain)
 
 
 @click.command()

@@ -47,17 +47,17 @@ def cost(
         from runnerd.views import costs
 
         settings = config.load(options.config_path(config_file), reveal=False)
-        found = state.read(settings, lambda connection: costs.read(connection, by, since, until))
+        answer = state.read(settings, lambda connection: costs.read(connection, by, since, until))
     else:
         try:
             # As text, because the client omits 0.
             span = {key: f"{at:.3f}" for key, at in (("since", since), ("until", until)) if at is not None}
-            found = client.connect(socket_file, config_file).get("/v1/cost", by=by, **span)
+            answer = client.connect(socket_file, config_file).get("/v1/cost", by=by, **span)
         except CommandFailed as error:
             if error.exit is Exit.UNREACHABLE:
                 raise CommandFailed(f"{error}; --offline reads the database directly", exit=error.exit) from error
             raise
-    render.show(found, as_json, render.cost)
+    render.show(answer, as_json, render.cost)
 
 
 @click.group()
@@ -73,8 +73,8 @@ def show(
     pool: str | None, provider: str | None, socket_file: str | None, config_file: str | None, as_json: bool
 ) -> None:
     """List the prices of all offers, or of those of POOL, each with its source and date."""
-    found = client.connect(socket_file, config_file).get("/v1/prices", pool=pool, provider=provider)
-    render.show(found, as_json, render.prices)
+    answer = client.connect(socket_file, config_file).get("/v1/prices", pool=pool, provider=provider)
+    render.show(answer, as_json, render.prices)
 
 
 @prices.command()
@@ -84,13 +84,13 @@ def refresh(provider: str | None, socket_file: str | None, config_file: str | No
     """Refresh the providers' price lists.  Without a daemon, the next start uses them."""
     try:
         remote = client.connect(socket_file, config_file, timeout=REFRESH_TIMEOUT_S)
-        found = remote.post("/v1/prices/refresh", provider=provider or "")
+        answer = remote.post("/v1/prices/refresh", provider=provider or "")
     except CommandFailed as error:
         if not isinstance(error.__cause__, FileNotFoundError | ConnectionRefusedError):
             raise
-        found = _refresh_offline(config_file, provider)
-    render.show(found, as_json, render.renewal)
-    click.get_current_context().exit(Exit.PROBLEMS if found["errors"] else Exit.OK)
+        answer = _refresh_offline(config_file, provider)
+    render.show(answer, as_json, render.renewal)
+    click.get_current_context().exit(Exit.PROBLEMS if answer["errors"] else Exit.OK)
 
 
 def _refresh_offline(config_file: str | None, provider: str | None) -> documents.Renewal:

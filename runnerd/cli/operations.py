@@ -15,8 +15,8 @@ from runnerd.cli.exits import Exit
 @options.remote
 def reload(socket_file: str | None, config_file: str | None, as_json: bool) -> None:
     """Reload the configuration; an invalid one changes nothing."""
-    found = client.connect(socket_file, config_file).post("/v1/reload")
-    render.show(found, as_json, lambda found: click.echo("\n".join(found["done"])))
+    answer = client.connect(socket_file, config_file).post("/v1/reload")
+    render.show(answer, as_json, lambda answer: click.echo("\n".join(answer["done"])))
 
 
 @click.command()
@@ -24,8 +24,8 @@ def reload(socket_file: str | None, config_file: str | None, as_json: bool) -> N
 @options.remote
 def drain(pool: str, socket_file: str | None, config_file: str | None, as_json: bool) -> None:
     """Stop buying for POOL; running jobs continue.  Survives restarts."""
-    found = client.connect(socket_file, config_file).post(f"/v1/pools/{client.segment(pool)}/drain")
-    render.show(found, as_json, render.say)
+    answer = client.connect(socket_file, config_file).post(f"/v1/pools/{client.segment(pool)}/drain")
+    render.show(answer, as_json, render.say)
 
 
 @click.command()
@@ -33,8 +33,8 @@ def drain(pool: str, socket_file: str | None, config_file: str | None, as_json: 
 @options.remote
 def undrain(pool: str, socket_file: str | None, config_file: str | None, as_json: bool) -> None:
     """Resume buying for POOL."""
-    found = client.connect(socket_file, config_file).post(f"/v1/pools/{client.segment(pool)}/undrain")
-    render.show(found, as_json, render.say)
+    answer = client.connect(socket_file, config_file).post(f"/v1/pools/{client.segment(pool)}/undrain")
+    render.show(answer, as_json, render.say)
 
 
 @click.command()
@@ -43,8 +43,10 @@ def undrain(pool: str, socket_file: str | None, config_file: str | None, as_json
 @options.remote
 def reap(instance: str, socket_file: str | None, config_file: str | None, as_json: bool, force: bool) -> None:
     """End INSTANCE.  Refused while a job runs on it, unless --force is given."""
-    found = client.connect(socket_file, config_file).post(f"/v1/instances/{client.segment(instance)}/reap", force=force)
-    render.show(found, as_json, render.say)
+    answer = client.connect(socket_file, config_file).post(
+        f"/v1/instances/{client.segment(instance)}/reap", force=force
+    )
+    render.show(answer, as_json, render.say)
 
 
 @click.command()
@@ -65,10 +67,10 @@ def hold(
         raise click.UsageError("give either --for DURATION or --release")
     if not release and not seconds:
         raise click.UsageError("--for must be longer than 0; --release ends a hold")
-    found = client.connect(socket_file, config_file).post(
+    answer = client.connect(socket_file, config_file).post(
         f"/v1/instances/{client.segment(instance)}/hold", seconds=0 if release else seconds
     )
-    render.show(found, as_json, render.say)
+    render.show(answer, as_json, render.say)
 
 
 @click.command()
@@ -88,12 +90,12 @@ def sweep(socket_file: str | None, config_file: str | None, as_json: bool, once:
 
         # Secrets are read where they are used: the host of a sweep may lack those of the forges.
         settings = config.load(options.config_path(config_file), reveal=False)
-        found = asyncio.run(sweeping.once(settings, dry_run=dry_run))
+        answer = asyncio.run(sweeping.once(settings, dry_run=dry_run))
     else:
-        found = client.connect(socket_file, config_file).post("/v1/sweep", dry_run=dry_run)
-    render.show(found, as_json, lambda found: render.sweep(found, now=time.time()))
-    if not once and not dry_run and found["unaccounted"] and not as_json:
-        click.echo(f"{found['unaccounted']} without a row: the daemon adopts them with its next listing")
-    wrong = bool(found["incomplete"]) or (found["state_read"] and found["unaccounted"] > 0)
-    wrong = wrong or found.get("failed", 0) + found.get("held_back", 0) > 0
+        answer = client.connect(socket_file, config_file).post("/v1/sweep", dry_run=dry_run)
+    render.show(answer, as_json, lambda answer: render.sweep(answer, now=time.time()))
+    if not once and not dry_run and answer["unaccounted"] and not as_json:
+        click.echo(f"{answer['unaccounted']} without a row: the daemon adopts them with its next listing")
+    wrong = bool(answer["incomplete"]) or (answer["state_read"] and answer["unaccounted"] > 0)
+    wrong = wrong or answer.get("failed", 0) + answer.get("held_back", 0) > 0
     click.get_current_context().exit(Exit.PROBLEMS if wrong else Exit.OK)

@@ -27,28 +27,28 @@ _STYLES = {
 }  # fmt: skip
 
 
-def document(found: Any) -> None:
+def document(data: Any) -> None:
     """Print a document as JSON."""
     indent = 2 if sys.stdout.isatty() else None
-    click.echo(json.dumps(found, indent=indent, default=str))
+    click.echo(json.dumps(data, indent=indent, default=str))
 
 
-def show(found: Document, as_json: bool, text: Callable[[Document], None]) -> None:
+def show(data: Document, as_json: bool, text: Callable[[Document], None]) -> None:
     """Print a document as JSON, or as text."""
     if as_json:
-        document(found)
+        document(data)
     else:
-        text(found)
+        text(data)
 
 
-def say(found: answers.Message) -> None:
+def say(data: answers.Message) -> None:
     """Print the message that answers a command."""
-    click.echo(found["message"])
+    click.echo(data["message"])
 
 
-def line(found: Any) -> None:
+def line(data: Any) -> None:
     """Print a document as one line of JSON."""
-    click.echo(json.dumps(found, default=str))
+    click.echo(json.dumps(data, default=str))
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str = "none") -> None:
@@ -91,50 +91,50 @@ def clock(at: float) -> str:
 # -- documents -----------------------------------------------------------------------------------------------------
 
 
-def status(found: documents.SocketStatus) -> None:
-    now = found["now"]
-    up = display.span(now - found["started_at"])
-    click.echo(f"controller {found['controller']}: runnerd {found['version']}, process {found['pid']}, up {up}")
-    jobs = ", ".join(f"{count} {state}" for state, count in found["jobs"].items())
-    live = ", ".join(f"{count} {state}" for state, count in found["instances"].items()) or "none"
+def status(data: documents.SocketStatus) -> None:
+    now = data["now"]
+    up = display.span(now - data["started_at"])
+    click.echo(f"controller {data['controller']}: runnerd {data['version']}, process {data['pid']}, up {up}")
+    jobs = ", ".join(f"{count} {state}" for state, count in data["jobs"].items())
+    live = ", ".join(f"{count} {state}" for state, count in data["instances"].items()) or "none"
     click.echo(f"jobs: {jobs}\ninstances: {live}")
-    if found["stopping"]:
+    if data["stopping"]:
         click.echo("the daemon is stopping and takes no new work")
-    if not found["reload_ok"]:
+    if not data["reload_ok"]:
         click.echo("the last reload failed; the previous configuration is in force")
-    if found["deadlines_held"]:
+    if data["deadlines_held"]:
         click.echo("the clocks disagree: no instance is ended for its age")
-    if found["reconcile"]["failures"]:
-        click.echo(f"failed passes and actions: {found['reconcile']['failures']}")
+    if data["reconcile"]["failures"]:
+        click.echo(f"failed passes and actions: {data['reconcile']['failures']}")
     click.echo()
-    pools({"pools": found["pools"], "retired": []})
+    pools({"pools": data["pools"], "retired": []})
     click.echo()
     rows = [
         [each["name"], queue["queue"], queue["waiting"], queue["running"], "ok" if queue["ok"] else "error",
          queue["problem"] or ("" if queue["known"] else "demand unknown: no recent report")]
-        for each in found["forges"] for queue in each["queues"]
+        for each in data["forges"] for queue in each["queues"]
     ]  # fmt: skip
     table(["forge", "queue", "waiting", "running", "health", "problem"], rows, empty="no queues")
     click.echo()
     rows = [
         [each["name"], each["type"], _of(each["instances"], each["max_instances"]), ago(each["listed_at"], now),
          "error" if each["problem"] else "ok", each["problem"] or ("retired" if each["retired"] else "")]
-        for each in found["providers"]
+        for each in data["providers"]
     ]  # fmt: skip
     table(["provider", "type", "instances", "listed", "health", "problem"], rows, empty="no providers")
-    if found["budgets"]:
+    if data["budgets"]:
         click.echo()
         rows = [
             [f"{each['level']} {each['name']}".strip(), each["window"], display.dollars(each["committed"]),
              display.dollars(each["limit"]), display.dollars(each["left"])]
-            for each in found["budgets"]
+            for each in data["budgets"]
         ]  # fmt: skip
         table(["budget", "window", "spent or committed", "limit", "left"], rows)
-    if found["alarms"]:
+    if data["alarms"]:
         click.echo()
         rows = [
             [f"{each['subject']} {each['id']}", each["reason"], ago(each["since"], now), each["count"], each["detail"]]
-            for each in found["alarms"]
+            for each in data["alarms"]
         ]
         table(["alarm", "reason", "for", "times", "detail"], rows)
 
@@ -143,28 +143,28 @@ def _of(count: int, most: int | None) -> str:
     return f"{count}" if most is None else f"{count} of {most}"
 
 
-def jobs(found: documents.Jobs) -> None:
+def jobs(data: documents.Jobs) -> None:
     rows = [
         [each["id"], each["conclusion"] or each["state"], each["pool"], each["repo"], each["name"],
          display.span(each["wait_seconds"]), display.span(each["run_seconds"]) if each["started_at"] else "",
          each["instance"]]
-        for each in found["jobs"]
+        for each in data["jobs"]
     ]  # fmt: skip
     table(["job", "state", "pool", "repo", "name", "waited", "ran", "instance"], rows, empty="no jobs")
-    _more(found)
+    _more(data)
 
 
-def instances(found: documents.Instances) -> None:
-    now = found["now"]
+def instances(data: documents.Instances) -> None:
+    now = data["now"]
     rows = [
         [each["id"], each["state"], ago(each["since"], now), each["offer"] or each["provider"], each["image"],
          _price(each), display.dollars(each["dollars"]), each["job"].rpartition("|")[2] or each["repo"],
          _note(each, now)]
-        for each in found["instances"]
+        for each in data["instances"]
     ]  # fmt: skip
     heads = ["instance", "state", "for", "offer", "image", "price", "cost", "job", "note"]
     table(heads, rows, empty="no instances")
-    _more(found)
+    _more(data)
 
 
 def _note(each: documents.Instance, now: float) -> str:
@@ -183,57 +183,57 @@ def _price(each: documents.Instance | documents.RankedOffer) -> str:
     return ", ".join(part for part in (price, each["price_source"]) if part)
 
 
-def _more(found: documents.Jobs | documents.Instances) -> None:
-    if found["more"]:
+def _more(data: documents.Jobs | documents.Instances) -> None:
+    if data["more"]:
         click.echo("more rows exist; raise --limit to show them")
 
 
-def pools(found: documents.Pools) -> None:
+def pools(data: documents.Pools) -> None:
     rows = [
         [each["name"], each["waiting"] if each["known"] else f"{each['waiting']}?", each["running"],
          _of(each["live"], each["max_instances"]), each["warm"], f"{each['open_offers']} of {each['offers']}",
          "; ".join([*(["drained"] if each["drained"] else []),
                     *(note for note in each["held_back"] if note != "drained by an operator")])]
-        for each in found["pools"]
+        for each in data["pools"]
     ]  # fmt: skip
     table(["pool", "waiting", "running", "instances", "warm", "open offers", "held back"], rows, empty="no pools")
-    for name in found["retired"]:
+    for name in data["retired"]:
         click.echo(f"pool {name} is no longer configured and still has instances")
 
 
-def offers(found: documents.Offers) -> None:
-    now = found["now"]
-    click.echo(f"pool {found['pool']}: order {found['order']}, market {found['market']}")
+def offers(data: documents.Offers) -> None:
+    now = data["now"]
+    click.echo(f"pool {data['pool']}: order {data['order']}, market {data['market']}")
     rows = [
         [each["place"], each["offer"], _price(each), display.dollars(each["dollars_at_most"]),
          "open" if each["open"] else "closed", display.span(each["until"] - now) if each["until"] > now else "",
          each["refusal"]]
-        for each in found["offers"]
+        for each in data["offers"]
     ]  # fmt: skip
     table(["", "offer", "price", "at most", "state", "retry in", "reason"], rows, empty="no offer fits the pool")
-    for line_ in (*found["problems"], *found["held_back"]):
-        click.echo(f"  {line_}")
-    if found["drained"]:
+    for text in (*data["problems"], *data["held_back"]):
+        click.echo(f"  {text}")
+    if data["drained"]:
         click.echo("the pool is drained: no offer is tried")
 
 
-def explain(found: documents.Explanation) -> None:
-    job = found["job"]
-    click.echo(f"job {job['name']} of {job['repo']} ({job['id']}): {found['summary']}")
+def explain(data: documents.Explanation) -> None:
+    job = data["job"]
+    click.echo(f"job {job['name']} of {job['repo']} ({job['id']}): {data['summary']}")
     if job["url"]:
         click.echo(f"  {job['url']}")
-    _section("why" if job["state"] == "queued" else "what", found["why"])
-    _section("next", found["next"])
-    cost = found["cost"]
+    _section("why" if job["state"] == "queued" else "what", data["why"])
+    _section("next", data["next"])
+    cost = data["cost"]
     if cost is not None:
         final = "cost" if cost["final"] else "has cost"
         used = display.span(cost["seconds"])
         price = f"{display.dollars(cost['price'])} an hour"
         source = f"; {cost['price_source']}" if cost["price_source"] else ""
         click.echo(f"its instance {final} {display.dollars(cost['dollars'])} ({used} at {price}{source})")
-    if found["timeline"]:
+    if data["timeline"]:
         click.echo("timeline (UTC)")
-        for each in found["timeline"]:
+        for each in data["timeline"]:
             who = f"{each['id']}: " if each["subject"] == "instance" else ""
             click.echo(f"  {clock(each['at'])}  {who}{each['text']}")
 
@@ -245,44 +245,42 @@ def _section(head: str, lines: Sequence[str]) -> None:
         click.echo(f"  - {each}")
 
 
-def ambiguous(found: Sequence[documents.Job]) -> None:
-    rows = [
-        [each["id"], each["conclusion"] or each["state"], each["repo"], each["name"], each["run"]] for each in found
-    ]
+def ambiguous(data: Sequence[documents.Job]) -> None:
+    rows = [[each["id"], each["conclusion"] or each["state"], each["repo"], each["name"], each["run"]] for each in data]
     table(["job", "state", "repo", "name", "run"], rows)
 
 
-def events(found: Sequence[documents.Event]) -> None:
-    for each in found:
+def events(data: Sequence[documents.Event]) -> None:
+    for each in data:
         click.echo(f"{clock(each['at'])}  {each['subject']:12} {each['id']}  {each['text']}")
 
 
-def logs(found: documents.Logs) -> None:
-    click.echo(f"instance {found['instance']} ({found['state']})")
-    if found["job_url"]:
-        click.echo(f"the job's own log is at {found['job_url']}")
-    for each in found["events"]:
+def logs(data: documents.Logs) -> None:
+    click.echo(f"instance {data['instance']} ({data['state']})")
+    if data["job_url"]:
+        click.echo(f"the job's own log is at {data['job_url']}")
+    for each in data["events"]:
         click.echo(f"  {clock(each['at'])}  {each['text']}")
-    if found["end_text"]:
-        click.echo(f"{found['reason'] or 'ended'}: {found['end_text']}")
-    taken = f", taken {clock(found['console_at'])} UTC" if found["console"] else ""
-    for head, text in ((f"console{taken}", found["console"]), ("agent diagnostics", found["diagnostics"])):
+    if data["end_text"]:
+        click.echo(f"{data['reason'] or 'ended'}: {data['end_text']}")
+    taken = f", taken {clock(data['console_at'])} UTC" if data["console"] else ""
+    for head, text in ((f"console{taken}", data["console"]), ("agent diagnostics", data["diagnostics"])):
         if text:
             click.echo(f"--- {head}")
             click.echo(text.rstrip("\n"))
-    if not found["console"]:
-        click.echo(f"no console output: {found['console_problem']}")
+    if not data["console"]:
+        click.echo(f"no console output: {data['console_problem']}")
 
 
-def cost(found: documents.Cost) -> None:
-    until = clock(found["until"]) if found["until"] else f"now ({clock(found['now'])}), plus committed cost"
-    click.echo(f"from {clock(found['since'])} to {until}, UTC")
-    heads = [found["by"], "cost", "committed", "instances", "hours", "GPU hours", "jobs"]
-    rows = [[each["name"], *_sums(each)] for each in found["groups"]]
+def cost(data: documents.Cost) -> None:
+    until = clock(data["until"]) if data["until"] else f"now ({clock(data['now'])}), plus committed cost"
+    click.echo(f"from {clock(data['since'])} to {until}, UTC")
+    heads = [data["by"], "cost", "committed", "instances", "hours", "GPU hours", "jobs"]
+    rows = [[each["name"], *_sums(each)] for each in data["groups"]]
     if rows:
-        rows.append(["total", *_sums(found["total"])])
+        rows.append(["total", *_sums(data["total"])])
     table(heads, rows, empty="nothing ran")
-    for note in found["notes"]:
+    for note in data["notes"]:
         click.echo(note)
 
 
@@ -291,35 +289,35 @@ def _sums(each: documents.Sum) -> list[Any]:
             f"{each['hours']:.2f}", f"{each['gpu_hours']:.2f}", each["jobs"]]  # fmt: skip
 
 
-def prices(found: documents.Prices) -> None:
+def prices(data: documents.Prices) -> None:
     rows = [
         [each["offer"], each["gpus"] or "", f"{display.dollars(each['price'])}/h", each["price_source"],
          ", ".join(each["pools"])]
-        for each in found["offers"]
+        for each in data["offers"]
     ]  # fmt: skip
     table(["offer", "GPUs", "price", "source", "pools"], rows, empty="no offers are known")
-    for problem in found["problems"]:
+    for problem in data["problems"]:
         click.echo(problem)
 
 
-def renewal(found: answers.Renewal) -> None:
-    findings(found["findings"])
-    click.echo(found["effect"])
+def renewal(data: answers.Renewal) -> None:
+    findings(data["findings"])
+    click.echo(data["effect"])
 
 
-def sweep(found: sweep_documents.Sweep, *, now: float) -> None:
+def sweep(data: sweep_documents.Sweep, *, now: float) -> None:
     rows = [
         [provider["name"], each.get("kind", "instance"), each["ref"], each["instance"], each.get("status", ""),
          each["pool"], _deadline(each["deadline"], now), each["row"] or "no row",
          each.get("done") or each.get("why", "")]
-        for provider in found["providers"] for each in (*provider["instances"], *provider["residues"])
+        for provider in data["providers"] for each in (*provider["instances"], *provider["residues"])
     ]  # fmt: skip
     table(
         ["provider", "kind", "handle", "instance", "status", "pool", "deadline", "row", "action"],
         rows,
         empty="no instance or resource carries our tags",
     )
-    for provider in found["providers"]:
+    for provider in data["providers"]:
         if provider["counts"]:
             counts = ", ".join(f"{number} {kind}" for kind, number in provider["counts"].items())
             click.echo(f"provider {provider['name']}: {counts}")
@@ -327,9 +325,9 @@ def sweep(found: sweep_documents.Sweep, *, now: float) -> None:
             click.echo(f"provider {provider['name']} could not be listed: {provider['problem']}")
         for scope, why in provider["failures"].items():
             click.echo(f"provider {provider['name']} did not list {scope}: {why}")
-    if not found["state_read"]:
+    if not data["state_read"]:
         click.echo("the state could not be read, so everything is listed as having no row")
-    for note in found.get("notes", ()):
+    for note in data.get("notes", ()):
         click.echo(note)
 
 
@@ -339,8 +337,8 @@ def _deadline(at: float, now: float) -> str:
     return f"in {display.span(at - now)}" if at > now else f"{display.span(now - at)} ago"
 
 
-def findings(found: Sequence[answers.Finding]) -> None:
-    rows = [[each["level"], each["place"], each["message"], each["remedy"]] for each in found]
+def findings(data: Sequence[answers.Finding]) -> None:
+    rows = [[each["level"], each["place"], each["message"], each["remedy"]] for each in data]
     if sys.stdout.isatty():
         table(["", "place", "finding", "remedy"], rows)
         return

@@ -54,16 +54,16 @@ async def once(settings: config.Config, *, dry_run: bool, system: clock.Clock | 
         if problem:
             notes.append(problem)
         known = None if rows is None else _known(rows)
-        found = await sweep_policy.look(provisioners, known, also=_scopes((rows or {}).values()))
+        report = await sweep_policy.look(provisioners, known, also=_scopes((rows or {}).values()))
         for name, problem in problems.items():
-            found["providers"].append(sweep_policy.nothing(name, problem))
-            found["incomplete"].append(name)
+            report["providers"].append(sweep_policy.nothing(name, problem))
+            report["incomplete"].append(name)
         strangers = {row.provider for row in (rows or {}).values() if row.provider} - set(settings.providers)
         notes += [f"provider {name} has instances with rows and is not configured here" for name in sorted(strangers)]
-        found |= {"dry_run": dry_run, "ended": 0, "deleted": 0, "failed": 0, "held_back": 0}
-        await _act(settings, found, provisioners, now, notes)
-        found["notes"] = notes
-        return found
+        report |= {"dry_run": dry_run, "ended": 0, "deleted": 0, "failed": 0, "held_back": 0}
+        await _act(settings, report, provisioners, now, notes)
+        report["notes"] = notes
+        return report
     finally:
         for each in provisioners.values():
             with contextlib.suppress(Exception):
@@ -118,7 +118,7 @@ def _rows(settings: config.Config) -> tuple[dict[str, model.Instance] | None, st
 
 async def _act(
     settings: config.Config,
-    found: sweep_documents.Sweep,
+    report: sweep_documents.Sweep,
     provisioners: Mapping[str, base.Provisioner],
     now: clock.Clock,
     notes: list[str],
@@ -126,7 +126,7 @@ async def _act(
     """End what is due, instances before their orphaned resources, or only state it for a dry run."""
     wall = now.wall()
     due: dict[str, tuple[list[sweep_documents.Instance], list[sweep_documents.Residue]]] = {}
-    for provider in found["providers"]:
+    for provider in report["providers"]:
         for each in provider["instances"]:
             each["why"] = sweep_policy.spare_instance(each, wall)
         for residue in provider["residues"]:
@@ -141,11 +141,11 @@ async def _act(
     doubt = await _clock_doubt(settings, now)
     if doubt:
         notes.append(f"nothing is ended: {doubt}")
-        found["held_back"] = len(everything)
+        report["held_back"] = len(everything)
         for doubtful in everything:
             doubtful["why"] = "its deadline has passed, but this host's clock is in doubt"
         return
-    if found["dry_run"]:
+    if report["dry_run"]:
         for instances, residues in due.values():
             for each in instances:
                 each["done"] = "would be ended: its deadline has passed"
@@ -153,7 +153,7 @@ async def _act(
                 residue["done"] = "would be deleted: it is orphaned"
         return
     await asyncio.gather(
-        *(_end(provisioners[name], *pair, found) for name, pair in due.items() if name in provisioners)
+        *(_end(provisioners[name], *pair, report) for name, pair in due.items() if name in provisioners)
     )
 
 
@@ -161,25 +161,25 @@ async def _end(
     provisioner: base.Provisioner,
     instances: list[sweep_documents.Instance],
     residues: list[sweep_documents.Residue],
-    found: sweep_documents.Sweep,
+    report: sweep_documents.Sweep,
 ) -> None:
     limit = asyncio.Semaphore(CONCURRENCY)
 
     async def end(each: sweep_documents.Instance) -> None:
         async with limit:
             each["done"] = await _tried(
-                provisioner.delete(each["ref"]), "ended: its deadline has passed", found, "ended"
+                provisioner.delete(each["ref"]), "ended: its deadline has passed", report, "ended"
             )
 
     await asyncio.gather(*(end(each) for each in instances))
     # One after the other: an interface goes before the address that it holds.
     for each in residues:
         residue = base.Residue(each["kind"], each["ref"], each["scope"], each["tags"], each["created_at"])
-        each["done"] = await _tried(provisioner.delete_residue(residue), "deleted: it was orphaned", found, "deleted")
+        each["done"] = await _tried(provisioner.delete_residue(residue), "deleted: it was orphaned", report, "deleted")
 
 
 async def _tried(
-    work: Awaitable[None], done: str, found: sweep_documents.Sweep, count: Literal["ended", "deleted"]
+    work: Awaitable[None], done: str, report: sweep_documents.Sweep, count: Literal["ended", "deleted"]
 ) -> str:
     """Await one deletion and return its outcome as text; failures of others do not matter."""
     try:
@@ -193,9 +193,9 @@ async def _tried(
         log.debug("a provider failed in an unexpected way", exc_info=True)
         problem = f"{type(error).__name__}: {error}"
     else:
-        found[count] += 1
+        report[count] += 1
         return done
-    found["failed"] += 1
+    report["failed"] += 1
     return f"failed: {problem}"
 
 
