@@ -31,6 +31,20 @@ _NO_ADDRESS = re.compile(r"[./~\\]|[A-Za-z]:[/\\]|[A-Za-z0-9+.-]+::")
 _SHORT = re.compile(r"(?:[^@/]+@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[^:/\[\]@]+):(?P<path>.+)")
 #: ``owner/name`` without a server.
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)+")
+#: Variables by which git takes another repository than the one around its folder; hooks of git set them.
+_GIT_VARIABLES = frozenset(
+    (
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_IMPLICIT_WORK_TREE",
+        "GIT_COMMON_DIR",
+        "GIT_CONFIG",
+        "GIT_CONFIG_PARAMETERS",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+        "GIT_PREFIX",
+    )
+)
 #: Submodules in submodules that are climbed out of.
 _MOST_NESTED = 16
 
@@ -61,7 +75,7 @@ def find(context: contexts.Context, given: str) -> Repository:
     elif job.repository:
         address = _stated(job, job.repository, jobs.REPOSITORY_NAMED_BY[job.forge])
     else:
-        address = _checked_out(context, job)
+        address = _checked_out(_by_folder(context), job)
     return _on_job(address, job, given=bool(given))
 
 
@@ -74,6 +88,7 @@ def commit(context: contexts.Context) -> str:
     job = jobs.read(context.env)
     if job is None:
         return context.git("rev-parse", "HEAD") or ""
+    context = _by_folder(context)
     folder = _outermost(context)
     if folder is None or (job.workspace and not _inside(folder, job.workspace)):
         return ""
@@ -214,6 +229,12 @@ def _lies_on(address: str, server: str) -> bool:
     return split is not None and address.startswith("/".join(split).rstrip("/") + "/")
 
 
+def _by_folder(context: contexts.Context) -> contexts.Context:
+    """Return a context in which the folder alone says which repository git takes."""
+    env = {name: value for name, value in context.env.items() if name not in _GIT_VARIABLES}
+    return dataclasses.replace(context, env=env)
+
+
 def _inside(folder: str, outer: str) -> bool:
     resolved, limit = pathlib.Path(folder).resolve(), pathlib.Path(outer).resolve()
     return limit in (resolved, *resolved.parents)
@@ -232,4 +253,4 @@ def _outermost(context: contexts.Context) -> str | None:
 
 def _shown(url: str) -> str:
     """Return a URL for a message, without user and password."""
-    return re.sub(r"//[^/@]*@", "//", url)
+    return re.sub(r"//[^/]*@", "//", url)

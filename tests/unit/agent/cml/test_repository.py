@@ -300,6 +300,26 @@ def test_in_a_submodule_repository_and_commit_are_those_of_the_job(nested: Neste
     assert repository.commit(context(nested.job, **env)) == head
 
 
+@pytest.mark.parametrize("how", ["GIT_DIR", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_CONFIG_PARAMETERS"])
+def test_in_a_job_gits_own_variables_name_no_other_repository(tmp_path: pathlib.Path, how: str) -> None:
+    job = checkout(tmp_path / "job", "https://h/a/b")
+    other = checkout(tmp_path / "other", "https://evil.example/x/y")
+    value = {
+        "GIT_DIR": str(other / ".git"),
+        "GIT_COMMON_DIR": str(other / ".git"),
+        "GIT_CONFIG": str(other / ".git" / "config"),
+        "GIT_CONFIG_PARAMETERS": "'remote.origin.url'='https://evil.example/x/y'",
+    }[how]
+    env = {"GITLAB_CI": "true", "CI_PROJECT_DIR": str(job), how: value}
+    assert found(job, **env) == "https://h/a/b"
+    assert repository.commit(context(job, **env)) == git(job, "rev-parse", "HEAD")
+
+
+def test_no_part_of_a_password_is_shown(tmp_path: pathlib.Path) -> None:
+    origin = checkout(tmp_path, "ftp://me:one@two@three@h/a/b")
+    assert "ftp://h/a/b" in found(origin)
+
+
 def test_a_commit_outside_the_jobs_folder_is_none_of_the_jobs(nested: Nested) -> None:
     builds = nested.job.parent
     assert repository.commit(context(builds, **GITHUB, GITHUB_WORKSPACE=str(builds))) == ""
