@@ -110,7 +110,7 @@ class Traits:
     proof_lag: float = 0.0
     #: Seconds of notice before a spot instance is preempted, where the operator chose it; 0 for the cloud's own.
     preemption_notice: float = 0.0
-    #: True when its instances are processes beside the daemon: no hardware to check, the daemon's Python and user.
+    #: True when its instances are processes on the daemon's host: no hardware to check, the daemon's Python and user.
     beside_daemon: bool = False
     #: What can be left behind if the daemon never comes back, for people; ``check`` prints it.
     residue: str = ""
@@ -119,8 +119,11 @@ class Traits:
 class Level(enum.StrEnum):
     """The severity of a finding."""
 
+    #: It works.
     OK = "ok"
+    #: It works and may stop working, or could not be checked.
     WARNING = "warning"
+    #: Instances cannot be bought until it is corrected.
     ERROR = "error"
 
 
@@ -157,7 +160,7 @@ class Context:
     #: ``offload(width)`` makes the executor of a blocking SDK: at most that many calls run at once.
     offload: Callable[[int], Offload] = Offload
     #: Reads the value behind a secret's reference (``file:``, ``env:``, ``credential:``) at each call; raises
-    #: ValueError with a text for people.  Options hold references only.
+    #: ValueError with a message for people.  Options hold references only.
     secret: Callable[[str], str] = _no_secrets
 
 

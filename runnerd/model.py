@@ -181,6 +181,7 @@ RISING = frozenset({_S.PLANNED, _S.REQUESTING, _S.UNKNOWN, _S.BOOTING, _S.READY,
 class Reason(enum.StrEnum):
     """The reason for which an instance left the path to its job, or ended."""
 
+    #: It did neither.
     NONE = ""
     #: Its job ended.
     JOB_DONE = "job-done"

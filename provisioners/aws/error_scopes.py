@@ -20,11 +20,13 @@ class ErrorScope(enum.Enum):
     TYPE_IN_REGION = enum.auto()
     #: Everything that is launched in that zone.
     ZONE = enum.auto()
+    #: Everything that is launched in that region.
     REGION = enum.auto()
     #: The types that one quota counts together, in this market.
     FAMILY = enum.auto()
     #: The spot market as a whole.
     SPOT = enum.auto()
+    #: Everything that is launched in the account.
     ACCOUNT = enum.auto()
 
 

@@ -14,12 +14,17 @@ class Group(enum.Enum):
 
     #: Describe, Get and List with a filter or in pages.
     READ = (100, 20.0)
+    #: TerminateInstances.
     TERMINATE = (100, 5.0)
     #: Deleting volumes and interfaces, releasing addresses, cancelling spot requests.
     CHANGE = (50, 5.0)
     #: RunInstances that only try.
     TRIAL = (5, 2.0)
+    #: Systems Manager: the ids of public images.
     SSM = (40, 40.0)
+    #: Security Token Service: the identity behind the credentials.
     STS = (50, 50.0)
+    #: Service Quotas.
     QUOTAS = (5, 0.16)
+    #: The Price List API.
     PRICES = (5, 1.0)

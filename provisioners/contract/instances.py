@@ -15,6 +15,7 @@ class InstanceStatus(enum.StrEnum):
 
     #: Accepted, not running yet.
     PENDING = "pending"
+    #: Running and billed.
     RUNNING = "running"
     #: On its way out.
     ENDING = "ending"

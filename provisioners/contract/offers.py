@@ -115,8 +115,11 @@ class CreateRequest:
 class Unit(enum.StrEnum):
     """The unit that a quota counts."""
 
+    #: Whole instances.
     INSTANCES = "instances"
+    #: GPUs of all instances.
     GPUS = "gpus"
+    #: Virtual CPUs of all instances.
     VCPUS = "vcpus"
 
 

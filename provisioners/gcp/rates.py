@@ -19,9 +19,13 @@ RATE, BURST = 20.0, 250.0
 class Group(enum.Enum):
     """A group of methods with a quota of its own."""
 
+    #: Gets of single resources.
     READ = enum.auto()
+    #: Lists, in pages.
     LIST = enum.auto()
+    #: Polls of operations.
     OPERATIONS = enum.auto()
+    #: Changes and deletions.
     MUTATE = enum.auto()
     #: Creates: paced by who calls :meth:`Provisioner.create`.
     CREATE = enum.auto()

@@ -34,8 +34,11 @@ _NVIDIA = "0x10de"
 class Cloud(enum.Enum):
     """The clouds whose notices are understood; the values are those of agent.json."""
 
+    #: Amazon EC2.
     AWS = "aws"
+    #: Google Compute Engine.
     GCP = "gcp"
+    #: Microsoft Azure.
     AZURE = "azure"
     #: A machine in none of these: no service is polled.
     NONE = ""

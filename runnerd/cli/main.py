@@ -1,9 +1,10 @@
 """The command line: the table of all commands, and the handling of errors.
 
-Most commands ask the running daemon over its Unix socket; ``run``, ``check``, ``config``, ``schema``, ``db``,
-``sweep --once`` and ``cost --offline`` need only the configuration.  The module of a command is imported when the
-command is run, because ``runnerd --help`` and ``runnerd status`` should not wait for a web server.  Errors are a few
-lines on standard error with an exit status for their kind, never a trace.
+Most commands ask the running daemon over its Unix socket.  ``run``, ``demo``, ``check``, ``config``, ``schema``,
+``db``, ``version``, ``sweep --once`` and ``cost --offline`` work without it, and so does ``prices refresh`` when no
+daemon is running.  The module of a command is imported when the command is run, because ``runnerd --help`` and
+``runnerd status`` should not wait for a web server.  Errors are a few lines on standard error with an exit status for
+their kind, never a trace.
 """
 
 from __future__ import annotations

@@ -29,12 +29,15 @@ _instances = tables.instances.c
 class By(enum.StrEnum):
     """The attribute that costs are grouped by."""
 
+    #: The pool of an instance.
     POOL = "pool"
+    #: The provider that sold it.
     PROVIDER = "provider"
     #: The repository that an instance was bought for, as in its tags.
     REPO = "repo"
     #: Days of UTC.
     DAY = "day"
+    #: On demand or spot.
     MARKET = "market"
     #: A region of a provider: ``aws/us-east-1``.
     REGION = "region"

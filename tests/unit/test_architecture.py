@@ -67,7 +67,7 @@ def layers() -> list[list[str]]:
 
 
 def test_the_rooms_stand_in_the_order_that_the_contract_enforces() -> None:
-    table = TEXT.split("| rooms | what they are |")[1].split("\n\n")[0].splitlines()[2:]
+    table = TEXT.split("| layers | contents |")[1].split("\n\n")[0].splitlines()[2:]
     told = [re.findall(r"`([a-z_]+)`", line.split("|")[1]) for line in table]
     assert told == layers()
 
