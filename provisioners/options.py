@@ -69,7 +69,7 @@ class Reader:
         if value is None:
             return default
         if not isinstance(value, str):
-            self.complain(key, f"expected a text, not {_named(value)}")
+            self.complain(key, f"expected a string, not {_named(value)}")
             return default
         known = tuple(choices)
         if known and value not in known:
@@ -119,7 +119,7 @@ class Reader:
         return float(value)
 
     def seconds(self, key: str, default: float) -> float:
-        """A duration: a number of seconds, or a text such as ``90s`` or ``1h30m``."""
+        """A duration: a number of seconds, or a string such as ``90s`` or ``1h30m``."""
         value = self.raw(key)
         if value is None:
             return default
@@ -153,7 +153,7 @@ class Reader:
             return None
 
     def size(self, key: str, default: int) -> int:
-        """Return a size in bytes: of a whole number of bytes, or a text such as ``16GiB``."""
+        """Return a size in bytes: of a whole number of bytes, or a string such as ``16GiB``."""
         value = self.raw(key)
         if value is None:
             return default

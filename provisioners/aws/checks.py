@@ -1,8 +1,8 @@
-"""``runnerd check`` for AWS: everything that can be tried without buying an instance.
+"""``runnerd check`` for AWS: everything that can be tested without buying an instance.
 
-Permissions are tried with ``DryRun``, which Amazon answers before it does anything: ``DryRunOperation`` means allowed.
-The calls that end instances cannot be tried so: the policy of docs/aws.md allows them for instances of ours only, and
-there may be none.
+Permissions are tested with ``DryRun``, which Amazon answers before it does anything: ``DryRunOperation`` means allowed.
+The calls that end instances cannot be tested this way: the policy of docs/aws.md allows them for runnerd's instances
+only, and there may be none.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Examination:
             self.findings.add(level, f"{what}: {error}", "check the credentials (docs/aws.md)", place=place)
         elif error.kind in (base.Kind.TRANSIENT, base.Kind.THROTTLED):
             self.findings.add(
-                level, f"{what}: {error}", "try again; if it stays, check network and endpoint", place=place
+                level, f"{what}: {error}", "try again; if it persists, check network and endpoint", place=place
             )
         else:
             self.findings.add(level, f"{what}: {error}", "correct the provider's options", place=place)
@@ -72,7 +72,7 @@ class Examination:
         account, expected = str(who["Account"]), self.settings.expected_account
         if expected and account != expected:
             self.findings.error(
-                f"the credentials are of account {account}, configured is {expected}",
+                f"the credentials belong to account {account}, but account {expected} is configured",
                 "correct account, or use credentials (or role_arn) of that account",
             )
             return False
@@ -97,7 +97,7 @@ class Examination:
             elif int(there[subnet].get("AvailableIpAddressCount", _FEW)) < _FEW:
                 left = there[subnet]["AvailableIpAddressCount"]
                 remedy = "add another subnet of that zone, or a larger one"
-                self.findings.warning(f"{subnet} in {region.name} has {left} free addresses left", remedy)
+                self.findings.warning(f"{subnet} in {region.name} has only {left} free addresses", remedy)
         networks = {there[one].get("VpcId", "") for one in region.subnets if one in there}
         await self._groups(region.name, region.launch.security_groups, networks)
         await self._permissions(region.name)
@@ -124,8 +124,8 @@ class Examination:
                 self.findings.error(f"{region} has no security group {group}{hint}", "correct security_groups")
             elif networks - {there[group].get("VpcId", "")}:
                 self.findings.error(
-                    f"the security group {group} belongs to {there[group].get('VpcId')}, subnets of {region} to "
-                    f"{', '.join(sorted(networks))}",
+                    f"the security group {group} belongs to {there[group].get('VpcId')}, but the subnets of "
+                    f"{region} belong to {', '.join(sorted(networks))}",
                     "use groups and subnets of one VPC; set security_groups for each region",
                 )
 
@@ -150,7 +150,7 @@ class Examination:
             ami = await self.available.image(region, image, arch or "x86_64")
         except base.ProvisionError as error:
             if image.pattern and not arch:
-                # What the pattern is for, its pools' samples tell.
+                # The pools' samples say for which architecture the pattern is used.
                 return
             self._failed(f"the image {image} in {region}", error)
             return
@@ -171,7 +171,7 @@ class Examination:
         ]
         for group in none:
             self.findings.warning(
-                f"the quota {group.name} is 0 in {region}: none of them can be launched",
+                f"the quota {group.name} is 0 in {region}: no such instance can be launched",
                 quotas.remedy(region, group.code),
             )
 
@@ -185,7 +185,7 @@ class Examination:
             self.findings.error(problem, "shorten or rename it in the configuration", place=place)
         for tag in tags.unusual(sample.tags):
             self.findings.warning(
-                f'the tag "{tag}" has characters that EC2 takes but billing and other services do not',
+                f'the tag "{tag}" has characters that EC2 accepts but billing and other services do not',
                 "use letters, digits, spaces and + - = . _ : / @",
                 place=place,
             )
@@ -198,7 +198,7 @@ class Examination:
             zones = ", ".join(sorted(sold.get(offer.machine_type, ()))) or "no zone"
             self.findings.error(
                 f"{offer.zone} has no {offer.machine_type}; in {offer.region} it is sold in {zones}",
-                "add a subnet of such a zone, or take another type",
+                "add a subnet in such a zone, or choose another type",
                 place=place,
             )
         if self.findings.errors > before:
@@ -213,7 +213,7 @@ class Examination:
             self._failed(f"a launch of {offer.machine_type} in {offer.zone} would be refused", refused, place=place)
         else:
             self.findings.ok(
-                f"{offer.machine_type} in {offer.zone} could be launched (tried without launching)",
+                f"{offer.machine_type} in {offer.zone} could be launched (tested with a dry run)",
                 place=place,
             )
 
@@ -225,7 +225,7 @@ class Examination:
             return
         if ami.arch and ami.arch != machine.arch:
             self.findings.error(
-                f"the image {ami.id} is for {ami.arch}, {machine.name} is {machine.arch}",
+                f"the image {ami.id} is for {ami.arch}, but {machine.name} is {machine.arch}",
                 "set an image of that architecture for the pool",
                 place=place,
             )
@@ -237,7 +237,7 @@ class Examination:
             return
         limit = f"the quota {group.name} in {offer.region} is {limits[group.code]:g}"
         self.findings.error(
-            f"{limit}, one {machine.name} has {machine.cpus} vCPUs",
+            f"{limit}, but one {machine.name} has {machine.cpus} vCPUs",
             quotas.remedy(offer.region, group.code),
             place=place,
         )
@@ -249,5 +249,5 @@ def _problems(sample: base.CreateRequest) -> list[str]:
     found = tags.problems(sample.tags)
     size = len(full.encode())
     if size > request.USER_DATA_LIMIT:
-        found.append(f"the boot script has {size} bytes with its token; Amazon takes {request.USER_DATA_LIMIT}")
+        found.append(f"the boot script has {size} bytes with its token; Amazon accepts {request.USER_DATA_LIMIT}")
     return found

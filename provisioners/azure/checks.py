@@ -1,4 +1,4 @@
-"""``runnerd check`` for Azure: everything that can be tried without buying anything."""
+"""``runnerd check`` for Azure: everything that can be tested without buying anything."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class _Check:
         failed = errors.classify(error, error_scopes.Target(self._context.name, self._chosen.subscription))
         self.findings.error(f"{what}: {failed}", remedy, place=place)
 
-    # -- who we are --------------------------------------------------------------------------------------------------
+    # -- credential --------------------------------------------------------------------------------------------------
 
     async def credential(self) -> None:
         """Sign in, and read the subscription."""
@@ -83,15 +83,17 @@ class _Check:
                 # A role on the group alone does not allow reading the subscription; the group is read next.
                 self.findings.ok("signed in")
             else:
-                remedy = "is it the right tenant, and has the credential a role in this subscription or group?"
+                remedy = "check the tenant, and that the credential has a role in this subscription or group"
                 self._failed(error, f"subscription {subscription}", remedy)
             return
         state = str((found or {}).get("state", ""))
         if found is None or state not in ("Enabled", "PastDue", "Warned"):
-            reason = f"is {state.lower()}" if state else "is not there for this credential"
+            reason = f"is {state.lower()}" if state else "is not visible to this credential"
             self.findings.error(f"subscription {subscription} {reason}", "enable it, or name another one")
         elif state != "Enabled":
-            self.findings.warning(f"subscription {subscription} is {state}", "pay what is due before it is disabled")
+            self.findings.warning(
+                f"subscription {subscription} is {state}", "settle the outstanding balance before it is disabled"
+            )
         else:
             self.findings.ok(f"signed in to subscription {subscription}")
 
@@ -118,7 +120,7 @@ class _Check:
         if not lacking:
             self.findings.ok(f"resource group {group}: everything needed is allowed")
 
-    # -- where we buy ------------------------------------------------------------------------------------------------
+    # -- places ------------------------------------------------------------------------------------------------
 
     async def places(self, samples: Sequence[base.CreateRequest]) -> None:
         """Read subnets, security groups and the identity."""
@@ -145,11 +147,11 @@ class _Check:
             if failed.kind is base.Kind.AUTH:
                 self.findings.warning(
                     f"{names.tail(resource)} cannot be read: {failed}",
-                    "allow the credential to read it, and to join it (subnets/join/action) where it is a network",
+                    "allow the credential to read it, and to join it (subnets/join/action) if it is a network",
                     place=place,
                 )
                 return
-            self._failed(error, names.tail(resource), "see the message", place)
+            self._failed(error, names.tail(resource), f"check that {resource} exists and can be read", place)
             return
         if found is None:
             self.findings.error(f"there is no {resource}", "correct the id", place=place)
@@ -183,13 +185,13 @@ class _Check:
                     short = quota.limit < _needs(quota, offer)
                     if short and offer.region == region and quota.pattern.matches(offer.key):
                         self.findings.error(
-                            f"{quota.name}: the limit is {quota.limit:g}, {offer.machine_type} needs "
+                            f"{quota.name}: the limit is {quota.limit:g}, but {offer.machine_type} needs "
                             f"{_needs(quota, offer):g}",
                             f"raise it at {quota.remedy}",
                             place=checks.pool_of(sample),
                         )
 
-    # -- what pools send ---------------------------------------------------------------------------------------------
+    # -- pools ---------------------------------------------------------------------------------------------
 
     async def samples(self, samples: Sequence[base.CreateRequest]) -> None:
         """Try size, image, tags and script of each pool's request."""
@@ -198,7 +200,7 @@ class _Check:
             pool, problems = settings.read_pool(sample.options, self._catalog)
             region = self._chosen.regions.get(sample.offer.region)
             problems += [
-                f"no such region {name} among the provider's{options.nearest(name, self._chosen.regions)}"
+                f"the provider has no region {name}{options.nearest(name, self._chosen.regions)}"
                 for name in pool.subnets
                 if name not in self._chosen.regions
             ]
@@ -270,7 +272,9 @@ class _Check:
         except errors.HEARD as error:
             failed = errors.classify(error, error_scopes.Target(self._context.name, subscription))
             if failed.kind not in (base.Kind.NOT_FOUND, base.Kind.CONFIG):
-                self.findings.warning(f"image {image} cannot be read: {failed}", "see the message", place=place)
+                self.findings.warning(
+                    f"image {image} cannot be read: {failed}", "allow the credential to read it", place=place
+                )
                 return
             found = None
         if found is None:
@@ -303,7 +307,7 @@ class _Check:
             self.findings.error(f"the terms of {image} are not accepted", accept, place=place)
 
     def self_end(self) -> None:
-        """Say what ends a machine when no daemon does."""
+        """Report what ends a machine when the daemon is gone."""
         if self._chosen.identity == settings.SYSTEM:
             self.findings.ok("a machine deletes itself by an identity of its own, which may delete nothing else")
         elif self._chosen.identity:
@@ -321,11 +325,11 @@ def _needs(quota: base.Quota, offer: base.Offer) -> float:
 
 def _sign_in_remedy(message: str, chosen: settings.Settings) -> str:
     if "AADSTS7000222" in message:
-        return "the client secret has expired: make a new one"
+        return "the client secret has expired: create a new one"
     if "AADSTS7000215" in message:
         return "the client secret is wrong: it is the secret's value, not its id"
     if "AADSTS700016" in message or "AADSTS90002" in message:
-        return "the client or the tenant is not the right one"
+        return "the client or the tenant is wrong: correct client_id or tenant"
     if chosen.client_secret or chosen.certificate:
         return "correct tenant, client_id, and the secret or certificate"
     return "set tenant, client_id and client_secret, or run where a managed identity or the Azure CLI signs in"

@@ -1,7 +1,7 @@
-"""Scripted misfortune: which call fails how, how often and after how many.
+"""Scripted faults: which calls fail, in which way, how often, and after how many calls.
 
 A fault fires by counting the calls that match it, and by chance where a probability is given.  Chance is a hash of the
-seed, the fault and the count, so that the same script over the same calls always tells the same story.
+seed, the fault and the count, so that the same script over the same calls always gives the same failures.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def read(reader: options.Reader, position: int) -> Fault:
     """Read one fault of the options."""
     effects = [key for key in _EFFECTS if reader.has(key)]
     if not effects:
-        reader.complain("", f"nothing goes wrong here; give one of {', '.join(_EFFECTS)}")
+        reader.complain("", f"the fault has no effect; set one of {', '.join(_EFFECTS)}")
     listing = {"partial_list", "stale"} & set(effects)
     fates = {"async_failure", "preempt_after", "stop_after"} & set(effects)
     default = Call.LIST if listing else Call.CREATE

@@ -1,4 +1,4 @@
-"""``runnerd check`` for Google Cloud: everything that can be tried without buying anything."""
+"""``runnerd check`` for Google Cloud: everything that can be tested without buying anything."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def run(
     quotas: Callable[[], Awaitable[list[base.Quota]]],
     findings: checks.Findings,
 ) -> list[Finding]:
-    """Every finding, worst causes first: without credentials or project nothing else is tried."""
+    """Return all findings; without credentials or project nothing else is tested."""
     round_ = _Round(calls, available, chosen, findings)
     if not await _project(round_):
         return round_.findings.found
@@ -68,7 +68,7 @@ async def _project(round_: _Round) -> bool:
         return False
     if found is None:
         round_.findings.error(
-            f"there is no project {project}, or the credentials belong to another one and may not see it",
+            f"there is no project {project}, or these credentials may not see it",
             "write the project's id (not its name) under `project`, or use credentials that may see it",
         )
         return False
@@ -84,7 +84,7 @@ def _credential_remedy(error: base.ProvisionError, project: str) -> str:
         return "name a key file under `credentials`, or give this host application default credentials"
     if error.kind is base.Kind.AUTH:
         return f"{_ROLE}, or renew its key"
-    return "see that this host reaches compute.googleapis.com, and try again"
+    return "check that this host can reach compute.googleapis.com, and try again"
 
 
 async def _permissions(round_: _Round, launches: Sequence[settings.Launch]) -> None:
@@ -102,7 +102,7 @@ async def _permissions(round_: _Round, launches: Sequence[settings.Launch]) -> N
     if launches and all(launch.resource_tags for launch in launches):
         wanted -= permissions.BY_TAG
         round_.findings.ok(
-            f"{', '.join(sorted(permissions.BY_TAG))}: not tried, as resource_tags may grant them by instance only",
+            f"{', '.join(sorted(permissions.BY_TAG))}: not tested: resource_tags may grant them by instance only",
         )
     url = f"{chosen.resource_manager}/v1/projects/{chosen.project}:testIamPermissions"
     asked = sorted(wanted)
@@ -126,7 +126,7 @@ def _is_own(reference: str, project: str) -> bool:
 
 
 async def _zones(round_: _Round) -> dict[str, tuple[str, ...]]:
-    """The zones of each region that there is; complains of regions and zones that there are not."""
+    """Return the zones of each region that exists; note regions and zones that do not."""
     clients, project = round_.calls.clients, round_.chosen.project
     found: dict[str, tuple[str, ...]] = {}
     for name, region in round_.chosen.regions.items():
@@ -176,7 +176,7 @@ async def _network(round_: _Round, launch: settings.Launch, where: str) -> None:
             key = "subnetwork" if subnetwork else "network"
             round_.findings.error(
                 f"there is no {key} {name} in {owner}{f' in {region}' if subnetwork else ''}",
-                f"correct `{key}`, or make it",
+                f"correct `{key}`, or create it",
                 place=where,
             )
         elif (
@@ -186,7 +186,7 @@ async def _network(round_: _Round, launch: settings.Launch, where: str) -> None:
         ):
             round_.findings.error(
                 f"network {name} has no subnetwork in {region}",
-                f"name one under `regions.{region}.subnetwork`, or make it",
+                f"name one under `regions.{region}.subnetwork`, or create it",
                 place=where,
             )
 
@@ -243,7 +243,7 @@ async def _service_account(round_: _Round, launch: settings.Launch, where: str) 
 
 
 def _launches(round_: _Round, samples: Sequence[base.CreateRequest]) -> list[tuple[str, settings.Launch]]:
-    """The provider's own way to launch and each pool's, with where it is written."""
+    """Return the launch settings of the provider and of each pool, each with its place in the configuration."""
     found = [(round_.findings.place, round_.chosen.launch)]
     for sample in samples:
         pool, problems = settings.read_pool(sample.options, round_.chosen.launch, round_.calls.catalog)
@@ -258,7 +258,7 @@ async def _sample(round_: _Round, sample: base.CreateRequest, zones: dict[str, t
     where, offer = checks.pool_of(sample), sample.offer
     problem = request.user_data_problem(sample)
     if problem:
-        round_.findings.error(problem, "shorten what the pool's instances boot with", place=where)
+        round_.findings.error(problem, "shorten the boot script", place=where)
     _labels(round_, sample, where)
     if offer.image:
         await _image(round_, offer.image, where)
@@ -287,20 +287,20 @@ def _labels(round_: _Round, sample: base.CreateRequest, where: str) -> None:
     same = sorted(name for name in sample.tags if name != tags.key(name) and tags.key(name) in sample.tags)
     if lost:
         round_.findings.warning(
-            f"a resource has at most {tags.MOST} labels; not among them: {', '.join(lost)}",
-            "give fewer tags",
+            f"a resource has at most {tags.MOST} labels; these tags are dropped: {', '.join(lost)}",
+            "use fewer tags",
             place=where,
         )
     if same:
         round_.findings.warning(
-            f"as labels these tags are the same as others: {', '.join(same)}",
-            "give tags names of a-z, 0-9, dash and underscore, a letter first",
+            f"these tags become the same label as others: {', '.join(same)}",
+            "use tag names of a-z, 0-9, dash and underscore that begin with a letter",
             place=where,
         )
     changed = [name for name in tags.altered(sample.tags) if name not in lost and not name.startswith("runnerd-")]
     if changed:
         shown = ", ".join(f"{name}={made[tags.key(name)]}" for name in sorted(changed) if tags.key(name) in made)
-        round_.findings.ok(f"in bills and lists these tags show as {shown}", place=where)
+        round_.findings.ok(f"these tags appear in bills and lists as {shown}", place=where)
 
 
 async def _quotas(

@@ -68,7 +68,7 @@ class Audit(Model):
     """Interval. 10 minutes, because stranded jobs are rare and a search costs requests."""
 
     share: Share = 0.1
-    """The share of the hourly request quota that it may use."""
+    """The fraction of the hourly request quota that it may use."""
 
 
 class Retry(Model):

@@ -111,7 +111,7 @@ def _problem(
             hint = f"; write {'true' if value.lower() in ('yes', 'on', 'true') else 'false'}"
         return document.problem(place, f"expected true or false, not {_shown(value)}{hint}")
     if kind == "string_type":
-        return document.problem(place, f"expected a text, not {_shown(value)}{_quote(value)}")
+        return document.problem(place, f"expected a string, not {_shown(value)}{_quote(value)}")
     if kind in ("dict_type", "model_type", "model_attributes_type", "mapping_type"):
         return document.problem(place, f"expected a map of keys and values, not {_shown(value)}")
     if kind in ("tuple_type", "list_type"):
@@ -149,7 +149,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "a list"
     if isinstance(value, str):
-        return f'"{value}"' if len(value) <= 60 else "a long text"
+        return f'"{value}"' if len(value) <= 60 else "a long string"
     return str(value)
 
 

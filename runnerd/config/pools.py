@@ -144,8 +144,8 @@ class Defaults(Model):
     """The highest price of an instance in US dollars per hour; unlimited when absent."""
 
     max_job: Span = 12 * 3600.0
-    """The longest time that a job may run before its instance is ended. 12 hours: longer than most jobs, shorter than a
-    lost weekend."""
+    """The longest time that a job may run before its instance is ended. 12 hours covers most jobs and bounds the cost
+    of a hung one."""
 
     idle: Duration = 600.0
     """The longest time that an instance waits for its job before it is ended. 10 minutes, so that a re-run finds it

@@ -31,12 +31,13 @@ and warnings.
   each at most once and the largest first; only `0` needs none. Options of commands are read the same way.
 - **Sizes** have a unit: `500MB` (decimal), `16GiB` (binary). Units are `B`, `kB`, `MB`, `GB`, `TB`, `KiB`, `MiB`,
   `GiB` and `TiB`.
-- **In the options of providers**, a number without a unit counts seconds or bytes; a text is read as everywhere.
+- **In the options of providers**, a number without a unit counts seconds or bytes; a string is read as in the rest of
+  the file.
 - **Dollars** are US dollars: `200`, `0.50`.
 - **Secrets** are references, never values: `file:/path` (read at each use, so a rotated file takes effect at once),
   `env:NAME`, `credential:NAME` (systemd's `LoadCredential=`). A relative path is relative to the configuration
   file.
-- **No surprises of YAML**: `yes`, `on` and `12:30` are texts; only `true` and `false` are booleans. Anchors,
+- **No surprises of YAML**: `yes`, `on` and `12:30` are strings; only `true` and `false` are booleans. Anchors,
   aliases and merge keys are rejected.
 - **`defaults` is the only inheritance**: maps merge key by key, lists and single values are replaced.
 - **Names** of forges, providers, pools and teams have 1 to 40 of `a-z`, `0-9`, `_` and `-`.
@@ -69,7 +70,7 @@ _WORDS: Mapping[Any, str] = {
     units.dollars: "dollars",
     values.secret: "secret",
     values.path: "path",
-    values.share: "share",
+    values.share: "fraction",
     values.texts: "list",
     values.command: "list",
     values.machine_types: "list or map",
@@ -79,9 +80,9 @@ _WORDS: Mapping[Any, str] = {
     values.web_url: "URL",
     values.forge_url: "URL",
     values.database_url: "URL or secret",
-    values.tags: "map of texts",
-    values.environment: "map of texts",
-    values.app_id: "number or text",
+    values.tags: "map of strings",
+    values.environment: "map of strings",
+    values.app_id: "number or string",
     values.positive_number: "number",
 }
 
@@ -158,7 +159,7 @@ def _word_of(metadata: Sequence[Any]) -> str:
 
 def _word(annotation: Any) -> str:
     simple = {
-        str: "text",
+        str: "string",
         int: "number",
         float: "number",
         bool: "`true` or `false`",
@@ -180,7 +181,7 @@ def _word(annotation: Any) -> str:
         return " or ".join(dict.fromkeys(_word(part) for part in args if part is not type(None)))
     if origin is dict:
         return f"map of {_plural(_word(args[1]))}"
-    return f"list of {_word(args[0])}" if origin is tuple else "text"
+    return f"list of {_word(args[0])}" if origin is tuple else "string"
 
 
 def _plural(word: str) -> str:

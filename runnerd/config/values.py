@@ -57,21 +57,21 @@ def whole_number(low: int, high: int) -> Callable[[object], int]:
 
 
 def share(value: object) -> float:
-    """Read a share from 0 to 1."""
+    """Read a fraction from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError("expected a share from 0 to 1, such as 0.1")
+        raise ValueError("expected a fraction from 0 to 1, such as 0.1")
     return float(value)
 
 
 def texts(value: object) -> tuple[str, ...]:
-    """Read a list of texts."""
+    """Read a list of strings."""
     if isinstance(value, str):
         raise ValueError(f"expected a list; write [{value}]")
     if not isinstance(value, list | tuple):
-        raise ValueError("expected a list of texts")
+        raise ValueError("expected a list of strings")
     for item in value:
         if not isinstance(item, str):
-            raise ValueError(f"expected a list of texts; {_shown(item)} is not a text, quote it")
+            raise ValueError(f"expected a list of strings; {_shown(item)} is not a string: quote it")
         if not item.strip():
             raise ValueError("an entry of the list is empty")
     return tuple(value)
@@ -158,13 +158,13 @@ def web_url(value: object) -> str:
     except ValueError:
         raise ValueError("this is not a URL; check host and port") from None
     if parts.username is not None or parts.password is not None:
-        raise ValueError("a secret in the file; a URL here has no user name and no password")
+        raise ValueError("a URL here must not contain a user name or password")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f'"{value}" is not a web address; write https://…')
     if parts.query or parts.fragment:
-        raise ValueError("a URL here has no query and no fragment")
+        raise ValueError("a URL here must not contain a query or a fragment")
     if any(character.isspace() for character in value.strip()):
-        raise ValueError("a URL contains no spaces")
+        raise ValueError("a URL must not contain spaces")
     host = parts.hostname.lower()
     shown = f"[{host}]" if ":" in host else host
     default = {"http": 80, "https": 443}[parts.scheme]
@@ -212,10 +212,10 @@ def database_url(value: object, info: pydantic.ValidationInfo) -> str | secrets.
 def tags(value: object) -> dict[str, str]:
     """Read a map of tags as every provider accepts them."""
     if not isinstance(value, Mapping):
-        raise ValueError("expected a map of texts, such as {cost-centre: ml}")
+        raise ValueError("expected a map of strings, such as {cost-centre: ml}")
     for key, text in value.items():
         if not isinstance(text, str):
-            raise ValueError(f"the value of {key} is not a text; quote it")
+            raise ValueError(f"the value of {key} is not a string: quote it")
         if str(key).lower().startswith("runnerd-"):
             raise ValueError(f"{key}: tags that begin with runnerd- are runnerd's own")
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", str(key)):
@@ -228,12 +228,12 @@ def tags(value: object) -> dict[str, str]:
 def environment(value: object) -> dict[str, str]:
     """Read a map of environment variables that holds no secret."""
     if not isinstance(value, Mapping):
-        raise ValueError("expected a map of texts, such as {NVIDIA_VISIBLE_DEVICES: all}")
+        raise ValueError("expected a map of strings, such as {NVIDIA_VISIBLE_DEVICES: all}")
     for key, text in value.items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(key)):
             raise ValueError(f'"{key}" is not the name of a variable')
         if not isinstance(text, str):
-            raise ValueError(f"the value of {key} is not a text; quote it")
+            raise ValueError(f"the value of {key} is not a string: quote it")
         if redaction.redact(text) != text:
             raise ValueError(f"a secret in the file: every job would see {key}; give it to the job through its forge")
     return {str(key): text for key, text in value.items()}

@@ -142,7 +142,7 @@ def test_credentials_that_are_no_good_are_named_and_the_good_provider_goes_on(si
         _check(site, NO_GCE_CHECK="true", HOME="/nonexistent", **nothing),
         ("providers.aws", "credentials"),
         ("providers.gcp", "credentials"),
-        ("providers.azure", "the client or the tenant is not the right one"),
+        ("providers.azure", "the client or the tenant is wrong"),
     )
 
     providers["gcp"] = good

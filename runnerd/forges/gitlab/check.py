@@ -47,7 +47,7 @@ class Check:
         self._findings: list[Finding] = []
 
     async def run(self) -> list[Finding]:
-        """Return all findings.  Never raises for GitLab's sake."""
+        """Return all findings.  Never raises because of GitLab."""
         self._findings = []
         if not await self._token():
             return self._findings
@@ -87,7 +87,7 @@ class Check:
             self._add(
                 Level.ERROR,
                 "the token is not active",
-                "Create a new one and put it in the place of the old one.",
+                "create a new one and replace the old one with it",
                 place=place,
             )
         elif "api" in scopes:
@@ -96,7 +96,7 @@ class Check:
             self._add(
                 Level.WARNING if self._settings.retry.preempted else Level.OK,
                 "the token is enough for queues and runners, but not for cancel and retry",
-                "Add the scope api if interrupted jobs are to be retried.",
+                "add the scope api if interrupted jobs are to be retried",
                 place=place,
             )
         else:
@@ -104,7 +104,7 @@ class Check:
             self._add(
                 Level.ERROR,
                 f"the token lacks the scopes {missing}",
-                "Create one with api, or with create_runner, manage_runner and read_api.",
+                "create one with api, or with create_runner, manage_runner and read_api",
                 place=place,
             )
 
@@ -118,7 +118,7 @@ class Check:
             self._add(
                 Level.WARNING,
                 f"the token expires on {text[:10]}",
-                "Create a new one before that day; runnerd reads the file again within a minute.",
+                "create a new one before that day; runnerd reads the file again within a minute",
                 place=place,
             )
 
@@ -136,7 +136,7 @@ class Check:
             return None
         version = major, minor
         if version < OLDEST:
-            self._add(Level.ERROR, f"GitLab {text} cannot create runners through its API", "Upgrade to 15.11 or later.")
+            self._add(Level.ERROR, f"GitLab {text} cannot create runners through its API", "upgrade to 15.11 or later")
         else:
             self._add(Level.OK, f"GitLab {text} answers")
         return version
@@ -154,8 +154,8 @@ class Check:
         else:
             self._add(
                 Level.WARNING,
-                "it holds no project with CI/CD, or none that the token's user may see",
-                "Check the path and the role of the token's user.",
+                "no project with CI/CD, or none that the token's user may see",
+                "check the path and the role of the token's user",
                 place=place,
             )
         public = [project.path for project in projects if project.public]
@@ -164,7 +164,7 @@ class Check:
                 Level.WARNING,
                 f"{len(public)} projects are public, for example {public[0]}: GitLab gives their jobs to a group's"
                 " runners too, even if a pool does not count them",
-                "List the private projects one by one, or make sure that only trusted people run pipelines in them.",
+                "list the private projects one by one, or make sure that only trusted people run pipelines in them",
                 place=place,
             )
         await self._cap(scope, place)
@@ -176,7 +176,7 @@ class Check:
             self._failed(
                 error,
                 place=place,
-                remedy="The token's user needs the role Owner of a group, or Maintainer of a project.",
+                remedy="give the token's user the role Owner of the group, or Maintainer of the project",
             )
             return
         cap = self._settings.runner_cap
@@ -184,7 +184,7 @@ class Check:
             self._add(
                 Level.ERROR,
                 f"{count} runners are registered and runner_cap is {cap}: none can be added",
-                "Delete old ones, raise runner_cap if the plan allows more, or set registration: auto.",
+                "delete old ones, raise runner_cap if the plan allows more, or set registration: auto",
                 place=place,
             )
         else:
@@ -199,16 +199,16 @@ class Check:
                 Level.WARNING,
                 f"polling {count} projects every {self._settings.idle_poll:.0f} s takes {needed:.0f} requests a minute,"
                 f" and {budget:.0f} are allowed: each is polled every {count * 60.0 / budget:.0f} s instead",
-                "Raise idle_poll and add webhooks, or raise requests_per_minute.",
+                "raise idle_poll and add webhooks, or raise requests_per_minute",
             )
 
     def _webhooks(self, version: tuple[int, int] | None) -> None:
         if self._settings.signing_token is not None and version is not None and version < SIGNED:
-            self._add(Level.WARNING, "this GitLab cannot sign webhooks", "Use webhook_token, or upgrade to 19.0.")
+            self._add(Level.WARNING, "this GitLab cannot sign webhooks", "use webhook_token, or upgrade to 19.0")
         if self._settings.webhook_token is None and self._settings.signing_token is None:
             self._add(
                 Level.OK,
                 f"no webhook is configured: a job is noticed after up to {self._settings.poll:.0f} s in an active"
                 f" project and {self._settings.idle_poll:.0f} s in a quiet one",
-                "Add a webhook with Job events to the group or the projects; see docs/gitlab.md.",
+                "add a webhook with Job events to the group or the projects; see docs/gitlab.md",
             )

@@ -104,7 +104,7 @@ from tests.unit.config.sample import changed, problems
         pytest.param({"pools__gpu_1t4__labels": "gpu"}, "pools.gpu-t4.labels: expected a list; write [gpu]", id="list"),
         pytest.param(
             {"pools__gpu_1t4__labels": [8]},
-            "pools.gpu-t4.labels: expected a list of texts; 8 is not a text, quote it",
+            "pools.gpu-t4.labels: expected a list of strings; 8 is not a string: quote it",
             id="list-number",
         ),
         pytest.param(
@@ -184,7 +184,7 @@ from tests.unit.config.sample import changed, problems
         ),
         pytest.param(
             {"forges__acme__url": "https://u:p@github.com/acme"},
-            "forges.acme.url: a secret in the file; a URL here has no user name and no password",
+            "forges.acme.url: a URL here must not contain a user name or password",
             id="userinfo",
         ),
         pytest.param(

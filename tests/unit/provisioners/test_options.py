@@ -41,7 +41,7 @@ from provisioners.catalogue import machines
         pytest.param({"boot": [60, 20]}, "boot: the shortest is longer than the longest", id="bounds swapped"),
         pytest.param({"backing": "locale"}, 'backing: "locale" is not known; did you mean "local"?', id="choice"),
         pytest.param({"idempotent": "yes"}, 'idempotent: expected true or false, not "yes"', id="no truth"),
-        pytest.param({"faults": [{"times": 1}]}, "faults.0: nothing goes wrong here", id="fault without effect"),
+        pytest.param({"faults": [{"times": 1}]}, "faults.0: the fault has no effect", id="fault without effect"),
         pytest.param(
             {"faults": [{"kind": "capacity", "applied": True}]},
             "faults.0.applied: only a transient failure or a timeout",
