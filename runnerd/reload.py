@@ -36,7 +36,7 @@ class Reload:
         Returns the changes, in sentences.  Raises :class:`errors.ConfigInvalid`.
         """
         if self._load_settings is None:
-            return ["there is no file to read again"]
+            return ["there is no configuration file to reload"]
         try:
             return await self.apply(self._load_settings())
         except errors.ConfigInvalid as error:
@@ -55,7 +55,7 @@ class Reload:
         new = new.model_copy(update={key: getattr(old, key) for key in change.needs_restart})
         for name in change.providers.removed:
             self._runtime.providers[name].retired = True
-            done.append(f"provider {name} retires: its instances end as their jobs do")
+            done.append(f"provider {name} removed: its instances end when their jobs finish")
         for names, what in ((change.providers.added, "added"), (change.providers.changed, "changed")):
             for name in names:
                 await self._connected.drop_provider(name)
@@ -79,7 +79,7 @@ class Reload:
         done = []
         for name in change.removed:
             await self._connected.stop_watch(name)
-            done.append(f"forge {name} retires: its runners are removed as their instances end")
+            done.append(f"forge {name} removed: its runners are deregistered when their instances end")
         await housekeeping.close_retired_forges(self._runtime)
         for name in change.changed:
             await self._connected.drop_forge(name)

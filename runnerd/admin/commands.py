@@ -50,7 +50,7 @@ class Commands:
         rows = [row for row in self._runtime.rows.instances.values() if row.pool == pool and row.live]
         busy = sum(row.state is InstanceState.BUSY for row in rows)
         if not on:
-            message = f"pool {pool} takes work again" if before else f"pool {pool} was not drained"
+            message = f"pool {pool} is no longer drained" if before else f"pool {pool} was not drained"
         else:
             message = f"pool {pool} is drained: nothing is bought for it"
             if rows:

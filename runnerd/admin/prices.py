@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from provisioners import base
 from runnerd import config
 from runnerd.admin import documents
+from runnerd.kit import display
 from runnerd.runtime import lookup, providers, shared
 
 #: How long one provider's price list may take, in seconds.
@@ -52,7 +53,7 @@ async def renew(
             await start()
             return list(await provisioner.refresh_prices())
     except TimeoutError:
-        return [base.Finding(base.Level.ERROR, place, f"its price list took longer than {TIMEOUT_S:.0f} s")]
+        return [base.Finding(base.Level.ERROR, place, f"its price list took longer than {display.span(TIMEOUT_S)}")]
     except Exception as error:
         return [base.Finding(base.Level.ERROR, place, str(error) or type(error).__name__)]
 

@@ -90,7 +90,7 @@ class Reruns:
             try:
                 await self._round()
             except errors.StoreError as error:
-                log.warning("what is to run again could not be written yet: %s", error)
+                log.warning("pending re-runs could not be saved yet: %s", error)
 
     async def _round(self) -> None:
         for job in list(self._unwritten):
@@ -112,18 +112,18 @@ class Reruns:
         try:
             outcome = await forge.retry(job)
         except (errors.ForgeError, errors.TransportError) as error:
-            log.info("%s: not run again yet: %s", rerun.job, error)
+            log.info("%s: not re-run yet: %s", rerun.job, error)
             return
         for listener in self.on_outcome:
             listener(job.queue.forge, outcome)
         if outcome is forges.RetryOutcome.RETRIED:
             count = rerun.count + 1
             taken = dataclasses.replace(rerun, count=count, taken_at=self._runtime.clock.now())
-            await self._save(taken, "taken", f"run again for the {count}. time")
+            await self._save(taken, "taken", f"re-run number {count}")
             self._runtime.wake()
         elif outcome is forges.RetryOutcome.REFUSED:
-            self._runtime.alarms.ring("job", rerun.job, "retry-refused", "the forge does not run it again")
-            await self._drop(rerun, "the forge refused")
+            self._runtime.alarms.ring("job", rerun.job, "retry-refused", "the forge refused the re-run")
+            await self._drop(rerun, "the forge refused the re-run")
 
     async def _drop(self, rerun: Rerun, why: str) -> None:
         event = Event(self._runtime.clock.now(), "job", rerun.job, "retry-dropped", "", why)

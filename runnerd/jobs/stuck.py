@@ -38,7 +38,7 @@ class StuckJobs:
             try:
                 await self.ask()
             except errors.StoreError as error:
-                log.info("what the forges said of stuck jobs was not kept: %s", error)
+                log.info("reported states of stuck jobs were not saved: %s", error)
 
     def stuck(self) -> list[Job]:
         """Return the jobs worth a question now, the longest unasked first."""
@@ -74,7 +74,7 @@ class StuckJobs:
             try:
                 updates = await forge.job_states(jobs)
             except (errors.ForgeError, errors.TransportError) as error:
-                log.info("%s does not tell about %d stuck jobs: %s", name, len(jobs), error)
+                log.info("%s did not report the states of %d stuck jobs: %s", name, len(jobs), error)
                 continue
             for queue in {update.queue for update in updates}:
                 await self._updates.record(queue, [update for update in updates if update.queue == queue])

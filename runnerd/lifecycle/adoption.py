@@ -61,7 +61,7 @@ class Adoption:
             "instance", id, "adopted", f"{view.ref} at {provider.name} carried our tags and had no row"
         )
         if duplicate:
-            await rows.step(id, InstanceState.DRAINING, reason=Reason.ORPHAN, detail="a second one under one name")
+            await rows.step(id, InstanceState.DRAINING, reason=Reason.ORPHAN, detail="duplicate instance name")
             return
         self._runtime.background.spawn(f"discover {id}", self._discover(id))
 

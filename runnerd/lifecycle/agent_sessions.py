@@ -133,7 +133,7 @@ class AgentSessions:
         if row is None or row.state in model.CLOSED:
             raise errors.Refused("no instance is expected with this token", status=403)
         if row.agent_nonce and row.agent_nonce != nonce:
-            self._replayed(row, "its boot token came again with another nonce")
+            self._replayed(row, "its boot token was presented again with another nonce")
             raise errors.Refused("this token was exchanged already", status=403)
         if not row.agent_nonce:
             await self._exchange(row, attempt, nonce)
@@ -161,7 +161,7 @@ class AgentSessions:
             raise errors.Refused("this token has expired", status=403)
         other = self._without_row.get(attempt, nonce) != nonce
         if other or await self._claim(row, nonce) is None:
-            self._replayed(row, "its boot token came with two nonces")
+            self._replayed(row, "its boot token was presented with two nonces")
             raise errors.Refused("this token was exchanged already", status=403)
 
     # -- register ----------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class AgentSessions:
                 row.id, InstanceState.READY, expect={InstanceState.BOOTING}, ready_at=now()
             ) or rows.instances.get(row.id)
         if row is None or row.state in model.CLOSED:
-            return {"action": "end", "reason": "not expected any more"}
+            return {"action": "end", "reason": "no longer expected"}
         event = self._asking.setdefault(row.id, asyncio.Event())
         self._runtime.observations.heard(row.id, asking=True)
         self._runtime.wake()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from provisioners import base
 from runnerd import errors, model
-from runnerd.kit import redaction
+from runnerd.kit import display, redaction
 from runnerd.model import InstanceId
 from runnerd.runtime import shared
 
@@ -55,14 +55,14 @@ class Consoles:
             async with asyncio.timeout(ANSWER_S):
                 text = await provider.provisioner.console_log(row.ref)
         except TimeoutError:
-            return "", f"{provider.name} did not answer within {ANSWER_S:.0f} s"
+            return "", f"{provider.name} did not answer within {display.span(ANSWER_S)}"
         except base.ProvisionError as error:
             return "", line(f"{provider.name}: {error}", most=LONGEST_MESSAGE)
         except Exception as error:
             log.exception("%s: asking for the console of %s failed in an unexpected way", provider.name, row.id)
             return "", f"{provider.name}: {type(error).__name__}"
         if not text:
-            return "", f"{provider.name} keeps no console output of it"
+            return "", f"{provider.name} has no console output for it"
         return await kept(text), ""
 
     async def keep(self, row: model.Instance) -> None:
@@ -79,7 +79,7 @@ class Consoles:
             console = model.Console(row.id, kind, self._runtime.clock.now(), text, problem)
             await self._runtime.rows.write_console(console)
         except errors.StoreError as error:
-            log.warning("%s: what it printed is not kept: %s", row.id, error)
+            log.warning("%s: its console output could not be saved: %s", row.id, error)
 
     def keep_diagnostics(self, id: InstanceId, text: str) -> None:
         """Keep the diagnostics of an agent.  It may send more than once: the last ones win."""
@@ -96,7 +96,7 @@ class Consoles:
                 try:
                     await self._runtime.rows.write_console(console)
                 except errors.StoreError as error:
-                    log.warning("%s: the diagnostics of its agent are not kept: %s", id, error)
+                    log.warning("%s: the diagnostics of its agent could not be saved: %s", id, error)
                 # Root on an instance may send as often as it likes.
                 await self._runtime.clock.sleep(DIAGNOSTICS_S)
         finally:

@@ -8,6 +8,7 @@ import logging
 from provisioners import base
 from runnerd import errors, model
 from runnerd.jobs import rerun
+from runnerd.kit import display
 from runnerd.lifecycle import consoles
 from runnerd.runtime import shared
 
@@ -36,7 +37,9 @@ class EndReasons:
             async with asyncio.timeout(ANSWER_S):
                 why = await provider.provisioner.end_reason(row.ref)
         except TimeoutError:
-            return base.EndReason(base.EndKind.UNKNOWN, f"{provider.name} did not say within {ANSWER_S:.0f} s")
+            return base.EndReason(
+                base.EndKind.UNKNOWN, f"{provider.name} did not answer within {display.span(ANSWER_S)}"
+            )
         except base.ProvisionError as error:
             message = consoles.line(f"{provider.name}: {error}", most=consoles.LONGEST_MESSAGE)
             return base.EndReason(base.EndKind.UNKNOWN, message)
@@ -73,6 +76,6 @@ class EndReasons:
             try:
                 await self._runtime.rows.prove(row.id, why.kind, why.detail)
             except errors.StoreError as error:
-                log.warning("%s: why it ended is not written yet: %s", row.id, error)
+                log.warning("%s: why it ended could not be saved yet: %s", row.id, error)
                 continue
             return

@@ -75,7 +75,7 @@ class Inventory:
                 await self.look(provider)
             except Exception as error:
                 # What was seen could not be written, or a plugin broke: the next listing shows it again.
-                log.exception("%s: a listing could not be taken in", provider.name)
+                log.exception("%s: a listing could not be processed", provider.name)
                 self._runtime.alarms.ring("provider", provider.name, "listing-failed", str(error))
             interval = self._runtime.config.reconcile.list_interval
             if provider.problem:

@@ -64,7 +64,7 @@ class Launcher:
                 return
             pool = self._runtime.config.pools.get(row.pool)
             if pool is None:
-                await self._give_up(id, Reason.RETIRED, "its pool left the configuration")
+                await self._give_up(id, Reason.RETIRED, "its pool was removed from the configuration")
                 return
             patient = self._runtime.clock.now() < self._selection.spill_at(row, pool)
             ranked = self._selection.for_instance(row, pool)

@@ -176,9 +176,12 @@ class Registrar:
                 return
         if row.state is InstanceState.REGISTERED:
             await self._runtime.rows.step(
-                id, InstanceState.REGISTERING, expect={InstanceState.REGISTERED}, detail="its configuration was lost"
+                id,
+                InstanceState.REGISTERING,
+                expect={InstanceState.REGISTERED},
+                detail="its runner configuration never reached the agent",
             )
-        await self._back_to_ready(id, "registers again under a new name")
+        await self._back_to_ready(id, "to be registered again under a new name")
         self._runtime.wake()
 
     async def remove(self, id: RegistrationId) -> bool:
@@ -197,7 +200,7 @@ class Registrar:
                 "registration",
                 registration.runner_name,
                 "no-forge",
-                f"forge {registration.queue.forge} is not configured any more; remove the runner by hand",
+                f"forge {registration.queue.forge} is no longer configured; remove the runner by hand",
             )
             return forges.Removal.PENDING
         if registration.id in self._under_way:

@@ -65,7 +65,7 @@ async def _look(
         async with asyncio.timeout(TIMEOUT):
             listing = await provisioner.list_owned(also)
     except TimeoutError:
-        return nothing(name, f"no listing within {TIMEOUT:.0f} s")
+        return nothing(name, f"no listing within {display.span(TIMEOUT)}")
     except base.ProvisionError as error:
         return nothing(name, str(error))
     except Exception as error:
@@ -139,20 +139,20 @@ def spare_instance(each: sweep_documents.Instance, now: float) -> str:
 def spare_residue(each: sweep_documents.Residue, now: float) -> str:
     """Return why a side resource is left alone where there is no daemon; empty when it is to be deleted."""
     if each["instance_listed"]:
-        return f"its instance {each['instance']} is there"
+        return f"its instance {each['instance']} exists"
     if each["row"]:
         return f"its instance {each['instance']} has a row ({each['row']})"
     if not each["covered"]:
-        return f"{each['scope']} was not listed whole: its instance may be there"
+        return f"the listing of {each['scope']} was incomplete: its instance may exist"
     made, deadline = each["created_at"], each["deadline"]
     if made > 0 and now - made <= YOUNG:
         return f"it is only {display.span(now - made)} old"
     if deadline > 0:
         # One that does not tell its age is as old as the time since its deadline at least.
         left = _time_left(deadline, now)
-        return left or ("" if made > 0 or now - deadline > YOUNG else "its age is not known")
+        return left or ("" if made > 0 or now - deadline > YOUNG else "its age is unknown")
     if made <= 0:
-        return "it carries no deadline and does not tell its age"
+        return "it carries no deadline and its age is unknown"
     return "" if now - made > UNDATED else f"it carries no deadline and is only {display.span(now - made)} old"
 
 

@@ -18,6 +18,7 @@ from provisioners import base
 from runnerd import model
 from runnerd.forges import base as forges
 from runnerd.jobs import rerun
+from runnerd.kit import display
 from runnerd.lifecycle import adoption, agent_sessions, consoles, end_reasons
 from runnerd.lifecycle import registration as lifecycle_registration
 from runnerd.model import InstanceId, InstanceState, Reason
@@ -163,7 +164,7 @@ class Reaper:
             InstanceState.BUSY,
             expect={InstanceState.DRAINING},
             reason=Reason.NONE,
-            detail=f"{observer} says that it has a job",
+            detail=f"{observer} reports a job on it",
             busy_at=row.busy_at or self._runtime.clock.now(),
         )
 
@@ -207,7 +208,8 @@ class Reaper:
             await self.close(id, row.reason)
         elif now - row.since > STUCK_S:
             detail = (
-                f"{provider.name} accepted the deletion of {row.ref} and still has it after {now - row.since:.0f} s"
+                f"{provider.name} accepted the deletion of {row.ref} "
+                f"but still has it after {display.span(now - row.since)}"
             )
             self._runtime.alarms.ring("instance", id, "delete-stuck", detail)
 

@@ -10,6 +10,7 @@ import dataclasses
 
 from provisioners import base
 from runnerd import planner
+from runnerd.kit import display
 from runnerd.lifecycle import provisioning
 from runnerd.model import Attempt, AttemptState, Instance, InstanceId, InstanceState, Reason
 from runnerd.offers import request as launch_request
@@ -31,14 +32,14 @@ class UnknownCreates:
             if row.state is InstanceState.PLANNED:
                 await self._runtime.rows.step(row.id, InstanceState.FAILED, reason=Reason.RESTART)
             elif row.state is InstanceState.REQUESTING and row.attempt is not None:
-                await self._unknown(row, "the daemon stopped while it was requested")
+                await self._unknown(row, "the daemon stopped during the request")
 
     async def lost(self, id: InstanceId) -> None:
         """Make a request unknown whose task has ended, because its answer could not be written."""
         row = self._runtime.rows.instances.get(id)
         if row is None or row.state is not InstanceState.REQUESTING or row.attempt is None:
             return
-        await self._unknown(row, "its answer could not be written")
+        await self._unknown(row, "the answer to its request could not be saved")
         self._runtime.wake()
 
     async def _unknown(self, row: Instance, detail: str) -> None:
@@ -61,7 +62,10 @@ class UnknownCreates:
         provider = self._runtime.providers.get(row.provider)
         if attempt is None or provider is None:
             self._runtime.alarms.ring(
-                "instance", id, "unresolved", f"its provider {row.provider} is not configured; it may exist and cost"
+                "instance",
+                id,
+                "unresolved",
+                f"its provider {row.provider} is not configured; the instance may exist and cost money",
             )
             return
         asked_at = self._runtime.clock.now()
@@ -90,7 +94,7 @@ class UnknownCreates:
             return
         self._runtime.observations.count_afresh(id)
         age = asked_at - attempt.sent_at
-        detail = f"not there {age:.0f} s after it was sent; shown absent by {planner.ABSENCES} complete listings"
+        detail = f"not found {display.span(age)} after the request; absent from {planner.ABSENCES} complete listings"
         nowhere: steps.InstanceFacts = provisioning.no_place() if wanted else {}
         await self._runtime.rows.step(
             id,

@@ -94,14 +94,14 @@ class Metrics:
         )
         self.attempts = counter(
             "provision_attempts_total",
-            "Create calls by final outcome: created, lost (unclear, then shown absent), or the class of the failure.",
+            "Create calls by final outcome: created, lost (unclear, then proven absent), or the class of the failure.",
             ("provider", "region", "market", "outcome"),
         )
         self.preemptions = counter(
             "preemptions_total", "Preempted instances, as proven by their provider.", ("provider", "region")
         )
         self.retries = counter(
-            "retries_total", "Requests to run a preempted job again, by the forge's answer.", ("forge", "outcome")
+            "retries_total", "Requests to re-run a preempted job, by the forge's answer.", ("forge", "outcome")
         )
         self.reaped = counter("reaped_total", "Instances that are confirmed gone, by reason.", ("reason",))
         self.cost = counter(

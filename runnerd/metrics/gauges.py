@@ -60,14 +60,14 @@ def _supply(reading: read_model.ReadModel) -> Iterator[Metric]:
     state = reading.state
     live = [row for row in state.rows.instances.values() if row.live]
     counts = collections.Counter((row.pool, row.provider, row.region, row.market, row.state.value) for row in live)
-    yield _gauge("instances", "Instances that are not gone.", ("pool", "provider", "region", "market", "state"), counts)
+    yield _gauge("instances", "Live instances.", ("pool", "provider", "region", "market", "state"), counts)
     orphans = collections.Counter((row.provider, "instance") for row in live if row.adopted)
     for provider in state.providers.values():
         if provider.listing is not None:
             orphans.update((provider.name, residue.kind) for residue in provider.listing.residues)
     yield _gauge(
         "orphans",
-        "Resources at providers that carried the controller's tags and had no row.",
+        "Resources at providers that carry the controller's tags and had no database row.",
         ("provider", "kind"),
         orphans,
     )
@@ -85,7 +85,7 @@ def _supply(reading: read_model.ReadModel) -> Iterator[Metric]:
 
 
 def _money(reading: read_model.ReadModel) -> Iterator[Metric]:
-    """Yield the budgets: a window's name says which limit it is, an empty pool stands for the whole."""
+    """Yield the budgets: a window's name says which limit it is, an empty pool label means all pools."""
     committed: dict[tuple[str, str], float] = {}
     left: dict[tuple[str, str], float] = {}
     levels = [("all", ""), *(("pool", name) for name in reading.state.config.pools)]
@@ -96,13 +96,13 @@ def _money(reading: read_model.ReadModel) -> Iterator[Metric]:
     labels = ("pool", "window")
     yield _gauge(
         "committed_dollars",
-        "US dollars spent or committed in a budget's window; an empty pool stands for the whole.",
+        "US dollars spent or committed in a budget's window; an empty pool label means all pools.",
         labels,
         committed,
     )
     yield _gauge(
         "budget_remaining_dollars",
-        "US dollars left in a budget's window; an empty pool stands for the whole.",
+        "US dollars left in a budget's window; an empty pool label means all pools.",
         labels,
         left,
     )

@@ -283,7 +283,7 @@ class Admission:
             for window, used in zip(account.windows, account.committed, strict=True):
                 if used > window.dollars + _OVERRUN:
                     span = _span(window, self._runtime.clock.now())
-                    detail = f"${used:.2f} are spent or committed for {span}, the limit is ${window.dollars:.2f}"
+                    detail = f"${used:.2f} is spent or committed {span}; the limit is ${window.dollars:.2f}"
                     found.append((account.title, detail))
         return found
 
@@ -313,5 +313,9 @@ def _account(title: str, limits: config.Limits, wall: float, horizon: float) -> 
 
 
 def _span(window: budget.Window, now: float) -> str:
-    """Return a window in words."""
-    return f"this {window.name}" if window.start <= now else f"the {window.name} after"
+    """Return the phrase that says when the dollars of a window count: ``today``, ``in a later month``."""
+    if window.name == "total":
+        return "in total"
+    if window.name == "day":
+        return "today" if window.start <= now else "on a later day"
+    return f"this {window.name}" if window.start <= now else f"in a later {window.name}"

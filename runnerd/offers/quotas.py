@@ -28,10 +28,10 @@ class _Account:
             return ""
         where = f"; raise it at {quota.remedy}" if quota.remedy else ""
         if quota.limit < more:
-            return f"quota {quota.name} is {quota.limit:g}, one instance needs {more:g} {quota.unit.value}{where}"
+            return f"quota {quota.name} is {quota.limit:g}; one instance needs {more:g} {quota.unit.value}{where}"
         return (
-            f"quota {quota.name}: {self.used:g} of {quota.limit:g} {quota.unit.value} are used or requested, "
-            f"one more instance needs {more:g}{where}"
+            f"quota {quota.name}: {self.used:g} of {quota.limit:g} {quota.unit.value} are used or requested; "
+            f"another instance needs {more:g}{where}"
         )
 
 

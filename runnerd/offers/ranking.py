@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from provisioners.base import Offer
+from runnerd.kit import display
 from runnerd.model import Block
 from runnerd.offers import blocklist
 
@@ -60,9 +61,8 @@ def rank(
 
 
 def _blocked(block: Block, now: float) -> str:
-    age, wait = max(0, round(now - block.since)), max(0, round(block.until - now))
-    detail = f" ({block.detail})" if block.detail else ""
-    return f"{block.reason} since {age} s, tried again in {wait} s{detail}"
+    cause = f"{block.reason}: {block.detail}" if block.detail else block.reason
+    return f"blocked {display.span(now - block.since)} ago ({cause}); retry in {display.span(block.until - now)}"
 
 
 def summary(ranked: Iterable[Ranked]) -> str:

@@ -62,4 +62,4 @@ class Refresher:
             async with asyncio.timeout(ANSWER_S):
                 await provider.refresh_quotas(self._runtime.clock.now())
         except (base.ProvisionError, TimeoutError) as error:
-            log.info("%s: its quotas are not known: %s", provider.name, error or "no answer in time")
+            log.info("%s: quotas are unknown: %s", provider.name, error or "no answer in time")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from provisioners import base
 from runnerd import config
+from runnerd.kit import display
 from runnerd.model import Instance, InstanceState
 from runnerd.offers import admission, blocklist, ranking, request
 from runnerd.runtime import providers, shared
@@ -100,9 +101,9 @@ class Selection:
             traits = provider.provisioner.traits
             why = self.closed(provider) or request.boot_script_problem(self._runtime.config, pool, name, traits)
             if not why and awaited:
-                why = f"waits for the first offers of {awaited[0]}"
+                why = f"waiting for the first offers from {awaited[0]}"
             if not why and first_only and name != pool.from_[0]:
-                why = f"waits {pool.spill_after:.0f} s for {pool.from_[0]} first"
+                why = f"opens after {display.span(pool.spill_after)} of waiting for {pool.from_[0]} (spill_after)"
             if why:
                 found[name] = why
         return found
@@ -119,12 +120,12 @@ class Selection:
         until = self._runtime.providers[one.offer.provider].bucket(one.offer.region).paused_until
         if until - now <= PATIENCE_S:
             return one
-        return dataclasses.replace(one, refusal=f"rate-limited; retry in {until - now:.0f} s", until=until)
+        return dataclasses.replace(one, refusal=f"rate-limited; retry in {display.span(until - now)}", until=until)
 
     def _unfit(self, offer: base.Offer, pool: config.Pool, on_demand_only: bool) -> str:
         """Return why the pool itself does not want an offer now; empty when it does."""
         if on_demand_only and offer.market is base.Market.SPOT:
-            return "a preempted job runs again: on demand only"
+            return "on-demand only while a preempted job is re-run"
         if pool.max_price is not None and offer.price > pool.max_price:
             return f"${offer.price:.2f} an hour is above the pool's max_price of ${pool.max_price:.2f}"
         return ""
@@ -132,7 +133,7 @@ class Selection:
     def closed(self, provider: providers.Provider) -> str:
         """Return why nothing at all is bought from a provider now; empty when something may be."""
         if provider.retired:
-            return "the provider left the configuration"
+            return "the provider was removed from the configuration"
         return provider.problem or self._admission.provider_refusal(provider.name)
 
     def still_open(self, offer: base.Offer) -> bool:
@@ -152,7 +153,7 @@ class Selection:
         for name in pool.from_:
             provider = self._runtime.providers.get(name)
             if provider is not None and provider.awaited(pool, now):
-                return f"waits for the first offers of {name}"
+                return f"waiting for the first offers from {name}"
             why = provider.why_none(pool) if provider is not None else ""
             if why:
                 found.append(f"{name}: {why}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from provisioners.base import InstanceStatus, Market
 from runnerd import model
+from runnerd.kit import display
 from runnerd.model import Instance, InstanceState, Queue, Reason
 from runnerd.planner.actions import (
     Action,
@@ -128,10 +129,12 @@ class Fleet:
         """Return the drain of a machine that is dead or whose time is over."""
         seen = self._observations.get(instance.id)
         if seen is not None and seen.cloud is InstanceStatus.FAILED and not seen.fresh(self._now):
-            message = seen.failure.message if seen.failure else "the provider does not say why"
+            message = seen.failure.message if seen.failure else "the provider gave no reason"
             return Drain(instance.id, Reason.LAUNCH_FAILED, message)
         if self._dead(instance):
-            return Drain(instance.id, Reason.DEAD, "the agent is silent and the provider says it is dead")
+            return Drain(
+                instance.id, Reason.DEAD, "no heartbeat, and the provider reports the machine stopped or unhealthy"
+            )
         if not self._hold and not self._held(instance) and self._now > instance.deadline > 0:
             return Drain(instance.id, Reason.AGE, "its deadline has passed")
         return None
@@ -145,7 +148,7 @@ class Fleet:
         if self._pool.retired:
             limit = instance.deadline
         if instance.busy_at > 0 and 0 < limit < self._now:
-            return Drain(instance.id, Reason.MAX_JOB, f"its job ran longer than {self._pool.max_job:.0f} s")
+            return Drain(instance.id, Reason.MAX_JOB, f"its job exceeded max_job ({display.span(self._pool.max_job)})")
         return None
 
     def _held(self, instance: Instance) -> bool:
@@ -158,7 +161,7 @@ class Fleet:
         if self._hold or self._held(instance):
             return None
         if self._now - instance.since > self._pool.boot:
-            detail = f"no report from its agent within {self._pool.boot:.0f} s"
+            detail = f"no report from its agent within {display.span(self._pool.boot)}"
             return Drain(instance.id, Reason.BOOT_TIMEOUT, detail)
         return None
 
@@ -194,7 +197,7 @@ class Fleet:
         if self._pool.retired:
             return Drain(instance.id, Reason.RETIRED)
         if instance.state is InstanceState.READY and self._silent(instance):
-            return Drain(instance.id, Reason.DEAD, "its agent fell silent before it was given a runner")
+            return Drain(instance.id, Reason.DEAD, "the agent stopped reporting before a runner was assigned")
         if self._now - instance.created_at > self._pool.max_idle_age or not self._time_for_a_job(instance):
             return Drain(instance.id, Reason.AGE)
         return None
@@ -289,13 +292,13 @@ class Fleet:
             if not wanted:
                 continue
             if not view.healthy or view.register_after > self._now:
-                held_back.append(f"{view.queue}: {view.problem or 'the forge registers no runners now'}")
+                held_back.append(f"{view.queue}: {view.problem or 'the forge accepts no new runners now'}")
                 continue
             if not view.demand.known:
-                held_back.append(f"{view.queue}: the forge has not said lately what waits")
+                held_back.append(f"{view.queue}: demand unknown: no recent report from the forge")
                 continue
             if view.headroom is not None and view.headroom < wanted:
-                held_back.append(f"{view.queue}: the forge takes {view.headroom} more runners")
+                held_back.append(f"{view.queue}: {_room(view.headroom)}")
                 wanted = max(0, view.headroom)
             allowed += wanted
             named = 0
@@ -322,3 +325,10 @@ class Fleet:
             if open_turns < count:
                 repos[""] = repos.get("", 0) + count - open_turns
         return Want(pool, count, repos, holds, tuple(held_back))
+
+
+def _room(headroom: int) -> str:
+    """Return what a forge's runner limit leaves, which is less than its queue wants."""
+    if headroom <= 0:
+        return "the forge has no room for more runners"
+    return f"the forge has room for only {display.count(headroom, 'more runner')}"

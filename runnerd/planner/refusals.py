@@ -26,6 +26,6 @@ def rate(title: str, *, then: float, limit: float) -> str:
 def dollars(title: str, budget: Budget, *, left: float, more: float) -> str:
     """Refuse one more instance for a budget of which that much is left; ``more`` is what it would commit."""
     return (
-        f"{title}: ${budget.limit - left:.2f} of ${budget.limit:.2f} for {budget.span} are spent or committed, "
-        f"one more instance may cost ${more:.2f}"
+        f"{title}: ${budget.limit - left:.2f} of ${budget.limit:.2f} is spent or committed {budget.span}; "
+        f"another instance could cost ${more:.2f}"
     )

@@ -17,7 +17,7 @@ class Budget:
 
     left: float
     limit: float
-    #: The window in words: ``this day``.
+    #: When the dollars of the window count: ``today``, ``in a later month``.
     span: str
 
 

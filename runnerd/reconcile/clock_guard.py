@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from runnerd import model
 from runnerd.forges.base import Forge
-from runnerd.kit import clock
+from runnerd.kit import clock, display
 from runnerd.runtime import shared
 
 
@@ -34,7 +34,8 @@ class Guard:
             wrong = [server - read for server, read in dates if abs(server - read) > 5 * clock.TOLERANCE]
             # One forge with a wrong clock is its own problem; all of them mean that ours is wrong.
             if dates and len(wrong) == len(dates):
-                self.problem = f"this host's clock is {-wrong[0]:+.0f} s off by the forges' clocks"
+                side = "behind" if wrong[0] > 0 else "ahead of"
+                self.problem = f"this host's clock is {display.span(abs(wrong[0]))} {side} the forges' clocks"
                 return True
             self.problem = ""
             return False

@@ -50,4 +50,4 @@ class Alarms:
         """Close an alarm; nothing happens when there is none."""
         old = self.open.pop((subject, id, reason), None)
         if old is not None:
-            log.info("over: %s %s: %s", subject, id, reason, extra={"action": "alarm-over"})
+            log.info("alarm cleared: %s %s: %s", subject, id, reason, extra={"action": "alarm-over"})

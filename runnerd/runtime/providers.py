@@ -102,7 +102,7 @@ class Provider:
             # No limit holds against a price that is no number.
             priced = [offer for offer in offered if numbers.real(offer.price) is not None]
             if len(priced) < len(offered):
-                log.warning("%s: %d offers have no price that can be read", self.name, len(offered) - len(priced))
+                log.warning("%s: %d offers have no readable price", self.name, len(offered) - len(priced))
             self._offers[pool.name] = (now, asked, priced)
         except base.ProvisionError:
             self._awaited[pool.name] = float("-inf")

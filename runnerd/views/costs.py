@@ -48,7 +48,7 @@ def _by(text: str) -> store.By:
         return store.By(text)
     except ValueError:
         words = ", ".join(one.value for one in store.By)
-        raise errors.Refused(f'costs are not summed by "{text}"; they are by {words}', status=400) from None
+        raise errors.Refused(f'costs cannot be grouped by "{text}"; they are grouped by {words}', status=400) from None
 
 
 def _span(since: float | None, until: float | None, now: float) -> tuple[float, float]:

@@ -80,9 +80,9 @@ async def _queued(reading: read_model.ReadModel, job: Job) -> documents.Explanat
     return {
         "job": entries.job(job, now),
         "summary": summary,
-        "why": _unique(why) or ["it has only just been reported; the daemon counts it in its next pass"],
+        "why": _unique(why) or ["just reported; the next pass will count it"],
         "next": _unique([*coming, *([] if coming and len(rising) > ahead else later)])
-        or ["nothing until one of the reasons above is gone; every pass checks again"],
+        or ["nothing until a reason above clears; rechecked on every pass"],
         "ahead": ahead,
         "instances": [entries.instance(row, reading) for row in rising[:MOST_INSTANCES]],
         "timeline": lines,
@@ -194,7 +194,7 @@ def _offers(reading: read_model.ReadModel, job: Job) -> tuple[list[str], list[st
     waits = sorted((one.until, one.offer.key) for one in closed if one.until > now)
     if waits:
         until, key = waits[0]
-        return why, [f"offer {key} is tried again in {display.span(until - now)}"]
+        return why, [f"offer {key} is retried in {display.span(until - now)}"]
     return why, []
 
 
@@ -263,7 +263,7 @@ async def _taken(reading: read_model.ReadModel, job: Job) -> documents.Explanati
         summary = f"ended ({conclusion}) after waiting {waited} and running {ran}"
     if row is None:
         if job.runner_name:
-            why.append(f"taken by runner {job.runner_name}, which is not one of this daemon")
+            why.append(f"taken by runner {job.runner_name}, which does not belong to this daemon")
     else:
         image = f", image {row.image}" if row.image else ""
         why.append(f"taken by {row.id} at {row.offer or row.provider} for {sentences.price(row)}{image}")

@@ -59,7 +59,7 @@ async def _console(reading: read_model.ReadModel, row: model.Instance) -> model.
     """Return what the provider has of a live instance; of one that is gone only the stored output is left."""
     now = reading.state.clock.now()
     if not row.live:
-        problem = "no output of it was stored" if row.ref else "no provider had created it"
+        problem = "no output from it was stored" if row.ref else "no provider had created it"
         return model.Console(row.id, model.ConsoleKind.CONSOLE, 0.0, "", problem)
     text, problem = await reading.console(row)
     return model.Console(row.id, model.ConsoleKind.CONSOLE, now, text, problem)

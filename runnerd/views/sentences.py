@@ -28,21 +28,21 @@ _INSTANCE: Mapping[str, str] = MappingProxyType(
         "requesting": "requested from the provider",
         "unknown": "the create call had no clear answer; nothing else is tried until that is resolved",
         "booting": "created by the provider; booting",
-        "ready": "agent is up and asks for a runner",
+        "ready": "agent is up and waiting for a runner",
         "registering": "runner registration requested from the forge",
         "registered": "runner registered; waiting for a job",
         "busy": "runner has a job",
         "draining": "draining; takes no further job",
         "ending": "no job left; deletion requested from the provider",
         "gone": "confirmed gone",
-        "failed": "given up before any provider had created it",
+        "failed": "abandoned before a provider created it",
         "adopted": "found by its tags and adopted",
     }
 )
 _END: Mapping[str, str] = MappingProxyType(
     {
         "preempted": "preempted by its provider",
-        "ended-by-us": "ended by a call of ours",
+        "ended-by-us": "deleted by runnerd",
         "self-ended": "shut itself down",
         "failed": "failed",
         "unknown": "its provider does not report the cause",
@@ -73,6 +73,14 @@ _JOB: Mapping[str, str] = MappingProxyType(
         "lapsed": "assignment timed out at the forge; the job still counts as demand",
     }
 )
+#: Steps of a job's re-run: their detail is no runner's name.
+_RERUN: Mapping[str, str] = MappingProxyType(
+    {
+        "retry-wanted": "re-run wanted",
+        "retry-taken": "re-run by the forge",
+        "retry-dropped": "re-run abandoned",
+    }
+)
 
 
 def end(row: model.Instance) -> str:
@@ -91,7 +99,7 @@ def event(one: model.Event, *, offer: str = "") -> str:
         return f"alarm about {one.subject} {one.id}: {one.reason}: {one.detail}"
     if one.subject == "instance":
         if one.what == "planned" and one.reason == model.Reason.REFUSED:
-            text = "planned again: the next offer is tried"
+            text = "planned again: trying the next offer"
         else:
             text = _INSTANCE.get(one.what, one.what)
         return _with(text, one.reason, one.detail)
@@ -102,6 +110,8 @@ def event(one: model.Event, *, offer: str = "") -> str:
         return _with(f"offer {offer} {words}", one.reason, "" if one.detail == offer else one.detail)
     if one.subject == "registration":
         return _with(f"{_REGISTRATION.get(one.what, one.what)} {one.id}", "", one.detail)
+    if one.subject == "job" and one.what in _RERUN:
+        return _with(_RERUN[one.what], one.reason, one.detail)
     if one.subject == "job":
         detail = f"runner {one.detail}" if one.detail else ""
         return _with(_JOB.get(one.what, one.what), one.reason, detail)

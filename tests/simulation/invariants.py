@@ -266,7 +266,7 @@ class Invariants:
             end = min(vm.ends_at(), float(vm.tags[base.TAG_DEADLINE]))
             spent += budget.cost(vm.created_at, end, price, window)
         if spent > window.dollars + 0.01:
-            self.complain(f"overspend: ${spent:.2f} of ${window.dollars:.2f} are spent or promised")
+            self.complain(f"overspend: ${spent:.2f} of ${window.dollars:.2f} is spent or committed")
 
     def _check_untracked(self, now: float) -> None:
         """What exists has a row, and what belongs to nobody goes: the time counts while listings are complete."""

@@ -333,7 +333,7 @@ def test_a_provider_that_leaves_the_configuration_with_instances_retires() -> No
         world.plan.providers = "  sea: {type: fake, boot: 5s}\n"
         assert world.daemon is not None
         done = await world.daemon.apply(world.settings())
-        assert any("sky retires" in line for line in done)
+        assert any("sky removed: its instances end" in line for line in done)
         world.queue("github", duration=30)
         await world.sleep(2 * MINUTE)
         assert busy in world.live() and "busy" in states(world), world.describe()

@@ -156,17 +156,17 @@ def residue(**facts: Any) -> dict[str, Any]:
     ("facts", "why"),
     [
         pytest.param({}, "", id="left over"),
-        pytest.param({"instance_listed": True}, "its instance vm-1 is there", id="its instance is there"),
+        pytest.param({"instance_listed": True}, "its instance vm-1 exists", id="its instance is there"),
         pytest.param({"row": "busy"}, "has a row (busy)", id="its instance has a row"),
-        pytest.param({"covered": False}, "not listed whole", id="its place was listed in part"),
+        pytest.param({"covered": False}, "incomplete: its instance may exist", id="its place was listed in part"),
         pytest.param({"made": -0.9, "deadline": -0.8}, "only 54 min old", id="young"),
         pytest.param({"deadline": 5.0}, "its deadline is in 5 h", id="a job may still run"),
         pytest.param({"deadline": -0.2}, "passed only 12 min ago", id="just overdue"),
         pytest.param({"deadline": 0}, "", id="undated and old"),
         pytest.param({"deadline": 0, "made": -23.0}, "only 23 h old", id="undated and not a day old"),
-        pytest.param({"deadline": 0, "made": 0}, "does not tell its age", id="nothing is known"),
+        pytest.param({"deadline": 0, "made": 0}, "no deadline and its age is unknown", id="nothing is known"),
         pytest.param({"deadline": -2.0, "made": 0}, "", id="as old as its deadline"),
-        pytest.param({"deadline": -0.5, "made": 0}, "its age is not known", id="perhaps young"),
+        pytest.param({"deadline": -0.5, "made": 0}, "its age is unknown", id="perhaps young"),
     ],
 )
 def test_a_side_resource_is_spared_unless_its_own_tags_say_that_it_is_left_over(
@@ -235,7 +235,7 @@ async def test_what_is_left_over_is_deleted_in_the_order_of_the_listing_after_th
     assert (found["ended"], found["deleted"], found["failed"]) == (1, 2, 0)
     (provider,) = found["providers"]
     assert provider["counts"] == {"instance": 2, "address": 1, "disk": 2, "interface": 1}
-    assert [one["why"] for one in provider["residues"]][2:] == ["its instance new is there", "it is only 30 min old"]
+    assert [one["why"] for one in provider["residues"]][2:] == ["its instance new exists", "it is only 30 min old"]
     assert provider["residues"][0]["tags"][base.TAG_PRICE] == "0.5" and provider["residues"][0]["price"] == 0.5
 
 
@@ -244,7 +244,7 @@ async def test_nothing_is_deleted_where_the_listing_is_not_whole(file: Path, mon
     sky.holds("disk", "disk-1")
     sky.cloud.partial = True
     found = await sweeping.once(load(file), dry_run=False, system=sky.clock)
-    assert sky.did() == [] and "not listed whole" in found["providers"][0]["residues"][0]["why"]
+    assert sky.did() == [] and "incomplete: its instance may exist" in found["providers"][0]["residues"][0]["why"]
 
 
 async def test_one_that_cannot_be_deleted_does_not_keep_the_others(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

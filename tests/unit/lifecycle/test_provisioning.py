@@ -100,7 +100,7 @@ async def test_nothing_is_bought_from_a_later_provider_before_the_first_has_told
     place = make_place(tmp_path, clock)
     place.runtime.providers["sky"]._offers.clear()
     selected, pool = make_selection(place), place.runtime.config.pools["gpu"]
-    assert {one.refusal for one in selected.rank(pool)} == {"waits for the first offers of sky"}
+    assert {one.refusal for one in selected.rank(pool)} == {"waiting for the first offers from sky"}
     await clock.advance(60)
     assert any(one.open for one in selected.rank(pool))
 
@@ -239,7 +239,7 @@ async def test_a_long_pause_of_an_api_turns_to_other_offers_and_a_short_one_is_w
     assert make_selection(place).rank(pool)[0].open
     bucket.pause(120)
     first = make_selection(place).rank(pool)[0]
-    assert first.refusal == "rate-limited; retry in 120 s" and first.until == START + 120
+    assert first.refusal == "rate-limited; retry in 2 min" and first.until == START + 120
     await place.clock.finish(launcher.request(VM))
     assert tries(place) == [] and tries(place, "sea") == ["a"]
 

@@ -342,7 +342,7 @@ async def test_every_end_is_told_in_the_providers_words(
     [
         pytest.param(refusal(base.Kind.AUTH), "sky: auth, says the cloud", id="refused"),
         pytest.param(RuntimeError("a fault"), "sky: RuntimeError", id="a fault of the plugin"),
-        pytest.param("never", "sky did not say within 0 s", id="no answer"),
+        pytest.param("never", "sky did not answer within 0 s", id="no answer"),
     ],
 )
 async def test_a_provider_that_does_not_say_why_does_not_keep_a_row_open(
@@ -441,7 +441,7 @@ async def test_what_it_printed_is_kept_before_it_is_deleted(reaper: termination.
 @pytest.mark.parametrize(
     ("console", "problem"),
     [
-        pytest.param(None, "sky keeps no console output of it", id="nothing there"),
+        pytest.param(None, "sky has no console output for it", id="nothing there"),
         pytest.param(refusal(base.Kind.THROTTLED, retry_after=90.0), "sky: throttled, says the cloud", id="refused"),
         pytest.param(ValueError("a fault"), "sky: ValueError", id="a fault of the plugin"),
         pytest.param("never", "sky did not answer within 0 s", id="no answer"),

@@ -90,9 +90,9 @@ def test_what_lives_and_what_was_spent_today_is_counted(tmp_path: Path, clock: M
     ((_, committed),) = levels.totals("all", "")
     assert committed == pytest.approx(7.0)
     left, more = levels.left("all", "", offer(), LIFE) or pytest.fail("there is a budget")
-    assert (left.left, left.limit, more) == pytest.approx((3.0, 10.0, 2.0)) and left.span == "this day"
+    assert (left.left, left.limit, more) == pytest.approx((3.0, 10.0, 2.0)) and left.span == "today"
     assert levels.reserve(offer(), pool="gpu", repo="", lifetime=LIFE)
-    assert "$9.00 of $10.00 for this day" in levels.refusal(offer(), pool="gpu", repo="", lifetime=LIFE)
+    assert "$9.00 of $10.00 is spent or committed today" in levels.refusal(offer(), pool="gpu", repo="", lifetime=LIFE)
 
 
 def test_what_is_spent_counts_for_its_own_pool_provider_and_team_alone(tmp_path: Path, clock: ManualClock) -> None:
@@ -147,9 +147,7 @@ def test_a_team_whose_budget_cannot_pay_one_more_instance_is_named(tmp_path: Pat
 def test_what_passes_a_limit_all_the_same_is_told(tmp_path: Path, clock: ManualClock) -> None:
     place = make_place(tmp_path, clock, limits={"instances": 8, "dollars_per_day": 1.0})
     place.put(bought("vm-1", "busy", running_at=START - HOUR, deadline=START + 3 * HOUR, price=1.0))
-    assert counted(place).overruns() == [
-        ("the daemon", "$4.00 are spent or committed for this day, the limit is $1.00")
-    ]
+    assert counted(place).overruns() == [("the daemon", "$4.00 is spent or committed today; the limit is $1.00")]
     assert set(place.runtime.alarms.open) == {("budget", "the whole", "overrun")}
 
 

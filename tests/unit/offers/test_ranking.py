@@ -69,7 +69,7 @@ def test_a_blocked_offer_keeps_its_place_and_says_until_when() -> None:
         now=NOW,
     )
     assert [(one.offer.provider, one.open, one.until) for one in found] == [("sky", False, NOW + 60), ("sea", True, 0)]
-    assert found[0].refusal == "capacity since 5 s, tried again in 60 s (says the cloud)"
+    assert found[0].refusal == "blocked 5 s ago (capacity: says the cloud); retry in 1 min"
 
 
 def test_a_closed_provider_is_closed_whatever_its_blocks() -> None:

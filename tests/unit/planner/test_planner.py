@@ -23,7 +23,7 @@ NOW = START
 OTHER = Queue("lab", "ml", "gpu")
 
 
-DAY = planner.Budget(left=9.0, limit=12.0, span="this day")
+DAY = planner.Budget(left=9.0, limit=12.0, span="today")
 
 
 def left(dollars: float) -> planner.Budget:
@@ -33,7 +33,7 @@ def left(dollars: float) -> planner.Budget:
 
 def budgets(most: float) -> st.SearchStrategy[planner.Budget]:
     """Return budgets of which up to that many dollars are left."""
-    return st.floats(-1, most).map(lambda left: planner.Budget(left, most, "this day"))
+    return st.floats(-1, most).map(lambda left: planner.Budget(left, most, "today"))
 
 
 def demand(waiting: int = 0, running: int = 0, *, known: bool = True, **repos: int) -> Demand:
@@ -121,9 +121,9 @@ def test_a_warm_pool_without_any_queue_is_filled() -> None:
     ("fields", "words"),
     [
         pytest.param({"healthy": False, "problem": "it answers HTML"}, "it answers HTML", id="unhealthy forge"),
-        pytest.param({"register_after": NOW + 60}, "registers no runners", id="registration refused for a time"),
-        pytest.param({"demand": demand(2, known=False)}, "has not said lately", id="stale demand"),
-        pytest.param({"headroom": 0}, "takes 0 more", id="no headroom"),
+        pytest.param({"register_after": NOW + 60}, "accepts no new runners", id="registration refused for a time"),
+        pytest.param({"demand": demand(2, known=False)}, "demand unknown: no recent report", id="stale demand"),
+        pytest.param({"headroom": 0}, "has no room for more runners", id="no headroom"),
     ],
 )
 def test_nothing_is_bought_for_a_queue_that_could_not_use_it_and_the_notes_say_why(
@@ -137,11 +137,12 @@ def test_nothing_is_bought_for_a_queue_that_could_not_use_it_and_the_notes_say_w
 def test_the_forges_headroom_limits_what_is_bought() -> None:
     made = plan(pool(view(5, headroom=2)), [instance("vm-1", "booting")])
     assert launches(made) == 1
+    assert made.notes["gpu"] == (f"{QUEUE}: the forge has room for only 2 more runners",)
 
 
 def test_a_closed_offer_list_is_named_and_buys_nothing() -> None:
-    made = plan(pool(view(2), open_offers=False, closed_because="capacity since 5 s"))
-    assert (launches(made), made.notes["gpu"]) == (0, ("capacity since 5 s",))
+    made = plan(pool(view(2), open_offers=False, closed_because="blocked 5 s ago (capacity)"))
+    assert (launches(made), made.notes["gpu"]) == (0, ("blocked 5 s ago (capacity)",))
 
 
 @pytest.mark.parametrize("state", ["drained", "retired"])

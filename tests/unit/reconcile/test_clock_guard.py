@@ -86,4 +86,7 @@ def test_a_host_whose_clock_all_forges_contradict_is_held_and_one_odd_forge_is_n
     assert watcher.check([forge, other]) is False
     other.date = (START + DAY, START)
     assert watcher.check([forge, other]) is True
-    assert "-86400 s off" in watcher.problem
+    assert watcher.problem == "this host's clock is 1 d behind the forges' clocks"
+    forge.date = other.date = (START - DAY, START)
+    assert watcher.check([forge, other]) is True
+    assert watcher.problem == "this host's clock is 1 d ahead of the forges' clocks"

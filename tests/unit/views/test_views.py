@@ -93,9 +93,9 @@ async def test_a_job_without_capacity_anywhere_is_told_why_and_when_it_is_tried_
         await small.until(lambda: bool(small.daemon.runtime.rows.blocks) and not small.rows)
         await small.until(lambda: bool(small.daemon.controller.notes.get("gpu")))
         found = await explain.explain(small.daemon.reading, "train")
-        assert any("is closed: capacity" in line for line in found["why"]), found["why"]
+        assert any("is closed: blocked" in line and "ago (capacity" in line for line in found["why"]), found["why"]
         (line,) = found["next"]
-        assert "/east/" in line and "tried again in" in line
+        assert "/east/" in line and "is retried in" in line
 
 
 async def test_an_offer_that_provisioning_still_waits_to_spill_to_is_shown_as_closed(tmp_path: Path) -> None:
@@ -105,7 +105,9 @@ async def test_an_offer_that_provisioning_still_waits_to_spill_to_is_shown_as_cl
         await small.queue("train")
         await small.until(lambda: any(one.reason == "capacity" for one in small.daemon.runtime.rows.blocks.values()))
         offers = lists.offer_list(small.daemon.reading, "gpu")["offers"]
-        assert {one["refusal"] for one in offers if one["provider"] == "sky"} == {"waits 3600 s for boxes first"}
+        assert {one["refusal"] for one in offers if one["provider"] == "sky"} == {
+            "opens after 1 h of waiting for boxes (spill_after)"
+        }
 
 
 async def test_a_drained_pool_is_the_reason_and_no_offer_is_promised(tmp_path: Path) -> None:
@@ -191,7 +193,7 @@ async def test_a_job_that_somebody_elses_runner_took_says_so(tmp_path: Path) -> 
         await small.tell(JobEvent.COMPLETED, "train", runner_name="stranger", conclusion="success")
         found = await explain.explain(small.daemon.reading, "train")
         assert "success" in found["summary"]
-        assert any("stranger" in line and "not one of this daemon" in line for line in found["why"])
+        assert any("stranger" in line and "does not belong to this daemon" in line for line in found["why"])
         assert found["cost"] is None
 
 
@@ -249,7 +251,7 @@ async def test_logs_show_what_the_agent_said_last_and_mask_what_looks_like_a_tok
             assert found["instance"] == row.id
             assert "disk full" in found["diagnostics"] and "ghp_" not in found["diagnostics"]
             assert [line["what"] for line in found["events"]][-1] == "busy"
-            assert "keeps no console output" in found["console_problem"], "the provider was asked now"
+            assert "has no console output" in found["console_problem"], "the provider was asked now"
 
 
 async def test_logs_of_what_ended_are_what_was_kept_and_no_provider_is_asked(tmp_path: Path) -> None:
@@ -273,7 +275,7 @@ async def test_logs_of_what_ended_are_what_was_kept_and_no_provider_is_asked(tmp
         found = await output.logs(daemon.reading, row.id)
         assert (found["console"], found["console_problem"]) == ("[ 1.0] booted\n", "")
         assert found["console_at"] > 0 and found["diagnostics"] == "disk full"
-        assert (found["end"], found["end_text"]) == ("ended-by-us", "ended by a call of ours (deleted by a call)")
+        assert (found["end"], found["end_text"]) == ("ended-by-us", "deleted by runnerd (deleted by a call)")
         await daemon.store.prune(before=small.clock.now() + 60)
         with pytest.raises(errors.Refused):
             await output.logs(daemon.reading, row.id)
@@ -287,4 +289,4 @@ async def test_nothing_is_asked_for_an_instance_whose_console_is_forgotten(tmp_p
         )
         await small.daemon.store.write(gone)
         found = await output.logs(small.daemon.reading, "old")
-        assert found["console"] is None and found["console_problem"] == "no output of it was stored"
+        assert found["console"] is None and found["console_problem"] == "no output from it was stored"
