@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from provisioners import base, options
-from provisioners.catalogue import machines
+from provisioners.catalogue import listed_types
 from provisioners.processes import instance_directory, records
 
 _P = ParamSpec("_P")
@@ -59,7 +59,7 @@ class Settings:
 
     #: The most instances at a time.
     slots: int
-    machine_types: Mapping[str, machines.MachineType]
+    machine_types: Mapping[str, listed_types.MachineType]
     #: Seconds between SIGTERM and SIGKILL.
     grace: float
     #: Seconds for which an ended instance is remembered, its console included.
@@ -70,7 +70,7 @@ def read(given: Mapping[str, Any]) -> tuple[Settings, list[str]]:
     """Read the settings; return them and what is wrong with them."""
     reader = options.Reader(given)
     gpu = reader.text("gpu")
-    default = machines.MachineType(
+    default = listed_types.MachineType(
         name="process",
         gpu=gpu,
         gpu_count=reader.whole("gpus", 1 if gpu else 0, high=64),
@@ -81,7 +81,7 @@ def read(given: Mapping[str, Any]) -> tuple[Settings, list[str]]:
     )
     if gpu and not default.gpu_count:
         reader.complain("gpus", "is 0 although a gpu is named")
-    types = machines.read(reader, "machine_types", default)
+    types = listed_types.read(reader, "machine_types", default)
     for name, one in types.items():
         if one.spot_price is not None:
             reader.complain(f"machine_types.{name}.spot_price", "there is no spot market on this host")
@@ -144,14 +144,14 @@ class Local(base.Basics):
         """Nothing is held open."""
 
     def why_none(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> str:
-        return machines.why_none(self._settings.machine_types.values(), shape)
+        return listed_types.why_none(self._settings.machine_types.values(), shape)
 
     async def offers(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> list[base.Offer]:
         if base.Market.ON_DEMAND not in shape.markets:
             return []
         return [self._offer(one) for one in self._settings.machine_types.values() if one.fits(shape)]
 
-    def _offer(self, machine: machines.MachineType) -> base.Offer:
+    def _offer(self, machine: listed_types.MachineType) -> base.Offer:
         return base.Offer(
             provider=self._context.name,
             account=PLACE,
@@ -164,7 +164,7 @@ class Local(base.Basics):
         )
 
     async def create(self, request: base.CreateRequest) -> base.InstanceView:
-        machines.refuse_malformed(request, {})
+        listed_types.refuse_malformed(request, {})
         machine = self._settings.machine_types.get(request.offer.machine_type)
         if machine is None or self._offer(machine).key != request.offer.key:
             raise base.ProvisionError(
@@ -201,7 +201,7 @@ class Local(base.Basics):
         return None if found is None else self._view(found)
 
     async def _find(self, ref: str) -> instance_directory.Snapshot | None:
-        if not machines.INSTANCE.match(ref):
+        if not listed_types.INSTANCE.match(ref):
             return None
         return await self._offload(self._instances.find, ref, now=self._context.now())
 
@@ -210,7 +210,7 @@ class Local(base.Basics):
 
         The work is the supervisor's, so it is also done when this call is cancelled or the daemon killed.
         """
-        if not machines.INSTANCE.match(ref):
+        if not listed_types.INSTANCE.match(ref):
             return
         if not await self._offload(self._instances.ask_to_end, ref, records.Cause.DELETED, now=self._context.now()):
             return
@@ -261,7 +261,7 @@ class Local(base.Basics):
         return reason(found.cause, found.detail)
 
     async def console_log(self, ref: str) -> str | None:
-        if not machines.INSTANCE.match(ref):
+        if not listed_types.INSTANCE.match(ref):
             return None
         return await self._offload(self._instances.console, ref)
 

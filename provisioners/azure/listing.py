@@ -8,7 +8,8 @@ from typing import Any
 
 from provisioners import base, catalogue
 from provisioners.azure import calls as azure_calls
-from provisioners.azure import error_scopes, errors, instances, launch, names, role_assignments, settings, state
+from provisioners.azure import error_scopes, errors, instances, launch, names, role_assignments, settings
+from provisioners.azure import resource_groups as durable_groups
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Lister:
         chosen: settings.Settings,
         calls: azure_calls.Calls,
         catalog: catalogue.Catalog,
-        resource_groups: state.ResourceGroups,
+        resource_groups: durable_groups.ResourceGroups,
     ) -> None:
         self._context = context
         self._chosen = chosen

@@ -30,12 +30,12 @@ from provisioners.azure import (
     quotas,
     rates,
     request,
+    resource_groups,
     self_end,
     settings,
-    state,
 )
 from provisioners.azure.client import Clients
-from provisioners.catalogue import machines
+from provisioners.catalogue import listed_types
 from provisioners.cloud_common import provider, regions
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
     def __init__(self, context: base.Context, options: Mapping[str, Any], clients: Clients | None = None) -> None:
         super().__init__(context, options)
         self._calls = calls.Calls(clients or Clients(self._settings, context), self._settings)
-        self._resource_groups = state.ResourceGroups(context)
+        self._resource_groups = resource_groups.ResourceGroups(context)
         self._available = availability.Availability(self._calls, self._settings, context)
         self._offers = offers.Offers(context.name, self._settings, self._catalog, self._available)
         self._lister = listing.Lister(context, self._settings, self._calls, self._catalog, self._resource_groups)
@@ -142,7 +142,7 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
     # -- buying and ending ---------------------------------------------------------------------------------------------
 
     async def create(self, wanted: base.CreateRequest) -> base.InstanceView:
-        machines.refuse_malformed(wanted, dict.fromkeys(settings.POOL_KEYS))
+        listed_types.refuse_malformed(wanted, dict.fromkeys(settings.POOL_KEYS))
         pool, problems = settings.read_pool(wanted.options, self._catalog)
         request.refuse(problems)
         region = self._settings.regions.get(wanted.offer.region)

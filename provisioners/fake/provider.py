@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from provisioners import base, local
-from provisioners.catalogue import machines
+from provisioners.catalogue import listed_types
 from provisioners.fake import backing, faults, journal, purchase, settings
 from provisioners.fake import cloud as clouds
 
@@ -112,7 +112,7 @@ class Fake(base.Basics):
             self._log = -1
 
     def why_none(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> str:
-        return machines.why_none(self._settings.machine_types.values(), shape)
+        return listed_types.why_none(self._settings.machine_types.values(), shape)
 
     async def offers(self, shape: base.Shape, options: Mapping[str, Any] = base.NO_OPTIONS) -> list[base.Offer]:
         return settings.offers(self._context.name, self._settings, shape)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from provisioners import base
-from provisioners.catalogue import machines
+from provisioners.catalogue import listed_types
 from provisioners.fake import cloud as clouds
 from provisioners.fake import faults, settings
 
@@ -43,7 +43,7 @@ class Seller:
                 code="RequestLimitExceeded",
                 retry_after=wait,
             )
-        machines.refuse_malformed(request, {})
+        listed_types.refuse_malformed(request, {})
         region = self._check_offer(request.offer)
         if chosen.idempotent:
             existing = self._cloud.by_key(request.key, now)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from provisioners import base, options
-from provisioners.catalogue import machines
+from provisioners.catalogue import listed_types
 from provisioners.fake import faults
 from provisioners.options import Span
 
@@ -17,9 +17,9 @@ _GIB = 2**30
 TYPES = {
     one.name: one
     for one in (
-        machines.MachineType("sim-cpu", cpus=4, memory=16 * _GIB, price=0.20, spot_price=0.06),
-        machines.MachineType("sim-t4", "t4", 1, cpus=4, memory=16 * _GIB, price=0.53, spot_price=0.16),
-        machines.MachineType("sim-a100", "a100-40", 1, cpus=12, memory=85 * _GIB, price=3.67, spot_price=1.10),
+        listed_types.MachineType("sim-cpu", cpus=4, memory=16 * _GIB, price=0.20, spot_price=0.06),
+        listed_types.MachineType("sim-t4", "t4", 1, cpus=4, memory=16 * _GIB, price=0.53, spot_price=0.16),
+        listed_types.MachineType("sim-a100", "a100-40", 1, cpus=12, memory=85 * _GIB, price=3.67, spot_price=1.10),
     )
 }
 
@@ -66,7 +66,7 @@ class Settings:
 
     account: str
     regions: Mapping[str, Region]
-    machine_types: Mapping[str, machines.MachineType]
+    machine_types: Mapping[str, listed_types.MachineType]
     backing: Backing
     #: Everything left to chance is derived from it, and from the name of what it happens to.
     seed: str
@@ -97,7 +97,7 @@ class Settings:
 def read(given: Mapping[str, Any]) -> tuple[Settings, list[str]]:
     """The settings, and what is wrong with them."""
     reader = options.Reader(given)
-    types = machines.read(reader, "machine_types", machines.MachineType("", cpus=4, memory=16 * _GIB)) or TYPES
+    types = listed_types.read(reader, "machine_types", listed_types.MachineType("", cpus=4, memory=16 * _GIB)) or TYPES
     quota = _quota(reader.inner("quota"), Quota())
     boot = reader.span("boot", Span(1.0, 1.0))
     regions = {name: _region(name, entry, types, quota, boot) for name, entry in reader.named("regions")}
@@ -135,7 +135,7 @@ def read(given: Mapping[str, Any]) -> tuple[Settings, list[str]]:
 def _region(
     name: str,
     reader: options.Reader,
-    types: Mapping[str, machines.MachineType],
+    types: Mapping[str, listed_types.MachineType],
     quota: Quota,
     boot: Span,
 ) -> Region:
@@ -179,7 +179,7 @@ def _quota(reader: options.Reader, default: Quota) -> Quota:
 
 
 def _name(reader: options.Reader, key: str, name: str) -> str:
-    if not machines.NAME.match(name):
+    if not listed_types.NAME.match(name):
         reader.complain(key, f'"{name}" is no name of letters, digits, dot, dash and underscore')
     return name
 
@@ -208,7 +208,7 @@ def priced(
     settings: Settings,
     region: Region,
     zone: str,
-    machine: machines.MachineType,
+    machine: listed_types.MachineType,
     market: base.Market,
 ) -> base.Offer | None:
     """Return one offer, None where the type is not sold in that market."""

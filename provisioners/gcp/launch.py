@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.cloud import compute_v1
 
 from provisioners import base, catalogue
-from provisioners.gcp import errors, instances, names, operations, rates, request, settings, tags, unsettled
+from provisioners.gcp import errors, instances, names, operations, pending_launches, rates, request, settings, tags
 from provisioners.gcp.calls import Calls
 from provisioners.gcp.client import INSERT_TIMEOUT
 from provisioners.gcp.error_scopes import Target
@@ -22,7 +22,7 @@ class Launcher:
         *,
         calls: Calls,
         operations: operations.Operations,
-        unsettled: unsettled.Launches,
+        unsettled: pending_launches.Launches,
     ) -> None:
         self._context = context
         self._settings = chosen

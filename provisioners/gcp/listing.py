@@ -15,7 +15,7 @@ from typing import Any
 from google.cloud import compute_v1
 
 from provisioners import base, catalogue
-from provisioners.gcp import end_reasons, instances, names, rates, tags, unsettled
+from provisioners.gcp import end_reasons, instances, names, pending_launches, rates, tags
 from provisioners.gcp.calls import Calls
 from provisioners.gcp.client import TIMEOUT
 from provisioners.gcp.operations import Operations
@@ -106,7 +106,7 @@ class Lister:
         catalog: catalogue.Catalog,
         calls: Calls,
         operations: Operations,
-        unsettled: unsettled.Launches,
+        unsettled: pending_launches.Launches,
     ) -> None:
         self._context = context
         self._catalog = catalog

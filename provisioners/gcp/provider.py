@@ -19,12 +19,12 @@ from provisioners.gcp import (
     listing,
     names,
     offers,
+    pending_launches,
     pricing,
     quotas,
     rates,
     request,
     settings,
-    unsettled,
 )
 from provisioners.gcp.calls import Calls
 from provisioners.gcp.client import TIMEOUT, Clients
@@ -49,7 +49,7 @@ class Gcp(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
         )
         self._offers = offers.Offers(context.name, self._settings, self._catalog, self._available)
         self._operations = Operations(self._calls)
-        self._unsettled = unsettled.Launches(context, self._calls, self._operations)
+        self._unsettled = pending_launches.Launches(context, self._calls, self._operations)
         self._lister = listing.Lister(context, self._catalog, self._calls, self._operations, self._unsettled)
         self._launcher = launch.Launcher(
             context,

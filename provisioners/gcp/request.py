@@ -12,7 +12,7 @@ import re
 from google.cloud import compute_v1
 
 from provisioners import base
-from provisioners.catalogue import machines
+from provisioners.catalogue import listed_types
 from provisioners.gcp import images, names, settings, tags
 
 #: Bytes of one metadata value, and of all of them (schema ``Metadata``).
@@ -59,7 +59,7 @@ def build(
     request: base.CreateRequest, chosen: settings.Settings, launch: settings.Launch, *, now: float
 ) -> compute_v1.InsertInstanceRequest:
     """The call.  Raises a definite CONFIG failure for a request that Compute Engine could not serve."""
-    machines.refuse_malformed(request, dict.fromkeys(request.options))
+    listed_types.refuse_malformed(request, dict.fromkeys(request.options))
     offer = request.offer
     problem = user_data_problem(request)
     written = json.dumps(dict(request.tags), sort_keys=True, separators=(",", ":"))

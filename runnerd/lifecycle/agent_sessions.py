@@ -23,7 +23,7 @@ from runnerd.forges import base as forges
 from runnerd.kit import clock
 from runnerd.lifecycle import agent_answers, agent_assignment
 from runnerd.model import AttemptKey, InstanceId, InstanceState, Reason
-from runnerd.runtime import shared, steps
+from runnerd.runtime import shared, step_facts
 
 #: The protocol versions that this daemon serves: its own and the one before.
 PROTOCOLS = frozenset({1})
@@ -309,7 +309,7 @@ class AgentSessions:
             await self._runtime.rows.amend(row.id, job_started=True)
 
     async def _ended(
-        self, row: model.Instance, reason: Reason, detail: str, *, fault: steps.Fault | None = None
+        self, row: model.Instance, reason: Reason, detail: str, *, fault: step_facts.Fault | None = None
     ) -> None:
         self.grants.pop(row.id, None)
         await self._runtime.rows.step(
@@ -332,7 +332,7 @@ class AgentSessions:
         self._runtime.observations.heard(row.id)
         reason = Reason.GATE_FAILED if stage == "gate" else Reason.RUNNER_EXITED
         blamed = _FAULTS.get(stage)
-        fault = steps.Fault(blamed, base.Failure(base.Kind.BOOT, detail)) if blamed else None
+        fault = step_facts.Fault(blamed, base.Failure(base.Kind.BOOT, detail)) if blamed else None
         await self._ended(row, reason, detail, fault=fault)
         self._runtime.wake()
         return {}

@@ -18,7 +18,7 @@ from runnerd import config
 from runnerd.model import Attempt, AttemptKey, AttemptState, Instance, InstanceId, InstanceState, Reason
 from runnerd.offers import admission, selection
 from runnerd.offers import request as launch_request
-from runnerd.runtime import providers, shared, steps
+from runnerd.runtime import providers, shared, step_facts
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ class Launcher:
         elif error.kind is base.Kind.THROTTLED:
             provider.bucket(offer.region).pause(error.retry_after or BACKOFF_S)
         else:
-            fault = steps.Fault(error.kind.value, error.failure)
+            fault = step_facts.Fault(error.kind.value, error.failure)
         unknown = error.maybe_created or self._lingers(attempt)
         moved = dataclasses.replace(
             self.moved(attempt, AttemptState.UNKNOWN if unknown else AttemptState.FAILED),
@@ -235,7 +235,7 @@ class Launcher:
         return dataclasses.replace(current, state=to, since=self._runtime.clock.now())
 
 
-def _place(key: AttemptKey, offer: base.Offer, deadline: float) -> steps.InstanceFacts:
+def _place(key: AttemptKey, offer: base.Offer, deadline: float) -> step_facts.InstanceFacts:
     return {
         "attempt": key,
         "provider": offer.provider,
@@ -253,7 +253,7 @@ def _place(key: AttemptKey, offer: base.Offer, deadline: float) -> steps.Instanc
     }
 
 
-def no_place() -> steps.InstanceFacts:
+def no_place() -> step_facts.InstanceFacts:
     """Return the facts of an instance that lost its offer: it belongs to no place until the next one."""
     return {
         "attempt": None,

@@ -23,7 +23,7 @@ from runnerd.lifecycle import adoption, agent_sessions, consoles, end_reasons
 from runnerd.lifecycle import registration as lifecycle_registration
 from runnerd.model import InstanceId, InstanceState, Reason
 from runnerd.planner.observation import Observation
-from runnerd.runtime import shared, steps
+from runnerd.runtime import shared, step_facts
 
 #: Seconds after which a deletion that does not end is alarmed: it costs money and a place.
 STUCK_S = 600.0
@@ -93,12 +93,12 @@ class Reaper:
         self._runtime.wake()
         return True
 
-    def _fault(self, id: InstanceId, reason: Reason, detail: str) -> steps.Fault | None:
+    def _fault(self, id: InstanceId, reason: Reason, detail: str) -> step_facts.Fault | None:
         if reason is Reason.BOOT_TIMEOUT:
-            return steps.Fault(base.Kind.BOOT, base.Failure(base.Kind.BOOT, detail))
+            return step_facts.Fault(base.Kind.BOOT, base.Failure(base.Kind.BOOT, detail))
         if reason is Reason.LAUNCH_FAILED:
             failure = self._runtime.observations.of(id).failure or base.Failure(base.Kind.CAPACITY, detail)
-            return steps.Fault(failure.kind.value, failure)
+            return step_facts.Fault(failure.kind.value, failure)
         return None
 
     def completed_but_busy(self) -> Iterator[tuple[InstanceId, str]]:
@@ -226,7 +226,7 @@ class Reaper:
         message = why.detail or (why.failure.message if why.failure else "")
         fault = None
         if why.failure is not None and row.reason is not Reason.LAUNCH_FAILED:
-            fault = steps.Fault(why.failure.kind.value, why.failure)
+            fault = step_facts.Fault(why.failure.kind.value, why.failure)
         stepped = await self._runtime.rows.step(
             id,
             InstanceState.GONE,

@@ -14,7 +14,7 @@ from runnerd.kit import display
 from runnerd.lifecycle import provisioning
 from runnerd.model import Attempt, AttemptState, Instance, InstanceId, InstanceState, Reason
 from runnerd.offers import request as launch_request
-from runnerd.runtime import providers, shared, steps
+from runnerd.runtime import providers, shared, step_facts
 
 
 class UnknownCreates:
@@ -95,7 +95,7 @@ class UnknownCreates:
         self._runtime.observations.count_afresh(id)
         age = asked_at - attempt.sent_at
         detail = f"not found {display.span(age)} after the request; absent from {planner.ABSENCES} complete listings"
-        nowhere: steps.InstanceFacts = provisioning.no_place() if wanted else {}
+        nowhere: step_facts.InstanceFacts = provisioning.no_place() if wanted else {}
         await self._runtime.rows.step(
             id,
             InstanceState.PLANNED if wanted else InstanceState.FAILED,

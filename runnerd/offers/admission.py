@@ -16,7 +16,7 @@ from provisioners.base import Market, Offer
 from runnerd import config, model
 from runnerd.model import Instance, InstanceState
 from runnerd.offers import blocklist, quotas
-from runnerd.planner import refusals
+from runnerd.planner import limit_messages
 from runnerd.planner.snapshot import Budget
 from runnerd.runtime import budget, shared
 
@@ -24,7 +24,7 @@ from runnerd.runtime import budget, shared
 _ROUNDING, _OVERRUN = 1e-9, 0.01
 _DAY_S = 86400.0
 #: Titles of levels whose alarms have another id, which people may have rules for.
-_ALARM_ID = {refusals.ALL: "the whole"}
+_ALARM_ID = {limit_messages.ALL: "the whole"}
 
 
 @dataclass(slots=True)
@@ -45,9 +45,9 @@ class _Account:
         """Return why one more instance of that offer is not admitted; empty when it is."""
         limits = self.limits
         if limits.instances is not None and self.instances >= limits.instances:
-            return refusals.instances(self.title, limits.instances)
+            return limit_messages.instances(self.title, limits.instances)
         if limits.gpus is not None and self.gpus + offer.gpus > limits.gpus:
-            return refusals.gpus(self.title, limits.gpus)
+            return limit_messages.gpus(self.title, limits.gpus)
         return self.dollars_refusal(offer, lifetime, now)
 
     def dollars_refusal(self, offer: Offer, lifetime: float, now: float) -> str:
@@ -58,12 +58,12 @@ class _Account:
         if limits.on_reached is config.OnReached.SPOT_ONLY and offer.market is Market.SPOT:
             return ""
         if limits.dollars_per_hour is not None and self.rate + offer.price > limits.dollars_per_hour:
-            return refusals.rate(self.title, then=self.rate + offer.price, limit=limits.dollars_per_hour)
+            return limit_messages.rate(self.title, then=self.rate + offer.price, limit=limits.dollars_per_hour)
         for window, used in zip(self.windows, self.committed, strict=True):
             more = budget.next_commitment(offer.price, lifetime, now, window)
             if used + more > window.dollars + _ROUNDING:
                 left = Budget(window.dollars - used, window.dollars, _span(window, now))
-                return refusals.dollars(self.title, left, left=left.left, more=more)
+                return limit_messages.dollars(self.title, left, left=left.left, more=more)
         return ""
 
     def add_row(self, row: Instance, now: float, *, count: int = 1) -> None:
@@ -163,7 +163,7 @@ class Admission:
         settings, wall = self._runtime.config, self._runtime.clock.wall()
         # Budgets of every day that an instance launched now may reach are counted.
         horizon = max((pool.lifetime for pool in settings.pools.values()), default=0.0)
-        found = {("all", ""): _account(refusals.ALL, settings.limits, wall, horizon)}
+        found = {("all", ""): _account(limit_messages.ALL, settings.limits, wall, horizon)}
         for pool in settings.pools.values():
             found["pool", pool.name] = _account(f"pool {pool.name}", pool.limits, wall, horizon)
         for provider in settings.providers.values():
@@ -221,7 +221,7 @@ class Admission:
         most = account.limits.instances if account is not None else None
         if account is None or most is None or account.instances < most:
             return ""
-        return refusals.instances(account.title, most)
+        return limit_messages.instances(account.title, most)
 
     def team_refusals(self, offer: Offer, lifetime: float) -> dict[str, str]:
         """Return the teams whose budget cannot pay one more instance of that offer, with why."""

@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 from provisioners import base
 from runnerd.model import Block, Instance, InstanceId, InstanceState, Reason
-from runnerd.runtime import shared, steps
+from runnerd.runtime import shared, step_facts
 
 #: Seconds that a failure blocks its scope, first and at most; doubled while the same pattern fails again.
 BLOCK_TIMES_S: Mapping[str, tuple[float, float]] = MappingProxyType(
@@ -123,7 +123,7 @@ class Blocklist:
 
     # -- faults ------------------------------------------------------------------------------------------------
 
-    def _judge(self, row: Instance, fault: steps.Fault) -> list[Block]:
+    def _judge(self, row: Instance, fault: step_facts.Fault) -> list[Block]:
         """Return the blocks that a fault of an instance earns, for the commit of the step that it caused."""
         offer = offer_of(row)
         provider = self._runtime.providers.get(row.provider)
@@ -139,7 +139,7 @@ class Blocklist:
         found = block(offer, reason, failure, blocks=self._runtime.rows.blocks.values(), now=now)
         return [] if found is None else [found]
 
-    def _suspect_image(self, row: Instance, fault: steps.Fault) -> list[Block]:
+    def _suspect_image(self, row: Instance, fault: step_facts.Fault) -> list[Block]:
         """Count a machine that did not come up against its image; a block once there are too many in a row."""
         offer = offer_of(row)
         if offer is None or not offer.image or fault.reason not in _IMAGE_REASONS:

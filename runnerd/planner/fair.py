@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runnerd.model import Instance
-from runnerd.planner import refusals
+from runnerd.planner import limit_messages
 from runnerd.planner.actions import Action, Launch
 from runnerd.planner.snapshot import Budget, PoolView, Snapshot
 
@@ -68,9 +68,9 @@ class Room:
         team = self._teams[name]
         held, held_gpus = self._team_counts.get(name, (0, 0))
         if team.max_instances is not None and held >= team.max_instances:
-            return refusals.instances(f"team {name}", team.max_instances)
+            return limit_messages.instances(f"team {name}", team.max_instances)
         if team.max_gpus is not None and held_gpus + pool.gpus > team.max_gpus:
-            return refusals.gpus(f"team {name}", team.max_gpus)
+            return limit_messages.gpus(f"team {name}", team.max_gpus)
         return pool.team_refusals.get(name, "")
 
     def refusal(self, pool: PoolView) -> str:
@@ -78,18 +78,18 @@ class Room:
         title = f"pool {pool.name}"
         count, gpus = self._pools[pool.name]
         if pool.max_instances is not None and count is not None and count < 1:
-            return refusals.instances(title, pool.max_instances)
+            return limit_messages.instances(title, pool.max_instances)
         if pool.max_gpus is not None and gpus is not None and gpus < pool.gpus:
-            return refusals.gpus(title, pool.max_gpus)
+            return limit_messages.gpus(title, pool.max_gpus)
         if self._max_instances is not None and self._instances is not None and self._instances < 1:
-            return refusals.instances(refusals.ALL, self._max_instances)
+            return limit_messages.instances(limit_messages.ALL, self._max_instances)
         if self._max_gpus is not None and self._gpus is not None and self._gpus < pool.gpus:
-            return refusals.gpus(refusals.ALL, self._max_gpus)
+            return limit_messages.gpus(limit_messages.ALL, self._max_gpus)
         left = self._pool_dollars[pool.name]
         if pool.budget is not None and left is not None and left < pool.commitment:
-            return refusals.dollars(title, pool.budget, left=left, more=pool.commitment)
+            return limit_messages.dollars(title, pool.budget, left=left, more=pool.commitment)
         if self._budget is not None and self._dollars is not None and self._dollars < pool.commitment:
-            return refusals.dollars(refusals.ALL, self._budget, left=self._dollars, more=pool.commitment)
+            return limit_messages.dollars(limit_messages.ALL, self._budget, left=self._dollars, more=pool.commitment)
         return ""
 
     def take(self, pool: PoolView, repo: str) -> None:

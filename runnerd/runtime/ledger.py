@@ -34,7 +34,7 @@ from runnerd.model import (
     RegistrationId,
     RegistrationState,
 )
-from runnerd.runtime import budget, steps
+from runnerd.runtime import budget, step_facts
 
 NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -82,7 +82,7 @@ class Ledger:
         self.on_attempt: list[Callable[[Attempt | None, Attempt], None]] = []
         #: Called inside a step with the row as it was and the fault that the step carries; the blocks that are returned
         #: join its commit.
-        self.on_fault: list[Callable[[Instance, steps.Fault], Iterable[Block]]] = []
+        self.on_fault: list[Callable[[Instance, step_facts.Fault], Iterable[Block]]] = []
         #: Called once with each gone instance whose provider said late why it ended, before and after.
         self.on_proof: list[Callable[[Instance, Instance], None]] = []
         #: Called with each instance whose row leaves memory.
@@ -190,8 +190,8 @@ class Ledger:
         detail: str = "",
         attempt_row: Attempt | None = None,
         registration_row: Registration | None = None,
-        fault: steps.Fault | None = None,
-        **facts: Unpack[steps.InstanceFacts],
+        fault: step_facts.Fault | None = None,
+        **facts: Unpack[step_facts.InstanceFacts],
     ) -> Instance | None:
         """Move an instance along an edge; its attempt, its registration and what a fault blocks join the commit.
 
@@ -247,11 +247,11 @@ class Ledger:
         """Move every time of the live rows, because the clock that stamped them was moved; :meth:`keep` stores them."""
         for row in list(self.instances.values()):
             if row.state not in model.CLOSED:
-                self._instances[row.id] = steps.shifted(row, drift)
+                self._instances[row.id] = step_facts.shifted(row, drift)
         for attempt in list(self.attempts.values()):
-            self._attempts[attempt.key] = steps.shifted(attempt, drift)
+            self._attempts[attempt.key] = step_facts.shifted(attempt, drift)
         for registration in list(self.registrations.values()):
-            self._registrations[registration.id] = steps.shifted(registration, drift)
+            self._registrations[registration.id] = step_facts.shifted(registration, drift)
 
     async def keep(self, event: Event) -> None:
         """Write every row in memory anew, with why."""
@@ -262,7 +262,7 @@ class Ledger:
         id: InstanceId,
         *,
         expect: Callable[[Instance], bool] | None = None,
-        **facts: Unpack[steps.InstanceFacts],
+        **facts: Unpack[step_facts.InstanceFacts],
     ) -> Instance | None:
         """Change facts of an instance without moving it; None when it is not as expected (any more)."""
         async with self._lock(id):

@@ -15,7 +15,7 @@ from provisioners.support import numbers
 from runnerd import errors, read_model
 from runnerd.admin import commands
 from runnerd.kit import redaction
-from runnerd.views import costs, documents, events, explain, lists, output, pricing, status
+from runnerd.views import costs, documents, events, explain, instance_logs, lists, pricing, status
 from runnerd.web import unixsocket, wire
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class Admin:
         )
 
     async def _logs(self, request: web.Request) -> web.Response:
-        return _answer(await output.logs(self._reading, request.query.get("name", "")))
+        return _answer(await instance_logs.logs(self._reading, request.query.get("name", "")))
 
     async def _cost(self, request: web.Request) -> web.Response:
         query = request.query

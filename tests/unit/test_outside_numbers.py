@@ -26,7 +26,7 @@ from runnerd.agent import client as agent_client
 from runnerd.agent import nvidia, strict_json
 from runnerd.forges.github import failures
 from runnerd.forges.github.scalesets import messages, tally
-from runnerd.forges.gitlab import jobs, pace
+from runnerd.forges.gitlab import jobs, rate_limits
 from runnerd.kit import http, sdnotify, yamlfile
 from runnerd.lifecycle import adoption, inventory, sweep_policy
 from runnerd.offers import admission
@@ -246,7 +246,7 @@ def test_an_answer_of_a_forge_with_such_a_number_is_no_answer(text: str) -> None
 @pytest.mark.parametrize("text", MEANINGLESS)
 def test_no_header_of_a_forge_asks_for_a_pause_without_end(text: str) -> None:
     assert failures.seconds(text, 60.0) == 60.0
-    assert pace.requested_backoff({"retry-after": text, "ratelimit-reset": text}, None, START) == 60.0
+    assert rate_limits.requested_backoff({"retry-after": text, "ratelimit-reset": text}, None, START) == 60.0
 
 
 @odd("value", [*MEANINGLESS, *ODD_VALUES, 1.5, -1])

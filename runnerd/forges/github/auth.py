@@ -14,7 +14,7 @@ import jwt
 
 from runnerd import __version__, config, errors
 from runnerd.forges import fields
-from runnerd.forges.github import failures, pace
+from runnerd.forges.github import backoff, failures
 from runnerd.forges.github.scope import Kind, Scope
 from runnerd.forges.github.wire import Wire
 from runnerd.kit import http, redaction, secrets
@@ -150,7 +150,7 @@ class App:
         response = await self._send(method, path, endpoint, what)
         if response.status == 401 and response.date() is not None:
             response = await self._send(method, path, endpoint, what)
-        for delay in pace.AGAIN:
+        for delay in backoff.AGAIN:
             if response.status < 500:
                 break
             await self._wire.clock.sleep(delay)

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from runnerd import errors, model
 from runnerd.forges import base
-from runnerd.forges.github import failures, pace
+from runnerd.forges.github import backoff as delays
+from runnerd.forges.github import failures
 from runnerd.forges.github.rest.rest import Rest
 from runnerd.forges.github.scalesets.listener import Listener
 from runnerd.forges.github.scalesets.service import SET_GONE, Service, values
@@ -37,7 +38,7 @@ class RegistrationLimits:
         self._clock = clock
         self._rng = rng
         self._sent: collections.deque[float] = collections.deque()
-        self._backoffs: dict[model.Queue, pace.Backoff] = {}
+        self._backoffs: dict[model.Queue, delays.Backoff] = {}
         self._not_before: dict[model.Queue, float] = {}
         self._under_way: collections.Counter[model.Queue] = collections.Counter()
 
@@ -94,7 +95,9 @@ class RegistrationLimits:
         if began < self.not_before(queue) and queue in self._backoffs:
             # Sent with others before the refusal was known: one burst is one refusal.
             return
-        backoff = self._backoffs.setdefault(queue, pace.Backoff(pace.REFUSED, self._rng, longest=pace.REFUSED[-1]))
+        backoff = self._backoffs.setdefault(
+            queue, delays.Backoff(delays.REFUSED, self._rng, longest=delays.REFUSED[-1])
+        )
         self._not_before[queue] = max(self.not_before(queue), now + backoff.next())
 
     def _recent(self, now: float) -> int:

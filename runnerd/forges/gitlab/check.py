@@ -13,7 +13,7 @@ from typing import Any
 from provisioners.base import Finding, Level
 from provisioners.support import numbers
 from runnerd import config, errors
-from runnerd.forges.gitlab import discovery, pace, rest, runners
+from runnerd.forges.gitlab import discovery, rate_limits, rest, runners
 from runnerd.kit import clock as clocks
 
 #: The first version with ``POST /user/runners`` (doc/api/users).
@@ -192,7 +192,7 @@ class Check:
 
     def _polling(self) -> None:
         count = sum(len(self._directory.projects(scope.path)) for scope in self._directory.scopes)
-        budget = self._settings.requests_per_minute * pace.SHARES[pace.Urgency.BACKGROUND]
+        budget = self._settings.requests_per_minute * rate_limits.SHARES[rate_limits.Urgency.BACKGROUND]
         needed = count * 60.0 / self._settings.idle_poll
         if needed > budget:
             self._add(

@@ -22,7 +22,7 @@ from runnerd.forges.gitlab import (
     flavour,
     heartbeat,
     jobs,
-    pace,
+    rate_limits,
     rest,
     retry,
     runners,
@@ -226,7 +226,7 @@ class GitLab:
             pause = error.retry_after
         else:
             passing = isinstance(error, errors.ForgeUnavailable)
-            pause = pace.backoff(UNANSWERED_S if passing else REFUSED_S, self._refusals[scope], self._rng)
+            pause = rate_limits.backoff(UNANSWERED_S if passing else REFUSED_S, self._refusals[scope], self._rng)
         self._register_after[scope] = (self._clock.now() + pause, str(error))
 
     async def _record_history(self, queue: model.Queue, views: Sequence[jobs.JobView]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from runnerd import errors
 from runnerd.forges import fields
-from runnerd.forges.gitlab import matching, pace, rest
+from runnerd.forges.gitlab import matching, rate_limits, rest
 from runnerd.kit import clock as clocks
 
 #: Seconds for which the protected refs of a project are kept.
@@ -106,14 +106,14 @@ class Directory:
     async def id_of(self, scope: Scope) -> int:
         """Return GitLab's id of the scope, which is looked up once.  Raises :class:`errors.ForgeError`."""
         if scope.path not in self._ids:
-            answer = await self._lookup(scope, pace.Urgency.FOREGROUND)
+            answer = await self._lookup(scope, rate_limits.Urgency.FOREGROUND)
             number = fields.positive_id(answer.get("id"))
             if not number:
                 raise errors.ForgeUnavailable(f"{self._rest.name}: GitLab answered no id for {scope.path}")
             self._ids[scope.path] = number
         return self._ids[scope.path]
 
-    async def _lookup(self, scope: Scope, urgency: pace.Urgency) -> Mapping[str, Any]:
+    async def _lookup(self, scope: Scope, urgency: rate_limits.Urgency) -> Mapping[str, Any]:
         if scope.group:
             return await self._rest.get(
                 "/groups/{id}",
@@ -134,7 +134,7 @@ class Directory:
         if scope.group:
             rows = await self._group_rows(scope)
         else:
-            rows = [await self._lookup(scope, pace.Urgency.BACKGROUND)]
+            rows = [await self._lookup(scope, rate_limits.Urgency.BACKGROUND)]
             if (number := fields.positive_id(rows[0].get("id"))) > 0:
                 self._ids[scope.path] = number
         listed: dict[int, Project] = {}
@@ -154,7 +154,7 @@ class Directory:
                     what=f"list the projects of {scope.path}",
                     path={"id": number},
                     query=(*wanted, *(rest.KEYSET if self._keyset else (("per_page", "100"),))),
-                    urgency=pace.Urgency.BACKGROUND,
+                    urgency=rate_limits.Urgency.BACKGROUND,
                 )
             except errors.ForgeNotFound:
                 # The group may have been deleted and created again under its path.

@@ -13,7 +13,7 @@ import random
 
 from runnerd import errors, model
 from runnerd.forges import base, fields
-from runnerd.forges.gitlab import discovery, pace, rest, runners
+from runnerd.forges.gitlab import discovery, rate_limits, rest, runners
 from runnerd.kit import clock as clocks
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Heartbeats:
                     delay = AGAIN_S[-1]
             except errors.ForgeError as error:
                 failures += 1
-                delay = pace.backoff(AGAIN_S, failures, self._rng)
+                delay = rate_limits.backoff(AGAIN_S, failures, self._rng)
                 passing = isinstance(error, errors.ForgeUnavailable | errors.ForgeThrottled)
                 problem = "" if passing and failures < ALARM_AFTER else str(error)
             except Exception as error:

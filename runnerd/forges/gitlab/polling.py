@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from runnerd.forges.gitlab import discovery, pace
+from runnerd.forges.gitlab import discovery, rate_limits
 
 #: Seconds for which a project counts as active after work was seen in it.
 ACTIVE_FOR_S = 600.0
@@ -134,7 +134,7 @@ class Schedule:
         """Note that the project did not answer."""
         slot.held = False
         slot.failures += 1
-        slot.due = now + pace.backoff(DELAYS_S, slot.failures, self._rng)
+        slot.due = now + rate_limits.backoff(DELAYS_S, slot.failures, self._rng)
 
     def answered_hints(self, slot: Slot) -> None:
         """Note that only its hinted jobs were polled; its turn in the round stays."""

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 from runnerd import errors, model
 from runnerd.forges import base
-from runnerd.forges.gitlab import discovery, jobs, jobtable, matching, pace, rest
+from runnerd.forges.gitlab import discovery, jobs, jobtable, matching, rate_limits, rest
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class ProjectJobs:
             what=f"list the waiting jobs of {project.path}",
             path={"id": project.id},
             query=(("scope[]", "pending"), ("scope[]", "running"), *rest.KEYSET),
-            urgency=pace.Urgency.BACKGROUND,
+            urgency=rate_limits.Urgency.BACKGROUND,
             prepaid=True,
         ):
             yield self._read(page, project)
@@ -83,7 +83,7 @@ class ProjectJobs:
                     what=f"list the jobs of pipeline {pipeline} of {project.path}",
                     path={"id": project.id, "pipeline": pipeline},
                     query=(("include_retried", "true"), ("per_page", "100")),
-                    urgency=pace.Urgency.BACKGROUND,
+                    urgency=rate_limits.Urgency.BACKGROUND,
                 )
                 views = [view for view in self._read(rows, project) if view.id in left]
                 changes += await self.changes(project, views)
@@ -109,7 +109,7 @@ class ProjectJobs:
                 "/projects/{id}/jobs/{job}",
                 what=f"read job {id} of {project.path}",
                 path={"id": project.id, "job": id},
-                urgency=pace.Urgency.BACKGROUND,
+                urgency=rate_limits.Urgency.BACKGROUND,
                 prepaid=prepaid,
             )
         except errors.ForgeNotFound:

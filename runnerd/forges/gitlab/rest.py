@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from runnerd import errors
-from runnerd.forges.gitlab import pace
+from runnerd.forges.gitlab import rate_limits
 from runnerd.kit import clock as clocks
 from runnerd.kit import http
 
@@ -63,7 +63,7 @@ class Rest:
         self._clock = clock
         self._transport = transport
         self._on_request = on_request
-        self.pace = pace.Pace(name, per_minute, clock=clock, rng=rng)
+        self.pace = rate_limits.Pace(name, per_minute, clock=clock, rng=rng)
         #: GitLab's clock and our steady time when it was read.
         self.server_date: tuple[float, float] | None = None
 
@@ -88,7 +88,7 @@ class Rest:
         path: Mapping[str, str | int] | None = None,
         query: Query = (),
         body: Mapping[str, Any] | None = None,
-        urgency: pace.Urgency = pace.Urgency.FOREGROUND,
+        urgency: rate_limits.Urgency = rate_limits.Urgency.FOREGROUND,
         anonymous: bool = False,
         prepaid: bool = False,
     ) -> http.Response:
@@ -117,7 +117,7 @@ class Rest:
         what: str,
         path: Mapping[str, str | int] | None = None,
         query: Query = (),
-        urgency: pace.Urgency = pace.Urgency.FOREGROUND,
+        urgency: rate_limits.Urgency = rate_limits.Urgency.FOREGROUND,
         prepaid: bool = False,
     ) -> Mapping[str, Any]:
         """GET one JSON object.  Raises :class:`errors.ForgeError`, also when the answer is not an object."""
@@ -152,7 +152,7 @@ class Rest:
         what: str,
         path: Mapping[str, str | int] | None = None,
         query: Query = (),
-        urgency: pace.Urgency = pace.Urgency.FOREGROUND,
+        urgency: rate_limits.Urgency = rate_limits.Urgency.FOREGROUND,
         prepaid: bool = False,
     ) -> AsyncIterator[list[Mapping[str, Any]]]:
         """GET a list page by page, following ``Link: rel="next"`` as it is.
@@ -177,7 +177,7 @@ class Rest:
         what: str,
         path: Mapping[str, str | int] | None = None,
         query: Query = (("per_page", "100"),),
-        urgency: pace.Urgency = pace.Urgency.FOREGROUND,
+        urgency: rate_limits.Urgency = rate_limits.Urgency.FOREGROUND,
     ) -> list[Mapping[str, Any]]:
         """Return all rows of a list.  Raises :class:`errors.ForgeError` if any page is missing."""
         pages = self.pages(template, what=what, path=path, query=query, urgency=urgency)
@@ -191,7 +191,7 @@ class Rest:
         *,
         what: str,
         body: Mapping[str, Any] | None,
-        urgency: pace.Urgency | None,
+        urgency: rate_limits.Urgency | None,
         anonymous: bool = False,
     ) -> http.Response:
         if urgency is not None:
@@ -233,7 +233,7 @@ class Rest:
             remedy = "It has moved: use its present path, and the address that GitLab itself uses."
         message = f"{self._name}: {what}: GitLab answered {status}{detail}{place}. {remedy}".rstrip()
         if status == 429:
-            seconds = pace.requested_backoff(answer.headers, date, self._clock.wall())
+            seconds = rate_limits.requested_backoff(answer.headers, date, self._clock.wall())
             self.pace.hold(seconds)
             return errors.ForgeThrottled(message, retry_after=seconds)
         if status == 408 or status >= 500:

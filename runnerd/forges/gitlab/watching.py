@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from runnerd import config, errors, model
 from runnerd.forges import base
-from runnerd.forges.gitlab import discovery, heartbeat, jobs, jobtable, matching, pace, polling, rest, webhooks
+from runnerd.forges.gitlab import discovery, heartbeat, jobs, jobtable, matching, polling, rate_limits, rest, webhooks
 from runnerd.forges.gitlab.health import WHOLE_FORGE, ForgeHealth
 from runnerd.forges.gitlab.project_jobs import ProjectJobs
 from runnerd.forges.gitlab.recording import Recorder
@@ -177,7 +177,7 @@ class Watch:
                 continue
             # The turn before the choice: what is most urgent is known only when something may be sent.
             await self._room.acquire()
-            await self._rest.pace.turn(pace.Urgency.BACKGROUND)
+            await self._rest.pace.turn(rate_limits.Urgency.BACKGROUND)
             slot = self._schedule.take(self._clock.now())
             if slot is None:
                 self._rest.pace.refund()
@@ -209,7 +209,7 @@ class Watch:
                     self._health.recovered(WHOLE_FORGE, "credential", "unreachable")
                 except (errors.ForgeError, errors.StoreError) as error:
                     failures[path] += 1
-                    due[path] = now + pace.backoff(DISCOVER_AGAIN_S, failures[path], self._rng)
+                    due[path] = now + rate_limits.backoff(DISCOVER_AGAIN_S, failures[path], self._rng)
                     if isinstance(error, errors.ForgeAuthFailed):
                         self._health.failed(WHOLE_FORGE, "credential", str(error))
                     else:

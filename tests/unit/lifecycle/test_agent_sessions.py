@@ -9,7 +9,7 @@ from runnerd import errors, model
 from runnerd.forges.base import RunnerConfig
 from runnerd.lifecycle import agent_sessions
 from runnerd.model import AttemptKey, InstanceId, InstanceState, Reason
-from runnerd.runtime import steps
+from runnerd.runtime import step_facts
 from tests.support.clocks import START, ManualClock, settle
 from tests.support.fakes import (
     NONCE,
@@ -408,7 +408,7 @@ async def test_an_instance_that_cannot_work_is_drained_and_its_offer_blamed(
     known(place, "booting")
     seen: list[tuple[str, str]] = []
 
-    def judge(row: model.Instance, fault: steps.Fault) -> list[model.Block]:
+    def judge(row: model.Instance, fault: step_facts.Fault) -> list[model.Block]:
         seen.append((fault.reason, fault.failure.message))
         return []
 

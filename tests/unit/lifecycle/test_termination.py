@@ -16,7 +16,7 @@ from runnerd.lifecycle import consoles as lifecycle_consoles
 from runnerd.lifecycle import registration as lifecycle_registration
 from runnerd.model import InstanceId, Reason
 from runnerd.reconcile import loop
-from runnerd.runtime import steps
+from runnerd.runtime import step_facts
 from tests.support import small_daemon
 from tests.support.clocks import START, settle
 from tests.support.fakes import (
@@ -361,7 +361,7 @@ async def test_a_provider_that_does_not_say_why_does_not_keep_a_row_open(
 async def test_a_launch_that_failed_says_so_once_to_who_wants_to_know(reaper: termination.Reaper, place: Place) -> None:
     told: list[tuple[str, base.Failure]] = []
 
-    def judge(row: model.Instance, fault: steps.Fault) -> list[model.Block]:
+    def judge(row: model.Instance, fault: step_facts.Fault) -> list[model.Block]:
         told.append((row.offer, fault.failure))
         return []
 

@@ -9,7 +9,7 @@ from provisioners.base import Failure, Kind
 from runnerd import errors, model
 from runnerd.model import Block, InstanceId, InstanceState, Reason
 from runnerd.offers import blocklist
-from runnerd.runtime import steps
+from runnerd.runtime import step_facts
 from tests.support.clocks import START, ManualClock, settle
 from tests.support.fakes import (
     FULL,
@@ -29,7 +29,7 @@ def blocks(place: Place) -> blocklist.Blocklist:
 async def fail(place: Place, row: model.Instance, reason: str) -> None:
     """Drain a machine for a fault."""
     place.put(row)
-    fault = steps.Fault(reason, BOOT)
+    fault = step_facts.Fault(reason, BOOT)
     await place.rows.step(row.id, InstanceState.DRAINING, reason=Reason.BOOT_TIMEOUT, fault=fault)
 
 

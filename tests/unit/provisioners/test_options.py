@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from provisioners import base, fake, local, options
-from provisioners.catalogue import machines
+from provisioners.catalogue import listed_types
 
 
 @pytest.mark.parametrize(
@@ -184,4 +184,4 @@ def test_options_refuse_the_sizes_that_the_configuration_refuses(value: object, 
     ],
 )
 def test_a_machine_type_fits_a_shape_or_not(shape: base.Shape, fits: bool) -> None:
-    assert machines.MachineType("m", "t4", 1, cpus=4, memory=10).fits(shape) is fits
+    assert listed_types.MachineType("m", "t4", 1, cpus=4, memory=10).fits(shape) is fits

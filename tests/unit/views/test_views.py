@@ -11,7 +11,7 @@ from runnerd import errors, model
 from runnerd.forges import base as forges
 from runnerd.forges.base import JobEvent
 from runnerd.kit import display
-from runnerd.views import events, explain, lists, output, status
+from runnerd.views import events, explain, instance_logs, lists, status
 from tests.support import small_daemon
 
 
@@ -242,12 +242,12 @@ async def test_logs_show_what_the_agent_said_last_and_mask_what_looks_like_a_tok
     async with small_daemon.running(tmp_path) as small:
         key = await small.queue("train")
         with pytest.raises(errors.Refused, match="has not run"):
-            await output.logs(small.daemon.reading, "train")
+            await instance_logs.logs(small.daemon.reading, "train")
         row = await small.busy(key)
         for listener in small.daemon.controller.agents.on_diagnostics:
             listener(row.id, "disk full\nAuthorization: Bearer ghp_0123456789abcdef0123456789")
         for name in ("train", row.id):
-            found = await output.logs(small.daemon.reading, name)
+            found = await instance_logs.logs(small.daemon.reading, name)
             assert found["instance"] == row.id
             assert "disk full" in found["diagnostics"] and "ghp_" not in found["diagnostics"]
             assert [line["what"] for line in found["events"]][-1] == "busy"
@@ -272,13 +272,13 @@ async def test_logs_of_what_ended_are_what_was_kept_and_no_provider_is_asked(tmp
         daemon.runtime.wake()
         await small.until(lambda: row.id not in small.rows)
         assert len(asked) == 1
-        found = await output.logs(daemon.reading, row.id)
+        found = await instance_logs.logs(daemon.reading, row.id)
         assert (found["console"], found["console_problem"]) == ("[ 1.0] booted\n", "")
         assert found["console_at"] > 0 and found["diagnostics"] == "disk full"
         assert (found["end"], found["end_text"]) == ("ended-by-us", "deleted by runnerd (deleted by a call)")
         await daemon.store.prune(before=small.clock.now() + 60)
         with pytest.raises(errors.Refused):
-            await output.logs(daemon.reading, row.id)
+            await instance_logs.logs(daemon.reading, row.id)
         assert len(asked) == 1
 
 
@@ -288,5 +288,5 @@ async def test_nothing_is_asked_for_an_instance_whose_console_is_forgotten(tmp_p
             model.InstanceId("old"), "gpu", model.InstanceState.GONE, 1.0, 1.0, ref="i-1", gone_at=1.0
         )
         await small.daemon.store.write(gone)
-        found = await output.logs(small.daemon.reading, "old")
+        found = await instance_logs.logs(small.daemon.reading, "old")
         assert found["console"] is None and found["console_problem"] == "no output from it was stored"

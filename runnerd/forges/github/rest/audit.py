@@ -15,8 +15,8 @@ from typing import Protocol
 
 from runnerd import errors, model
 from runnerd.forges import base, fields
-from runnerd.forges.github import pace
-from runnerd.forges.github.limits import Allowance
+from runnerd.forges.github import backoff
+from runnerd.forges.github.rate_limits import Allowance
 from runnerd.forges.github.rest.rest import Rest
 from runnerd.forges.github.rest.runs import Runs, WorkflowJob, fits, labels_of, match, update_of
 from runnerd.forges.github.rest.stranded import StrandedJobs
@@ -110,7 +110,7 @@ class Audit:
         left = any(sink.waiting_jobs(listener.queue) for listener in self._listeners())
         wait = min(self._interval, FIRST_SEARCH_S) if left else self._interval
         while True:
-            await self._clock.sleep(pace.spread(wait, self._rng))
+            await self._clock.sleep(backoff.spread(wait, self._rng))
             wait = self._interval
             try:
                 await self.search(sink)

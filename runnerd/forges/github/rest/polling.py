@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from runnerd import config, errors, model
 from runnerd.forges import base
-from runnerd.forges.github import pace
+from runnerd.forges.github import backoff as delays
 from runnerd.forges.github.rest.runs import Runs, fits, labels_of, update_of
 from runnerd.kit import clock as clocks
 
@@ -53,7 +53,7 @@ class _Repository:
 
     name: str
     due: float
-    backoff: pace.Backoff
+    backoff: delays.Backoff
     #: When it answered last; 0 for never.
     answered_at: float = 0.0
     #: A message for people; empty while it answers.
@@ -89,7 +89,7 @@ class Poller:
     def follow(self, repo: str) -> None:
         """Poll this repository from now on."""
         if repo not in self._repositories and len(self._repositories) < REPOSITORIES_FOLLOWED:
-            backoff = pace.Backoff(pace.LOOP, self._rng)
+            backoff = delays.Backoff(delays.LOOP, self._rng)
             self._repositories[repo] = _Repository(repo, self._clock.now(), backoff)
             self._wake.set()
 
@@ -185,7 +185,7 @@ class Poller:
                 if repo.problem:
                     repo.problem = ""
                     sink.clear("repository", repo.name, "forge-failing")
-                wait = pace.spread(self._interval, self._rng)
+                wait = delays.spread(self._interval, self._rng)
             self._cache.clear()
             repo.due = self._clock.now() + wait
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from runnerd import errors
-from runnerd.forges.github import auth, failures, pace
-from runnerd.forges.github.limits import Limits
+from runnerd.forges.github import auth, backoff, failures
+from runnerd.forges.github.rate_limits import Limits
 from runnerd.forges.github.scope import Scope
 from runnerd.forges.github.wire import Wire
 from runnerd.kit import http, redaction
@@ -67,7 +67,7 @@ class Rest:
         """
         endpoint = template.replace("{scope}", self.scope.template)
         url = self._url(template, path or {}, query)
-        delays = pace.AGAIN if method == "GET" else ()
+        delays = backoff.AGAIN if method == "GET" else ()
         tried = 0
         renewed = False
         while True:
@@ -85,7 +85,7 @@ class Rest:
             except errors.ForgeUnavailable:
                 if tried >= len(delays):
                     raise
-                await self.wire.clock.sleep(pace.spread(delays[tried], self._rng))
+                await self.wire.clock.sleep(backoff.spread(delays[tried], self._rng))
                 tried += 1
                 continue
             self.limits.observe(response)
@@ -102,7 +102,7 @@ class Rest:
                     continue
                 raise failures.refusal(self.wire.forge, what, response, retry_after=wait, remedy=remedy)
             if status >= 500 and tried < len(delays):
-                await self.wire.clock.sleep(pace.spread(delays[tried], self._rng))
+                await self.wire.clock.sleep(backoff.spread(delays[tried], self._rng))
                 tried += 1
                 continue
             raise failures.refusal(

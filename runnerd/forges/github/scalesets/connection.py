@@ -16,7 +16,7 @@ import jwt
 
 from provisioners.support import numbers
 from runnerd import __version__, errors
-from runnerd.forges.github import failures, pace
+from runnerd.forges.github import backoff, failures
 from runnerd.forges.github.rest.rest import Rest
 from runnerd.forges.github.wire import Wire
 from runnerd.kit import http, redaction
@@ -88,7 +88,7 @@ class Connector:
         registration = await self.registration_token()
         scope = self._rest.scope
         what = f"reach the Actions service of {scope.name}"
-        for delay in (*pace.HANDSHAKE, None):
+        for delay in (*backoff.HANDSHAKE, None):
             try:
                 response = await self._wire.send(
                     "/actions/runner-registration",
@@ -113,7 +113,7 @@ class Connector:
                     raise failures.refusal(
                         self._wire.forge, what, response, remedy="the registration token was not accepted"
                     )
-            await self._wire.clock.sleep(pace.spread(delay, self._rng))
+            await self._wire.clock.sleep(backoff.spread(delay, self._rng))
         raise AssertionError("the last try returns or raises")
 
     def _read(self, what: str, response: http.Response) -> Connection:

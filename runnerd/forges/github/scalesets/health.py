@@ -11,7 +11,7 @@ import random
 
 from runnerd import errors, model
 from runnerd.forges import base
-from runnerd.forges.github import pace
+from runnerd.forges.github import backoff
 from runnerd.forges.github.scalesets.session import SessionHeld, SetVanished
 from runnerd.kit import clock as clocks
 
@@ -30,8 +30,8 @@ class QueueHealth:
         self._queue = queue
         self._set_name = set_name
         self._clock = clock
-        self._backoff = pace.Backoff(pace.LOOP, rng)
-        self._held_backoff = pace.Backoff(pace.HELD, rng)
+        self._backoff = backoff.Backoff(backoff.LOOP, rng)
+        self._held_backoff = backoff.Backoff(backoff.HELD, rng)
         self._sink: base.Sink | None = None
         self._problem = ""
         self._problem_since = 0.0

@@ -14,7 +14,7 @@ from typing import Any
 
 from runnerd import config, errors, model
 from runnerd.forges import base
-from runnerd.forges.github import failures, pace
+from runnerd.forges.github import backoff, failures
 from runnerd.forges.github.rest.stranded import StrandedJobs
 from runnerd.forges.github.scalesets import messages, sets
 from runnerd.forges.github.scalesets.acquiring import Offers
@@ -284,7 +284,7 @@ class Listener:
         if self._clock.now() - began < QUICK_S:
             # Something answers for GitHub without waiting; do not spin.
             self._quick_polls += 1
-            await self._clock.sleep(min(pace.LOOP[-1], 0.2 * 2.0 ** min(self._quick_polls, 10)))
+            await self._clock.sleep(min(backoff.LOOP[-1], 0.2 * 2.0 ** min(self._quick_polls, 10)))
         else:
             self._quick_polls = 0
 

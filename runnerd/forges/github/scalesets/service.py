@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict, cast
 
 from runnerd import errors
-from runnerd.forges.github import failures, pace
+from runnerd.forges.github import backoff, failures
 from runnerd.forges.github.rest.rest import Rest
 from runnerd.forges.github.scalesets.connection import Connector, token_end, user_agent
 from runnerd.forges.github.wire import Wire
@@ -133,7 +133,7 @@ class Service:
         set_id: int = 0,
     ) -> dict[str, Any]:
         """GET a JSON object, with a few retries.  Raises :class:`errors.ForgeError` by status."""
-        for delay in (*pace.AGAIN, None):
+        for delay in (*backoff.AGAIN, None):
             try:
                 response = await self.request("GET", path, what, endpoint=endpoint, query=query, set_id=set_id)
                 if response.status == 200:
@@ -144,7 +144,7 @@ class Service:
             except errors.ForgeUnavailable:
                 if delay is None:
                     raise
-                await self.wire.clock.sleep(pace.spread(delay, self._rng))
+                await self.wire.clock.sleep(backoff.spread(delay, self._rng))
         raise AssertionError("the last try returns or raises")
 
     def refusal(self, what: str, response: http.Response, *, remedy: str = "") -> errors.ForgeError:

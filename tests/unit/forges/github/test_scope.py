@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from runnerd.forges.github import pace, scope
+from runnerd.forges.github import backoff as delays
+from runnerd.forges.github import scope
 from runnerd.forges.github.scalesets import sets
 from tests.unit.forges.github import gh_lab
 
@@ -119,8 +120,8 @@ def test_the_name_of_a_set_is_always_one_of_its_labels() -> None:
 
 
 def test_delays_grow_spread_and_end_at_a_minute() -> None:
-    backoff = pace.Backoff(pace.LOOP, random.Random(1))
-    delays = [backoff.next() for _ in range(20)]
-    assert delays[0] < 1 and max(delays) <= pace.LONGEST and delays[-1] >= 48
+    backoff = delays.Backoff(delays.LOOP, random.Random(1))
+    waits = [backoff.next() for _ in range(20)]
+    assert waits[0] < 1 and max(waits) <= delays.LONGEST and waits[-1] >= 48
     backoff.reset()
     assert backoff.next() < 1

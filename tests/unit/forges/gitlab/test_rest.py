@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runnerd import errors
-from runnerd.forges.gitlab import pace, rest
+from runnerd.forges.gitlab import rate_limits, rest
 from runnerd.kit import http
 from tests.support import virtual
 from tests.unit.forges.gitlab.gl_lab import (
@@ -162,7 +162,7 @@ async def test_after_a_429_nothing_is_sent_until_the_time_told(
     with pytest.raises(errors.ForgeThrottled):
         await look(client)
     assert len(server.sent) == 1, "a waiting caller is told, nothing is sent"
-    await client.get("/x", what="poll", urgency=pace.Urgency.BACKGROUND)
+    await client.get("/x", what="poll", urgency=rate_limits.Urgency.BACKGROUND)
     assert server.times == [0.0, 40.0]
 
 
@@ -172,16 +172,18 @@ async def test_little_left_of_the_servers_limit_stops_polls_but_not_runners(
     date = "Mon, 21 Sep 2026 14:13:20 GMT"
     left: dict[str, Any] = {"date": date, "ratelimit_limit": "600", "ratelimit_remaining": "30"}
     server.handler = lambda request: ok({}, **left, ratelimit_reset=str(int(START) + 30))
-    await client.get("/x", what="poll", urgency=pace.Urgency.BACKGROUND)
+    await client.get("/x", what="poll", urgency=rate_limits.Urgency.BACKGROUND)
     await client.call("POST", "/user/runners", what="create", body={})
-    await client.get("/x", what="poll", urgency=pace.Urgency.BACKGROUND)
+    await client.get("/x", what="poll", urgency=rate_limits.Urgency.BACKGROUND)
     assert server.times == [0.0, 0.0, 30.0]
     assert client.pace.remaining == 30
 
 
 async def test_foreground_requests_pass_a_crowd_of_polls(client: rest.Rest, server: Server) -> None:
     server.handler = lambda request: ok({})
-    polls = [asyncio.create_task(client.get("/x", what="poll", urgency=pace.Urgency.BACKGROUND)) for _ in range(100)]
+    polls = [
+        asyncio.create_task(client.get("/x", what="poll", urgency=rate_limits.Urgency.BACKGROUND)) for _ in range(100)
+    ]
     await asyncio.sleep(1)
     before = asyncio.get_running_loop().time()
     for _ in range(10):
@@ -196,7 +198,7 @@ async def test_several_failures_in_a_row_pause_polls_up_to_a_minute(client: rest
     server.handler = lambda request: ok({}, 503)
     for _ in range(20):
         with pytest.raises(errors.ForgeUnavailable):
-            await client.get("/x", what="poll", urgency=pace.Urgency.BACKGROUND)
+            await client.get("/x", what="poll", urgency=rate_limits.Urgency.BACKGROUND)
     gaps = [later - earlier for earlier, later in zip(server.times, server.times[1:], strict=False)]
     assert gaps[:4] == [0, 0, 0, 0] and all(48 <= gap <= 60 for gap in gaps[-5:])
 

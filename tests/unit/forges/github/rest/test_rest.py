@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from runnerd import config, errors
 from runnerd.forges.github import auth, scope
-from runnerd.forges.github.limits import Allowance
+from runnerd.forges.github.rate_limits import Allowance
 from runnerd.forges.github.rest.rest import Rest
 from runnerd.forges.github.wire import Wire
 from runnerd.kit import http

@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 
 from provisioners import base
-from provisioners.catalogue import machines
+from provisioners.catalogue import listed_types
 
 KNOWN = [
-    machines.MachineType("small", "t4", 1, cpus=4, memory=16),
-    machines.MachineType("big", "t4", 4, cpus=48, memory=192),
-    machines.MachineType("cpu", cpus=4, memory=16),
+    listed_types.MachineType("small", "t4", 1, cpus=4, memory=16),
+    listed_types.MachineType("big", "t4", 4, cpus=48, memory=192),
+    listed_types.MachineType("cpu", cpus=4, memory=16),
 ]
 
 
@@ -27,7 +27,7 @@ KNOWN = [
     ],
 )
 def test_why_nothing_fits_names_what_there_is(shape: base.Shape, words: str) -> None:
-    said = machines.why_none(KNOWN, shape)
+    said = listed_types.why_none(KNOWN, shape)
     assert words in said and bool(said) is bool(words)
     assert bool(said) is not any(one.fits(shape) for one in KNOWN)
 
@@ -38,4 +38,4 @@ def test_words_and_offers_agree_for_every_shape_around_the_known_ones() -> None:
             for arch in ("x86_64", "arm64"):
                 shape = base.Shape(gpu, count, arch=arch)
                 for one in (shape, dataclasses.replace(shape, types=("big",))):
-                    assert bool(machines.why_none(KNOWN, one)) is not any(each.fits(one) for each in KNOWN)
+                    assert bool(listed_types.why_none(KNOWN, one)) is not any(each.fits(one) for each in KNOWN)
