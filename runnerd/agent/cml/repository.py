@@ -215,9 +215,13 @@ def _on_job(address: str, job: jobs.Job | None, *, given: bool) -> Repository:
     assert split is not None
     server = "/".join(split).rstrip("/")
     api = job.api
+    name = {jobs.GITHUB: "GITHUB_API_URL", jobs.GITLAB: "CI_API_V4_URL"}[job.forge]
     if api and not (api.startswith(("https://", "http://")) and _split(api)):
-        name = {jobs.GITHUB: "GITHUB_API_URL", jobs.GITLAB: "CI_API_V4_URL"}[job.forge]
         raise failures.Failure(f"{name} is {_shown(api)!r}, which is not an http or https address", "correct it")
+    if api and not _serves(api, job.server):
+        raise failures.Failure(
+            f"{name} is {_shown(api)}, which is not the API of the job's server {_shown(job.server)}", "correct it"
+        )
     if not api and job.forge == jobs.GITLAB and not given:
         api = f"{server}/api/v4"
     return Repository(address, server, api)
@@ -227,6 +231,12 @@ def _lies_on(address: str, server: str) -> bool:
     """Return true if a repository's address is one of that forge: scheme, host, port and path agree."""
     split = _split(server)
     return split is not None and address.startswith("/".join(split).rstrip("/") + "/")
+
+
+def _serves(api: str, server: str) -> bool:
+    """Return true if an API is on the forge's host, or on its ``api`` subdomain: the token goes there."""
+    at, of = _split(api), _split(server)
+    return at is not None and of is not None and at[0] in (of[0], of[0].replace("://", "://api.", 1))
 
 
 def _by_folder(context: contexts.Context) -> contexts.Context:

@@ -315,6 +315,25 @@ def test_in_a_job_gits_own_variables_name_no_other_repository(tmp_path: pathlib.
     assert repository.commit(context(job, **env)) == git(job, "rev-parse", "HEAD")
 
 
+@pytest.mark.parametrize(
+    "env",
+    [
+        {**GITLAB, "CI_API_V4_URL": "https://evil.example/api/v4"},
+        {**GITLAB, "CI_API_V4_URL": "https://h:8443@evil.example/api/v4"},
+        {**GITLAB, "CI_API_V4_URL": "http://h:8443/gitlab/api/v4"},
+        {**GITLAB, "CI_API_V4_URL": "https://h/gitlab/api/v4"},
+        {**GITHUB, "GITHUB_API_URL": "https://api.github.com.evil.example"},
+        {**GITHUB, "GITHUB_API_URL": "https://xapi.github.com"},
+    ],
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_an_api_on_another_host_than_the_jobs_server_gets_no_token(
+    tmp_path: pathlib.Path, env: typing.Mapping[str, str], named: bool
+) -> None:
+    given = "" if not named else "https://h:8443/gitlab/a/b" if "GITLAB_CI" in env else "https://github.com/a/b"
+    assert "is not the API of the job's server" in found(tmp_path, given, **env)
+
+
 def test_no_part_of_a_password_is_shown(tmp_path: pathlib.Path) -> None:
     origin = checkout(tmp_path, "ftp://me:one@two@three@h/a/b")
     assert "ftp://h/a/b" in found(origin)
