@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 FILE = "aws-facts.json"
 #: Seconds for which a parameter's or a pattern's image, and what zones have, are taken as known.
-FRESH = 86400.0
+FRESH_S = 86400.0
 #: Values of a filter that EC2 takes in one call.
 _VALUES = 200
 
@@ -78,7 +78,7 @@ class Availability:
         """Return machine type -> zones that have it, as of the last day; None when EC2 does not say."""
         wanted = sorted(set(types))
         async with self._turn:
-            known: dict[str, list[str]] = self._cache.fresh("types", region, fresh_s=FRESH) or {}
+            known: dict[str, list[str]] = self._cache.fresh("types", region, fresh_s=FRESH_S) or {}
             if any(one not in known for one in wanted):
                 asked = sorted({*wanted, *(self._cache.fresh("types", region, fresh_s=math.inf) or ())})
                 try:

@@ -14,7 +14,7 @@ from provisioners.aws import calls, rates
 #: Seconds for which the first of a batch waits for others, and how many go in one call.
 _GATHER, MOST = 0.03, 50
 #: Seconds that a stop waits for what is collected.
-_LONGEST = 10.0
+_LONGEST_S = 10.0
 #: Refusals of a batch that may be meant for one of it.
 _FOR_ONE = (base.Kind.NOT_FOUND, base.Kind.CONFIG)
 
@@ -46,7 +46,7 @@ class Terminator:
     async def close(self) -> None:
         """Let what is collected go out."""
         if self._senders:
-            await asyncio.wait(set(self._senders), timeout=_LONGEST)
+            await asyncio.wait(set(self._senders), timeout=_LONGEST_S)
 
     async def _send(self, region: str) -> None:
         batch: dict[str, asyncio.Future[None]] = {}

@@ -28,9 +28,9 @@ MINUTE, HOUR = 60.0, 3600.0
 #: What a call can end in: the SDK's errors, those of its transport that it lets through, and answers of another form.
 HEARD = (exceptions.AzureError, aiohttp.ClientError, OSError, ValueError, base.ProvisionError)
 #: Seconds for which a throttling answer is believed at most.
-LONGEST_PAUSE = 120.0
+LONGEST_PAUSE_S = 120.0
 #: Seconds to pause where a throttling answer names none: buckets fill by the minute.
-USUAL_PAUSE = 10.0
+USUAL_PAUSE_S = 10.0
 
 
 #: Where a code has several rows, the first whose message fits is taken.
@@ -212,13 +212,13 @@ def _of_status(
 def retry_after(error: exceptions.HttpResponseError) -> float:
     """The pause in seconds that a throttling answer asks for, within reason."""
     pause = pause_of(getattr(error.response, "headers", {}))
-    return USUAL_PAUSE if pause is None else pause
+    return USUAL_PAUSE_S if pause is None else pause
 
 
 def pause_of(headers: Any) -> float | None:
     """The pause in seconds that headers ask for, within reason; None when they ask for none."""
     seconds = numbers.real(headers.get("Retry-After"), low=-numbers.LARGEST)
-    return None if seconds is None else min(max(seconds, 0.0), LONGEST_PAUSE)
+    return None if seconds is None else min(max(seconds, 0.0), LONGEST_PAUSE_S)
 
 
 def _message(code: str, message: str) -> str:

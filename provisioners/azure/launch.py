@@ -15,7 +15,7 @@ from provisioners.azure import error_scopes, errors, instances, names, role_assi
 log = logging.getLogger(__name__)
 
 #: Seconds for which a launch is watched.
-WATCH = 60.0
+WATCH_S = 60.0
 #: A look at the machine itself costs more than one at the operation; this many times as seldom.
 _CLOSER = 2.5
 
@@ -78,7 +78,7 @@ class Launch:
 
         The machine exists by now: a stumble while looking changes nothing about that.
         """
-        until = self._context.now() + WATCH
+        until = self._context.now() + WATCH_S
         view = self._view(accepted.machine)
         operation = accepted.operation
         while True:

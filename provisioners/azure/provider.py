@@ -43,11 +43,11 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 #: Unverified: no delay is documented for a list of machines; others see seconds.
-_VISIBLE = 120.0
+_VISIBLE_S = 120.0
 #: Seconds in which the same name surely means the same attempt.  The name alone lasts for as long as the machine does.
-_REPLAY = 3600.0
+_REPLAY_S = 3600.0
 #: Seconds back from now that a machine's activity log is read; Azure keeps 90 days.
-_LOG_REACH = 7 * 86400.0
+_LOG_REACH_S = 7 * 86400.0
 #: Bytes of a boot script that are promised: a little less than what Azure takes.
 _SCRIPT = request.CUSTOM_DATA_LIMIT - 535
 
@@ -82,8 +82,8 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
     def traits(self) -> base.Traits:
         itself = self._settings.self_end
         return base.Traits(
-            replay_window=_REPLAY,
-            visibility_grace=_VISIBLE,
+            replay_window=_REPLAY_S,
+            visibility_grace=_VISIBLE_S,
             # The activity log lags behind by minutes.
             proof_lag=900.0,
             self_end=itself,
@@ -220,7 +220,7 @@ class Azure(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
         now = self._context.now()
         machine = names.machine_path(parts.subscription, parts.group, parts.vm)
         try:
-            events = await self._calls.activity(parts.subscription, machine, _iso(now - _LOG_REACH), _iso(now))
+            events = await self._calls.activity(parts.subscription, machine, _iso(now - _LOG_REACH_S), _iso(now))
             us = end_reasons.claim(await self._calls.token(), "oid")
         except errors.HEARD as error:
             return base.EndReason(base.EndKind.UNKNOWN, f"the activity log could not be read: {error}")

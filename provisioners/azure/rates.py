@@ -69,7 +69,7 @@ class Limits:
             )
             for one in (self.reads, self.lists) if bucket is self.reads else (bucket,):
                 if one is not None:
-                    one.pause(errors.USUAL_PAUSE if seconds is None else seconds)
+                    one.pause(errors.USUAL_PAUSE_S if seconds is None else seconds)
         elif bucket is not None and any(left <= 0 for left in left_by_policy.values()):
             bucket.pause(_EMPTY)
 

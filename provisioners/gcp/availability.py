@@ -13,7 +13,7 @@ from provisioners import base, catalogue
 from provisioners.cloud_common import cache
 from provisioners.gcp import images, names, rates
 from provisioners.gcp.calls import Calls
-from provisioners.gcp.client import TIMEOUT
+from provisioners.gcp.client import TIMEOUT_S
 
 FILE = "gcp-facts.json"
 #: Pages of a list at most: a zone has fewer machine types than one page holds.
@@ -85,7 +85,7 @@ class Availability:
         found = await self._calls.found(
             rates.Group.READ,
             lambda: clients.images.get_from_family(
-                project=reference.project, family=reference.name, retry=None, timeout=TIMEOUT
+                project=reference.project, family=reference.name, retry=None, timeout=TIMEOUT_S
             ),
         )
         if found is None:
@@ -99,7 +99,7 @@ class Availability:
     async def _zones(self, region: str) -> list[str]:
         clients, project = self._calls.clients, self._calls.project
         found = await self._calls(
-            rates.Group.READ, lambda: clients.regions.get(project=project, region=region, retry=None, timeout=TIMEOUT)
+            rates.Group.READ, lambda: clients.regions.get(project=project, region=region, retry=None, timeout=TIMEOUT_S)
         )
         return sorted(names.last(one) for one in found.zones)
 
@@ -115,7 +115,7 @@ class Availability:
         """The names of everything that a client lists."""
 
         def ask() -> list[str]:
-            pages = client().list(request=call, retry=None, timeout=TIMEOUT).pages
+            pages = client().list(request=call, retry=None, timeout=TIMEOUT_S).pages
             return sorted(one.name for page in itertools.islice(pages, _PAGES) for one in page.items)
 
         return await self._calls(rates.Group.LIST, ask)

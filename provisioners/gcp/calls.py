@@ -10,7 +10,7 @@ from google.cloud import compute_v1
 from provisioners import base, catalogue
 from provisioners.cloud_common import calls
 from provisioners.gcp import errors, names, rates
-from provisioners.gcp.client import TIMEOUT, Clients
+from provisioners.gcp.client import TIMEOUT_S, Clients
 from provisioners.gcp.error_scopes import Target
 
 _T = TypeVar("_T")
@@ -74,7 +74,9 @@ class Calls:
         """Return the instance that has a name now; None where there is none."""
         return await self.found(
             rates.Group.READ,
-            lambda: self.clients.instances.get(project=project, zone=zone, instance=name, retry=None, timeout=TIMEOUT),
+            lambda: self.clients.instances.get(
+                project=project, zone=zone, instance=name, retry=None, timeout=TIMEOUT_S
+            ),
             target,
         )
 

@@ -13,7 +13,7 @@ from provisioners.cloud_common import checks
 from provisioners.gcp import images, names, permissions, quotas, rates, request, settings, tags
 from provisioners.gcp.availability import Availability
 from provisioners.gcp.calls import Calls
-from provisioners.gcp.client import TIMEOUT
+from provisioners.gcp.client import TIMEOUT_S
 
 _ACT_AS = "iam.serviceAccounts.actAs"
 _ROLE = "grant the role of docs/gcp.md to the account that runnerd uses"
@@ -61,7 +61,7 @@ async def _project(round_: _Round) -> bool:
     clients = round_.calls.clients
     try:
         found = await round_.calls.found(
-            rates.Group.READ, lambda: clients.projects.get(project=project, retry=None, timeout=TIMEOUT)
+            rates.Group.READ, lambda: clients.projects.get(project=project, retry=None, timeout=TIMEOUT_S)
         )
     except base.ProvisionError as error:
         round_.findings.error(str(error), _credential_remedy(error, project))
@@ -134,7 +134,7 @@ async def _zones(round_: _Round) -> dict[str, tuple[str, ...]]:
             answer = await round_.calls.found(
                 rates.Group.READ,
                 lambda name=name: clients.regions.get(  # type: ignore[misc]  # a default binds the loop's name
-                    project=project, region=name, retry=None, timeout=TIMEOUT
+                    project=project, region=name, retry=None, timeout=TIMEOUT_S
                 ),
             )
         except base.ProvisionError as error:
@@ -163,9 +163,9 @@ async def _network(round_: _Round, launch: settings.Launch, where: str) -> None:
         def ask(owner: str = owner, region: str = region, name: str = name, sub: bool = bool(subnetwork)) -> object:
             if sub:
                 return clients.subnetworks.get(
-                    project=owner, region=region, subnetwork=name, retry=None, timeout=TIMEOUT
+                    project=owner, region=region, subnetwork=name, retry=None, timeout=TIMEOUT_S
                 )
-            return clients.networks.get(project=owner, network=name, retry=None, timeout=TIMEOUT)
+            return clients.networks.get(project=owner, network=name, retry=None, timeout=TIMEOUT_S)
 
         try:
             found = await round_.calls.found(rates.Group.READ, ask)
@@ -203,7 +203,7 @@ async def _image(round_: _Round, text: str, where: str) -> None:
             return
         found = await round_.calls.found(
             rates.Group.READ,
-            lambda: clients.images.get(project=reference.project, image=reference.name, retry=None, timeout=TIMEOUT),
+            lambda: clients.images.get(project=reference.project, image=reference.name, retry=None, timeout=TIMEOUT_S),
         )
     except base.ProvisionError as error:
         round_.findings.error(str(error), "correct `image`, or let the account use it", place=where)

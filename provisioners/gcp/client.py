@@ -28,9 +28,9 @@ from provisioners.gcp import settings as settings_
 _C = TypeVar("_C")
 
 #: Seconds for any one call; a create that takes longer has an unclear outcome and is looked up.
-TIMEOUT = 10.0
+TIMEOUT_S = 10.0
 #: Seconds for the insert alone: the longer it is waited for, the fewer outcomes are unclear.
-INSERT_TIMEOUT = 60.0
+INSERT_TIMEOUT_S = 60.0
 
 #: Connections that each client keeps open at most; more are made and dropped.
 CONNECTIONS = 48
@@ -105,12 +105,12 @@ class Clients:
 
     def post(self, url: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST to a Google API that has no client here; raises what the SDK's clients raise."""
-        response = self._session().post(url, json=body, timeout=TIMEOUT)
+        response = self._session().post(url, json=body, timeout=TIMEOUT_S)
         return self._answer(response)
 
     def fetch(self, url: str) -> dict[str, Any]:
         """GET from a Google API that has no client here; raises what the SDK's clients raise."""
-        return self._answer(self._session().get(url, timeout=TIMEOUT))
+        return self._answer(self._session().get(url, timeout=TIMEOUT_S))
 
     @staticmethod
     def _answer(response: requests.Response) -> dict[str, Any]:

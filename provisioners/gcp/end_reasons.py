@@ -17,7 +17,7 @@ from provisioners.gcp import errors, instances, names
 from provisioners.gcp.error_scopes import Target
 
 #: Seconds within which deletes of one instance are one request.  A delete that failed is a new one after that.
-WINDOW = 600.0
+WINDOW_S = 600.0
 
 #: What the system does to an instance, by the operation's type ("Compute Engine audit logging", system events;
 #: ``deferredDelete`` and ``deferredStop``: a run time limit took effect).
@@ -38,7 +38,7 @@ SYSTEM: Mapping[str, tuple[EndKind, str]] = {
 
 def delete_id(ref: names.Ref, now: float) -> str:
     """The request id of a delete now."""
-    return names.request_id("delete", str(ref), str(int(now // WINDOW)))
+    return names.request_id("delete", str(ref), str(int(now // WINDOW_S)))
 
 
 def reason(operations: Iterable[compute_v1.Operation], ref: names.Ref, target: Target) -> base.EndReason:
@@ -76,4 +76,4 @@ def failure(operations: Iterable[compute_v1.Operation], ref: names.Ref, target: 
 
 def _is_ours(operation: compute_v1.Operation, ref: names.Ref) -> bool:
     at = instances.seconds(operation.insert_time)
-    return operation.client_operation_id in {delete_id(ref, at + shift * WINDOW) for shift in (-1, 0, 1)}
+    return operation.client_operation_id in {delete_id(ref, at + shift * WINDOW_S) for shift in (-1, 0, 1)}

@@ -29,18 +29,18 @@ from provisioners.gcp.error_scopes import ErrorScope, Target
 from provisioners.support import numbers
 
 #: Seconds that a zone without a machine type stays without: it is a fact of the zone, not of the hour.
-_DAY = 86400.0
+_DAY_S = 86400.0
 #: Seconds for which Google advises to leave a stocked-out zone alone.
-_STOCKOUT = 300.0
+_STOCKOUT_S = 300.0
 #: Seconds that an address range stays full, by other clients' experience.
-_ADDRESSES = 30.0
+_ADDRESSES_S = 30.0
 #: Seconds for a quota of zero: it has to be raised first.
-_ZERO = 3600.0
+_ZERO_S = 3600.0
 #: Seconds past the minute at which a rate quota is surely refilled.
-_MINUTE_SLACK = 1.0
+_MINUTE_SLACK_S = 1.0
 
 
-_CAPACITY = Row(Kind.CAPACITY, ErrorScope.OFFER, _STOCKOUT)
+_CAPACITY = Row(Kind.CAPACITY, ErrorScope.OFFER, _STOCKOUT_S)
 _AUTH = Row(Kind.AUTH, ErrorScope.PROJECT)
 _THROTTLED = Row(Kind.THROTTLED, ErrorScope.NOTHING)
 _CONFIG = Row(Kind.CONFIG, ErrorScope.TYPE_IN_REGION)
@@ -51,7 +51,10 @@ _BY_MESSAGE = (
     Row(Kind.CONFIG, ErrorScope.ZONE, message=r"Location \S+ is not found or access is unauthorized"),
     Row(Kind.CONFIG, ErrorScope.PROJECT, message=r"constraints/[a-z./]+"),
     Row(
-        Kind.CONFIG, ErrorScope.TYPE_IN_ZONE, _DAY, message=r"/(machineTypes|acceleratorTypes)/|machine type with name"
+        Kind.CONFIG,
+        ErrorScope.TYPE_IN_ZONE,
+        _DAY_S,
+        message=r"/(machineTypes|acceleratorTypes)/|machine type with name",
     ),
     Row(Kind.CONFIG, ErrorScope.REGION, message=r"/(networks|subnetworks)/"),
     Row(Kind.CONFIG, ErrorScope.TYPE, message=r"/images/"),
@@ -74,11 +77,11 @@ _ROWS: Mapping[str, Row[ErrorScope] | tuple[Row[ErrorScope], ...]] = {
     "INSUFFICIENT_CAPACITY": _CAPACITY,
     "STOCKOUT": _CAPACITY,
     # A spot instance that is preempted while it is made.
-    "UNSUPPORTED_OPERATION": Row(Kind.CAPACITY, ErrorScope.OFFER, _STOCKOUT, maybe_created=True),
+    "UNSUPPORTED_OPERATION": Row(Kind.CAPACITY, ErrorScope.OFFER, _STOCKOUT_S, maybe_created=True),
     "QUOTA_EXCEEDED": Row(Kind.QUOTA, ErrorScope.METRIC),
     "LIMIT_EXCEEDED": Row(Kind.QUOTA, ErrorScope.METRIC),
-    "IP_SPACE_EXHAUSTED": Row(Kind.CAPACITY, ErrorScope.REGION, _ADDRESSES),
-    "IP_SPACE_EXHAUSTED_WITH_DETAILS": Row(Kind.CAPACITY, ErrorScope.REGION, _ADDRESSES),
+    "IP_SPACE_EXHAUSTED": Row(Kind.CAPACITY, ErrorScope.REGION, _ADDRESSES_S),
+    "IP_SPACE_EXHAUSTED_WITH_DETAILS": Row(Kind.CAPACITY, ErrorScope.REGION, _ADDRESSES_S),
     "RESOURCE_NOT_READY": Row(Kind.TRANSIENT, ErrorScope.ZONE, maybe_created=True),
     "RESOURCE_OPERATION_RATE_EXCEEDED": Row(Kind.TRANSIENT, ErrorScope.ZONE),
     "VM_MIN_COUNT_NOT_REACHED": Row(Kind.TRANSIENT, ErrorScope.ZONE, maybe_created=True),
@@ -218,7 +221,7 @@ def is_missing(error: BaseException) -> bool:
 
 def next_minute(now: float) -> float:
     """Seconds until a rate quota is refilled: it is counted by the minute of the clock ("Rate quotas")."""
-    return 60.0 - now % 60.0 + _MINUTE_SLACK
+    return 60.0 - now % 60.0 + _MINUTE_SLACK_S
 
 
 def _error(
@@ -233,7 +236,7 @@ def _error(
     if row.scope is ErrorScope.METRIC:
         failed.scope = target.quota_pattern(stated.metric, family=stated.family, region=stated.region)
         if stated.limit == 0:
-            failed.block_for = _ZERO
+            failed.block_for = _ZERO_S
     return failed
 
 

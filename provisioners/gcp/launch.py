@@ -7,7 +7,7 @@ from google.cloud import compute_v1
 from provisioners import base, catalogue
 from provisioners.gcp import errors, instances, names, operations, pending_launches, rates, request, settings, tags
 from provisioners.gcp.calls import Calls
-from provisioners.gcp.client import INSERT_TIMEOUT
+from provisioners.gcp.client import INSERT_TIMEOUT_S
 from provisioners.gcp.error_scopes import Target
 
 
@@ -41,7 +41,7 @@ class Launcher:
 
         def insert() -> compute_v1.Operation | str:
             try:
-                return self._calls.clients.instances.insert_unary(request=call, retry=None, timeout=INSERT_TIMEOUT)
+                return self._calls.clients.instances.insert_unary(request=call, retry=None, timeout=INSERT_TIMEOUT_S)
             except Exception as error:
                 if errors.is_conflict(error):
                     return str(error)

@@ -17,7 +17,7 @@ from google.cloud import compute_v1
 from provisioners import base, catalogue
 from provisioners.gcp import end_reasons, instances, names, pending_launches, rates, tags
 from provisioners.gcp.calls import Calls
-from provisioners.gcp.client import TIMEOUT
+from provisioners.gcp.client import TIMEOUT_S
 from provisioners.gcp.operations import Operations
 
 #: Scopes without anything in them carry this warning: they were looked into.
@@ -146,7 +146,7 @@ class Lister:
             call = compute_v1.AggregatedListInstancesRequest(
                 project=project, filter=tags.owned(self._context.controller), max_results=500
             )
-            pager = self._calls.clients.instances.aggregated_list(request=call, retry=None, timeout=TIMEOUT)
+            pager = self._calls.clients.instances.aggregated_list(request=call, retry=None, timeout=TIMEOUT_S)
             return read(itertools.islice(pager.pages, _PAGES))
 
         return await self._calls(rates.Group.LIST, ask, self._calls.target(project=project))
@@ -169,14 +169,14 @@ class Lister:
 
         def disks() -> list[base.Residue]:
             call = compute_v1.AggregatedListDisksRequest(project=project, filter=owned, max_results=500)
-            pages = clients.disks.aggregated_list(request=call, retry=None, timeout=TIMEOUT).pages
+            pages = clients.disks.aggregated_list(request=call, retry=None, timeout=TIMEOUT_S).pages
             parts = [part for page in itertools.islice(pages, _PAGES) for part in page.items.values()]
             found = [one for part in parts for one in part.disks if not one.users]
             return [instances.disk(one, provider=name, project=project) for one in found]
 
         def addresses() -> list[base.Residue]:
             call = compute_v1.AggregatedListAddressesRequest(project=project, filter=owned, max_results=500)
-            pages = clients.addresses.aggregated_list(request=call, retry=None, timeout=TIMEOUT).pages
+            pages = clients.addresses.aggregated_list(request=call, retry=None, timeout=TIMEOUT_S).pages
             parts = [part for page in itertools.islice(pages, _PAGES) for part in page.items.values()]
             found = [one for part in parts for one in part.addresses if not one.users]
             return [instances.address(one, provider=name, project=project) for one in found]

@@ -17,16 +17,16 @@ from google.cloud import compute_v1
 from provisioners import base
 from provisioners.gcp import names, rates
 from provisioners.gcp.calls import Calls
-from provisioners.gcp.client import TIMEOUT
+from provisioners.gcp.client import TIMEOUT_S
 from provisioners.gcp.error_scopes import Target
 
 #: Seconds between looks, the last for as long as it takes; and how long in all: stockouts show within 30 seconds.
-_LOOKS = (0.5, 1.0, 1.0, 2.0, 2.0, 3.0)
-_PATIENCE = 60.0
+_LOOKS_S = (0.5, 1.0, 1.0, 2.0, 2.0, 3.0)
+_PATIENCE_S = 60.0
 #: From so many on the operations of a zone are listed.
 _MANY = 5
 #: Seconds for which a list is news.
-_NEWS = 0.5
+_NEWS_S = 0.5
 #: Pages of 500 of a list at most.
 _PAGES = 20
 
@@ -53,10 +53,10 @@ class Operations:
     async def settled(self, operation: compute_v1.Operation, ref: names.Ref, target: Target) -> compute_v1.Operation:
         """The operation when it has ended, or as it is when patience has."""
         now, zone = self._calls.context.now, (ref.project, ref.zone)
-        until = now() + _PATIENCE
+        until = now() + _PATIENCE_S
         self._waiting[zone] += 1
         try:
-            for delay in itertools.chain(_LOOKS, itertools.repeat(_LOOKS[-1])):
+            for delay in itertools.chain(_LOOKS_S, itertools.repeat(_LOOKS_S[-1])):
                 if operation.status == compute_v1.Operation.Status.DONE or now() >= until:
                     break
                 await self._calls.context.sleep(delay)
@@ -80,7 +80,7 @@ class Operations:
         clients = self._calls.clients
         return await self._calls.found(
             rates.Group.OPERATIONS,
-            lambda: clients.operations.get(project=project, zone=zone, operation=name, retry=None, timeout=TIMEOUT),
+            lambda: clients.operations.get(project=project, zone=zone, operation=name, retry=None, timeout=TIMEOUT_S),
             target,
         )
 
@@ -91,7 +91,7 @@ class Operations:
         )
 
         def ask() -> list[compute_v1.Operation]:
-            pager = self._calls.clients.operations.list(request=call, retry=None, timeout=TIMEOUT)
+            pager = self._calls.clients.operations.list(request=call, retry=None, timeout=TIMEOUT_S)
             return [one for page in itertools.islice(pager.pages, _PAGES) for one in page.items]
 
         return await self._calls(rates.Group.OPERATIONS, ask, self._calls.target(project=ref.project))
@@ -101,7 +101,7 @@ class Operations:
             due = self._calls.context.now()
             news = self._news.setdefault(zone, _News())
             async with news.turn:
-                if news.at < due - _NEWS:
+                if news.at < due - _NEWS_S:
                     news.at, news.operations = due, await self._inserts(zone)
             found = news.operations.get(name)
             if found is not None:
@@ -119,7 +119,7 @@ class Operations:
         )
 
         def ask() -> Mapping[str, compute_v1.Operation]:
-            pager = self._calls.clients.operations.list(request=call, retry=None, timeout=TIMEOUT)
+            pager = self._calls.clients.operations.list(request=call, retry=None, timeout=TIMEOUT_S)
             return {one.name: one for one in next(iter(pager.pages)).items}
 
         return await self._calls(rates.Group.OPERATIONS, ask, self._calls.target(project=zone[0]))

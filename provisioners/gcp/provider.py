@@ -27,7 +27,7 @@ from provisioners.gcp import (
     settings,
 )
 from provisioners.gcp.calls import Calls
-from provisioners.gcp.client import TIMEOUT, Clients
+from provisioners.gcp.client import TIMEOUT_S, Clients
 from provisioners.gcp.operations import Operations
 
 
@@ -106,7 +106,7 @@ class Gcp(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
         found = quotas.of_project(
             (
                 await self._calls(
-                    rates.Group.READ, lambda: clients.projects.get(project=project, retry=None, timeout=TIMEOUT)
+                    rates.Group.READ, lambda: clients.projects.get(project=project, retry=None, timeout=TIMEOUT_S)
                 )
             ).quotas,
             place,
@@ -116,7 +116,7 @@ class Gcp(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
             region = await self._calls(
                 rates.Group.READ,
                 lambda name=name: clients.regions.get(  # type: ignore[misc]  # a default binds the loop's name
-                    project=project, region=name, retry=None, timeout=TIMEOUT
+                    project=project, region=name, retry=None, timeout=TIMEOUT_S
                 ),
             )
             found += quotas.of_region(region.quotas, place, name, as_of=self._context.now())
@@ -161,7 +161,7 @@ class Gcp(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
             )
             operation = await self._calls.found(
                 rates.Group.MUTATE,
-                lambda: self._calls.clients.instances.delete_unary(request=call, retry=None, timeout=TIMEOUT),
+                lambda: self._calls.clients.instances.delete_unary(request=call, retry=None, timeout=TIMEOUT_S),
             )
             if operation is not None and operation.error.errors:
                 raise errors.from_operation(operation, self._calls.target(project=parsed.project))
@@ -183,7 +183,7 @@ class Gcp(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
             found = await self._calls.found(
                 rates.Group.READ,
                 lambda: clients.instances.get_serial_port_output(
-                    project=parsed.project, zone=parsed.zone, instance=parsed.name, retry=None, timeout=TIMEOUT
+                    project=parsed.project, zone=parsed.zone, instance=parsed.name, retry=None, timeout=TIMEOUT_S
                 ),
             )
         except base.ProvisionError as error:
@@ -206,18 +206,18 @@ class Gcp(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
         project, where, name = parsed.project, parsed.zone, parsed.name
 
         def disk() -> compute_v1.Operation | None:
-            found = clients.disks.get(project=project, zone=where, disk=name, retry=None, timeout=TIMEOUT)
+            found = clients.disks.get(project=project, zone=where, disk=name, retry=None, timeout=TIMEOUT_S)
             if str(found.id) != parsed.id or found.users:
                 return None
             call = compute_v1.DeleteDiskRequest(project=project, zone=where, disk=name, request_id=ident)
-            return clients.disks.delete_unary(request=call, retry=None, timeout=TIMEOUT)
+            return clients.disks.delete_unary(request=call, retry=None, timeout=TIMEOUT_S)
 
         def address() -> compute_v1.Operation | None:
-            found = clients.addresses.get(project=project, region=where, address=name, retry=None, timeout=TIMEOUT)
+            found = clients.addresses.get(project=project, region=where, address=name, retry=None, timeout=TIMEOUT_S)
             if str(found.id) != parsed.id or found.users:
                 return None
             call = compute_v1.DeleteAddressRequest(project=project, region=where, address=name, request_id=ident)
-            return clients.addresses.delete_unary(request=call, retry=None, timeout=TIMEOUT)
+            return clients.addresses.delete_unary(request=call, retry=None, timeout=TIMEOUT_S)
 
         await self._calls.found(rates.Group.MUTATE, disk if residue.kind == "disk" else address)
 

@@ -212,7 +212,7 @@ async def _clock_doubt(settings: config.Config, now: clock.Clock) -> str:
             await transport.close()
         if date is None:
             continue
-        if abs(date - now.wall()) > clock.TOLERANCE:
+        if abs(date - now.wall()) > clock.TOLERANCE_S:
             return f"this host's clock differs from that of {forge.url} by {now.wall() - date:+.0f} s"
         return ""
     return "no forge answers, so this host's clock cannot be checked"

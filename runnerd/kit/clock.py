@@ -13,7 +13,7 @@ import time
 from typing import Protocol
 
 #: Seconds by which wall and steady time may differ before destructive deadlines are suspended.
-TOLERANCE = 60.0
+TOLERANCE_S = 60.0
 
 
 class Clock(Protocol):

@@ -29,9 +29,9 @@ class Guard:
         now = self._clock.now()
         drift = clock.drift(self._clock)
         dates = [date for forge in forges if (date := forge.server_date()) is not None]
-        if abs(drift) <= clock.TOLERANCE:
+        if abs(drift) <= clock.TOLERANCE_S:
             self._jumped_at = None
-            wrong = [server - read for server, read in dates if abs(server - read) > 5 * clock.TOLERANCE]
+            wrong = [server - read for server, read in dates if abs(server - read) > 5 * clock.TOLERANCE_S]
             # One forge with a wrong clock is its own problem; all of them mean that ours is wrong.
             if dates and len(wrong) == len(dates):
                 side = "behind" if wrong[0] > 0 else "ahead of"
@@ -42,7 +42,7 @@ class Guard:
         if self._jumped_at is None:
             self._jumped_at = now
         for server, read in dates:
-            if read >= self._jumped_at and abs(server - (read + drift)) <= clock.TOLERANCE:
+            if read >= self._jumped_at and abs(server - (read + drift)) <= clock.TOLERANCE_S:
                 self._reanchor()
                 self._jumped_at = None
                 self.problem = ""

@@ -209,7 +209,7 @@ async def test_a_parameter_that_moves_changes_new_offers_after_a_day_and_no_requ
     other = next(id for id in world.cloud.account.backend("us-east-1").amis if id != before)
     world.cloud.account.parameters["us-east-1", DLAMI] = other
     assert (await provider.offers(T4))[0].image == before
-    world.clock.time += availability.FRESH
+    world.clock.time += availability.FRESH_S
     assert (await provider.offers(T4))[0].image == other
     made = await provider.create(wanted)
     assert world.cloud.find(made.ref).image == before
@@ -218,7 +218,7 @@ async def test_a_parameter_that_moves_changes_new_offers_after_a_day_and_no_requ
 async def test_a_parameter_that_is_not_told_any_more_leaves_the_image_as_it_was(world: World) -> None:
     provider = await world.provider()
     before = (await provider.offers(T4))[0].image
-    world.clock.time += availability.FRESH
+    world.clock.time += availability.FRESH_S
     world.cloud.denied.add("ssm:GetParameter")
     assert (await provider.offers(T4))[0].image == before
 
