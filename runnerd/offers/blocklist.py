@@ -126,10 +126,11 @@ class Blocklist:
     def _judge(self, row: Instance, fault: step_facts.Fault) -> list[Block]:
         """Return the blocks that a fault of an instance earns, for the commit of the step that it caused."""
         offer = offer_of(row)
-        provider = self._runtime.providers.get(row.provider)
-        if offer is None or provider is None:
+        if offer is None:
             return []
-        if fault.reason == base.Kind.QUOTA:
+        provider = self._runtime.providers.get(row.provider)
+        # A reload takes a provider that has changed away for a moment: what is blocked there holds all the same.
+        if fault.reason == base.Kind.QUOTA and provider is not None:
             provider.distrust_quotas()
         suspected = self._suspect_image(row, fault)
         return [*self._block(offer, fault.reason, fault.failure), *suspected]

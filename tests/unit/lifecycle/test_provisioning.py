@@ -216,6 +216,18 @@ async def test_who_waits_for_the_bucket_passes_over_a_provider_that_a_reload_is_
     assert tries(place, "sea") == ["a"]
 
 
+async def test_a_refusal_blocks_its_offer_while_a_reload_replaces_the_provider(
+    launcher: provisioning.Launcher, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(request: base.CreateRequest) -> base.InstanceView:
+        del place.runtime.providers["sky"]
+        raise refusal(base.Kind.QUOTA)
+
+    monkeypatch.setattr(place.sky, "create", refuse)
+    await place.clock.finish(launcher.request(VM))
+    assert set(place.rows.blocks) == {"sky/acct/east/a/small/on-demand"} and tries(place, "sea") == ["a"]
+
+
 async def test_a_burst_does_not_spend_the_pace_of_an_api_on_an_offer_that_has_nothing(
     tmp_path: Path, clock: ManualClock
 ) -> None:
