@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import signal
 import sys
 import time
@@ -19,9 +20,9 @@ from runnerd.demo import scenario, terminal, workspace
 
 def _print_next_steps(out: terminal.Terminal) -> None:
     program = Path(sys.executable).parent / "runnerd"
-    name = scenario.short(program) if program.exists() else "runnerd"
+    name = shlex.quote(str(scenario.short(program))) if program.exists() else "runnerd"
     out.plain("\nNext, with your own GitHub:", "bold")
-    out.plain("  write runnerd.yaml: ten lines, see docs/quickstart.md, section 2")
+    out.plain("  write runnerd.yaml: ten lines, see docs/quickstart.md of the repository, section 2")
     out.plain("  export GITHUB_TOKEN=...                # with permission to manage self-hosted runners")
     out.plain(f"  {name} check --config runnerd.yaml")
     out.plain(f"  {name} run --config runnerd.yaml")

@@ -55,7 +55,14 @@ def bind(path: Path) -> tuple[socket.socket, tuple[int, int]]:
     """
     folder = path.parent
     if not folder.is_dir():
-        folder.mkdir(mode=0o700)
+        try:
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OSError(
+                f"the directory of the socket {path} cannot be created: {reason}; "
+                "create it for the user of the daemon, or set listen.socket"
+            ) from error
     status = folder.stat()
     if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
         raise PermissionError(f"any user of this host can replace files in {folder}; choose another directory")

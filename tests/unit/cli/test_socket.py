@@ -479,6 +479,13 @@ def test_what_is_not_a_socket_and_an_unsafe_directory_are_left_alone(tmp_path: P
         unixsocket.bind(tmp_path / ("x" * 120))
 
 
+def test_a_directory_that_cannot_be_created_is_named_with_the_key_that_moves_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "run" / "r.sock"
+    with pytest.raises(OSError, match=r"r\.sock cannot be created: .*set listen\.socket"):
+        unixsocket.bind(path)
+
+
 async def test_a_socket_that_somebody_else_made_meanwhile_is_not_removed(tmp_path: Path) -> None:
     async with small_daemon.running(tmp_path / "state") as small:
         path = tmp_path / "a.sock"
