@@ -132,11 +132,12 @@ async def test_a_forge_in_trouble_is_the_reason_in_its_own_words(tmp_path: Path)
 async def test_unknown_demand_and_open_alarms_are_told(tmp_path: Path) -> None:
     async with small_daemon.running(tmp_path) as small:
         await small.queue("train")
-        small.forge.demands["gpu"] = model.Demand(1, 0, small.clock.now() - 300, False)
+        # Hours back, so that no second that passes meanwhile shows in the two largest units.
+        small.forge.demands["gpu"] = model.Demand(1, 0, small.clock.now() - 5.5 * 3600, False)
         small.daemon.runtime.alarms.ring("queue", "hub:acme:gpu", "session", "another client holds the session")
         small.daemon.runtime.alarms.ring("queue", "hub:acme:big", "session", "not about this one")
         found = await explain.explain(small.daemon.reading, "train")
-        assert "the demand at forge hub is unknown; last reported 5 min ago" in found["why"]
+        assert "the demand at forge hub is unknown; last reported 5 h 30 min ago" in found["why"]
         assert any("another client holds the session" in line for line in found["why"])
         assert not any("not about this one" in line for line in found["why"])
 
