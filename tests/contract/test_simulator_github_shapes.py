@@ -77,7 +77,7 @@ def valid(model: Any, data: Any) -> None:
     type_validate_python(model, data)
 
 
-async def test_runner_answers(client):
+async def test_runner_answers(client: Client) -> None:
     body = {"name": "r1", "runner_group_id": 1, "labels": ["gpu"], "work_folder": "_work"}
     made = await client.call("POST", "/orgs/acme/actions/runners/generate-jitconfig", body)
     valid(models.OrgsOrgActionsRunnersGenerateJitconfigPostResponse201, made)
@@ -89,7 +89,7 @@ async def test_runner_answers(client):
     valid(list[models.RunnerApplication], await client.call("GET", "/orgs/acme/actions/runners/downloads"))
 
 
-async def test_app_answers(client):
+async def test_app_answers(client: Client) -> None:
     token = client.app_jwt()
     valid(models.Integration, await client.call("GET", "/app", token=token))
     found = await client.call("GET", "/repos/acme/ml/installation", token=token)
@@ -100,7 +100,7 @@ async def test_app_answers(client):
     )
 
 
-async def test_run_and_job_answers(client):
+async def test_run_and_job_answers(client: Client) -> None:
     job = await lived(client)
     await client.call("POST", "/_sim/jobs", {"forge": "github", "repo": "acme/ml", "labels": ["gpu"], "event": "push"})
     runs = await client.call("GET", "/repos/acme/ml/actions/runs")
@@ -112,7 +112,7 @@ async def test_run_and_job_answers(client):
     valid(models.Job, await client.call("GET", f"/repos/acme/ml/actions/jobs/{job.id}"))
 
 
-async def test_report_answers(client):
+async def test_report_answers(client: Client) -> None:
     pull = client.world.pull_request("github", "acme/ml")
     valid(models.PullRequest, await client.call("GET", f"/repos/acme/ml/pulls/{pull.number}"))
     pulls = await client.call("GET", f"/repos/acme/ml/commits/{pull.sha}/pulls?state=open")
@@ -134,7 +134,7 @@ async def test_report_answers(client):
     valid(models.RateLimitOverview, await client.call("GET", "/rate_limit"))
 
 
-async def test_workflow_job_events_and_deliveries(client):
+async def test_workflow_job_events_and_deliveries(client: Client) -> None:
     hook = {"name": "web", "config": {"url": "http://127.0.0.1:1/hook", "secret": "s"}, "events": ["workflow_job"]}
     made = await client.call("POST", "/orgs/acme/hooks", hook)
     valid(models.OrgHook, made)

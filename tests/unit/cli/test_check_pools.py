@@ -8,10 +8,11 @@ import pytest
 from provisioners import base, fake
 from provisioners.base import Finding, Level
 from runnerd import config
+from runnerd.admin import documents
 from runnerd.cli import check
 
 
-async def _checked(tmp_path: Path, pools: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
+async def _checked(tmp_path: Path, pools: dict[str, Any], **changes: Any) -> list[documents.Finding]:
     data = {
         "controller": "acme-ci",
         "state": str(tmp_path),
@@ -23,7 +24,7 @@ async def _checked(tmp_path: Path, pools: dict[str, Any], **changes: Any) -> lis
     return await check.check(config.from_mapping(data, environ={"RUNNERD_PAT": "ghp_x"}))
 
 
-def _said(found: list[dict[str, Any]], place: str) -> dict[str, str]:
+def _said(found: list[documents.Finding], place: str) -> dict[str, str]:
     return {one["message"]: one["level"] for one in found if one["place"] == place}
 
 

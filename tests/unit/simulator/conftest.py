@@ -86,6 +86,13 @@ class Sim:
         return Service(self, answer.json()["url"], answer.json()["token"])
 
 
+async def given(runner: github.ConnectedRunner) -> entities.GithubJob:
+    """Return the job that waits for a runner."""
+    job = await runner.next_job(0)
+    assert job is not None
+    return job
+
+
 @dataclasses.dataclass
 class Service:
     """The Actions service as a client that holds its admin token."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from runnerd.simulator import faults, http, page, world
+
+from .conftest import Sim
 
 
 async def _answer(request: http.Request) -> http.Response:
@@ -30,7 +33,9 @@ def router(*templates: str) -> http.Router:
         ("/files/one/two", "/files/{rest:path}", {"rest": "one/two"}),
     ],
 )
-def test_a_literal_segment_wins_and_parameters_are_decoded_after_splitting(path, template, params):
+def test_a_literal_segment_wins_and_parameters_are_decoded_after_splitting(
+    path: Any, template: Any, params: Any
+) -> None:
     made = router("/a/{x}", "/a/fixed", "/a/{x}/deep", "/files/{rest:path}")
     matched = made.match(http.request("GET", path))
     assert matched is not None
@@ -38,7 +43,7 @@ def test_a_literal_segment_wins_and_parameters_are_decoded_after_splitting(path,
     assert (route.template, dict(request.params)) == (template, params)
 
 
-def test_templates_that_cannot_match_are_refused():
+def test_templates_that_cannot_match_are_refused() -> None:
     made = router("/a/{x}")
     for bad in ("a", "/a/{x}", "/a/{x:path}/more"):
         with pytest.raises(ValueError):
@@ -59,17 +64,17 @@ def test_templates_that_cannot_match_are_refused():
         {"hang": True, "seconds": "long"},
     ],
 )
-def test_a_misspelt_or_senseless_fault_is_refused(data):
+def test_a_misspelt_or_senseless_fault_is_refused(data: Any) -> None:
     with pytest.raises(ValueError):
         faults.parse(data, now=0.0)
 
 
-async def script(sim, *items):
+async def script(sim: Sim, *items: Any) -> None:
     answer = await sim.call("POST", "/_sim/faults", {"faults": list(items)})
     assert answer.status == 201, answer.text
 
 
-async def test_an_error_is_answered_as_often_as_scripted_and_not_applied(sim):
+async def test_an_error_is_answered_as_often_as_scripted_and_not_applied(sim: Sim) -> None:
     await script(sim, {"method": "POST", "path": "*/comments", "status": 500, "count": 2})
     await sim.queue(["x"])
     path = "/repos/acme/ml/issues/1/comments"
@@ -77,7 +82,7 @@ async def test_an_error_is_answered_as_often_as_scripted_and_not_applied(sim):
     assert len(sim.world.comments) == 1
 
 
-async def test_an_applied_request_whose_answer_is_lost_has_been_applied(sim):
+async def test_an_applied_request_whose_answer_is_lost_has_been_applied(sim: Sim) -> None:
     await script(sim, {"path": "*/generate-jitconfig", "drop": "after", "count": 1})
     body = {"name": "r", "runner_group_id": 1, "labels": ["x"]}
     with pytest.raises(http.ConnectionDropped):
@@ -85,7 +90,7 @@ async def test_an_applied_request_whose_answer_is_lost_has_been_applied(sim):
     assert (await sim.call("POST", "/orgs/acme/actions/runners/generate-jitconfig", body)).status == 409
 
 
-async def test_a_request_dropped_before_is_not_applied(sim):
+async def test_a_request_dropped_before_is_not_applied(sim: Sim) -> None:
     await script(sim, {"path": "*/generate-jitconfig", "drop": "before", "count": 1})
     body = {"name": "r", "runner_group_id": 1, "labels": ["x"]}
     with pytest.raises(http.ConnectionDropped):
@@ -93,7 +98,7 @@ async def test_a_request_dropped_before_is_not_applied(sim):
     assert (await sim.call("POST", "/orgs/acme/actions/runners/generate-jitconfig", body)).status == 201
 
 
-async def test_latency_outage_window_page_mark_and_empty_body(sim):
+async def test_latency_outage_window_page_mark_and_empty_body(sim: Sim) -> None:
     await script(sim, {"forge": "github", "outage": True, "start_in": 10, "seconds": 5})
     assert (await sim.call("GET", "/users/a")).status == 200
     await asyncio.sleep(11)
@@ -103,19 +108,20 @@ async def test_latency_outage_window_page_mark_and_empty_body(sim):
     await script(sim, {"latency": 7, "bom": True, "path": "*/users/a"}, {"empty": True, "path": "*/users/b"})
     before = sim.world.now()
     slow = await sim.call("GET", "/users/a")
-    assert (sim.world.now() - before, slow.body[:3]) == (pytest.approx(7), b"\xef\xbb\xbf")
+    assert sim.world.now() - before == pytest.approx(7)
+    assert slow.body[:3] == b"\xef\xbb\xbf"
     assert (await sim.call("GET", "/users/b")).body == b""
     assert (await sim.call("DELETE", "/_sim/faults")).status == 204
     assert (await sim.call("GET", "/users/b")).body != b""
 
 
-async def test_a_hanging_request_never_answers(sim):
+async def test_a_hanging_request_never_answers(sim: Sim) -> None:
     await script(sim, {"hang": True})
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(sim.call("GET", "/users/a"), 1000)
 
 
-async def test_a_token_can_be_revoked_and_a_quota_used_up_by_fault(sim):
+async def test_a_token_can_be_revoked_and_a_quota_used_up_by_fault(sim: Sim) -> None:
     await script(sim, {"path": "*/users/b", "exhaust_rate": True}, {"path": "*/users/a", "revoke_token": True})
     assert (await sim.call("GET", "/users/b")).status == 403
     assert (await sim.call("GET", "/users/a")).status == 401
@@ -136,13 +142,13 @@ async def test_a_token_can_be_revoked_and_a_quota_used_up_by_fault(sim):
         ([], "JSON object"),
     ],
 )
-async def test_queueing_refuses_bad_input_and_says_what_is_wrong(sim, body, text):
+async def test_queueing_refuses_bad_input_and_says_what_is_wrong(sim: Sim, body: Any, text: Any) -> None:
     answer = await sim.call("POST", "/_sim/jobs", body)
     assert answer.status == 400
     assert text in answer.json()["error"]
 
 
-async def test_the_state_counts_requests_by_template(sim):
+async def test_the_state_counts_requests_by_template(sim: Sim) -> None:
     await sim.queue(["x"])
     await sim.call("GET", "/repos/acme/ml")
     await sim.call("GET", "/repos/acme/other")
@@ -155,12 +161,12 @@ async def test_the_state_counts_requests_by_template(sim):
     assert {"runners", "comments", "uploads", "scale_sets", "sessions"} <= set(state)
 
 
-async def test_github_com_addresses_reach_the_same_api(sim):
+async def test_github_com_addresses_reach_the_same_api(sim: Sim) -> None:
     answer = await sim.call("GET", "https://api.github.com/users/octocat")
     assert answer.json()["login"] == "octocat"
 
 
-async def test_a_wait_ends_at_its_timeout_and_timers_run_in_order(sim):
+async def test_a_wait_ends_at_its_timeout_and_timers_run_in_order(sim: Sim) -> None:
     seen = []
     sim.world.call_later(2, lambda: seen.append("two"))
     sim.world.call_later(1, lambda: seen.append("one"))
@@ -169,13 +175,13 @@ async def test_a_wait_ends_at_its_timeout_and_timers_run_in_order(sim):
     assert seen == ["one", "two"]
 
 
-def test_times_are_printed_as_the_forges_print_them():
+def test_times_are_printed_as_the_forges_print_them() -> None:
     assert world.iso(1_780_000_000.9) == "2026-05-28T20:26:40Z"
     assert world.iso_milliseconds(1_780_000_000.25) == "2026-05-28T20:26:40.250Z"
     assert world.iso(None) is None
 
 
-def test_reports_are_rendered_without_scripts():
+def test_reports_are_rendered_without_scripts() -> None:
     shown = page.render("# hi\n<script>alert(1)</script>\n\n![m](https://x.invalid/m.png)\n\n|a|\n|-|\n|1|\n")
     assert "<h1>hi</h1>" in shown and "script" not in shown
     assert 'src="https://x.invalid/m.png"' in shown and "<table>" in shown

@@ -11,6 +11,8 @@ import pytest
 
 from runnerd.simulator import github
 
+from .conftest import Sim, given
+
 SETS = "runtime/runnerscalesets"
 
 
@@ -18,7 +20,7 @@ def kinds(messages: list[dict[str, Any]]) -> list[str]:
     return [message["messageType"] for message in messages]
 
 
-async def test_the_token_chain_gives_a_url_and_a_token_that_tells_its_expiry(sim):
+async def test_the_token_chain_gives_a_url_and_a_token_that_tells_its_expiry(sim: Sim) -> None:
     service = await sim.service("acme/ml")
     claims = jwt.decode(service.token, options={"verify_signature": False})
     assert claims["exp"] == int(sim.world.now()) + 3600
@@ -31,7 +33,7 @@ async def test_the_token_chain_gives_a_url_and_a_token_that_tells_its_expiry(sim
     ("authorization", "status"),
     [("Bearer {}", 401), ("RemoteAuth nonsense", 404), ("RemoteAuth {}", 200)],
 )
-async def test_runner_registration_takes_only_remote_auth(sim, authorization, status):
+async def test_runner_registration_takes_only_remote_auth(sim: Sim, authorization: Any, status: Any) -> None:
     token = (await sim.call("POST", "/orgs/acme/actions/runners/registration-token")).json()["token"]
     answer = await sim.call(
         "POST",
@@ -42,7 +44,7 @@ async def test_runner_registration_takes_only_remote_auth(sim, authorization, st
     assert answer.status == status
 
 
-async def test_a_registration_token_is_good_for_its_scope_and_an_hour(sim):
+async def test_a_registration_token_is_good_for_its_scope_and_an_hour(sim: Sim) -> None:
     token = (await sim.call("POST", "/orgs/acme/actions/runners/registration-token")).json()["token"]
     body = {"url": "https://github.sim.invalid/acme/ml", "runner_event": "register"}
     other = await sim.call("POST", "/actions/runner-registration", body, auth=f"RemoteAuth {token}")
@@ -52,7 +54,7 @@ async def test_a_registration_token_is_good_for_its_scope_and_an_hour(sim):
     assert (await sim.call("POST", "/actions/runner-registration", body, auth=f"RemoteAuth {token}")).status == 401
 
 
-async def test_a_set_echoes_its_labels_with_a_lower_case_type_and_is_found_by_name(sim):
+async def test_a_set_echoes_its_labels_with_a_lower_case_type_and_is_found_by_name(sim: Sim) -> None:
     service = await sim.service()
     made = await service.make_set("gpu", ["gpu", "linux"])
     assert [(label["name"], label["type"]) for label in made["labels"]] == [("gpu", "system"), ("linux", "system")]
@@ -61,13 +63,13 @@ async def test_a_set_echoes_its_labels_with_a_lower_case_type_and_is_found_by_na
     assert (await service.call("GET", f"{SETS}?runnerGroupId=1&name=none")).json() == {"count": 0, "value": []}
 
 
-async def test_a_set_without_labels_gets_its_name_as_label(sim):
+async def test_a_set_without_labels_gets_its_name_as_label(sim: Sim) -> None:
     service = await sim.service()
     made = (await service.call("POST", SETS, {"name": "solo"})).json()
     assert [label["name"] for label in made["labels"]] == ["solo"]
 
 
-async def test_set_refusals(sim):
+async def test_set_refusals(sim: Sim) -> None:
     service = await sim.service()
     await service.make_set("gpu")
     duplicate = await service.call("POST", SETS, {"name": "GPU", "runnerGroupId": 1})
@@ -82,7 +84,7 @@ async def test_set_refusals(sim):
     assert missing.header("ActivityId")
 
 
-async def test_groups_are_found_by_name_with_a_trailing_slash(sim):
+async def test_groups_are_found_by_name_with_a_trailing_slash(sim: Sim) -> None:
     service = await sim.service()
     found = (await service.call("GET", "runtime/runnergroups/?groupName=gpu")).json()
     assert (found["value"][0]["id"], found["value"][0]["isDefaultGroup"]) == (3, False)
@@ -90,7 +92,7 @@ async def test_groups_are_found_by_name_with_a_trailing_slash(sim):
     assert (default["id"], default["isDefaultGroup"]) == (1, True)
 
 
-async def test_an_assigned_job_runs_on_a_runner_of_the_set_and_ends(sim):
+async def test_an_assigned_job_runs_on_a_runner_of_the_set_and_ends(sim: Sim) -> None:
     service = await sim.service()
     made = await service.make_set()
     session = await service.open_session(made["id"])
@@ -118,7 +120,7 @@ async def test_an_assigned_job_runs_on_a_runner_of_the_set_and_ends(sim):
         await runner.next_job(0)
 
 
-async def test_a_poll_blocks_fifty_seconds_then_says_there_is_nothing(sim):
+async def test_a_poll_blocks_fifty_seconds_then_says_there_is_nothing(sim: Sim) -> None:
     service = await sim.service()
     session = await service.open_session((await service.make_set())["id"])
     before = sim.world.now()
@@ -126,7 +128,7 @@ async def test_a_poll_blocks_fifty_seconds_then_says_there_is_nothing(sim):
     assert sim.world.now() - before == pytest.approx(50)
 
 
-async def test_a_poll_in_flight_wakes_when_a_job_is_queued(sim):
+async def test_a_poll_in_flight_wakes_when_a_job_is_queued(sim: Sim) -> None:
     service = await sim.service()
     session = await service.open_session((await service.make_set())["id"])
     poll = asyncio.create_task(session.take())
@@ -136,7 +138,7 @@ async def test_a_poll_in_flight_wakes_when_a_job_is_queued(sim):
     assert asyncio.get_running_loop().time() == pytest.approx(10)
 
 
-async def test_an_unacknowledged_message_comes_again_unchanged(sim):
+async def test_an_unacknowledged_message_comes_again_unchanged(sim: Sim) -> None:
     service = await sim.service()
     session = await service.open_session((await service.make_set())["id"])
     await sim.queue()
@@ -149,7 +151,7 @@ async def test_an_unacknowledged_message_comes_again_unchanged(sim):
     assert third["messageId"] == first.json()["messageId"] + 1
 
 
-async def test_a_message_holds_at_most_fifty_and_the_rest_follows(sim):
+async def test_a_message_holds_at_most_fifty_and_the_rest_follows(sim: Sim) -> None:
     service = await sim.service()
     session = await service.open_session((await service.make_set())["id"])
     await session.poll(200)
@@ -160,7 +162,7 @@ async def test_a_message_holds_at_most_fifty_and_the_rest_follows(sim):
     assert sizes == [50, 50, 20]
 
 
-async def test_capacity_is_the_total_that_may_be_held(sim):
+async def test_capacity_is_the_total_that_may_be_held(sim: Sim) -> None:
     service = await sim.service()
     session = await service.open_session((await service.make_set())["id"])
     await sim.queue(count=5)
@@ -169,7 +171,7 @@ async def test_capacity_is_the_total_that_may_be_held(sim):
     assert len(await session.take(3)) == 1
 
 
-async def test_a_job_that_queues_at_zero_capacity_is_stranded_until_a_runner_comes(sim):
+async def test_a_job_that_queues_at_zero_capacity_is_stranded_until_a_runner_comes(sim: Sim) -> None:
     service = await sim.service()
     made = await service.make_set()
     session = await service.open_session(made["id"])
@@ -185,7 +187,7 @@ async def test_a_job_that_queues_at_zero_capacity_is_stranded_until_a_runner_com
     assert await runner.next_job(0) is job
 
 
-async def test_a_second_session_conflicts_until_the_first_is_idle(sim):
+async def test_a_second_session_conflicts_until_the_first_is_idle(sim: Sim) -> None:
     service = await sim.service()
     made = await service.make_set()
     await service.open_session(made["id"])
@@ -196,7 +198,7 @@ async def test_a_second_session_conflicts_until_the_first_is_idle(sim):
     assert (await service.call("POST", f"{SETS}/{made['id']}/sessions", body)).status == 200
 
 
-async def test_a_session_that_is_polled_is_not_idle(sim):
+async def test_a_session_that_is_polled_is_not_idle(sim: Sim) -> None:
     service = await sim.service()
     made = await service.make_set()
     session = await service.open_session(made["id"])
@@ -206,7 +208,7 @@ async def test_a_session_that_is_polled_is_not_idle(sim):
     await poll
 
 
-async def test_an_expired_queue_token_is_refreshed_by_patch(sim):
+async def test_an_expired_queue_token_is_refreshed_by_patch(sim: Sim) -> None:
     service = await sim.service()
     made = await service.make_set()
     session = await service.open_session(made["id"])
@@ -224,7 +226,7 @@ async def test_an_expired_queue_token_is_refreshed_by_patch(sim):
     assert (await fresh.call("PATCH", path)).status == 404
 
 
-async def test_a_deleted_set_answers_not_found_to_poll_and_refresh_and_orphans_its_runner(sim):
+async def test_a_deleted_set_answers_not_found_to_poll_and_refresh_and_orphans_its_runner(sim: Sim) -> None:
     service = await sim.service()
     made = await service.make_set()
     session = await service.open_session(made["id"])
@@ -240,7 +242,7 @@ async def test_a_deleted_set_answers_not_found_to_poll_and_refresh_and_orphans_i
         await runner.next_job(0)
 
 
-async def test_an_assignment_lapses_after_five_minutes_with_a_new_job_id_for_the_same_run(sim):
+async def test_an_assignment_lapses_after_five_minutes_with_a_new_job_id_for_the_same_run(sim: Sim) -> None:
     service = await sim.service()
     session = await service.open_session((await service.make_set())["id"])
     [job] = await sim.queue()
@@ -254,7 +256,7 @@ async def test_an_assignment_lapses_after_five_minutes_with_a_new_job_id_for_the
     assert job.status == "queued"
 
 
-async def test_labels_match_as_a_superset_without_regard_to_case(sim):
+async def test_labels_match_as_a_superset_without_regard_to_case(sim: Sim) -> None:
     service = await sim.service()
     session = await service.open_session((await service.make_set("a", ["a", "B", "c"]))["id"])
     await sim.queue(["b", "A"])
@@ -263,18 +265,19 @@ async def test_labels_match_as_a_superset_without_regard_to_case(sim):
     assert await session.take() == []
 
 
-async def test_a_public_repository_is_refused_unless_the_group_allows_it(sim):
+async def test_a_public_repository_is_refused_unless_the_group_allows_it(sim: Sim) -> None:
     service = await sim.service()
     session = await service.open_session((await service.make_set())["id"])
     await sim.queue(repo="acme/open", public=True)
     assert await session.take() == []
     group = sim.github.tables.group("acme", 1)
+    assert group is not None
     group.allows_public = True
     await sim.queue(repo="acme/open")
     assert len(await session.take()) == 1
 
 
-async def test_an_organisation_set_serves_all_its_repositories_and_a_repository_set_only_its_own(sim):
+async def test_an_organisation_set_serves_all_its_repositories_and_a_repository_set_only_its_own(sim: Sim) -> None:
     org = await sim.service("acme")
     repo = await sim.service("acme/ml")
     of_org = await org.open_session((await org.make_set("o", ["o"]))["id"])
@@ -285,7 +288,7 @@ async def test_an_organisation_set_serves_all_its_repositories_and_a_repository_
     assert await of_repo.take() == []
 
 
-async def test_a_jit_name_that_exists_is_refused_and_free_again_after_removal(sim):
+async def test_a_jit_name_that_exists_is_refused_and_free_again_after_removal(sim: Sim) -> None:
     service = await sim.service()
     made = await service.make_set()
     jit = await service.jit(made["id"], "r1")
@@ -304,12 +307,12 @@ async def test_a_jit_name_that_exists_is_refused_and_free_again_after_removal(si
     assert (await service.call("POST", path, {"name": "r1"})).status == 200
 
 
-async def test_a_runner_with_a_job_cannot_be_removed(sim):
+async def test_a_runner_with_a_job_cannot_be_removed(sim: Sim) -> None:
     service = await sim.service()
     made = await service.make_set()
     await sim.queue()
     runner = await service.runner(made["id"], "busy")
-    job = await runner.next_job(0)
+    job = await given(runner)
     answer = await service.call("DELETE", f"distributedtask/pools/0/agents/{runner.registration.id}")
     assert (answer.status, "JobStillRunningException" in answer.json()["typeName"]) == (400, True)
     runner.start(job)
@@ -317,12 +320,12 @@ async def test_a_runner_with_a_job_cannot_be_removed(sim):
     assert by_rest.status == 422
 
 
-async def test_a_dead_runner_stays_busy_until_its_lease_lapses_then_the_job_fails(sim):
+async def test_a_dead_runner_stays_busy_until_its_lease_lapses_then_the_job_fails(sim: Sim) -> None:
     service = await sim.service()
     made = await service.make_set()
     [job] = await sim.queue()
     runner = await service.runner(made["id"], "r1")
-    runner.start(await runner.next_job(0))
+    runner.start(await given(runner))
     runner.die()
     await asyncio.sleep(590)
     assert (job.status, runner.registration.busy, runner.registration.status) == ("in_progress", True, "offline")
@@ -330,17 +333,17 @@ async def test_a_dead_runner_stays_busy_until_its_lease_lapses_then_the_job_fail
     assert (job.status, job.conclusion) == ("completed", "failure")
 
 
-async def test_an_interrupted_runner_fails_its_job_at_once(sim):
+async def test_an_interrupted_runner_fails_its_job_at_once(sim: Sim) -> None:
     service = await sim.service()
     made = await service.make_set()
     [job] = await sim.queue()
     runner = await service.runner(made["id"], "r1")
-    runner.start(await runner.next_job(0))
+    runner.start(await given(runner))
     runner.interrupt()
     assert job.conclusion == "failure"
 
 
-async def test_a_job_that_its_runner_never_starts_is_given_back(sim):
+async def test_a_job_that_its_runner_never_starts_is_given_back(sim: Sim) -> None:
     service = await sim.service()
     made = await service.make_set()
     [job] = await sim.queue()
@@ -350,7 +353,7 @@ async def test_a_job_that_its_runner_never_starts_is_given_back(sim):
     assert (job.stage, job.starts) == ("assigned", 0)
 
 
-async def test_an_enterprise_server_offers_jobs_to_be_acquired(sim, options):
+async def test_an_enterprise_server_offers_jobs_to_be_acquired(sim: Sim, options: Any) -> None:
     options.ghes_acquire = True
     service = await sim.service()
     made = await service.make_set()
@@ -372,20 +375,20 @@ async def test_an_enterprise_server_offers_jobs_to_be_acquired(sim, options):
     assert (assigned["messageType"], assigned["runnerRequestId"]) == ("JobAssigned", ids[0])
 
 
-async def test_labels_beyond_the_name_are_dropped_where_the_feature_is_off(sim, options):
+async def test_labels_beyond_the_name_are_dropped_where_the_feature_is_off(sim: Sim, options: Any) -> None:
     options.custom_labels = False
     made = await (await sim.service()).make_set("gpu", ["gpu", "linux"])
     assert [label["name"] for label in made["labels"]] == ["gpu"]
 
 
-async def test_the_query_of_the_queue_url_must_be_kept(sim):
+async def test_the_query_of_the_queue_url_must_be_kept(sim: Sim) -> None:
     service = await sim.service()
     session = await service.open_session((await service.make_set())["id"])
     session.data["messageQueueUrl"] = session.data["messageQueueUrl"].split("?")[0] + "?x=1"
     assert (await session.poll()).status == 400
 
 
-async def test_two_runners_of_a_set_never_get_the_same_job(sim):
+async def test_two_runners_of_a_set_never_get_the_same_job(sim: Sim) -> None:
     service = await sim.service()
     made = await service.make_set()
     runners = [await service.runner(made["id"], f"r{n}") for n in range(8)]
@@ -394,7 +397,7 @@ async def test_two_runners_of_a_set_never_get_the_same_job(sim):
     assert sorted(job.id for job in got if job) == [job.id for job in jobs]
 
 
-async def test_a_cancelled_job_that_was_assigned_is_reported_as_canceled(sim):
+async def test_a_cancelled_job_that_was_assigned_is_reported_as_canceled(sim: Sim) -> None:
     service = await sim.service()
     session = await service.open_session((await service.make_set())["id"])
     [job] = await sim.queue()
@@ -405,19 +408,20 @@ async def test_a_cancelled_job_that_was_assigned_is_reported_as_canceled(sim):
     assert job.conclusion == "cancelled"
 
 
-async def test_a_cancelled_running_job_is_told_to_its_runner(sim):
+async def test_a_cancelled_running_job_is_told_to_its_runner(sim: Sim) -> None:
     service = await sim.service()
     made = await service.make_set()
     [job] = await sim.queue(duration=1000)
     runner = await service.runner(made["id"], "r1")
-    work = asyncio.create_task(runner.run(await runner.next_job(0)))
+    work = asyncio.create_task(runner.run(await given(runner)))
     await asyncio.sleep(5)
     await sim.call("POST", f"/repos/acme/ml/actions/runs/{job.run_id}/cancel")
     await work
+    assert job.started_at is not None
     assert (job.conclusion, job.finished_at) == ("cancelled", job.started_at + 5)
 
 
-async def test_a_thousand_jobs_flow_through_without_a_scan_of_all(sim):
+async def test_a_thousand_jobs_flow_through_without_a_scan_of_all(sim: Sim) -> None:
     service = await sim.service()
     made = await service.make_set()
     session = await service.open_session(made["id"])
@@ -429,7 +433,7 @@ async def test_a_thousand_jobs_flow_through_without_a_scan_of_all(sim):
     assert len(seen) == 1000
 
 
-async def test_jit_configuration_is_the_three_files_of_the_runner(sim):
+async def test_jit_configuration_is_the_three_files_of_the_runner(sim: Sim) -> None:
     service = await sim.service()
     jit = await service.jit((await service.make_set())["id"], "r1")
     files = github.runners.read_jit_config(jit["encodedJITConfig"])
@@ -438,7 +442,7 @@ async def test_jit_configuration_is_the_three_files_of_the_runner(sim):
     assert json.dumps(files)
 
 
-async def test_a_job_handed_to_a_dead_runner_is_given_to_the_next(sim):
+async def test_a_job_handed_to_a_dead_runner_is_given_to_the_next(sim: Sim) -> None:
     service = await sim.service()
     made = await service.make_set()
     dead = await service.runner(made["id"], "dead")
@@ -451,7 +455,7 @@ async def test_a_job_handed_to_a_dead_runner_is_given_to_the_next(sim):
     assert (job.starts, dead.registration.status) == (0, "offline")
 
 
-async def test_a_runner_that_went_offline_may_connect_again_but_not_twice_at_once(sim):
+async def test_a_runner_that_went_offline_may_connect_again_but_not_twice_at_once(sim: Sim) -> None:
     service = await sim.service()
     config = (await service.jit((await service.make_set())["id"], "r1"))["encodedJITConfig"]
     first = sim.github.connect_runner(config)
@@ -465,7 +469,7 @@ async def test_a_runner_that_went_offline_may_connect_again_but_not_twice_at_onc
         await first.next_job(0)
 
 
-async def test_somebody_else_may_hold_the_session_for_a_time(sim):
+async def test_somebody_else_may_hold_the_session_for_a_time(sim: Sim) -> None:
     service = await sim.service()
     made = await service.make_set()
     session = await service.open_session(made["id"])

@@ -99,7 +99,9 @@ async def simulator(tmp_path: pathlib.Path) -> AsyncIterator[Simulator]:
             assert await process.wait() == 0
 
 
-async def test_a_queued_job_runs_once_with_its_files_and_environment(simulator, tmp_path):
+async def test_a_queued_job_runs_once_with_its_files_and_environment(
+    simulator: Simulator, tmp_path: pathlib.Path
+) -> None:
     hook = tmp_path / "completed.sh"
     hook.write_text('echo "cost: 0.12" >> "$GITHUB_STEP_SUMMARY"\n')
     script = [
@@ -133,7 +135,9 @@ async def test_a_queued_job_runs_once_with_its_files_and_environment(simulator, 
 
 
 @pytest.mark.parametrize("event", ["pull_request", "push"])
-async def test_the_workspace_is_a_checkout_with_the_token_beside_its_origin(simulator, tmp_path, event):
+async def test_the_workspace_is_a_checkout_with_the_token_beside_its_origin(
+    simulator: Simulator, tmp_path: pathlib.Path, event: Any
+) -> None:
     basic = """$(printf 'x-access-token:%s' "$GITHUB_TOKEN" | base64 -w0)"""
     script = [
         'test "$(git rev-parse --show-toplevel)" = "$GITHUB_WORKSPACE"',
@@ -151,7 +155,9 @@ async def test_the_workspace_is_a_checkout_with_the_token_beside_its_origin(simu
     assert ("head: detached" if event == "pull_request" else "head: refs/heads/main") in log
 
 
-async def test_a_runner_that_is_terminated_fails_its_job_and_kills_the_script(simulator, tmp_path):
+async def test_a_runner_that_is_terminated_fails_its_job_and_kills_the_script(
+    simulator: Simulator, tmp_path: pathlib.Path
+) -> None:
     mark = tmp_path / "survived"
     body = {"forge": "github", "repo": "acme/ml", "labels": ["gpu-t4"], "script": ["sleep 1.5", f"touch {mark}"]}
     [id] = (await simulator.call("POST", "/_sim/jobs", body))["ids"]
@@ -166,7 +172,7 @@ async def test_a_runner_that_is_terminated_fails_its_job_and_kills_the_script(si
     assert not mark.exists()
 
 
-async def test_lost_answers_do_not_make_a_job_run_twice(simulator, tmp_path):
+async def test_lost_answers_do_not_make_a_job_run_twice(simulator: Simulator, tmp_path: pathlib.Path) -> None:
     lost = [
         {"path": f"/_sim/runner/sessions{tail}", "method": "POST", "drop": "after", "count": 1}
         for tail in ("", "/{session}/jobs/{job}/start", "/{session}/jobs/{job}/finish")
@@ -184,7 +190,9 @@ async def test_lost_answers_do_not_make_a_job_run_twice(simulator, tmp_path):
     assert [fault["hits"] for fault in used] == [1, 1, 1]
 
 
-async def test_an_idle_runner_that_is_terminated_keeps_its_registration(simulator, tmp_path):
+async def test_an_idle_runner_that_is_terminated_keeps_its_registration(
+    simulator: Simulator, tmp_path: pathlib.Path
+) -> None:
     runner = await simulator.runner("idle", tmp_path / "root")
     await line_with(runner, "Listening for Jobs")
     runner.send_signal(signal.SIGTERM)
@@ -193,7 +201,7 @@ async def test_an_idle_runner_that_is_terminated_keeps_its_registration(simulato
     assert (left["name"], left["status"]) == ("idle", "offline")
 
 
-async def test_a_runner_whose_registration_is_removed_says_so(simulator, tmp_path):
+async def test_a_runner_whose_registration_is_removed_says_so(simulator: Simulator, tmp_path: pathlib.Path) -> None:
     runner = await simulator.runner("gone", tmp_path / "root")
     await line_with(runner, "Listening for Jobs")
     [listed] = (await simulator.call("GET", "/api/v3/orgs/acme/actions/runners"))["runners"]
@@ -202,7 +210,7 @@ async def test_a_runner_whose_registration_is_removed_says_so(simulator, tmp_pat
     assert await asyncio.wait_for(runner.wait(), 10) == 0
 
 
-async def test_a_cancelled_job_ends_as_canceled(simulator, tmp_path):
+async def test_a_cancelled_job_ends_as_canceled(simulator: Simulator, tmp_path: pathlib.Path) -> None:
     body = {"forge": "github", "repo": "acme/ml", "labels": ["gpu-t4"], "script": ["sleep 30"]}
     [id] = (await simulator.call("POST", "/_sim/jobs", body))["ids"]
     runner = await simulator.runner("r1", tmp_path / "root")

@@ -30,7 +30,7 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def test_githubkit_as_an_app_manages_runners(listening):
+async def test_githubkit_as_an_app_manages_runners(listening: server.Server) -> None:
     auth = github.auth
     id = listening.app.github.auth.installation_of("acme")
     strategy = AppInstallationAuthStrategy(auth.APP_ID, listening.app.github.auth.app_key_pem, id)
@@ -48,7 +48,9 @@ async def test_githubkit_as_an_app_manages_runners(listening):
         await runner.next_job(0)
 
 
-async def test_a_dropped_connection_has_no_answer_and_after_means_applied(listening, client):
+async def test_a_dropped_connection_has_no_answer_and_after_means_applied(
+    listening: server.Server, client: aiohttp.ClientSession
+) -> None:
     fault = {"faults": [{"path": "*/registration-token", "drop": "after", "count": 1}]}
     async with client.post(f"{listening.url}/_sim/faults", json=fault) as answer:
         assert answer.status == 201
@@ -60,7 +62,9 @@ async def test_a_dropped_connection_has_no_answer_and_after_means_applied(listen
         assert answer.status == 201
 
 
-async def test_a_runner_that_is_killed_in_its_poll_holds_nothing_on_the_server(listening, client):
+async def test_a_runner_that_is_killed_in_its_poll_holds_nothing_on_the_server(
+    listening: server.Server, client: aiohttp.ClientSession
+) -> None:
     jobs = listening.app.github
     token = {"name": "r", "runner_group_id": 1, "labels": ["solo"]}
     async with client.post(
@@ -82,7 +86,7 @@ async def test_a_runner_that_is_killed_in_its_poll_holds_nothing_on_the_server(l
         assert answer.status == 400
 
 
-async def test_webhooks_reach_a_listener(listening, client):
+async def test_webhooks_reach_a_listener(listening: server.Server, client: aiohttp.ClientSession) -> None:
     seen: list[str] = []
 
     async def receive(request: web.Request) -> web.Response:

@@ -9,10 +9,11 @@ from provisioners.offload import Offload
 from runnerd import errors, model, store
 
 from . import facts
+from .conftest import Opener
 
 
 @pytest.fixture
-async def state(url, opened):
+async def state(url: str, opened: Opener) -> store.Store:
     return await opened(url)
 
 
@@ -29,13 +30,13 @@ def event(word: str) -> model.Event:
     return model.Event(1.0, "daemon", "d", word)
 
 
-async def test_calls_of_one_moment_are_one_transaction(state):
+async def test_calls_of_one_moment_are_one_transaction(state: store.Store) -> None:
     await asyncio.gather(*(state.write(event(f"{n:02}")) for n in range(50)))
     assert state.commits == 1
     assert words(await state.events()) == [f"{n:02}" for n in range(50)]
 
 
-async def test_calls_during_a_commit_share_the_next_one(file_url, opened):
+async def test_calls_during_a_commit_share_the_next_one(file_url: str, opened: Opener) -> None:
     state = await opened(file_url)
     # Holding the writer's turn keeps the first commit under way.
     with state._database._writing:
@@ -49,7 +50,7 @@ async def test_calls_during_a_commit_share_the_next_one(file_url, opened):
     assert words(await state.events()) == ["first", *(f"{n:02}" for n in range(20))]
 
 
-async def test_a_bad_change_fails_its_own_caller_alone(state):
+async def test_a_bad_change_fails_its_own_caller_alone(state: store.Store) -> None:
     answers = await asyncio.gather(
         state.write(event("a")),
         state.write(event("beside the bad one"), bad("x")),
@@ -69,19 +70,19 @@ async def test_a_bad_change_fails_its_own_caller_alone(state):
     assert await state.instance("rd-2") == facts.BARE
 
 
-async def test_each_caller_gets_an_exception_of_its_own(state):
-    one: BaseException
-    two: BaseException
-    one, two = await asyncio.gather(state.write(bad("x")), state.write(bad("y")), return_exceptions=True)
-    assert one is not two and one.__cause__ is not None
+async def test_each_caller_gets_an_exception_of_its_own(state: store.Store) -> None:
+    calls = [state.write(bad("x")), state.write(bad("y"))]
+    one, two = await asyncio.gather(*calls, return_exceptions=True)
+    assert one is not two
+    assert isinstance(one, BaseException) and one.__cause__ is not None
 
 
-async def test_the_last_of_several_callers_has_the_last_word(state):
+async def test_the_last_of_several_callers_has_the_last_word(state: store.Store) -> None:
     await asyncio.gather(*(state.write(store.Setting("n", str(n))) for n in range(20)))
     assert (await state.load()).settings == {"n": "19"}
 
 
-async def test_order_is_kept_when_a_bad_change_divides_the_transaction(state):
+async def test_order_is_kept_when_a_bad_change_divides_the_transaction(state: store.Store) -> None:
     await asyncio.gather(
         *(state.write(store.Setting("n", str(n))) for n in range(10)),
         state.write(bad("x")),
@@ -91,7 +92,7 @@ async def test_order_is_kept_when_a_bad_change_divides_the_transaction(state):
     assert (await state.load()).settings == {"n": "19"}
 
 
-async def test_a_cancelled_writer_does_not_take_the_others_with_it(file_url, opened):
+async def test_a_cancelled_writer_does_not_take_the_others_with_it(file_url: str, opened: Opener) -> None:
     state = await opened(file_url)
     with state._database._writing:
         first = asyncio.create_task(state.write(event("first")))
@@ -106,14 +107,14 @@ async def test_a_cancelled_writer_does_not_take_the_others_with_it(file_url, ope
     await state.write(event("third"))
 
 
-async def test_more_than_fits_one_transaction_is_several(state, monkeypatch):
+async def test_more_than_fits_one_transaction_is_several(state: store.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runnerd.store.store.MOST_CHANGES", 10)
     await asyncio.gather(*(state.write(event(f"{n:02}a"), event(f"{n:02}b")) for n in range(20)))
     assert state.commits == 4
     assert words(await state.events()) == [f"{n:02}{letter}" for n in range(20) for letter in "ab"]
 
 
-async def test_closing_writes_what_was_asked_for(durable_url, opened):
+async def test_closing_writes_what_was_asked_for(durable_url: str, opened: Opener) -> None:
     state = await opened(durable_url)
     writes = [asyncio.create_task(state.write(event(f"{n}"))) for n in range(5)]
     await asyncio.sleep(0)
@@ -122,7 +123,7 @@ async def test_closing_writes_what_was_asked_for(durable_url, opened):
     assert words(await (await opened(durable_url)).events()) == ["0", "1", "2", "3", "4"]
 
 
-async def test_an_executor_that_is_gone_fails_the_write_and_not_in_silence(file_url):
+async def test_an_executor_that_is_gone_fails_the_write_and_not_in_silence(file_url: str) -> None:
     door = Offload(1)
     state = await store.Store.open(file_url, offload=door, now=lambda: 1.0)
     door.close()
@@ -131,7 +132,7 @@ async def test_an_executor_that_is_gone_fails_the_write_and_not_in_silence(file_
     state.abandon()
 
 
-async def test_inline_the_store_is_deterministic(file_url):
+async def test_inline_the_store_is_deterministic(file_url: str) -> None:
     state = await store.Store.open(file_url, offload=Offload(0), now=lambda: 1.0)
     await asyncio.gather(*(state.write(event(f"{n}")) for n in range(3)))
     assert state.commits == 1

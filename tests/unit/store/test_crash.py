@@ -6,11 +6,14 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import runnerd
 from runnerd import errors, model, store
+
+from .conftest import Opener
 
 #: Writes pairs (an instance and its event in one call, from many tasks) and says each pair that is durable.
 CHILD = """
@@ -60,7 +63,7 @@ def killed_after(lines: int, url: str) -> list[str]:
     return [line.strip() for line in said + rest.splitlines(keepends=True) if line.endswith("\n")]
 
 
-async def reopened(url: str, opened) -> store.Store:
+async def reopened(url: str, opened: Opener) -> store.Store:
     """A server takes a moment to notice that its client is dead."""
     for _ in range(100):
         try:
@@ -71,7 +74,7 @@ async def reopened(url: str, opened) -> store.Store:
 
 
 @pytest.mark.parametrize("lines", [1, 150, 400])
-async def test_everything_acknowledged_survives_a_kill(durable_url, opened, lines):
+async def test_everything_acknowledged_survives_a_kill(durable_url: str, opened: Opener, lines: Any) -> None:
     acknowledged = killed_after(lines, durable_url)
     state = await reopened(durable_url, opened)
     loaded = await state.load()
@@ -86,6 +89,6 @@ async def test_everything_acknowledged_survives_a_kill(durable_url, opened, line
     await state.write(model.Event(1.0, "daemon", "d", "restarted"))
 
 
-async def test_a_killed_process_leaves_no_lock_on_a_file(file_url, opened):
+async def test_a_killed_process_leaves_no_lock_on_a_file(file_url: str, opened: Opener) -> None:
     killed_after(1, file_url)
     await opened(file_url)

@@ -13,6 +13,7 @@ from runnerd import errors, store
 from runnerd.store import engine
 
 from . import facts
+from .conftest import Opener
 
 
 def admin(url: str) -> psycopg.Connection[Any]:
@@ -29,7 +30,7 @@ def terminate(url: str) -> int:
         return len(ended)
 
 
-async def test_a_second_opener_is_refused_and_told_who_has_it(durable_url, opened):
+async def test_a_second_opener_is_refused_and_told_who_has_it(durable_url: str, opened: Opener) -> None:
     first = await opened(durable_url)
     with pytest.raises(errors.StoreBusy, match=rf"process {os.getpid()} on ") as refused:
         await opened(durable_url)
@@ -37,7 +38,7 @@ async def test_a_second_opener_is_refused_and_told_who_has_it(durable_url, opene
     await first.write(facts.BARE)
 
 
-async def test_after_closing_another_may_open(durable_url, opened):
+async def test_after_closing_another_may_open(durable_url: str, opened: Opener) -> None:
     first = await opened(durable_url)
     await first.write(facts.BARE)
     await first.close()
@@ -45,7 +46,7 @@ async def test_after_closing_another_may_open(durable_url, opened):
     assert (await second.load()).instances == (facts.BARE,)
 
 
-async def test_an_abandoned_store_can_be_opened_again_in_the_same_process(durable_url):
+async def test_an_abandoned_store_can_be_opened_again_in_the_same_process(durable_url: str) -> None:
     door = Offload(0)
     first = await store.Store.open(durable_url, offload=door, now=lambda: 1.0)
     await first.write(facts.BARE)
@@ -59,26 +60,28 @@ async def test_an_abandoned_store_can_be_opened_again_in_the_same_process(durabl
     await second.close()
 
 
-async def test_upgrading_by_hand_is_refused_while_a_daemon_runs(durable_url, opened):
+async def test_upgrading_by_hand_is_refused_while_a_daemon_runs(durable_url: str, opened: Opener) -> None:
     await opened(durable_url)
     with pytest.raises(errors.StoreBusy):
         store.migrate(durable_url)
 
 
-async def test_a_failed_open_holds_nothing(durable_url, opened):
+async def test_a_failed_open_holds_nothing(durable_url: str, opened: Opener) -> None:
     with pytest.raises(errors.StoreError, match=re.escape("runnerd db upgrade")):
         await opened(durable_url, migrate=False)
     await opened(durable_url)
 
 
-async def test_two_databases_in_memory_are_two(opened):
+async def test_two_databases_in_memory_are_two(opened: Opener) -> None:
     one, two = await opened("sqlite://"), await opened("sqlite://")
     await one.write(facts.BARE)
     assert (await two.load()).instances == ()
 
 
 class TestServer:
-    async def test_a_lost_connection_is_reported_and_the_next_write_succeeds(self, postgres, opened):
+    async def test_a_lost_connection_is_reported_and_the_next_write_succeeds(
+        self, postgres: str, opened: Opener
+    ) -> None:
         state = await opened(postgres)
         await state.write(facts.BARE)
         assert terminate(postgres) == 2
@@ -88,7 +91,7 @@ class TestServer:
         await state.probe()
         assert len((await state.load()).instances) == 2
 
-    async def test_the_lock_is_held_again_after_a_reconnect(self, postgres, opened):
+    async def test_the_lock_is_held_again_after_a_reconnect(self, postgres: str, opened: Opener) -> None:
         state = await opened(postgres)
         terminate(postgres)
         with pytest.raises(errors.StoreUnwritable):
@@ -97,13 +100,13 @@ class TestServer:
         with pytest.raises(errors.StoreBusy):
             await opened(postgres)
 
-    async def test_reading_survives_a_lost_connection(self, postgres, opened):
+    async def test_reading_survives_a_lost_connection(self, postgres: str, opened: Opener) -> None:
         state = await opened(postgres)
         await state.write(facts.BARE)
         terminate(postgres)
         assert await state.instance("rd-2") == facts.BARE
 
-    async def test_a_store_whose_lock_another_took_never_writes_again(self, postgres, opened):
+    async def test_a_store_whose_lock_another_took_never_writes_again(self, postgres: str, opened: Opener) -> None:
         state = await opened(postgres)
         terminate(postgres)
         other = await opened(postgres)
@@ -116,7 +119,7 @@ class TestServer:
             await state.write(facts.BARE)
         assert (await state.instances()) == []
 
-    async def test_a_store_that_was_taken_over_and_left_knows_it(self, postgres, opened):
+    async def test_a_store_that_was_taken_over_and_left_knows_it(self, postgres: str, opened: Opener) -> None:
         state = await opened(postgres)
         terminate(postgres)
         other = await opened(postgres)
@@ -127,7 +130,7 @@ class TestServer:
         with pytest.raises(errors.StoreBusy, match="taken over"):
             await state.write(facts.BARE)
 
-    async def test_two_schemas_of_one_database_are_two_states(self, postgres, opened):
+    async def test_two_schemas_of_one_database_are_two_states(self, postgres: str, opened: Opener) -> None:
         # The URL ends with the name of its schema.
         with admin(postgres) as connection:
             connection.execute(f"CREATE SCHEMA {postgres.rsplit('%3D')[-1]}_two")
@@ -135,10 +138,10 @@ class TestServer:
         await one.write(facts.BARE)
         assert (await two.load()).instances == ()
 
-    async def test_a_server_that_acknowledges_too_early_is_overruled(self, postgres, opened):
+    async def test_a_server_that_acknowledges_too_early_is_overruled(self, postgres: str, opened: Opener) -> None:
         state = await opened(postgres + "%20-csynchronous_commit%3Doff")
 
-        def setting(connection):
+        def setting(connection: Any) -> None:
             return connection.exec_driver_sql("SHOW synchronous_commit").scalar()
 
         assert state._database.transaction(setting) == "on"

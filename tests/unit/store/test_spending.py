@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import random
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -13,6 +15,7 @@ from runnerd import model, store
 from runnerd.store import commit, engine, spending, tables
 
 from . import facts
+from .conftest import Opener
 
 S = model.InstanceState
 #: A midnight of UTC.
@@ -21,7 +24,7 @@ HOUR = 3600.0
 
 
 @pytest.fixture
-async def state(url, opened):
+async def state(url: str, opened: Opener) -> store.Store:
     return await opened(url)
 
 
@@ -40,7 +43,7 @@ def table(found: store.Spending) -> list[tuple[str, float, float, int]]:
     return [(one.key, round(one.dollars, 6), round(one.committed, 6), one.instances) for one in found.groups]
 
 
-async def test_a_row_is_cut_at_the_span_and_at_midnights_of_utc(state):
+async def test_a_row_is_cut_at_the_span_and_at_midnights_of_utc(state: store.Store) -> None:
     await state.write(ran("a", 20, 30, gpus=2, busy_at=DAY0 + 25 * HOUR, price=2.0))
     span = {"since": DAY0 + 22 * HOUR, "until": DAY0 + 29 * HOUR, "now": DAY0 + 100 * HOUR}
     found = await state.spending(by=store.By.DAY, **span)
@@ -59,14 +62,14 @@ async def test_a_row_is_cut_at_the_span_and_at_midnights_of_utc(state):
         pytest.param(0.5, 1, id="before-the-instance-ran"),
     ],
 )
-async def test_a_job_counts_on_one_day_although_a_clock_was_set(state, busy_at, counted):
+async def test_a_job_counts_on_one_day_although_a_clock_was_set(state: store.Store, busy_at: Any, counted: Any) -> None:
     await state.write(lives("a", 1, 60, busy_at=DAY0 + busy_at * HOUR))
     for by in (store.By.POOL, store.By.DAY):
         found = await state.spending(by=by, since=DAY0, until=DAY0 + 50 * HOUR, now=DAY0 + 2 * HOUR)
         assert (found.total.jobs, sum(one.jobs for one in found.groups)) == (counted, counted)
 
 
-async def test_what_lives_costs_up_to_now_and_is_promised_up_to_its_deadline(state):
+async def test_what_lives_costs_up_to_now_and_is_promised_up_to_its_deadline(state: store.Store) -> None:
     requested = facts.instance("r", S.REQUESTING, price=3.0, deadline=DAY0 + 12 * HOUR, provider="gcp")
     await state.write(lives("a", 2, 14), requested, facts.instance("p", S.PLANNED), ran("b", 0, 1, price=0.0))
     at = DAY0 + 10 * HOUR
@@ -88,7 +91,9 @@ async def test_what_lives_costs_up_to_now_and_is_promised_up_to_its_deadline(sta
         (store.By.REGION, ["aws/us-east-1", "aws/us-west-2", "gcp/us-east-1"]),
     ],
 )
-async def test_groups_are_named_by_their_fact_the_dearest_first_and_equals_by_name(state, by, keys):
+async def test_groups_are_named_by_their_fact_the_dearest_first_and_equals_by_name(
+    state: store.Store, by: Any, keys: Any
+) -> None:
     await state.write(
         ran("a", 0, 5, market="spot", region="us-east-1"),
         ran("b", 0, 2, market="spot", region="us-west-2", repo="acme/ml"),
@@ -98,14 +103,14 @@ async def test_groups_are_named_by_their_fact_the_dearest_first_and_equals_by_na
     assert [one.key for one in found.groups] == keys
 
 
-async def test_a_deadline_from_a_bad_tag_ends_the_counting_all_the_same(state):
+async def test_a_deadline_from_a_bad_tag_ends_the_counting_all_the_same(state: store.Store) -> None:
     await state.write(lives("a", 0, 1e300), lives("b", 0, -1e9))
     found = await state.spending(by=store.By.DAY, since=DAY0, until=float("inf"), now=DAY0)
     assert found.total.committed == pytest.approx(spending.LONGEST_S / HOUR)
 
 
 @pytest.fixture(scope="module")
-def memory():
+def memory() -> Iterator[sa.Connection]:
     made = engine.make(engine.parse("sqlite:///:memory:"))
     with made.connect() as connection:
         tables.metadata.create_all(connection)
@@ -153,7 +158,9 @@ def instances(draw: st.DrawFn) -> model.Instance:
     deadline=None, max_examples=60, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
 @hypothesis.given(rows=st.lists(instances(), max_size=25), since=hours, length=hours, at=hours)
-def test_the_sum_is_the_same_whatever_is_grouped_by(memory, rows, since, length, at):
+def test_the_sum_is_the_same_whatever_is_grouped_by(
+    memory: sa.Connection, rows: Any, since: Any, length: Any, at: Any
+) -> None:
     named = [dataclasses.replace(row, id=model.InstanceId(f"i{number}")) for number, row in enumerate(rows)]
     fill(memory, named)
     start, end, now = DAY0 + since * HOUR, DAY0 + (since + length) * HOUR, DAY0 + at * HOUR
@@ -178,7 +185,7 @@ def test_the_sum_is_the_same_whatever_is_grouped_by(memory, rows, since, length,
     assert totals.pop()[0] == pytest.approx(paid, rel=1e-9, abs=1e-6)
 
 
-def test_a_hundred_thousand_rows_are_summed_quickly(memory):
+def test_a_hundred_thousand_rows_are_summed_quickly(memory: sa.Connection) -> None:
     r = random.Random(5)
     fill(memory, [ran(f"i{n}", s := r.random() * 700, s + r.random() * 9, repo=f"r{n % 50}") for n in range(100_000)])
     began = time.process_time()
