@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.clouds import machines, registry
 from tests.clouds.adapter import CloudAdapter
-from tests.e2e import clouds
+from tests.e2e import clouds, processes
 from tests.e2e import plant as plants
 from tests.e2e import site as sites
 
@@ -27,7 +27,7 @@ NAMES = registry.NAMES
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast instances of one cloud were created once its burst was spent."""
+    """The rate at which instances of one cloud were created once its burst was spent."""
 
     per_second: float
     documented: float
@@ -134,7 +134,7 @@ class Stages:
             site.plant.start_daemon()
             site.await_offers("small", {name})
             site.plant.forges.queue("github", labels=["small"], count=count, separate_runs=True)
-            plants.until(lambda: len(site.clouds.creates) > burst, "the burst", seconds=60, pause=0.05)
+            processes.until(lambda: len(site.clouds.creates) > burst, "the burst", seconds=60, pause=0.05)
             began = time.time()
             while time.time() - began < seconds + 1 and len(site.clouds.creates) < count:
                 time.sleep(0.2)
@@ -174,7 +174,7 @@ class Stages:
             time.sleep(2.0)
             for number, pool in enumerate(pools):
                 site.plant.forges.queue("github", labels=[pool])
-                plants.until(
+                processes.until(
                     lambda count=number + 1: _last_resorts(site) >= count,  # type: ignore[misc]  # bound by a default
                     f"job {number + 1} found its offer",
                     seconds=60,

@@ -1,4 +1,4 @@
-"""What is measured, and how: each measurement starts a fresh daemon and simulator, and ends both.
+"""The measurements: each starts a fresh daemon and simulator, and ends both.
 
 The daemon's configuration is the default one but for limits and addresses: intervals, SQLite on disk, logging to a
 file as in production.  The no-op cloud answers a create call at once.
@@ -19,6 +19,7 @@ from typing import Any
 
 from tests.bench import cloud, clouds, crowd, planning
 from tests.e2e import plant as plants
+from tests.e2e import processes
 
 NAMES = ("plan", "idle", "signal", "latency", "memory", "sdks", "creates", "failover", "cpu")
 #: Instances that work at one time while jobs are counted; the same for every length of the queue.
@@ -32,7 +33,7 @@ OWNERS = tuple(f"acme-{number}" if number else "acme" for number in range(10))
 
 @dataclass(slots=True)
 class Found:
-    """What was measured; None or absent for what was not."""
+    """The results; None or absent for what was not measured."""
 
     #: Burst size -> seconds from signal to create call, one for each job.
     signals: dict[int, list[float]] = field(default_factory=dict)
@@ -202,7 +203,7 @@ class Bench:
             times = [float(one["at"]) for one in plant.calls() if one["call"] == "create"]
             return times if len(times) >= count else []
 
-        times = plants.until(look, f"{count} create calls", seconds=seconds, pause=0.02)
+        times = processes.until(look, f"{count} create calls", seconds=seconds, pause=0.02)
         assert len(times) == count, f"{len(times)} create calls for {count} jobs"
         return times
 
@@ -242,8 +243,8 @@ class Bench:
         if done == size:
             # The whole life of an instance counts, to its confirmed end.
             try:
-                plants.until(lambda: plant.live_rows() == 0, "every instance is gone", seconds=20, pause=0.25)
-            except plants.TookTooLong:
+                processes.until(lambda: plant.live_rows() == 0, "every instance is gone", seconds=20, pause=0.25)
+            except processes.TookTooLong:
                 self._found.spare[size] = plant.live_rows()
                 self._say(f"  instances that no job needed: {_spare(plant)}")
         used, seconds = plant.running.cpu_seconds() - cpu, time.monotonic() - began
@@ -288,12 +289,12 @@ class Bench:
                     for owner in ("acme", "acme-1"):
                         plant.forges.queue("github", repo=f"{owner}/ml-0", count=half, separate_runs=True)
                     count = 1 + 2 * half
-                    plants.until(lambda: crew.counts["hello"] >= count, f"{count} agents", seconds=60, pause=0.5)
+                    processes.until(lambda: crew.counts["hello"] >= count, f"{count} agents", seconds=60, pause=0.5)
                     time.sleep(5.0)
                     self._found.rss_kb_per_machine = (plant.running.rss() - before) / 1024 / (2 * half)
                     self._found.machines = 2 * half
-                except plants.TookTooLong as error:
-                    raise plants.TookTooLong(f"{error}: {dict(crew.counts)} {crew.problems}") from None
+                except processes.TookTooLong as error:
+                    raise processes.TookTooLong(f"{error}: {dict(crew.counts)} {crew.problems}") from None
                 finally:
                     crew.stop()
         finally:
@@ -320,7 +321,7 @@ class Bench:
 
 
 def _spare(plant: plants.Plant) -> list[tuple[Any, ...]]:
-    """What the state says of live instances, with their events."""
+    """Return the rows of live instances, with their events."""
     closed = ", ".join(f"'{state}'" for state in plants.CLOSED)
     return plant.rows(
         "SELECT i.id, i.state, i.reason, i.queue_forge, i.detail, e.at, e.what, e.reason, e.detail "

@@ -56,7 +56,7 @@ def _spread(values: list[float] | None) -> dict[str, float | None]:
 
 
 def table(found: measures.Found) -> str:
-    """What was measured against the goals of the design."""
+    """Return a table of the results against the goals of the design."""
     made = tables.Table(
         box=box.SIMPLE, title="runnerd: measured against section 10 of the design", title_justify="left"
     )

@@ -29,7 +29,7 @@ _TICK, _LOOK = 0.05, 0.15
 
 
 class Guests(Protocol):
-    """What runs on the instances: real machines, or one process that plays all of them."""
+    """The guests of the instances: real machines, or one process that plays all of them."""
 
     @property
     def running(self) -> frozenset[str]: ...
@@ -114,7 +114,7 @@ class Clouds:
         self.guests.close()
 
     def do(self, call: Callable[[], T]) -> T:
-        """What a call answers that is made between two requests."""
+        """Return the result of a call that is made between two requests."""
         assert self._loop is not None and not self._loop.is_closed(), "they are not up"
 
         async def made() -> T:
@@ -249,7 +249,7 @@ class Clouds:
         return self.do(lambda: {one.name: one.keys() for one in self.adapters.values()})
 
     def story(self, lines: int = 60) -> str:
-        """What to look at after a failure."""
+        """Return what a person needs after a failure."""
         parts = [f"--- clouds: problems\n{problem}" for problem in self.problems]
         with contextlib.suppress(Exception):
             parts += self.do(lambda: [f"--- {one.name}\n{one.story(lines)}" for one in self.adapters.values()])

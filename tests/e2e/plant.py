@@ -14,24 +14,21 @@ import math
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
 import yaml
 
 from provisioners import base, fake
+from tests.e2e import processes
 from tests.support.tree import ROOT
 
 T = TypeVar("T")
@@ -44,174 +41,8 @@ MARK = "RUNNERD_PLANT"
 INSTANCE = "RUNNERD_INSTANCE"
 #: How the names of GitLab's heartbeat records begin.
 HEARTBEAT = "runnerd heartbeat "
-#: Seconds between SIGTERM and SIGKILL.
-GRACE = 10.0
 #: States of an instance row that is over (the words of the life cycle).
 CLOSED = ("gone", "failed")
-
-
-class TookTooLong(AssertionError):
-    """A bounded wait ended without what was waited for."""
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback address that nobody listens on now."""
-    sockets = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
-def until(look: Callable[[], T | None], words: str, *, seconds: float, pause: float = 0.1) -> T:
-    """Look again until the look is true; what it saw.  Raises :class:`TookTooLong`."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            raise TookTooLong(f"not within {seconds:g} s: {words}")
-        time.sleep(pause)
-
-
-def call(
-    method: str, url: str, body: Any = None, *, headers: Mapping[str, str] | None = None, timeout: float = 30.0
-) -> tuple[int, bytes]:
-    """Status and body of a request; status 0 when nobody answers."""
-    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, method=method)
-    request.add_header("Content-Type", "application/json")
-    for name, value in (headers or {}).items():
-        request.add_header(name, value)
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
-            return int(answer.status), answer.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read()
-    except OSError:
-        return 0, b""
-
-
-def command(*arguments: str) -> list[str]:
-    """The command line of runnerd, installed or not."""
-    return [sys.executable, "-m", "runnerd.cli", *arguments]
-
-
-class Child:
-    """One process with its log, in a session of its own."""
-
-    def __init__(
-        self, name: str, command: Sequence[str], *, directory: Path, environment: Mapping[str, str], out: Path | None
-    ) -> None:
-        self.name = name
-        self.log = directory / f"{name}.log"
-        with contextlib.ExitStack() as files:
-            log = files.enter_context(open(self.log, "ab"))
-            stdout = log if out is None else files.enter_context(open(out, "wb"))
-            self._process = subprocess.Popen(
-                list(command),
-                cwd=directory,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def status(self) -> int | None:
-        """Exit status, negative for a signal; None while it runs."""
-        return self._process.poll()
-
-    def kill(self) -> None:
-        """SIGKILL to this process alone."""
-        self._process.kill()
-        self._process.wait(GRACE)
-
-    def stop(self, seconds: float = GRACE) -> int:
-        """SIGTERM; its exit status.  Killed when it takes longer than ``seconds``."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        assert self._process.returncode is not None
-        return self._process.returncode
-
-    def wait(self, seconds: float) -> int:
-        """Its exit status.  Raises :class:`TookTooLong`."""
-        try:
-            return self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise TookTooLong(f"the {self.name} still runs after {seconds:g} s") from None
-
-    def cpu_seconds(self) -> float:
-        """User and system time used so far."""
-        times = psutil.Process(self.pid).cpu_times()
-        return float(times.user + times.system)
-
-    def rss(self) -> int:
-        """Bytes of memory that are resident."""
-        return int(psutil.Process(self.pid).memory_info().rss)
-
-    def tail(self, lines: int = 40) -> str:
-        try:
-            text = self.log.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ""
-        return "\n".join(line[:400] for line in text.splitlines()[-lines:])
-
-
-class Simulator:
-    """A running simulator."""
-
-    def __init__(self, child: Child, facts: Mapping[str, Any]) -> None:
-        self.child = child
-        self.facts = facts
-        self.url: str = facts["url"]
-
-    def ask(self, method: str, path: str, body: Any = None, *, timeout: float = 60.0) -> Any:
-        """The JSON answer of a control endpoint; fails when it is refused."""
-        status, data = call(method, self.url + path, body, timeout=timeout)
-        assert 200 <= status < 300, f"{method} {path}: {status} {data[:300]!r}\n{self.child.tail()}"
-        return json.loads(data) if data else None
-
-    def queue(
-        self, forge: str, *, repo: str = "acme/ml", labels: Sequence[str] = ("gpu-t4",), **more: Any
-    ) -> list[int]:
-        """Queue jobs; their ids."""
-        body = {"forge": forge, "repo": repo, "labels": list(labels), **more}
-        ids: list[int] = self.ask("POST", "/_sim/jobs", body)["ids"]
-        return ids
-
-    def state(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.ask("GET", "/_sim/state")
-        return found
-
-    def jobs(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.state()["jobs"]
-        return found
-
-    def options(self, **options: Any) -> None:
-        """Change options of the simulated GitHub."""
-        self.ask("POST", "/_sim/github/options", options)
-
-    def faults(self, *faults: Mapping[str, Any]) -> None:
-        self.ask("POST", "/_sim/faults", {"faults": list(faults)})
-
-    def requests(self) -> Counter[str]:
-        """How often each endpoint was called so far."""
-        return Counter(self.state()["requests"])
 
 
 @dataclass(slots=True)
@@ -219,10 +50,10 @@ class Plant:
     """A directory with a simulator, at most one daemon at a time, and what they leave."""
 
     directory: Path
-    simulator: Simulator | None = None
-    daemon: Child | None = None
+    simulator: processes.Simulator | None = None
+    daemon: processes.Child | None = None
     #: Every process that was started here.
-    children: list[Child] = field(default_factory=list)
+    children: list[processes.Child] = field(default_factory=list)
     ops: str = ""
     public: str = ""
     #: Name of each fake provider -> its log of calls.
@@ -248,12 +79,12 @@ class Plant:
         return self.state / "runnerd.db"
 
     @property
-    def forges(self) -> Simulator:
+    def forges(self) -> processes.Simulator:
         assert self.simulator is not None, "start_simulator() comes first"
         return self.simulator
 
     @property
-    def running(self) -> Child:
+    def running(self) -> processes.Child:
         assert self.daemon is not None, "start_daemon() comes first"
         return self.daemon
 
@@ -262,16 +93,21 @@ class Plant:
         return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", MARK: str(self.directory)}
 
     def start(
-        self, name: str, command: Sequence[str], *, out: Path | None = None, variables: Mapping[str, str] | None = None
-    ) -> Child:
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        out: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> processes.Child:
         """Start a process that ends with the plant."""
-        child = Child(
+        child = processes.Child(
             name, command, directory=self.directory, environment={**self.environment(), **(variables or {})}, out=out
         )
         self.children.append(child)
         return child
 
-    def start_simulator(self, *options: str, repos: Sequence[str] = ("acme/ml",)) -> Simulator:
+    def start_simulator(self, *options: str, repos: Sequence[str] = ("acme/ml",)) -> processes.Simulator:
         """A simulator on a free port, without rate limits."""
         facts = self.directory / "simulator.json"
         line = [sys.executable, "-m", "runnerd.simulator", "--listen", "127.0.0.1:0", "--json", "--no-limits"]
@@ -284,13 +120,15 @@ class Plant:
             assert child.status is None, f"the simulator ended with status {child.status}\n{child.tail()}"
             return facts.read_bytes().endswith(b"\n")
 
-        until(up, "the simulator is up", seconds=40)
-        self.simulator = Simulator(child, json.loads(facts.read_text()))
+        processes.until(up, "the simulator is up", seconds=40)
+        self.simulator = processes.Simulator(child, json.loads(facts.read_text()))
         return self.simulator
 
-    def start_daemon(self, *, wait: bool = True, seconds: float = 40.0) -> Child:
+    def start_daemon(self, *, wait: bool = True, seconds: float = 40.0) -> processes.Child:
         """A daemon on the configuration; with ``wait``, until it is ready."""
-        self.daemon = self.start("daemon", command("run", "--config", str(self.config)), variables=self.variables)
+        self.daemon = self.start(
+            "daemon", processes.command("run", "--config", str(self.config)), variables=self.variables
+        )
         if wait:
             self.await_daemon(seconds)
         return self.daemon
@@ -303,12 +141,12 @@ class Plant:
             return self.ready()
 
         try:
-            until(ready, "the daemon is ready", seconds=seconds, pause=0.05)
-        except TookTooLong as error:
-            raise TookTooLong(f"{error}\n{child.tail()}") from None
+            processes.until(ready, "the daemon is ready", seconds=seconds, pause=0.05)
+        except processes.TookTooLong as error:
+            raise processes.TookTooLong(f"{error}\n{child.tail()}") from None
 
     def ready(self) -> bool:
-        return call("GET", f"http://{self.ops}/readyz", timeout=5)[0] == 200
+        return processes.call("GET", f"http://{self.ops}/readyz", timeout=5)[0] == 200
 
     # -- configuration -----------------------------------------------------------------------------------------
 
@@ -358,7 +196,7 @@ class Plant:
     def listen(self) -> str:
         """Choose where the daemon will listen; the address for agents."""
         if not self.ops:
-            self.ops, self.public = (f"127.0.0.1:{port}" for port in free_ports(2))
+            self.ops, self.public = (f"127.0.0.1:{port}" for port in processes.free_ports(2))
         return f"http://{self.public}"
 
     @property
@@ -467,12 +305,12 @@ class Plant:
         return found
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """What the SQLite state says; read only, also while the daemon runs."""
+        """Return rows of the SQLite state; read only, also while the daemon runs."""
         with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)) as connection:
             return list(connection.execute(query))
 
     def instances(self) -> Counter[str]:
-        """How many instance rows there are, by state."""
+        """Return the number of instance rows by state."""
         try:
             return Counter(dict(self.rows("SELECT state, count(*) FROM instances GROUP BY state")))
         except sqlite3.OperationalError:
@@ -483,7 +321,7 @@ class Plant:
 
     def metric(self, name: str) -> dict[frozenset[tuple[str, str]], float]:
         """The samples of one metric: labels -> value."""
-        status, data = call("GET", f"http://{self.ops}/metrics")
+        status, data = processes.call("GET", f"http://{self.ops}/metrics")
         assert status == 200, (status, data[:200])
         found: dict[frozenset[tuple[str, str]], float] = {}
         for line in data.decode().splitlines():
@@ -496,7 +334,7 @@ class Plant:
         return found
 
     def story(self, lines: int = 60) -> str:
-        """What to look at after a failure."""
+        """Return what a person needs after a failure."""
         parts = []
         for child in {one.log: one for one in self.children}.values():
             parts.append(f"--- {child.log}\n{child.tail(lines)}")

@@ -41,7 +41,7 @@ class Players:
         self._running.add(ref)
 
     def end(self, refs: frozenset[str]) -> None:
-        """Who plays it hears so from the daemon."""
+        """Forget machines; their players hear of it from the daemon."""
         self._running -= refs
 
     def off(self) -> list[str]:

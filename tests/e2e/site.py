@@ -15,13 +15,13 @@ from typing import Any
 from runnerd.cli import client
 from tests.clouds import machines, registry
 from tests.clouds.adapter import CloudAdapter
-from tests.e2e import clouds
+from tests.e2e import clouds, processes
 from tests.e2e import plant as plants
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What became of a command."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -86,7 +86,7 @@ class Site:
     ) -> Ran:
         """Run a command of runnerd beside the daemon, to its end."""
         done = subprocess.run(
-            plants.command(*arguments),
+            processes.command(*arguments),
             cwd=directory or self.plant.directory,
             env={**self.plant.environment(), **self.plant.variables, **(environment or {})},
             stdin=subprocess.DEVNULL,
@@ -104,7 +104,7 @@ class Site:
         return ran.json
 
     def tell(self, path: str, **query: Any) -> Any:
-        """What the daemon answers on its socket: the same without a process for the command."""
+        """Return what the daemon answers on its socket: the same without a process for the command."""
         return client.Client(self.plant.socket).get(path, **query)
 
     def offers(self, pool: str) -> list[dict[str, Any]]:
@@ -123,7 +123,7 @@ class Site:
 
     def await_offers(self, pool: str, providers: set[str], seconds: float = 40.0) -> None:
         """Returns when each of the providers has told what it sells to a pool."""
-        plants.until(
+        processes.until(
             lambda: {one["provider"] for one in self.offers(pool)} >= providers,
             f"offers of {sorted(providers)} for {pool}",
             seconds=seconds,
@@ -143,9 +143,9 @@ class Site:
     def await_nothing_left(self, seconds: float = 60.0) -> None:
         """Returns when neither clouds, forges, state nor host have anything of ours any more."""
         try:
-            plants.until(lambda: not self.left(), "nothing is left", seconds=seconds, pause=0.3)
-        except plants.TookTooLong as error:
-            raise plants.TookTooLong(f"{error}: {self.left()}") from None
+            processes.until(lambda: not self.left(), "nothing is left", seconds=seconds, pause=0.3)
+        except processes.TookTooLong as error:
+            raise processes.TookTooLong(f"{error}: {self.left()}") from None
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.clouds import adapter, registry
-from tests.e2e import clouds, players
+from tests.e2e import clouds, players, processes
 from tests.e2e import plant as plants
 from tests.e2e import site as sites
 
@@ -67,7 +67,7 @@ def test_a_burst_over_a_dry_region_and_a_good_one(plant: plants.Plant, home: Pat
         plant.start_daemon()
         site.await_offers("gpu-t4", {name})
         plant.forges.queue("github", count=JOBS, separate_runs=True)
-        plants.until(lambda: _done(plant) == JOBS, f"{JOBS} jobs are done", seconds=240, pause=0.5)
+        processes.until(lambda: _done(plant) == JOBS, f"{JOBS} jobs are done", seconds=240, pause=0.5)
 
         jobs = plant.forges.jobs()
         assert Counter((job["conclusion"], job["starts"]) for job in jobs) == {("success", 1): JOBS}

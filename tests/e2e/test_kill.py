@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 
 from tests.e2e import plant as plants
+from tests.e2e import processes
 
 pytestmark = pytest.mark.e2e
 
@@ -33,11 +34,11 @@ def test_a_burst_survives_twenty_kills_at_random_moments(plant: plants.Plant) ->
     print(f"what the kills hit: {dict(hits)}; {len(burst.ids)} jobs")
 
     plant.start_daemon()
-    plants.until(burst.all_done, "every job is completed", seconds=PATIENCE, pause=0.3)
+    processes.until(burst.all_done, "every job is completed", seconds=PATIENCE, pause=0.3)
     try:
-        plants.until(lambda: not burst.left(), "nothing is left", seconds=PATIENCE, pause=0.3)
-    except plants.TookTooLong as error:
-        raise plants.TookTooLong(f"{error}: {burst.left()}") from None
+        processes.until(lambda: not burst.left(), "nothing is left", seconds=PATIENCE, pause=0.3)
+    except processes.TookTooLong as error:
+        raise processes.TookTooLong(f"{error}: {burst.left()}") from None
 
     _assert_each_job_ran_once(burst)
     _assert_nothing_is_left(plant)
@@ -70,7 +71,7 @@ class Burst:
         return all(jobs[id]["status"] == "completed" for id in self.ids)
 
     def left(self) -> str:
-        """What still has to go, in words; empty when nothing has."""
+        """Return what still has to go, in words."""
         runners = self._plant.runners()
         return "; ".join(
             filter(

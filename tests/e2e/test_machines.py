@@ -10,7 +10,7 @@ import pytest
 
 from provisioners.processes import identity
 from tests.clouds import machines
-from tests.e2e import plant as plants
+from tests.e2e import processes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
 
@@ -23,7 +23,9 @@ def farm(tmp_path: Path) -> Iterator[machines.Machines]:
 
 
 def _prints(farm: machines.Machines, ref: str, text: str) -> str:
-    plants.until(lambda: text in farm.console(ref), f"{ref} prints {text}: {farm.console(ref)}", seconds=10, pause=0.02)
+    processes.until(
+        lambda: text in farm.console(ref), f"{ref} prints {text}: {farm.console(ref)}", seconds=10, pause=0.02
+    )
     return farm.console(ref)
 
 
@@ -52,7 +54,7 @@ def test_switching_off_is_heard_by_the_cloud_alone(farm: machines.Machines) -> N
 def test_a_timer_switches_a_machine_off_when_its_script_is_over(farm: machines.Machines) -> None:
     script = b"#!/bin/sh\nsystemd-run --quiet --collect --unit=end --on-active=1 /bin/sh -c poweroff\n"
     farm.start("i-1", script, name="one")
-    plants.until(farm.off, "the machine is off", seconds=10)
+    processes.until(farm.off, "the machine is off", seconds=10)
     assert farm.commands("i-1")[-1].startswith("poweroff")
 
 

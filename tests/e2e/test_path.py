@@ -9,9 +9,8 @@ import pytest
 
 from tests.clouds import registry
 from tests.clouds.adapter import BadDay
-from tests.e2e import plant as plants
+from tests.e2e import processes, work
 from tests.e2e import site as sites
-from tests.e2e import work
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -59,7 +58,7 @@ def test_every_job_gets_one_instance_on_a_bad_day_in_three_clouds(site: sites.Si
 def _assert_the_path_is_told(site: sites.Site, days: Mapping[str, BadDay], runners: set[str]) -> None:
     """Each job's `explain` names what was tried for it, why it failed, and what it got."""
     said = []
-    known = plants.until(lambda: _known(site, runners), "the daemon knows what ran where", seconds=15)
+    known = processes.until(lambda: _known(site, runners), "the daemon knows what ran where", seconds=15)
     for number, runner in enumerate(sorted(runners)):
         # The command tells what its socket does.
         told = site.explain(known[runner]) if number else site.ask("explain", known[runner])

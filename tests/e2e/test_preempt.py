@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from tests.clouds import registry
-from tests.e2e import plant as plants
+from tests.e2e import processes, work
 from tests.e2e import site as sites
-from tests.e2e import work
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -43,12 +42,12 @@ def test_a_preemption_is_proven_in_each_cloud_and_its_place_rests(site: sites.Si
     jobs = work.Work(site.plant)
     for name in CLOUDS:
         jobs.add(seconds=60, labels=[f"gpu-{name}"], forge="github")
-    running = plants.until(lambda: _all(_running(site)), "one instance of each cloud is busy", seconds=60)
+    running = processes.until(lambda: _all(_running(site)), "one instance of each cloud is busy", seconds=60)
     for cloud, name in running.items():
-        plants.until(functools.partial(_talks, site, name), f"{name} tells of its job", seconds=10)
+        processes.until(functools.partial(_talks, site, name), f"{name} tells of its job", seconds=10)
         assert site.clouds.do(functools.partial(_preempt, site, name)) == cloud
 
-    ended = plants.until(lambda: _all(_ended(site, running)), "each end is known", seconds=PATIENCE, pause=0.5)
+    ended = processes.until(lambda: _all(_ended(site, running)), "each end is known", seconds=PATIENCE, pause=0.5)
     for cloud, (reason, end, detail) in ended.items():
         assert (reason, end) == ("preempted", "preempted"), (cloud, detail)
         told = site.ask("logs", running[cloud])
@@ -80,6 +79,6 @@ def _talks(site: sites.Site, name: str) -> bool:
 
 
 def _console(site: sites.Site, name: str) -> str:
-    """What the machine of an instance printed so far."""
+    """Return what the machine of an instance printed so far."""
     [ref] = [ref for ref, known in site.clouds.boots.items() if known == name]
     return site.machines.console(ref)

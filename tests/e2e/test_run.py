@@ -12,6 +12,7 @@ import sqlalchemy as sa
 import yaml
 
 from tests.e2e import plant as plants
+from tests.e2e import processes
 from tests.unit.store.conftest import postgres, postgres_server  # noqa: F401  # fixtures
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -30,11 +31,11 @@ def _status(plant: plants.Plant, *ids: int) -> list[str]:
 
 
 def _await(plant: plants.Plant, status: str, *ids: int, seconds: float = 40.0) -> None:
-    plants.until(lambda: set(_status(plant, *ids)) == {status}, f"{len(ids)} jobs are {status}", seconds=seconds)
+    processes.until(lambda: set(_status(plant, *ids)) == {status}, f"{len(ids)} jobs are {status}", seconds=seconds)
 
 
 def _await_nothing_left(plant: plants.Plant) -> None:
-    plants.until(
+    processes.until(
         lambda: plant.live_rows() == 0 and not plant.runners() and not plant.processes(),
         "every instance and runner is gone",
         seconds=40,
@@ -54,7 +55,7 @@ def test_a_second_daemon_on_the_same_state_is_refused_and_the_first_goes_on(plan
     plant.configure()
     first = plant.start_daemon()
     settings = yaml.safe_load(plant.config.read_text())
-    ops, public = plants.free_ports(2)
+    ops, public = processes.free_ports(2)
     settings["listen"] = {
         "ops": f"127.0.0.1:{ops}",
         "public": f"127.0.0.1:{public}",
@@ -62,7 +63,7 @@ def test_a_second_daemon_on_the_same_state_is_refused_and_the_first_goes_on(plan
     }
     other = plant.directory / "second.yaml"
     other.write_text(yaml.safe_dump(settings))
-    second = plant.start("second", plants.command("run", "--config", str(other)))
+    second = plant.start("second", processes.command("run", "--config", str(other)))
     assert second.wait(30) not in (0, -9)
     assert re.search(rf"in use by runnerd, process {first.pid}\b", second.tail()), second.tail()
     assert "Traceback" not in second.tail()
@@ -98,7 +99,7 @@ def test_a_lost_database_is_rebuilt_from_tags_and_no_job_is_ended(plant: plants.
     for path in plant.state.glob("runnerd.db*"):
         path.unlink()
     plant.start_daemon()
-    plants.until(lambda: plant.live_rows() == 2, "both instances are adopted", seconds=20)
+    processes.until(lambda: plant.live_rows() == 2, "both instances are adopted", seconds=20)
     assert plant.rows("SELECT count(*) FROM instances WHERE adopted") == [(2,)]
     _await(plant, "completed", *ids)
     _await_nothing_left(plant)
@@ -119,7 +120,7 @@ def test_a_job_runs_with_its_state_in_postgresql(plant: plants.Plant, postgres: 
         with engine.connect() as connection:
             return list(connection.execute(sa.text("SELECT state FROM instances")).scalars())
 
-    plants.until(lambda: states() == ["gone"], "the instance is gone", seconds=30)
+    processes.until(lambda: states() == ["gone"], "the instance is gone", seconds=30)
     with engine.connect() as connection:
         jobs = connection.execute(sa.text("SELECT repo, state, conclusion FROM jobs")).all()
     engine.dispose()
@@ -145,7 +146,7 @@ def test_a_webhook_wakes_a_daemon_that_would_sleep_for_hours(plant: plants.Plant
     plant.forges.ask("POST", "/_sim/hooks", {**hook, "secret": "another", "scope": ""})
     time.sleep(3.0)  # the rounds that a start makes are over
     deaf = _queue(plant, forge, 0.1)
-    plants.until(lambda: _deliveries(plant), "the refused delivery", seconds=10)
+    processes.until(lambda: _deliveries(plant), "the refused delivery", seconds=10)
     time.sleep(3.0)
     assert _status(plant, deaf) == ["queued"]
     assert set(_deliveries(plant)) == {401}
@@ -157,7 +158,7 @@ def test_a_webhook_wakes_a_daemon_that_would_sleep_for_hours(plant: plants.Plant
 
 
 def _deliveries(plant: plants.Plant) -> list[int]:
-    """What the daemon answered to each delivery so far, by its own access log."""
+    """Return the daemon's answer to each delivery so far, by its own access log."""
     found = re.findall(r"POST /webhooks/\{forge\} -> (\d+)", plant.running.log.read_text())
     return [int(status) for status in found]
 
@@ -177,7 +178,7 @@ def test_metrics_tell_what_clouds_and_forges_say(plant: plants.Plant) -> None:
     ids = [_queue(plant, "github", 6), _queue(plant, "github", 6), _queue(plant, "gitlab", 6)]
     _await(plant, "in_progress", *ids)
     # The agents report what the forges know already.
-    plants.until(lambda: _instances(plant) == {"busy": 3}, "three busy instances", seconds=5)
+    processes.until(lambda: _instances(plant) == {"busy": 3}, "three busy instances", seconds=5)
     assert plant.live_rows() == 3
     failed = plant.forges.queue("github", script=["exit 3"])
     _await(plant, "completed", *ids, *failed)
@@ -192,7 +193,7 @@ def test_metrics_tell_what_clouds_and_forges_say(plant: plants.Plant) -> None:
             found[facts["forge"], facts["outcome"]] += int(value)
         return +found
 
-    plants.until(lambda: told() == truth, "the outcomes of all jobs are counted", seconds=10)
+    processes.until(lambda: told() == truth, "the outcomes of all jobs are counted", seconds=10)
     created = sum(
         value
         for labels, value in plant.metric("runnerd_provision_attempts_total").items()
@@ -202,5 +203,5 @@ def test_metrics_tell_what_clouds_and_forges_say(plant: plants.Plant) -> None:
     assert _instances(plant) == {}
     assert sum(plant.metric("runnerd_jobs_queued").values()) == 0
     assert plant.metric("runnerd_config_reload_success") == {frozenset(): 1.0}
-    text = plants.call("GET", f"http://{plant.ops}/metrics")[1].decode()
+    text = processes.call("GET", f"http://{plant.ops}/metrics")[1].decode()
     assert [name for name in _created(plant) if name in text] == [], "an instance's name is in a metric"

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from tests.clouds import registry
-from tests.e2e import plant as plants
+from tests.e2e import processes, work
 from tests.e2e import site as sites
-from tests.e2e import work
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -38,7 +37,7 @@ def test_a_sweep_from_elsewhere_ends_what_is_past_its_deadline_and_nothing_else(
     jobs = work.Work(site.plant)
     for name in CLOUDS:
         jobs.add(2, seconds=100, labels=[f"gpu-{name}"])
-    running = plants.until(lambda: _running(site), "two instances in each cloud", seconds=60, pause=0.3)
+    running = processes.until(lambda: _running(site), "two instances in each cloud", seconds=60, pause=0.3)
     site.plant.running.kill()
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     config = Path(shutil.copy(site.plant.config, elsewhere))
@@ -57,7 +56,7 @@ def test_a_sweep_from_elsewhere_ends_what_is_past_its_deadline_and_nothing_else(
     assert swept.status == 0, swept.err
     assert swept.json["ended"] == len(CLOUDS), "\n".join(_words(swept.json))
     young = {cloud: {name for name in names if name not in old} for cloud, names in running.items()}
-    plants.until(lambda: _alive(site) == young, f"only {young} are left", seconds=30)
+    processes.until(lambda: _alive(site) == young, f"only {young} are left", seconds=30)
     time.sleep(1.0)
     assert _alive(site) == young
     assert sorted(path.name for path in elsewhere.iterdir()) == [config.name], "a sweep leaves nothing behind"
@@ -84,7 +83,7 @@ def _found(told: dict[str, Any]) -> dict[str, set[str]]:
 
 
 def _words(told: dict[str, Any]) -> list[str]:
-    """What a sweep said of each instance."""
+    """Return what a sweep said of each instance."""
     return [
         f"{one['name']}: {each['instance']}: {each.get('done') or each.get('why')} (deadline {each['deadline']:.0f})"
         for one in told["providers"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e import plant as plants
+from tests.e2e import processes
 
 
 @dataclass(slots=True)
@@ -33,7 +34,7 @@ class Work:
             self.marks[id] = path
 
     def jobs(self) -> list[dict[str, Any]]:
-        """What the forges say of them, in the order in which they were queued."""
+        """Return the forges' view of them, in the order in which they were queued."""
         found = {job["id"]: job for job in self.plant.forges.jobs()}
         return [found[id] for id in self.marks]
 
@@ -43,10 +44,10 @@ class Work:
     def await_done(self, seconds: float) -> None:
         """Returns when all of them are completed."""
         try:
-            plants.until(lambda: not self.waiting(), "every job is completed", seconds=seconds, pause=0.2)
-        except plants.TookTooLong as error:
+            processes.until(lambda: not self.waiting(), "every job is completed", seconds=seconds, pause=0.2)
+        except processes.TookTooLong as error:
             open_ = [(job["forge"], job["id"], job["status"]) for job in self.jobs() if job["status"] != "completed"]
-            raise plants.TookTooLong(f"{error}; {len(open_)} are not: {open_[:10]}") from None
+            raise processes.TookTooLong(f"{error}; {len(open_)} are not: {open_[:10]}") from None
 
     def assert_each_ran_once(self) -> None:
         for job in self.jobs():
