@@ -29,7 +29,7 @@ CONTROLLER = "sim"
 
 
 class Connection(Protocol):
-    """What lies between a provisioner and its cloud in process: latency, and seams at which the daemon can die."""
+    """The way from a provisioner to its cloud in process: latency, and seams at which the daemon can die."""
 
     def handle(self, request: wire.Request) -> wire.Answer:
         """Answer a request as the cloud does."""
@@ -128,7 +128,7 @@ class VM(ABC):
 
     @property
     def gone_at(self) -> float | None:
-        """When its costs ended; None while they do not."""
+        """The time at which its costs ended; None while it costs."""
         found: float | None = self.instance.gone_at
         return found
 

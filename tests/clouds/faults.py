@@ -1,4 +1,4 @@
-"""What goes wrong in a simulated cloud, as a test scripts it: where it strikes and how often.
+"""Scripted faults of a simulated cloud: where they strike and how often.
 
 What a fault does is its cloud's own; the effects that mean the same in every cloud are here as well.
 """
@@ -14,7 +14,7 @@ from typing import TypeVar
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a fault is matched against."""
+    """The facts of a call that a fault is matched against."""
 
     operation: str
     region: str = ""

@@ -199,11 +199,11 @@ class Machines:
         return [ref for ref, machine in self._running.items() if (machine.directory / "off").exists()]
 
     def console(self, ref: str) -> str:
-        """What the machine has printed so far."""
+        """Return what the machine has printed so far."""
         return self._read(ref, "console")
 
     def commands(self, ref: str) -> list[str]:
-        """What its stand-ins were asked, in order."""
+        """Return the commands that its stand-ins were given, in order."""
         return self._read(ref, "commands").splitlines()
 
     def processes(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a simulated cloud sees and says: HTTP as plain values, answered in process or over a socket.
+"""HTTP of a simulated cloud as plain values, answered in process or over a socket.
 
 A simulated cloud is a :data:`Handler`: synchronous, without threads, and with a clock of its own.  Whoever mounts it
 in process turns an SDK's prepared request into a :class:`Request` and the :class:`Answer` back, and raises for

@@ -1,4 +1,4 @@
-"""What a scenario sees of a cloud: its machines, and the provisioner that buys them.
+"""A cloud as a scenario sees it: its machines, and the provisioner that buys them.
 
 A cloud outlives every daemon.  What a daemon talks to it through, the real provisioner, is made anew for each life.
 """

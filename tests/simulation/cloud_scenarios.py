@@ -1,6 +1,6 @@
-"""A world over the real clouds from a seed: which of them, what breaks at each call of each, and when the daemon dies.
+"""A scenario over the simulated clouds from a seed: the clouds, the faults at each call, and the daemon's deaths.
 
-As in the worlds of the cloud that ships with runnerd the troubles stop in the end, and everything must come to rest:
+As in the scenarios of the cloud that ships with runnerd the faults stop in the end, and everything must come to rest:
 each job done, no machine and no side resource left.
 """
 
@@ -59,7 +59,7 @@ _OTHER = (
 
 
 def play(seed: int, mutate: Callable[[daemons.Daemon], None] = lambda daemon: None) -> lab.Lab:
-    """Play the world of a seed; raises AssertionError with the line that replays it."""
+    """Play the scenario of a seed; raises AssertionError with the line that replays it."""
     try:
         return lab.run(_plan(seed), lambda world: _story(world, mutate))
     except AssertionError as error:

@@ -75,7 +75,7 @@ class SimulatedCloud:
 
 
 class _Connection:
-    """What lies between one life's provisioner and its cloud."""
+    """The way from one life's provisioner to its cloud."""
 
     def __init__(self, cloud: SimulatedCloud, one: life.Life, rng: random.Random, latency: _SPAN) -> None:
         self._life = one

@@ -1,4 +1,4 @@
-"""What must hold at every moment, whatever breaks: judged by what the clouds have, not by what a daemon believes.
+"""Invariants that hold at every moment, judged by what the clouds have and not by what a daemon believes.
 
 Each names itself in its complaint: ``double``, ``blind``, ``murder``, ``overspend``, ``untracked``, ``blocked``,
 ``pace``, ``quota``, ``failed``.
@@ -53,7 +53,7 @@ class _Level:
 
 
 class Invariants:
-    """Watches one world."""
+    """Watches one simulated world."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -194,7 +194,7 @@ class Invariants:
     # -- at each step of a row -------------------------------------------------------------------------------------
 
     def stepped(self, old: model.Instance, new: model.Instance) -> None:
-        """What the daemon writes off must not live; what has gone makes room under a quota."""
+        """Check that nothing lives that the daemon writes off; what has gone makes room under a quota."""
         if new.state is model.InstanceState.GONE and new.offer:
             self._refusals = [
                 one
@@ -269,7 +269,7 @@ class Invariants:
             self.complain(f"overspend: ${spent:.2f} of ${window.dollars:.2f} is spent or committed")
 
     def _check_untracked(self, now: float) -> None:
-        """What exists has a row, and what belongs to nobody goes: the time counts while listings are complete."""
+        """Check that each machine has a row and that orphaned resources go; time counts while listings are complete."""
         passed, self._looked_at = now - self._looked_at, now
         found: set[tuple[str, str]] = set()
         tracked = {row.attempt for row in self._lab.rows().values() if row.live}
@@ -287,7 +287,7 @@ class Invariants:
         self._unknown = {key: since for key, since in self._unknown.items() if key in found}
 
     def _nobodys(self, name: str, tracked: set[Any], now: float) -> Iterator[tuple[str, float]]:
-        """What nobody owns there, each with the seconds for which that may be."""
+        """Yield what has no owner there, each with the seconds for which that may be."""
         daemon = self._lab.daemon
         if daemon is None or not daemon.progress.started_at or name not in daemon.runtime.providers:
             return

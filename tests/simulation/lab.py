@@ -55,7 +55,7 @@ MACHINES = "machine_types: {small: {gpu: t4, gpu_count: 1, cpus: 4, memory: 16, 
 
 @dataclass
 class Plan:
-    """What a simulated world is made of."""
+    """The parts and settings of a simulated world."""
 
     seed: int = 0
     forges: str = GITHUB
@@ -319,7 +319,7 @@ class Lab:
         return [vm for vm in self.vms() if vm.live(now)]
 
     def check(self) -> None:
-        """What must hold at every moment."""
+        """Check what must hold at every moment."""
         self.invariants.check()
         assert not self.invariants.violations, self.describe()
 

@@ -1,4 +1,4 @@
-"""What runs on the simulated machines: the behaviour of the agent and of a runner, without processes.
+"""The guests of the simulated machines: the behaviour of the agent and of a runner, without processes.
 
 Each machine that boots gets an agent that speaks the agent protocol with whatever daemon lives at the moment, over a
 line that loses requests and answers, and a runner of the simulated forge.

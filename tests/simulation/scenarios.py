@@ -18,7 +18,7 @@ PATIENCE = 6 * 3600.0
 
 
 def play(seed: int, mutate: Callable[[daemons.Daemon], None] = lambda daemon: None) -> lab.Lab:
-    """Play the world of a seed; raises AssertionError with the line that replays it."""
+    """Play the scenario of a seed; raises AssertionError with the line that replays it."""
     try:
         return lab.run(_plan(seed), lambda world: _story(world, mutate))
     except AssertionError as error:

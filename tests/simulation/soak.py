@@ -1,6 +1,6 @@
 """Play many seeds, or one again: ``python -m tests.simulation.soak --seeds 2000`` or ``--seed 17``.
 
-With ``--clouds`` the worlds are those over the real clouds' provisioners; they take longer.
+With ``--clouds`` the scenarios are those over the provisioners of real clouds; they take longer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--clouds", action="store_true", help="worlds over the three clouds")
+    parser.add_argument("--clouds", action="store_true", help="scenarios over the simulated clouds")
     parser.add_argument("--seconds", type=float, help="begin no further seed after so long")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.DEBUG if chosen.seed is not None else logging.CRITICAL, format="%(message)s")

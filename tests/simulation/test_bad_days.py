@@ -23,7 +23,7 @@ def play(story: Callable[[lab.Lab], Awaitable[None]], **plan: Any) -> None:
 
 
 async def control(world: lab.Lab, path: str, **body: Any) -> None:
-    """What a person does by hand in the simulated forge."""
+    """Actions by hand in the simulated forge."""
     answer = await world.app.handle(
         simulated.request("POST", f"http://127.0.0.1:1{path}", headers={}, body=json.dumps(body).encode())
     )

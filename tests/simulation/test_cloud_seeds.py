@@ -1,4 +1,4 @@
-"""Random worlds over the three clouds: the promises hold with the real provisioners and SDKs in them."""
+"""Random scenarios over the simulated clouds: the invariants hold with the real provisioners and SDKs in them."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Cell:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Why the pool does not buy what is wanted."""
+        """The reasons for which the pool does not buy what is wanted."""
         assert self.world.daemon is not None
         return self.world.daemon.controller.notes.get("gpu", ())
 
@@ -191,7 +191,7 @@ async def _quota(cell: Cell) -> None:
 
 @cell("quota-in-advance")
 async def _quota_in_advance(cell: Cell) -> None:
-    """What the account's quota is known not to allow is not asked for, though ten jobs want it."""
+    """Nothing is asked for that the account's quota is known not to allow, though ten jobs want it."""
     for region in cell.adapter.regions:
         cell.adapter.limit_t4s(region, 2)
     await cell.begin(count=10)
@@ -216,7 +216,7 @@ async def _auth(cell: Cell) -> None:
 
 @cell("config")
 async def _config(cell: Cell) -> None:
-    """What cannot work in one place is tried in another."""
+    """An offer that cannot work in one place is tried in another."""
     cell.strike("config")
     await cell.begin()
     await cell.all_is_well()
@@ -243,7 +243,7 @@ async def _price(cell: Cell) -> None:
 
 @cell("unconnected")
 async def _unconnected(cell: Cell) -> None:
-    """Where no connection was made nothing can have come of it: the next try needs no listing."""
+    """Without a connection nothing can have been created: the next try needs no listing."""
     cell.strike("unconnected")
     await cell.begin()
     await cell.all_is_well()
@@ -351,7 +351,7 @@ async def _fails_late(cell: Cell) -> None:
 
 @cell("fails-and-stays")
 async def _fails_and_stays(cell: Cell) -> None:
-    """What a failed launch leaves behind is deleted."""
+    """The remains of a failed launch are deleted."""
     cell.strike("fails-and-stays")
     await cell.begin()
     await cell.all_is_well()

@@ -1,6 +1,6 @@
-"""The checks bite: with one rule broken on purpose, some seed fails.
+"""Mutation tests: with one rule broken on purpose, some seed fails.
 
-Each break is what a plausible mistake would do.  A break that no seed notices means that the promise is not checked.
+Each mutation is a plausible mistake.  One that no seed notices means that an invariant is not checked.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _replay_without_looking(made: daemon.Daemon) -> None:
 
 
 def _expect_at_once(made: daemon.Daemon) -> None:
-    """What a listing does not show yet counts as absent."""
+    """Count an instance that a listing does not show yet as absent."""
     _with_traits(made, visibility_grace=-1000.0)
 
 
@@ -118,7 +118,7 @@ def _over(made: daemon.Daemon, name: str, change: Callable[[Callable[..., Any]],
 
 
 def _forget_the_token(made: daemon.Daemon) -> None:
-    """What is sent again has a token of its own: it is not derived from the attempt."""
+    """Give a request that is sent again a token of its own, which is not derived from the attempt."""
     count = itertools.count()
 
     def change(create: Callable[..., Any]) -> Callable[..., Any]:
@@ -169,12 +169,12 @@ class _NoBlocks(dict[Any, Any]):
 
 
 def _ignore_blocks(made: daemon.Daemon) -> None:
-    """What was refused a moment ago is asked for again."""
+    """Ask again for an offer that was refused a moment ago."""
     made.runtime.rows.blocks = _NoBlocks(made.runtime.rows.blocks)
 
 
 def _forget_blocks(made: daemon.Daemon) -> None:
-    """What was refused is kept in memory alone: a crash forgets it."""
+    """Keep blocks in memory alone, so that a crash forgets them."""
 
     store = made.runtime.rows._store
     write = store.write

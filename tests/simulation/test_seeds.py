@@ -1,4 +1,4 @@
-"""Random worlds under faults and crashes: the promises hold in each of them."""
+"""Random scenarios under faults and crashes: the invariants hold in each of them."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Book:
         return [one for one in written if one.instance == instance_id]
 
     def events(self, subject: str = "instance") -> list[str]:
-        """What happened, in order."""
+        """Return the events, in order."""
         return [
             change.what
             for commit in self.commits

@@ -1,4 +1,4 @@
-"""What a controller over scripted surroundings hands to views, metrics and listeners."""
+"""The read protocols that a controller over scripted surroundings hands to views, metrics and listeners."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class Instance:
             self.moto.state_reason = StateReason(self.message, self.reason)
 
     def told(self) -> dict[str, Any]:
-        """What DescribeInstances tells of it, in the words of the API."""
+        """Return its description as DescribeInstances has it."""
         if not self._told:
             self._told = _facts(self, self.moto)
         reason = {"Code": self.reason, "Message": self.message} if self.reason else None
@@ -202,7 +202,7 @@ class Image(Ami):
 
 
 class Account:
-    """What one account has, region by region."""
+    """The resources of one account, region by region."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -223,7 +223,7 @@ class Account:
 
     @contextmanager
     def seeded(self) -> Iterator[None]:
-        """What moto leaves to chance in here comes from our own chance alone."""
+        """Let what moto leaves to chance in here come from our own generator alone."""
         mock_random.seed(self._rng.getrandbits(64))
         yield
 

@@ -29,7 +29,7 @@ _PROTOCOLS = {"ec2": "ec2", "sts": "query"}
 
 @dataclass(slots=True)
 class Identity:
-    """Who signs a request."""
+    """The signer of a request."""
 
     arn: str
     #: Actions such as ``ec2:*``.
@@ -172,7 +172,7 @@ class Ec2:
             self._age(instance, now)
 
     def next_change(self) -> float:
-        """When something is due next; infinity when nothing is."""
+        """Return when something is due next; infinity when nothing is."""
         times = [float("inf")]
         for instance in self.account.instances.values():
             if instance.state == "pending":

@@ -1,4 +1,4 @@
-"""What goes wrong in a simulated EC2, as a test scripts it."""
+"""Scripted faults of a simulated EC2."""
 
 from __future__ import annotations
 

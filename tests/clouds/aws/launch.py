@@ -35,14 +35,14 @@ _RESERVED = "Tag keys starting with 'aws:' are reserved for internal use"
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a token was used for."""
+    """The launch that a token was used for."""
 
     digest: str
     instance: Instance
 
 
 def call(cloud: Ec2, region: str, form: dict[str, str]) -> faults.Call:
-    """What a fault is matched against."""
+    """Return the facts of a launch that a fault is matched against."""
     try:
         zone = _zone(cloud, region, form)
     except Refused:

@@ -1,4 +1,4 @@
-"""How often the API may be called and how much an account may run, as Amazon documents it.
+"""Rate limits of the API and quotas of an account, as Amazon documents them.
 
 Rates: "Throttle limits" in the EC2 developer guide.  Quotas count vCPUs by family group and market.
 """
@@ -57,7 +57,7 @@ def cpus(instance_type: str) -> int:
 
 
 def quota_code(instance_type: str, market: str) -> str:
-    """What counts a type in a market; empty where this simulation has no quota."""
+    """Return the quota that counts a type in a market; empty where this simulation has none."""
     match = re.match(r"([a-z]+)(\d)", instance_type)
     letters, generation = (match[1], match[2]) if match else ("", "")
     if market == "spot" and letters == "p" and generation == "5":

@@ -21,7 +21,7 @@ shared.install()
 
 
 class _Body(io.BytesIO):
-    """What the SDK reads an answer from."""
+    """The raw body that the SDK reads an answer from."""
 
     def stream(self, **_: Any) -> Iterator[bytes]:
         yield self.read()

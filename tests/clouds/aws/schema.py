@@ -100,7 +100,7 @@ def _plain(context: Any) -> Any:
 
 
 def _strangers(shape: Any, value: Any, path: str = "") -> Iterator[str]:
-    """What a value says beyond its shape."""
+    """Yield what is wrong with a value beyond its shape."""
     if value is None:
         return
     if shape.type_name == "structure":

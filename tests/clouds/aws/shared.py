@@ -1,4 +1,4 @@
-"""What the SDK works out anew for every client although it is always the same: here it is worked out once.
+"""Models and endpoints of the SDK, which are the same for every client and are loaded once here.
 
 Tests make hundreds of clients, and describing EC2 to each takes a tenth of a second.  Nothing that a client remembers,
 sends or does is shared.

@@ -1,4 +1,4 @@
-"""What the API answers, as it is on the wire."""
+"""Answers of the API, as they are on the wire."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ class Arm:
         return made
 
     def principal(self, token: str) -> state.Principal | None:
-        """Who holds a token; the daemon's rights are those it has now."""
+        """Return the holder of a token; the daemon's rights are those it has now."""
         found = self._tokens.get(token)
         return self.daemon if found is not None and found.name == "daemon" else found
 
@@ -204,7 +204,7 @@ class Arm:
             self._happen(one, at)
 
     def _next(self, one: state.Instance) -> float:
-        """When the next thing happens to a machine."""
+        """Return when the next thing happens to a machine."""
         if one.state == "deleting":
             return math.inf if one.stuck else one.gone_at
         times = [one.preempted_at, one.vanishes_at]
@@ -295,7 +295,7 @@ class Arm:
         return None
 
     def used(self, pattern: str) -> int:
-        """How many machines there are in the places of a pattern ``region/zone/size/market``."""
+        """Return the number of machines in the places of a pattern ``region/zone/size/market``."""
         wanted = pattern.split("/")
         return sum(
             one.alive

@@ -1,4 +1,4 @@
-"""What goes wrong in a simulated Azure, as a test scripts it."""
+"""Scripted faults of a simulated Azure."""
 
 from __future__ import annotations
 

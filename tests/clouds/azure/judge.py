@@ -1,4 +1,4 @@
-"""What Azure refuses of a request for a machine, beyond its schema."""
+"""Refusals of requests for a machine that Azure's schema allows."""
 
 from __future__ import annotations
 

@@ -64,5 +64,5 @@ class Lab:
         return base.CreateRequest(key=key, name=name, offer=offer, **{**fields, **more})
 
     def puts(self) -> list[str]:
-        """How each PUT of a machine was answered."""
+        """Return how each PUT of a machine was answered."""
         return [told for operation, told in self.arm.calls if operation == "create"]

@@ -1,4 +1,4 @@
-"""How fast a simulated Azure lets itself be called: token buckets as Compute and Resource Manager document them."""
+"""Rate limits of a simulated Azure: token buckets as Compute and Resource Manager document them."""
 
 from __future__ import annotations
 

@@ -22,12 +22,12 @@ _WRAPPERS = (typing.Required, typing.NotRequired, typing_extensions.Required, ty
 
 
 def request_problems(body: Any, name: str) -> list[str]:
-    """What is wrong with the body of a request: unknown or read-only members, wrong types, values of no enum."""
+    """Return what is wrong with the body of a request: unknown or read-only members, wrong types, values of no enum."""
     return [*_typed(body, getattr(types, name), "$"), *_read_only(body, getattr(models, name), "$")]
 
 
 def response_problems(body: Any, name: str) -> list[str]:
-    """What is wrong with the body of a response."""
+    """Return what is wrong with the body of a response."""
     model = getattr(models, name)
     return list(_modelled(body, model, "$"))
 
@@ -125,7 +125,7 @@ def _values(kind: type[enum.Enum]) -> tuple[Any, ...]:
 
 @functools.cache
 def _choices(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a union means; ``Union[str, SomeEnum]`` is how the SDK writes an enum that may grow.
+    """Return the meaning of a union; ``Union[str, SomeEnum]`` is how the SDK writes an enum that may grow.
 
     What is not in such an enum is a slip all the same.
     """

@@ -1,4 +1,4 @@
-"""What a simulated subscription has in it."""
+"""The resources of a simulated subscription."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who holds a token."""
+    """The holder of a token."""
 
     name: str
     oid: str

@@ -1,4 +1,4 @@
-"""What goes wrong in a simulated Compute Engine, as a test scripts it."""
+"""Scripted faults of a simulated Compute Engine."""
 
 from __future__ import annotations
 

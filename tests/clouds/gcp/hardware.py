@@ -1,4 +1,4 @@
-"""What the simulated zones have: machine types, accelerators, images and networks, as facts of Google's own pages."""
+"""Hardware of the simulated zones: machine types, accelerators, images and networks, as facts of Google's own pages."""
 
 from __future__ import annotations
 

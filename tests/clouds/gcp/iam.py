@@ -29,7 +29,7 @@ _HOUR = 3600.0
 
 @dataclass(slots=True)
 class Directory:
-    """Who may do what."""
+    """Keys, tokens and permissions."""
 
     now: Callable[[], float]
     random: random.Random
@@ -89,7 +89,7 @@ class Directory:
         return refusals.told({"access_token": token, "expires_in": int(_HOUR), "token_type": "Bearer"})
 
     def user(self, request: wire.Request) -> str:
-        """Who calls.  Raises :class:`refusals.Refused` for nobody."""
+        """Return the caller.  Raises :class:`refusals.Refused` where there is none."""
         token = request.header("Authorization").removeprefix("Bearer ")
         email, until = self._tokens.get(token, ("", 0.0))
         if email and self.now() < until:

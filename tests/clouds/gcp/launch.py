@@ -1,4 +1,4 @@
-"""What Compute Engine refuses of an insert although its schema allows it."""
+"""Refusals of inserts that the schema of Compute Engine allows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a launch is held against."""
+    """The state of a project that a launch is checked against."""
 
     project: str
     zone: str

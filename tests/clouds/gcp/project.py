@@ -24,7 +24,7 @@ _BOOT, _STOP, DELETE, _PREEMPT = 8.0, 10.0, 5.0, 30.0
 
 
 class Project:
-    """What is there, and what only the cloud, the guests and colleagues do."""
+    """The resources of a project, and what only the cloud, the guests and colleagues do."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class Project:
             self._age(one, now)
 
     def due(self) -> float | None:
-        """When something happens next by itself; None where nothing does."""
+        """Return when something happens next by itself; None where nothing does."""
         times: list[float] = []
         for one in self._instances.values():
             times += [at for at, _ in one.dooms]

@@ -1,4 +1,4 @@
-"""What a project may use, and what a zone has room for."""
+"""Quotas of a project and capacity of its zones."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def metric_of(project: Project, region: str, metric: str, spot: bool) -> str:
 
 
 def limit(project: Project, region: str, metric: str) -> float | None:
-    """What a quota allows, None where there is none; the region of a project's quota is empty."""
+    """Return the limit of a quota, None where there is none; the region of a project's quota is empty."""
     found = project.limits.get((region, metric))
     return found if found is not None else (QUOTAS.get(metric) if region else None)
 
 
 def used(project: Project, region: str, metric: str) -> float:
-    """How much of it is taken."""
+    """Return how much of it is in use."""
     found = 0.0
     for one in project._instances.values():
         if region not in ("", one.region) or (one.failed and one.status != "PROVISIONING"):

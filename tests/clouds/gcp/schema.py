@@ -112,7 +112,7 @@ def find(verb: str, path: str) -> Call | None:
 
 
 def request_problems(call: Call, query: Mapping[str, str], body: Any) -> Iterator[str]:
-    """What is wrong with a request."""
+    """Return what is wrong with a request."""
     known = call.method.parameters
     for name, value in query.items():
         declared = known.get(name)
@@ -133,7 +133,7 @@ def request_problems(call: Call, query: Mapping[str, str], body: Any) -> Iterato
 
 
 def response_problems(call: Call, body: Any) -> Iterator[str]:
-    """What is wrong with an answer."""
+    """Return what is wrong with an answer."""
     if call.method.response:
         yield from problems(call.method.schemas, {"$ref": call.method.response}, body, "")
 
@@ -151,7 +151,7 @@ def _parameter(name: str, value: str, declared: Mapping[str, Any]) -> Iterator[s
 
 
 def problems(schemas: Mapping[str, Any], schema: Mapping[str, Any], value: Any, path: str) -> Iterator[str]:
-    """Where a value departs from its schema."""
+    """Yield the places at which a value departs from its schema."""
     reference = schema.get("$ref")
     if reference is not None:
         schema = schemas[reference]

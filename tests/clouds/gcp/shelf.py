@@ -1,4 +1,4 @@
-"""What a simulated project has besides instances: images, machine types, quotas, networks, disks and addresses."""
+"""Resources of a simulated project besides instances: images, machine types, quotas, networks, disks, addresses."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ class Instance:
 
     @property
     def user_data(self) -> str:
-        """What it boots with, whoever reads it inside."""
+        """The user data that its guest reads."""
         found = self.metadata
         return found.get("user-data") or found.get("startup-script") or ""
 
@@ -165,7 +165,7 @@ class Instance:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What a client kept beside the labels, else those."""
+        """The tags that a client keeps in the metadata; the labels where there are none."""
         found = self.metadata.get("runnerd-tags")
         return json.loads(found) if found else self.labels
 
@@ -267,7 +267,7 @@ class Instance:
 
 @dataclass(slots=True, eq=False)
 class Operation:
-    """What the API was asked to do, or what the system did by itself."""
+    """An operation that a client asked for or that the system began."""
 
     id: str
     project: str

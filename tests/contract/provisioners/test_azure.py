@@ -52,7 +52,7 @@ class AzureHarness:
         self._end_what_is_due()
 
     def _end_what_is_due(self) -> None:
-        """What the agent on each machine does at its deadline, by the requests that its command makes."""
+        """Do what the agent on each machine does at its deadline, by the requests that its command makes."""
         for one in self.arm.instances:
             if one.state == "running" and self._deadlines[one.tags[base.TAG_INSTANCE]] <= self._clock.now():
                 identities = (one.body.get("identity") or {}).get("userAssignedIdentities")

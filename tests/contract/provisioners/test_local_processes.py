@@ -1,4 +1,4 @@
-"""What ``local`` promises beyond the contract: about processes, crashes and time."""
+"""Guarantees of ``local`` beyond the contract: about processes, crashes and time."""
 
 from __future__ import annotations
 
