@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -11,7 +12,7 @@ from runnerd import errors, model
 from runnerd.forges import base as forges
 from runnerd.forges.base import JobEvent
 from runnerd.kit import display
-from runnerd.views import events, explain, instance_logs, lists, status
+from runnerd.views import documents, events, explain, instance_logs, lists, status
 from tests.support import small_daemon
 
 
@@ -31,6 +32,11 @@ from tests.support import small_daemon
 )
 def test_a_span_has_its_two_largest_units(seconds: float, text: str) -> None:
     assert display.span(seconds) == text
+
+
+async def explained(small: small_daemon.Small, name: str) -> documents.Explanation:
+    """Return the explanation of the one job of a name."""
+    return cast(documents.Explanation, await explain.explain(small.daemon.reading, name))
 
 
 async def test_status_tells_pools_forges_providers_budgets_and_is_json(tmp_path: Path) -> None:
@@ -74,7 +80,7 @@ async def test_a_waiting_job_is_told_of_the_instance_on_its_way_and_of_what_refu
         key = await small.queue("train")
         row = await small.booting()
         for name in (key, "train", "1-train", "1", "acme/ml/train"):
-            found = await explain.explain(small.daemon.reading, name)
+            found = await explained(small, name)
             assert found["job"]["key"] == key
         assert found["summary"].startswith("waiting for an instance of pool gpu for ")
         assert any(row.id in line and "is booting" in line for line in found["next"]), found["next"]
@@ -92,7 +98,7 @@ async def test_a_job_without_capacity_anywhere_is_told_why_and_when_it_is_tried_
         await small.queue("train")
         await small.until(lambda: bool(small.daemon.runtime.rows.blocks) and not small.rows)
         await small.until(lambda: bool(small.daemon.controller.notes.get("gpu")))
-        found = await explain.explain(small.daemon.reading, "train")
+        found = await explained(small, "train")
         assert any("is closed: blocked" in line and "ago (capacity" in line for line in found["why"]), found["why"]
         (line,) = found["next"]
         assert "/east/" in line and "is retried in" in line
@@ -114,7 +120,7 @@ async def test_a_drained_pool_is_the_reason_and_no_offer_is_promised(tmp_path: P
     async with small_daemon.running(tmp_path) as small:
         await small.daemon.runtime.durable.write_drained("gpu", True)
         await small.queue("train")
-        found = await explain.explain(small.daemon.reading, "train")
+        found = await explained(small, "train")
         assert any("drained by an operator" in line and "undrain gpu" in line for line in found["why"])
         assert not any("offer" in line for line in found["next"])
 
@@ -124,7 +130,7 @@ async def test_a_forge_in_trouble_is_the_reason_in_its_own_words(tmp_path: Path)
         small.forge.state = forges.Health(False, "the token was revoked", small.clock.now() - 120)
         small.forge.room = 0
         await small.queue("train")
-        found = await explain.explain(small.daemon.reading, "train")
+        found = await explained(small, "train")
         assert any("the token was revoked" in line and "2 min" in line for line in found["why"]), found["why"]
         assert any("runner limit" in line for line in found["why"])
 
@@ -136,7 +142,7 @@ async def test_unknown_demand_and_open_alarms_are_told(tmp_path: Path) -> None:
         small.forge.demands["gpu"] = model.Demand(1, 0, small.clock.now() - 5.5 * 3600, False)
         small.daemon.runtime.alarms.ring("queue", "hub:acme:gpu", "session", "another client holds the session")
         small.daemon.runtime.alarms.ring("queue", "hub:acme:big", "session", "not about this one")
-        found = await explain.explain(small.daemon.reading, "train")
+        found = await explained(small, "train")
         assert "the demand at forge hub is unknown; last reported 5 h 30 min ago" in found["why"]
         assert any("another client holds the session" in line for line in found["why"])
         assert not any("not about this one" in line for line in found["why"])
@@ -146,7 +152,7 @@ async def test_a_used_up_budget_is_told_with_its_dollars(tmp_path: Path) -> None
     async with small_daemon.running(tmp_path, limits={"instances": 4, "dollars_per_day": 0.01}) as small:
         await small.queue("train")
         await small.until(lambda: bool(small.daemon.controller.notes.get("gpu")))
-        found = await explain.explain(small.daemon.reading, "train")
+        found = await explained(small, "train")
         assert any("$0.01" in line for line in found["why"]), found["why"]
 
 
@@ -155,7 +161,7 @@ async def test_an_offer_that_the_jobs_team_cannot_pay_is_not_the_next_to_try(tmp
     async with small_daemon.running(tmp_path, teams=teams) as small:
         await small.queue("train")
         await small.until(lambda: bool(small.daemon.controller.notes.get("gpu")))
-        found = await explain.explain(small.daemon.reading, "train")
+        found = await explained(small, "train")
         assert isinstance(found, dict) and "next" in found
         assert not any("next offer to try" in line for line in found["next"]), found["next"]
         assert any("closed: team ml" in line for line in found["why"]), found["why"]
@@ -167,7 +173,7 @@ async def test_jobs_ahead_are_counted(tmp_path: Path) -> None:
         await small.queue("first", at=now - 60)
         await small.queue("second", waiting=2, at=now - 30)
         await small.booting()
-        found = await explain.explain(small.daemon.reading, "second")
+        found = await explained(small, "second")
         assert found["ahead"] == 1
         assert "ahead of it: 1 job of the pool" in found["why"]
 
@@ -177,10 +183,11 @@ async def test_a_running_job_is_told_where_it_runs_and_what_it_cost(tmp_path: Pa
         key = await small.queue("train")
         row = await small.busy(key)
         small.clock.added += 1800
-        found = await explain.explain(small.daemon.reading, "train")
+        found = await explained(small, "train")
         assert found["job"]["state"] == "running" and found["job"]["instance"] == row.id
         assert any(row.id in line and "/west/" in line for line in found["why"])
         assert any("max_job" in line for line in found["next"])
+        assert found["cost"] is not None
         assert found["cost"]["dollars"] == pytest.approx(row.price / 2, rel=0.05)
         assert not found["cost"]["final"]
         told = [line["text"] for line in found["timeline"]]
@@ -192,7 +199,7 @@ async def test_a_job_that_somebody_elses_runner_took_says_so(tmp_path: Path) -> 
         await small.queue("train")
         await small.tell(JobEvent.STARTED, "train", runner_name="stranger")
         await small.tell(JobEvent.COMPLETED, "train", runner_name="stranger", conclusion="success")
-        found = await explain.explain(small.daemon.reading, "train")
+        found = await explained(small, "train")
         assert "success" in found["summary"]
         assert any("stranger" in line and "does not belong to this daemon" in line for line in found["why"])
         assert found["cost"] is None
@@ -202,8 +209,8 @@ async def test_a_name_of_several_jobs_lists_them_and_an_unknown_one_is_not_found
     async with small_daemon.running(tmp_path) as small:
         await small.queue("train", run="1")
         await small.queue("train", run="2", waiting=2)
-        found = await explain.explain(small.daemon.reading, "train")
-        assert {one["id"] for one in found["ambiguous"]} == {"1-train", "2-train"}
+        ambiguous = cast(documents.Ambiguous, await explain.explain(small.daemon.reading, "train"))
+        assert {one["id"] for one in ambiguous["ambiguous"]} == {"1-train", "2-train"}
         with pytest.raises(errors.Refused) as caught:
             await explain.explain(small.daemon.reading, "nothing")
         assert caught.value.status == 404
@@ -250,9 +257,10 @@ async def test_logs_show_what_the_agent_said_last_and_mask_what_looks_like_a_tok
         for name in ("train", row.id):
             found = await instance_logs.logs(small.daemon.reading, name)
             assert found["instance"] == row.id
-            assert "disk full" in found["diagnostics"] and "ghp_" not in found["diagnostics"]
+            diagnostics = found["diagnostics"] or ""
+            assert "disk full" in diagnostics and "ghp_" not in diagnostics
             assert [line["what"] for line in found["events"]][-1] == "busy"
-            assert "has no console output" in found["console_problem"], "the provider was asked now"
+            assert "has no console output" in (found["console_problem"] or ""), "the provider was asked now"
 
 
 async def test_logs_of_what_ended_are_what_was_kept_and_no_provider_is_asked(tmp_path: Path) -> None:
