@@ -14,22 +14,6 @@ from tests.support import clocks
 T4 = base.Shape(gpu="t4", gpu_count=1, markets=(base.Market.SPOT, base.Market.ON_DEMAND))
 #: A day of the catalog's prices.
 START = 1_795_600_000.0
-#: A day of the catalog's prices.
-START = 1_795_600_000.0
-#: A day of the catalog's prices.
-START = 1_795_600_000.0
-#: A day of the catalog's prices.
-START = 1_795_600_000.0
-#: A day of the catalog's prices.
-START = 1_795_600_000.0
-#: A day of the catalog's prices.
-START = 1_795_600_000.0
-#: A day of the catalog's prices.
-START = 1_795_600_000.0
-#: A day of the catalog's prices.
-START = 1_795_600_000.0
-#: A day of the catalog's prices.
-START = 1_795_600_000.0
 SCRIPT = "#!/bin/sh\nexec sleep 600\n"
 
 

@@ -15,7 +15,7 @@ from tests.support.tree import ROOT
 
 @pytest.fixture
 def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("catalogue_prices", ROOT / "tools/catalogue_prices.py")
+    spec = importlib.util.spec_from_file_location("catalogue_prices", ROOT / "tests/tools/catalogue_prices.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,8 +1,8 @@
 """Puts new prices into the catalogue that ships with runnerd; the facts of the machines stay as they are.
 
-    python tools/catalogue_prices.py aws   quotes.json [more.json ...]
-    python tools/catalogue_prices.py gcp   quotes.json
-    python tools/catalogue_prices.py azure quotes.json
+    python tests/tools/catalogue_prices.py aws   quotes.json [more.json ...]
+    python tests/tools/catalogue_prices.py gcp   quotes.json
+    python tests/tools/catalogue_prices.py azure quotes.json
 
 A quotes file is what ``runnerd prices refresh`` leaves in a provider's directory (``prices.json``), or another list
 brought into that form: ``{"regions": {REGION: {"as_of": DAY, "source": WORDS, "prices": {TYPE: [ON-DEMAND, SPOT]}}}}``
