@@ -1,4 +1,7 @@
-"""The daemon: composes the rooms, starts them in the order of their dependencies, stops them in reverse."""
+"""The daemon: composes the layers below, and starts and stops them in order.
+
+The process around it (signals, listeners, systemd) is :mod:`runnerd.cli.run`.
+"""
 
 from __future__ import annotations
 

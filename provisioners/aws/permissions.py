@@ -1,10 +1,10 @@
-"""The actions that runnerd needs in a region and that can be tried without an instance, by ``DryRun``."""
+"""The actions that runnerd needs in a region and that ``DryRun`` can try; :mod:`provisioners.aws.checks` tries them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-#: Actions that runnerd needs in a region and that can be tried without an instance.
+#: Action and parameters; none needs an instance.
 READS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("DescribeInstances", {}),
     ("DescribeInstanceStatus", {}),

@@ -97,7 +97,7 @@ class Aws(provider.CloudProvider[settings.Settings, settings.PoolOptions]):
             visibility_grace=180.0,
             self_end=True,
             idempotent_create=True,
-            create_rate=2.0,
+            create_rate=rates.CREATE_RATE,
             # Documented are 5; what waited in between may arrive as one more.
             create_burst=4,
             paced_by_region=True,

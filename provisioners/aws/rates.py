@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import enum
 
+#: RunInstances: instances a second in the long run.
+CREATE_RATE = 2.0
+
 
 class Group(enum.Enum):
     """Calls that share a bucket: how many at once, how many per second in the long run."""

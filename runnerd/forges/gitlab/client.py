@@ -19,13 +19,13 @@ from runnerd.forges import base
 from runnerd.forges.gitlab import (
     check,
     discovery,
-    flavour,
     heartbeat,
     jobs,
     rate_limits,
     rest,
     retry,
     runners,
+    shared_records,
     watching,
     webhooks,
 )
@@ -80,7 +80,7 @@ class GitLab:
         self._runners = runners.Runners(
             self._rest, self._directory, clock=clock, windows=windows, controller=controller
         )
-        self._flavours = flavour.Flavours(
+        self._flavours = shared_records.Flavours(
             self._rest, self._runners, self._directory, clock=clock, windows=windows, controller=controller
         )
         self._heartbeats = heartbeat.Heartbeats(
@@ -184,8 +184,8 @@ class GitLab:
         self._refusals.pop(queue.scope, None)
         self._register_after.pop(queue.scope, None)
         environment = {"CI_SERVER_URL": self._settings.url, "CI_SERVER_TOKEN": token, "RUNNER_NAME": name}
-        if forge_id.startswith(flavour.PREFIX):
-            environment[flavour.SYSTEM_ID] = runners.system_id(name)
+        if forge_id.startswith(shared_records.PREFIX):
+            environment[shared_records.SYSTEM_ID] = runners.system_id(name)
         return base.RunnerConfig(
             kind="gitlab",
             forge_id=forge_id,
@@ -243,7 +243,7 @@ class GitLab:
         return _view(rows[0]) if rows else None
 
     async def deregister(self, registration: model.Registration) -> base.Removal:
-        if registration.forge_id.startswith(flavour.PREFIX):
+        if registration.forge_id.startswith(shared_records.PREFIX):
             outcome = await self._flavours.remove(registration)
             if outcome is base.Removal.REMOVED:
                 self._managers.pop(runners.system_id(registration.runner_name), None)
