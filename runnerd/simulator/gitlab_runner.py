@@ -72,7 +72,6 @@ class Log:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self._lock = threading.Lock()
 
     def line(self, level: str, msg: str, **fields: object) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -81,8 +80,8 @@ class Log:
             text = json.dumps(record, sort_keys=True, separators=(",", ":"))
         else:
             text = " ".join([msg.ljust(50), *(f"{key}={value}" for key, value in sorted(fields.items()))]).rstrip()
-        with self._lock:
-            print(text, file=sys.stderr, flush=True)
+        # One write past Python's buffers and without a lock: signal handlers log as well, in the middle of a line.
+        os.write(sys.stderr.fileno(), f"{text}\n".encode())
 
 
 class Api:

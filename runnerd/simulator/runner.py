@@ -54,9 +54,13 @@ class Interrupted(BaseException):
 
 
 def say(text: str) -> None:
-    """One line of the listener, stamped as it stamps them."""
+    """Print one line of the listener, stamped as it stamps them.
+
+    Written past Python's buffers: a signal handler calls this as well, and a buffered writer that it interrupts
+    refuses a second entry (RuntimeError).
+    """
     stamp = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime())
-    print(f"{stamp}: {text}", flush=True)
+    os.write(sys.stdout.fileno(), f"{stamp}: {text}\n".encode())
 
 
 class Service:
@@ -414,8 +418,8 @@ def github(root: pathlib.Path) -> int:
     work = pathlib.Path(settings.get("WorkFolder") or "_work")
     work = work if work.is_absolute() else root / work
     work.mkdir(parents=True, exist_ok=True)
-    stop.install()
     try:
+        stop.install()
         session = _connect(service, credentials["ClientId"])
         return _listen(service, session, credentials["ClientId"], work, stop)
     except Interrupted:

@@ -201,6 +201,16 @@ async def test_an_idle_runner_that_is_terminated_keeps_its_registration(
     assert (left["name"], left["status"]) == ("idle", "offline")
 
 
+async def test_a_signal_in_the_middle_of_a_line_ends_a_runner_as_any_other(
+    simulator: Simulator, tmp_path: pathlib.Path
+) -> None:
+    for number in range(12):  # about one in three hit the line while its writer was a buffered one
+        runner = await simulator.runner(f"idle-{number}", tmp_path / f"root-{number}")
+        await line_with(runner, "Listening for Jobs")
+        runner.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(runner.wait(), 10) == 0
+
+
 async def test_a_runner_whose_registration_is_removed_says_so(simulator: Simulator, tmp_path: pathlib.Path) -> None:
     runner = await simulator.runner("gone", tmp_path / "root")
     await line_with(runner, "Listening for Jobs")
