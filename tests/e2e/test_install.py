@@ -391,7 +391,7 @@ def test_version(installed: Installed, built: Built, command: tuple[str, ...]) -
 def test_check_goes_through_a_configuration_and_finds_only_the_forge_that_is_not_there(installed: Installed) -> None:
     found = json.loads(installed.run("runnerd", "check", "--config", "runnerd.yaml", "--json", status=1))["findings"]
     assert {one["place"] for one in found if one["level"] == "error"} == {"forges.gitlab.token"}, found
-    assert any(one["place"] == "pools.gpu-t4" and "1 offers" in one["message"] for one in found), found
+    assert any(one["place"] == "pools.gpu-t4" and "has 1 offer," in one["message"] for one in found), found
 
 
 def test_schema(installed: Installed) -> None:
