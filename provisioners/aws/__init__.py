@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-try:
-    import boto3  # noqa: F401  # only to say early, and in plain words, that it is missing
+try:  # the imports only report early, and in plain words, that the SDK is missing
+    import boto3  # noqa: F401
 except ImportError as error:
     raise ImportError(f"the aws provider needs boto3: install runnerd[aws] ({error})") from error
 

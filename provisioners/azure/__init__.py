@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-try:
+try:  # the imports only report early, and in plain words, that the SDK is missing
     import aiohttp  # noqa: F401
     import azure.identity.aio
     import azure.mgmt.compute.aio  # noqa: F401

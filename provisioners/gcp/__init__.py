@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-try:
+try:  # the imports only report early, and in plain words, that the SDK is missing
     import google.auth.credentials  # noqa: F401
     from google.cloud import compute_v1  # noqa: F401
 except ImportError as error:
